@@ -1,0 +1,123 @@
+"""Checkpoints that a kill can't break: staged, flushed, renamed, the manifest written last."""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from zoomldm.errors import DamagedError
+
+_PREFIX = "step-"
+_MANIFEST = "manifest.json"
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def save_checkpoint(
+    root: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict, keep: int = 2
+) -> Path:
+    """Write `root/step-XXXXXXXX` so that it is whole or absent.
+
+    Args:
+        root: folder of the checkpoints.
+        step: optimiser steps done.
+        tensors: file stem -> flat dictionary of tensors.
+        state: small JSON values (step, configuration, versions).
+        keep: how many of the newest stay; older ones are removed.
+    """
+    root.mkdir(exist_ok=True)
+    final = root / f"{_PREFIX}{step:08d}"
+    stage = root / f".tmp-{_PREFIX}{step:08d}"
+    for stale in [*root.glob(".tmp-*"), final]:
+        if stale.exists():
+            shutil.rmtree(stale)
+    stage.mkdir()
+    for stem, flat in tensors.items():
+        # Shared or strided storage is refused by safetensors, so every tensor is made its own.
+        save_file(
+            {k: v.detach().cpu().contiguous().clone() for k, v in flat.items()},
+            stage / f"{stem}.safetensors",
+        )
+    (stage / "state.json").write_text(json.dumps(state, indent=1))
+    files = sorted(stage.iterdir())
+    manifest = {f.name: {"bytes": f.stat().st_size, "sha256": _digest(f)} for f in files}
+    for file in files:
+        _sync(file)
+    (stage / _MANIFEST).write_text(json.dumps(manifest, indent=1))
+    _sync(stage / _MANIFEST)
+    _sync(stage)
+    stage.rename(final)
+    _sync(root)
+    for old in sorted(root.glob(f"{_PREFIX}*"))[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def check_checkpoint(folder: Path) -> None:
+    """Compare every file with the manifest.
+
+    Raises:
+        DamagedError: the manifest or a file is missing, or differs.
+    """
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text())
+        for name, entry in manifest.items():
+            file = folder / name
+            if file.stat().st_size != entry["bytes"] or _digest(file) != entry["sha256"]:
+                raise DamagedError(f"{file}: differs from its manifest; remove {folder}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"{folder}: not a whole checkpoint ({error}); remove it") from error
+
+
+def latest_checkpoint(root: Path) -> Path | None:
+    """Newest whole checkpoint below `root`, or None; damaged ones are passed over."""
+    for folder in sorted(root.glob(f"{_PREFIX}*"), reverse=True):
+        try:
+            check_checkpoint(folder)
+        except DamagedError:
+            continue
+        return folder
+    return None
+
+
+def load_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict]:
+    """Read what `save_checkpoint` wrote: tensors by file stem, and the state."""
+    check_checkpoint(folder)
+    tensors = {f.stem: load_file(f) for f in folder.glob("*.safetensors")}
+    return tensors, json.loads((folder / "state.json").read_text())
+
+
+def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Optimiser state as flat tensors, `index.key`, so that no pickle is needed."""
+    flat = {}
+    for index, values in optimizer.state_dict()["state"].items():
+        for key, value in values.items():
+            flat[f"{index}.{key}"] = torch.as_tensor(value)
+    return flat
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, flat: dict[str, Tensor]) -> None:
+    """Put back what `flatten_optimizer` took; parameter groups stay as they are."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in flat.items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = value
+    current = optimizer.state_dict()
+    current["state"] = state
+    optimizer.load_state_dict(current)

@@ -1,0 +1,105 @@
+"""Stage 1: the autoencoder, on crops of patches of every level."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoomldm.networks.autoencoder import FoldedAutoencoder
+from zoomldm.training.loop import Stage
+from zoomldm.training.tiles import TileStore
+
+
+def _detail(x: Tensor) -> Tensor:
+    """What a 2 x 2 mean loses: edges and nuclei."""
+    return x - F.interpolate(F.avg_pool2d(x, 2), scale_factor=2.0)
+
+
+class AutoencoderStage(Stage):
+    """L1 + squared error + L1 of the finest detail, half of the crops from level 0.
+
+    Args:
+        autoencoder: the network.
+        tiles: training patches.
+        held_out: patches of held-out cases, or None.
+        crop: side of the training crops in pixels.
+    """
+
+    name = "autoencoder"
+
+    def __init__(
+        self,
+        autoencoder: FoldedAutoencoder,
+        tiles: TileStore,
+        held_out: TileStore | None = None,
+        crop: int = 128,
+    ) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+        self.tiles, self.kept, self.crop = tiles, held_out, crop
+        self.levels = [tiles.at_level(k) for k in range(8) if len(tiles.at_level(k))]
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The autoencoder alone."""
+        return {"autoencoder": self.autoencoder}
+
+    def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
+        """Crops (size, 3, crop, crop) in [-1, 1], flipped and turned, and latent noise."""
+        crops = np.empty((size, self.crop, self.crop, 3), np.uint8)
+        for i in range(size):
+            pool = self.levels[0 if rng.random() < 0.5 else rng.integers(len(self.levels))]
+            y, x = rng.integers(0, 256 - self.crop + 1, 2)
+            tile = self.tiles.read(int(rng.choice(pool)))
+            tile = np.rot90(tile[y : y + self.crop, x : x + self.crop], rng.integers(4))
+            crops[i] = tile[::-1] if rng.random() < 0.5 else tile
+        channels = self.autoencoder.config["latent_channels"]
+        shape = (size, channels, self.crop // 8, self.crop // 8)
+        return {
+            "pictures": to_signed(crops),
+            "noise": torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)),
+        }
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Reconstruction losses; `psnr` is that of the batch, noise included."""
+        pictures = batch["pictures"]
+        out = self.autoencoder(pictures, batch["noise"]).float()
+        error = out - pictures
+        square = error.square().mean()
+        detail = _detail(error).abs().mean()
+        loss = error.abs().mean() + 5 * square + detail
+        return {"loss": loss, "psnr": -10 * torch.log10(square / 4).detach()}
+
+    def _fixed(self, count: int) -> np.ndarray:
+        store = self.kept or self.tiles
+        pool = store.at_level(0)
+        chosen = pool[np.linspace(0, len(pool) - 1, min(count, len(pool))).astype(int)]
+        return np.stack([store.read(int(i)) for i in chosen])
+
+    def held_out(self) -> dict[str, float]:
+        """Mean PSNR (dB) of up to 48 whole level-0 patches of held-out cases."""
+        if self.kept is None:
+            return {}
+        device = next(self.autoencoder.parameters()).device
+        x = to_signed(self._fixed(48)).to(device)
+        out = torch.cat([self.autoencoder(c).float() for c in x.split(8)]).clamp(-1, 1)
+        error = (out - x).square().mean((1, 2, 3)) / 4
+        return {"psnr": float((-10 * torch.log10(error)).mean())}
+
+    def pictures(self) -> np.ndarray:
+        """Six patches above their round trips."""
+        x = self._fixed(6)
+        device = next(self.autoencoder.parameters()).device
+        out = to_pixels(self.autoencoder(to_signed(x).to(device)))
+        return np.concatenate([np.concatenate(list(x), 1), np.concatenate(list(out), 1)])
+
+
+def to_signed(pixels: np.ndarray) -> Tensor:
+    """Pixels (B, H, W, 3) uint8 to (B, 3, H, W) float32 in [-1, 1], channels last."""
+    x = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
+    return x.float().div_(127.5).sub_(1)
+
+
+def to_pixels(pictures: Tensor) -> np.ndarray:
+    """Pictures (B, 3, H, W) in [-1, 1] to (B, H, W, 3) uint8, clamped and rounded."""
+    x = pictures.detach().float().clamp(-1, 1).add(1).mul(127.5).round()
+    return x.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
