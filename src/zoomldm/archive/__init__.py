@@ -1,0 +1,39 @@
+"""The .zldm format: one slide as a grid of embeddings, in a zip that is a Zarr v3 store."""
+
+from zoomldm.archive.manifest import (
+    FORMAT_VERSION,
+    Encoder,
+    Grid,
+    Header,
+    Latents,
+    Manifest,
+    Member,
+    Network,
+    Overview,
+    Quantisation,
+    SlideFacts,
+    TissueFacts,
+)
+from zoomldm.archive.reader import Archive, open_archive
+from zoomldm.archive.verify import verify_archive
+from zoomldm.archive.writer import ArchiveWriter, write_archive
+
+__all__ = [
+    "FORMAT_VERSION",
+    "Archive",
+    "ArchiveWriter",
+    "Encoder",
+    "Grid",
+    "Header",
+    "Latents",
+    "Manifest",
+    "Member",
+    "Network",
+    "Overview",
+    "Quantisation",
+    "SlideFacts",
+    "TissueFacts",
+    "open_archive",
+    "verify_archive",
+    "write_archive",
+]

@@ -1,0 +1,220 @@
+"""What an archive says about itself: the attributes of its root `zarr.json`.
+
+Every field is required when written; unknown keys are ignored when read, so that minor versions
+may add some.
+"""
+
+import json
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from zoomldm.errors import ArchiveError
+from zoomldm.levels import COARSEST, grid_shape, level_size
+
+FORMAT = "zldm"
+FORMAT_VERSION = "1.0"
+MANIFEST_NAME = "zarr.json"
+MAX_TILES = 1 << 26
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Level = Annotated[int, Field(ge=0, le=COARSEST)]
+Side = Annotated[int, Field(ge=1, le=1 << 31)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, le=1 << 53)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class SlideFacts(_Part):
+    """The slide that was compressed; sizes are (width, height) in px, mpp in micrometres/px.
+
+    `native_size` is that of its finest stored level, `size` that of its 0.5 mpp raster;
+    `icc` describes the colour profile that was applied, None where there was none.
+    """
+
+    name: str
+    file_bytes: Count
+    native_size: tuple[Side, Side]
+    size: tuple[Side, Side]
+    mpp_x: Positive
+    mpp_y: Positive
+    mpp_source: str
+    vendor: str
+    icc: str | None
+
+
+class TissueFacts(_Part):
+    """How tissue was found, with the threshold and the mpp of the view that it was found on."""
+
+    mode: str
+    threshold: Finite
+    view_mpp: Positive
+
+
+class Network(_Part):
+    """A network or pipeline: its id and the SHA-256 of its weights."""
+
+    id: str
+    digest: str
+
+
+class Encoder(Network):
+    """The patch encoder; `dim` is D, the numbers per tile."""
+
+    dim: Annotated[int, Field(ge=1, le=1 << 16)]
+
+
+class Grid(_Part):
+    """Tiles of 256 px of the 0.5 mpp raster."""
+
+    rows: Annotated[int, Field(ge=1, le=MAX_TILES)]
+    cols: Annotated[int, Field(ge=1, le=MAX_TILES)]
+
+
+class Quantisation(_Part):
+    """How embeddings are stored; `cosine_min` is the worst tile's cosine with its original."""
+
+    precision: Literal["int8", "float16"]
+    cosine_min: Annotated[float, Field(ge=-1, le=1)]
+
+
+class Overview(_Part):
+    """The stored picture: its level, JPEG quality and size in px."""
+
+    level: Level
+    codec: str
+    quality: Annotated[int, Field(ge=1, le=100)]
+    width: Side
+    height: Side
+
+
+class Latents(_Part):
+    """Latents of one level: `count` patches of (channels, height, width)."""
+
+    level: Level
+    count: Count
+    channels: Annotated[int, Field(ge=1, le=4096)]
+    height: Annotated[int, Field(ge=1, le=4096)]
+    width: Annotated[int, Field(ge=1, le=4096)]
+
+
+class Member(_Part):
+    """One member of the zip: its size in bytes and SHA-256."""
+
+    name: str
+    size: Count
+    sha256: Digest
+
+
+class Header(_Part):
+    """The part of the manifest that the caller of the writer knows beforehand.
+
+    `autoencoder` and `pipeline` are None where the archive was made without; `creator` names the
+    program and its version.
+    """
+
+    slide: SlideFacts
+    tissue: TissueFacts
+    encoder: Encoder
+    autoencoder: Network | None
+    pipeline: Network | None
+    creator: str
+
+
+class Manifest(Header):
+    """All that an archive says about itself.
+
+    `tissue_tiles` counts the stored tiles; `unreadable` lists the (row, col) of tissue tiles
+    that the slide's reader could not decode and that are therefore background here.
+    """
+
+    format: Literal["zldm"]
+    version: str
+    grid: Grid
+    tissue_tiles: Count
+    unreadable: list[tuple[int, int]]
+    quantisation: Quantisation
+    overview: Overview | None
+    latents: list[Latents]
+    members: list[Member]
+
+    @model_validator(mode="after")
+    def _geometry(self) -> Self:
+        width, height = self.slide.size
+        expected = grid_shape(width, height)
+        if (self.grid.rows, self.grid.cols) != expected:
+            raise ValueError(f"grid is not {expected} as the raster's size gives")
+        if self.grid.rows * self.grid.cols > MAX_TILES:
+            raise ValueError(f"grid is over the limit of {MAX_TILES} tiles")
+        view = self.overview
+        if view and (view.width, view.height) != level_size(width, height, view.level):
+            raise ValueError("overview does not have the size of its level")
+        levels = [part.level for part in self.latents]
+        if len(set(levels)) != len(levels):
+            raise ValueError("latents list a level twice")
+        return self
+
+
+def dump_manifest(manifest: Manifest) -> bytes:
+    """The root `zarr.json`: a Zarr v3 group with the manifest as attributes, compact JSON."""
+    attributes = manifest.model_dump(mode="json")
+    attributes["members"] = [[m.name, m.size, m.sha256] for m in manifest.members]
+    return dump_json({"zarr_format": 3, "node_type": "group", "attributes": attributes})
+
+
+def dump_json(value: dict[str, Any]) -> bytes:
+    """Compact ASCII JSON in the order of the keys; no NaN or infinity."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def parse_json(data: bytes, what: str) -> dict[str, Any]:
+    """Parse a JSON object.
+
+    Raises:
+        ArchiveError: it is none; `what` names it.
+    """
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ArchiveError(f"{what} is not JSON") from error
+    if not isinstance(value, dict):
+        raise ArchiveError(f"{what} is not a JSON object")
+    return value
+
+
+def parse_manifest(data: bytes, path: object) -> Manifest:
+    """Parse the root `zarr.json`.
+
+    Raises:
+        ArchiveError: not a manifest, of a newer major version, or with values out of range.
+    """
+    what = f"{path}: member {MANIFEST_NAME}"
+    root = parse_json(data, what)
+    attributes = root.get("attributes")
+    if not isinstance(attributes, dict) or attributes.get("format") != FORMAT:
+        raise ArchiveError(f"{path}: is not a .zldm archive (no format {FORMAT!r} in its manifest)")
+    version = str(attributes.get("version"))
+    if not re.fullmatch(r"[0-9]{1,4}\.[0-9]{1,4}", version):
+        raise ArchiveError(f"{path}: format version {version!r} is none; expected {FORMAT_VERSION}")
+    major = int(FORMAT_VERSION.split(".")[0])
+    if int(version.split(".")[0]) != major:
+        raise ArchiveError(
+            f"{path}: is of format version {version}; this zoomldm reads {major}.x; update zoomldm"
+        )
+    members = attributes.get("members")
+    if not isinstance(members, list) or not all(
+        isinstance(m, list) and len(m) >= 3 for m in members
+    ):
+        raise ArchiveError(f"{what} has no list of members")
+    named = [{"name": m[0], "size": m[1], "sha256": m[2]} for m in members]
+    try:
+        return Manifest.model_validate(attributes | {"members": named})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "manifest"
+        raise ArchiveError(f"{what} is malformed at {where}: {first['msg']}") from error

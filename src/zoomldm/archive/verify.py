@@ -1,0 +1,97 @@
+"""Checking every byte of an archive."""
+
+import hashlib
+from io import FileIO
+from pathlib import Path
+
+import numpy as np
+
+from zoomldm.archive.container import (
+    MAX_MANIFEST,
+    compare_members,
+    open_file,
+    read_exactly,
+    read_member,
+    read_tail,
+)
+from zoomldm.archive.manifest import MANIFEST_NAME, parse_manifest
+from zoomldm.archive.reader import Archive
+from zoomldm.archive.zipformat import Entry, Tail, parse_directory
+from zoomldm.errors import ArchiveError
+
+_BLOCK = 1 << 22
+
+
+def _content_digest(file: FileIO, size: int, path: Path) -> str:
+    digest = hashlib.sha256()
+    for start in range(0, size, _BLOCK):
+        digest.update(read_exactly(file, start, min(_BLOCK, size - start), path))
+    return digest.hexdigest()
+
+
+def _check_members(file: FileIO, entries: dict[str, Entry], tail: Tail, path: Path) -> list[str]:
+    """Compare every member with its digest in the manifest, and the manifest with its own."""
+    entry = entries.get(MANIFEST_NAME)
+    if entry is None or entry.size > MAX_MANIFEST:
+        return [f"{path}: member {MANIFEST_NAME} is missing"]
+    try:
+        data = read_member(file, entry, tail.digests.manifest, path)
+        manifest = parse_manifest(data, path)
+    except ArchiveError as error:
+        return [str(error)]
+    problems = [f"{path}: {line}" for line in compare_members(manifest, entries)]
+    for member in manifest.members:
+        if member.name in entries and member.name != MANIFEST_NAME:
+            try:
+                read_member(file, entries[member.name], member.sha256, path)
+            except ArchiveError as error:
+                problems.append(str(error))
+    return problems
+
+
+def _check_meaning(path: Path) -> list[str]:
+    """Read everything through the reader; what a wrong writer could have put there."""
+    try:
+        with Archive(path) as archive:
+            mask = archive.mask
+            if int(mask.sum()) != archive.manifest.tissue_tiles:
+                return [f"{path}: member mask/c/0/0 does not hold the manifest's count of tiles"]
+            for row in range(archive.rows):
+                cols = np.flatnonzero(mask[row])
+                values = archive.embeddings_of(np.full(len(cols), row), cols)
+                if not np.isfinite(values).all():
+                    return [f"{path}: embeddings of row {row} hold NaN or infinity"]
+            archive.overview()
+            for level in archive.latent_levels:
+                count = len(archive.offsets(level))
+                for first in range(0, count, 64):
+                    archive.latents(level, range(first, min(first + 64, count)))
+    except ArchiveError as error:
+        return [str(error)]
+    return []
+
+
+def verify_archive(path: Path | str) -> list[str]:
+    """Problems of an archive, one line each and naming the member; [] if it is sound.
+
+    Every byte of the file is covered: members by the manifest's digests, their headers by the
+    digest of the content, the rest by those of directory and end. Then everything is read.
+    """
+    path = Path(path)
+    problems: list[str] = []
+    try:
+        with open_file(path) as file:
+            tail = read_tail(file, path)
+            raw = read_exactly(file, tail.offset, tail.size, path)
+            if hashlib.sha256(raw).hexdigest() != tail.digests.directory:
+                problems.append(f"{path}: the zip directory differs from its digest")
+            try:
+                entries = parse_directory(raw, tail, path)
+                problems += _check_members(file, entries, tail, path)
+            except ArchiveError as error:
+                problems.append(str(error))
+            if not problems and _content_digest(file, tail.offset, path) != tail.digests.content:
+                problems.append(f"{path}: the content differs from its digest")
+    except ArchiveError as error:
+        problems.append(str(error))
+    return problems or _check_meaning(path)

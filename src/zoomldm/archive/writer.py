@@ -1,0 +1,334 @@
+"""Writing an archive, tile by tile and patch by patch, so that it is whole or absent."""
+
+import io
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from zoomldm.archive.arrays import ArraySpec
+from zoomldm.archive.container import ContainerWriter
+from zoomldm.archive.manifest import (
+    FORMAT,
+    FORMAT_VERSION,
+    MAX_TILES,
+    Grid,
+    Header,
+    Latents,
+    Manifest,
+    Overview,
+    Quantisation,
+    dump_json,
+    dump_manifest,
+)
+from zoomldm.archive.quantise import COSINE_MIN, cosines, dequantise, quantise, to_float16
+from zoomldm.errors import ArchiveError
+from zoomldm.levels import COARSEST, NAMES, grid_shape, level_size
+
+Precision = Literal["int8", "float16"]
+
+TILE_CHUNK = 16
+LATENT_CHUNK = 4
+
+
+class _LatentLevel:
+    """Latents of one level on their way into chunks of LATENT_CHUNK patches."""
+
+    def __init__(self, level: int, shape: tuple[int, int, int]) -> None:
+        self.level = level
+        self.shape = shape
+        self.name = f"latents/{level}"
+        self.pending: list[NDArray[np.float16]] = []
+        self.offsets: list[NDArray[np.int32]] = []
+        self.written = 0
+
+    def spec(self) -> ArraySpec:
+        count = self.written * LATENT_CHUNK + len(self.pending)
+        first = LATENT_CHUNK if self.written else min(count, LATENT_CHUNK)
+        shape, chunk = (count, *self.shape), (first, *self.shape)
+        return ArraySpec(self.name, "float16", shape, chunk, zstd=False)
+
+    def flush(self, container: ContainerWriter) -> None:
+        spec = self.spec()
+        container.add(spec.chunk_name(self.written, 0, 0, 0), spec.encode(np.stack(self.pending)))
+        self.written += 1
+        self.pending.clear()
+
+
+class ArchiveWriter:
+    """Writes one archive; a context manager.
+
+    The file appears under its name, flushed, when the block ends without an exception; otherwise
+    nothing is left. The mask is where `add_embeddings` put a tile. Quantised embeddings stay in
+    memory, latents go to the file as they come. The same calls with the same data give the same
+    bytes; the order of tiles does not matter, that of latents does.
+
+    Args:
+        path: the target.
+        header: what is known beforehand of slide, tissue and networks.
+        background: (D,) float32, the encoder's output for the white tile.
+        precision: `int8` with one scale per tile, or `float16`.
+
+    Raises:
+        TargetError: the target can't be written.
+        ArchiveError: numbers that the precision can't hold, or a raster too large for the format.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        header: Header,
+        background: ArrayLike,
+        precision: Precision = "int8",
+    ) -> None:
+        self.path = Path(path)
+        self.header = header
+        self.rows, self.cols = grid_shape(*header.slide.size)
+        if self.rows * self.cols > MAX_TILES:
+            raise ArchiveError(
+                f"{header.slide.name}: a grid of {self.rows} x {self.cols} tiles is over the "
+                f"limit of {MAX_TILES}"
+            )
+        if precision not in ("int8", "float16"):
+            raise ValueError(f"precision {precision!r} is not int8 or float16")
+        self.precision: Precision = precision
+        self._background = np.array(background, np.float32)
+        if self._background.shape != (header.encoder.dim,):
+            raise ValueError(
+                f"background has shape {self._background.shape}, expected ({header.encoder.dim},)"
+            )
+        if not np.isfinite(self._background).all():
+            raise ArchiveError(f"{self.path}: the background embedding holds NaN or infinity")
+        self._mask = np.zeros((self.rows, self.cols), bool)
+        self._scales = np.zeros((self.rows, self.cols), np.float32)
+        self._chunks: dict[tuple[int, int], NDArray] = {}
+        self._cosine_min = 1.0
+        self._unreadable: set[tuple[int, int]] = set()
+        self._overview: tuple[Overview, bytes] | None = None
+        self._latents: dict[int, _LatentLevel] = {}
+        self._container = ContainerWriter(self.path)
+
+    def __enter__(self) -> Self:
+        self._container.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            try:
+                self._finish()
+            except BaseException as failure:
+                self._container.__exit__(type(failure), failure, failure.__traceback__)
+                raise
+        self._container.__exit__(kind, error, trace)
+
+    def _tiles(self, positions: ArrayLike) -> NDArray[np.int64]:
+        tiles = np.asarray(positions, np.int64).reshape(-1, 2)
+        if ((tiles < 0) | (tiles >= (self.rows, self.cols))).any():
+            raise ValueError(f"a tile lies outside the grid of {self.rows} x {self.cols}")
+        return tiles
+
+    def add_embeddings(self, positions: ArrayLike, values: ArrayLike) -> None:
+        """Store tiles.
+
+        Args:
+            positions: (n, 2) of (row, col), each tile at most once.
+            values: (n, D) float32, the encoder's raw output.
+
+        Raises:
+            ArchiveError: the precision can't hold a tile within cosine 0.999.
+        """
+        tiles = self._tiles(positions)
+        exact = np.asarray(values, np.float32)
+        if exact.shape != (len(tiles), self.header.encoder.dim):
+            raise ValueError(
+                f"values have shape {exact.shape}, expected "
+                f"({len(tiles)}, {self.header.encoder.dim})"
+            )
+        rows, cols = tiles.T
+        if self._mask[rows, cols].any() or len(np.unique(tiles, axis=0)) != len(tiles):
+            raise ValueError("a tile was added before")
+        if not len(tiles):
+            return
+        stored: NDArray
+        if self.precision == "int8":
+            stored, scales = quantise(exact)
+            restored = dequantise(stored, scales)
+            self._scales[rows, cols] = scales
+        else:
+            stored = to_float16(exact, f"{self.header.slide.name}: embeddings")
+            restored = stored.astype(np.float32)
+        kept = cosines(exact, restored)
+        worst = int(kept.argmin())
+        if kept[worst] < COSINE_MIN:
+            hint = "; use --precision float16" if self.precision == "int8" else ""
+            raise ArchiveError(
+                f"{self.header.slide.name}: tile (row {rows[worst]}, col {cols[worst]}) keeps "
+                f"only cosine {kept[worst]:.5f} in {self.precision}, expected {COSINE_MIN}{hint}"
+            )
+        self._cosine_min = min(self._cosine_min, float(kept[worst]))
+        self._mask[rows, cols] = True
+        for row, col, code in zip(rows.tolist(), cols.tolist(), stored, strict=True):
+            key = row // TILE_CHUNK, col // TILE_CHUNK
+            if key not in self._chunks:
+                shape = (TILE_CHUNK, TILE_CHUNK, self.header.encoder.dim)
+                self._chunks[key] = np.zeros(shape, stored.dtype)
+            self._chunks[key][row % TILE_CHUNK, col % TILE_CHUNK] = code
+
+    def add_unreadable(self, positions: ArrayLike) -> None:
+        """List tissue tiles, (n, 2) of (row, col), that could not be read; they are background."""
+        self._unreadable.update((int(r), int(c)) for r, c in self._tiles(positions))
+
+    def set_overview(self, level: int, pixels: ArrayLike, quality: int = 75) -> None:
+        """Store the whole slide at `level` as a JPEG (4:2:0).
+
+        Args:
+            level: 0..7.
+            pixels: (H, W, 3) uint8 sRGB, of just the level's size.
+            quality: JPEG quality, 1..95.
+
+        Raises:
+            ArchiveError: a side is over 65,535 px, the most that a JPEG can have.
+        """
+        picture = np.asarray(pixels)
+        width, height = level_size(*self.header.slide.size, level)
+        if picture.shape != (height, width, 3) or picture.dtype != np.uint8:
+            raise ValueError(
+                f"overview is {picture.dtype} {picture.shape}, "
+                f"expected uint8 ({height}, {width}, 3)"
+            )
+        if max(width, height) > 65535:
+            raise ArchiveError(
+                f"{self.header.slide.name}: an overview of {width} x {height} px is over JPEG's "
+                f"limit of 65535; use a coarser level than {NAMES[level]}"
+            )
+        buffer = io.BytesIO()
+        Image.fromarray(picture).save(
+            buffer, "JPEG", quality=quality, subsampling=2, optimize=True, progressive=True
+        )
+        facts = Overview(level=level, codec="jpeg", quality=quality, width=width, height=height)
+        self._overview = facts, buffer.getvalue()
+
+    def add_latents(self, level: int, offsets: ArrayLike, values: ArrayLike) -> None:
+        """Append latents of patches of one level to the file.
+
+        Args:
+            level: 0..7.
+            offsets: (n, 2) of (row, col) in tiles of each patch's first tile; may be negative.
+            values: (n, C, h, w), as the autoencoder gives them; stored as float16.
+
+        Raises:
+            ArchiveError: a number that float16 can't hold.
+        """
+        if not 0 <= level <= COARSEST:
+            raise ValueError(f"level {level} is not in 0..{COARSEST}")
+        places = np.asarray(offsets, np.int32).reshape(-1, 2)
+        half = to_float16(np.asarray(values), f"{self.header.slide.name}: latents")
+        if half.ndim != 4 or len(half) != len(places):
+            raise ValueError(f"latents have shape {half.shape} for {len(places)} offsets")
+        if not len(half):
+            return
+        shape = (int(half.shape[1]), int(half.shape[2]), int(half.shape[3]))
+        state = self._latents.setdefault(level, _LatentLevel(level, shape))
+        if state.shape != shape:
+            raise ValueError(f"latents have shape {shape}, before it was {state.shape}")
+        state.offsets.append(places)
+        for patch in half:
+            state.pending.append(patch)
+            if len(state.pending) == LATENT_CHUNK:
+                state.flush(self._container)
+
+    def _add_array(
+        self, spec: ArraySpec, chunks: Iterable[tuple[tuple[int, ...], NDArray]]
+    ) -> None:
+        for index, chunk in chunks:
+            self._container.add(spec.chunk_name(*index), spec.encode(chunk))
+        self._container.add(spec.meta_name, spec.metadata())
+
+    def _add_whole(self, name: str, array: NDArray, zstd: bool = True) -> None:
+        spec = ArraySpec(name, array.dtype.name, array.shape, array.shape, zstd)
+        self._add_array(spec, [((0,) * array.ndim, array)])
+
+    def _finish_latents(self) -> list[Latents]:
+        facts = []
+        group = dump_json({"zarr_format": 3, "node_type": "group", "attributes": {}})
+        for name in ("latents", "offsets") if self._latents else ():
+            self._container.add(f"{name}/zarr.json", group)
+        for level in sorted(self._latents):
+            state = self._latents[level]
+            spec = state.spec()
+            if state.pending:
+                state.flush(self._container)
+            self._add_array(spec, [])
+            self._add_whole(f"offsets/{level}", np.concatenate(state.offsets))
+            channels, height, width = state.shape
+            count = spec.shape[0]
+            facts.append(
+                Latents(level=level, count=count, channels=channels, height=height, width=width)
+            )
+        return facts
+
+    def _finish(self) -> None:
+        latents = self._finish_latents()
+        dim = self.header.encoder.dim
+        shape, chunk = (self.rows, self.cols, dim), (TILE_CHUNK, TILE_CHUNK, dim)
+        spec = ArraySpec("embeddings", self.precision, shape, chunk, zstd=True)
+        self._add_array(
+            spec, (((row, col, 0), self._chunks[row, col]) for row, col in sorted(self._chunks))
+        )
+        if self.precision == "int8":
+            self._add_whole("scales", self._scales)
+        self._add_whole("mask", self._mask)
+        self._add_whole("background", self._background, zstd=False)
+        if self._overview:
+            jpeg = np.frombuffer(self._overview[1], np.uint8)
+            self._add_whole("overview", jpeg, zstd=False)
+        manifest = Manifest(
+            **{name: getattr(self.header, name) for name in Header.model_fields},
+            format=FORMAT,
+            version=FORMAT_VERSION,
+            grid=Grid(rows=self.rows, cols=self.cols),
+            tissue_tiles=int(self._mask.sum()),
+            unreadable=sorted(self._unreadable),
+            quantisation=Quantisation(
+                precision=self.precision, cosine_min=round(self._cosine_min, 6)
+            ),
+            overview=self._overview[0] if self._overview else None,
+            latents=latents,
+            members=list(self._container.members),
+        )
+        self._container.finish(dump_manifest(manifest))
+
+
+def write_archive(
+    path: Path | str,
+    header: Header,
+    positions: ArrayLike,
+    embeddings: ArrayLike,
+    background: ArrayLike,
+    *,
+    precision: Precision = "int8",
+    overview: tuple[int, ArrayLike] | None = None,
+    quality: int = 75,
+    latents: Mapping[int, tuple[ArrayLike, ArrayLike]] | None = None,
+    unreadable: ArrayLike = (),
+) -> None:
+    """Write an archive in one call; see `ArchiveWriter` for shapes and errors.
+
+    `overview` is (level, pixels), `latents` maps levels to (offsets, values).
+    """
+    with ArchiveWriter(path, header, background, precision) as writer:
+        writer.add_embeddings(positions, embeddings)
+        writer.add_unreadable(unreadable)
+        if overview is not None:
+            writer.set_overview(*overview, quality=quality)
+        for level in sorted(latents or {}):
+            writer.add_latents(level, *(latents or {})[level])
