@@ -251,9 +251,7 @@ def _resume(
     here = environment()
     changed = [f"{k} {v} -> {here[k]}" for k, v in state["environment"].items() if here[k] != v]
     if changed:
-        warnings.warn(
-            f"{run}: continued under {', '.join(changed)}: bits may differ", stacklevel=3
-        )
+        warnings.warn(f"{run}: continued under {', '.join(changed)}: bits may differ", stacklevel=3)
     _unflatten(stage.networks(), tensors["networks"])
     _unflatten(average.networks, tensors["ema"])
     restore_optimizer(optimizer, tensors["optimizer"])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from rich.console import Console
+from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
 
 
@@ -40,7 +41,7 @@ class Progress:
 
     def losses(self, step: int, values: dict[str, Any]) -> None:
         """Log the losses of one step; NaN entries (levels absent from the batch) are left out."""
-        numbers = {k: float(v) for k, v in values.items()}
+        numbers = {k: v.item() if isinstance(v, Tensor) else v for k, v in values.items()}
         self._write(step, "train", {k: v for k, v in numbers.items() if v == v})
         spent = time.monotonic() - self.begin
         rate = (step - self.start) / max(spent, 1e-9)

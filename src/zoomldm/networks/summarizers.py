@@ -1,0 +1,118 @@
+"""Summarizers: the grid of any level to a context of 8 x 8 tokens."""
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SIDE = 8
+
+
+def standardise(embeddings: Tensor) -> Tensor:
+    """Zero mean and unit deviation of each token over its last axis.
+
+    Args:
+        embeddings: (..., D), any float type.
+
+    Returns:
+        (..., D) float32; deviation unbiased, epsilon 1e-8, a constant token becomes zeros.
+    """
+    x = embeddings.float()
+    x = x - x.mean(-1, keepdim=True)
+    return x / (x.std(-1, keepdim=True) + 1e-8)
+
+
+class _Block(nn.Module):
+    """Residual block, optionally halving the side and modulated by the level."""
+
+    def __init__(self, cin: int, cout: int, stride: int = 1, modulated: bool = False) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(16, cin)
+        self.conv1 = nn.Conv2d(cin, cout, 3, stride=stride, padding=1)
+        self.norm2 = nn.GroupNorm(16, cout)
+        self.conv2 = nn.Conv2d(cout, cout, 3, padding=1)
+        self.skip = nn.Conv2d(cin, cout, 1) if cin != cout else nn.Identity()
+        self.stride = stride
+        self.level = nn.Linear(cout, 2 * cout) if modulated else None
+        nn.init.zeros_(self.conv2.weight)
+        if self.level is not None:
+            nn.init.zeros_(self.level.weight)
+            nn.init.zeros_(self.level.bias)
+
+    def forward(self, x: Tensor, level: Tensor | None = None) -> Tensor:
+        h = self.norm2(self.conv1(F.silu(self.norm1(x))))
+        if self.level is not None and level is not None:
+            scale, shift = self.level(level)[:, :, None, None].chunk(2, 1)
+            h = h * (1 + scale) + shift
+        if self.stride > 1:
+            x = F.avg_pool2d(x, self.stride)
+        return self.skip(x) + self.conv2(F.silu(h))
+
+
+class CNNSummarizer(ModelMixin, ConfigMixin):
+    """The seed's summarizer (section 5, figure 3): 128 x 128 x D goes in whole.
+
+    A 1 x 1 projection; while the grid is larger than 8 x 8, residual blocks of stride 2, one
+    trunk that coarser levels enter earlier; smaller grids are repeated to 8 x 8; then blocks at
+    8 x 8 that the level modulates, a learned position and a final norm.
+
+    Args:
+        dim: D, length of an embedding.
+        width: channels of the trunk.
+        body: channels of the blocks at 8 x 8.
+        context_dim: length of a context token.
+        levels: number of levels.
+        depth: blocks at 8 x 8.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        dim: int = 384,
+        width: int = 96,
+        body: int = 192,
+        context_dim: int = 512,
+        levels: int = 8,
+        depth: int = 2,
+    ) -> None:
+        super().__init__()
+        self.project = nn.Conv2d(dim, width, 1)
+        # Index i halves a side of 8 * 2**(i + 1): the largest grid passes all of them.
+        self.trunk = nn.ModuleList(
+            _Block(width, width, stride=2) for _ in range(max(levels - 4, 0))
+        )
+        self.widen = nn.Conv2d(width, body, 1)
+        self.level = nn.Embedding(levels, body)
+        self.position = nn.Parameter(torch.randn(1, body, SIDE, SIDE) * 0.02)
+        self.blocks = nn.ModuleList(_Block(body, body, modulated=True) for _ in range(depth))
+        self.out = nn.Conv2d(body, context_dim, 1)
+        self.norm = nn.LayerNorm(context_dim)
+
+    @property
+    def context_shape(self) -> tuple[int, int]:
+        """Tokens and their length."""
+        return SIDE * SIDE, int(self.config["context_dim"])
+
+    def forward(self, grid: Tensor, level: Tensor) -> Tensor:
+        """Summarise one batch of grids of one size.
+
+        Args:
+            grid: (B, s, s, D) raw embeddings, s a power of two up to 128.
+            level: (B,) level of each.
+
+        Returns:
+            Context (B, 64, context_dim); token 8 i + j stands for cell (i, j) of the patch.
+        """
+        x = self.project(standardise(grid).permute(0, 3, 1, 2))
+        side = x.shape[-1]
+        for i in reversed(range(len(self.trunk))):
+            if side > SIDE * 2**i:
+                x = self.trunk[i](x)
+        if side < SIDE:
+            x = x.repeat_interleave(SIDE // side, 2).repeat_interleave(SIDE // side, 3)
+        code = self.level(level)
+        x = self.widen(x) + self.position
+        for block in self.blocks:
+            x = block(x, code)
+        return self.norm(self.out(F.silu(x)).flatten(2).transpose(1, 2))

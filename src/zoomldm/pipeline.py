@@ -1,0 +1,217 @@
+"""ZoomLDMPipeline: what a trained model is, and the calls that everything else makes on it."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline
+from torch import Tensor, nn
+
+from zoomldm.diffusion.guidance import guided
+from zoomldm.errors import PipelineError
+from zoomldm.levels import COUNT, NAMES, TILE
+from zoomldm.networks.autoencoder import FoldedAutoencoder
+from zoomldm.networks.denoiser import Denoiser
+from zoomldm.networks.patch_encoder import TileCNN
+from zoomldm.networks.summarizers import CNNSummarizer
+from zoomldm.presets import preset
+
+SHIPPED = "demo"
+
+
+class ZoomLDMPipeline(DiffusionPipeline):
+    """All networks of one trained system in diffusers' layout.
+
+    Args:
+        unet: the denoiser, `unet(latents, time, context)`.
+        vae: the autoencoder, `encode` and `decode`.
+        summarizer: `summarizer(grid, level)` to a context.
+        patch_encoder: tiles (B, 3, 256, 256) in [0, 1] to embeddings (B, D).
+        scheduler: any diffusers scheduler; its configuration holds the schedule.
+    """
+
+    def __init__(
+        self, unet: Any, vae: Any, summarizer: Any, patch_encoder: Any, scheduler: Any
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            unet=unet,
+            vae=vae,
+            summarizer=summarizer,
+            patch_encoder=patch_encoder,
+            scheduler=scheduler,
+        )
+        for network in (unet, vae, summarizer, patch_encoder):
+            if isinstance(network, nn.Module):
+                network.eval().requires_grad_(False)
+        self._digests: dict[str, str] = {}
+
+    @property
+    def embedding_dim(self) -> int:
+        """D, length of an embedding."""
+        return int(self.summarizer.config["dim"])
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Shape (C, h, w) of a patch's latents."""
+        side = TILE // self.vae.factor
+        return int(self.vae.config["latent_channels"]), side, side
+
+    def digest(self, *components: str) -> str:
+        """SHA-256 over configuration and weights of the named components (all when none)."""
+        names = components or ("unet", "vae", "summarizer", "patch_encoder", "scheduler")
+        return hashlib.sha256("".join(self._digest(n) for n in names).encode()).hexdigest()
+
+    def _digest(self, name: str) -> str:
+        if name not in self._digests:
+            part = getattr(self, name)
+            config = {k: v for k, v in dict(part.config).items() if not k.startswith("_")}
+            sha = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+            if isinstance(part, nn.Module):
+                for key, value in sorted(part.state_dict().items()):
+                    sha.update(key.encode())
+                    sha.update(value.detach().cpu().contiguous().numpy().tobytes())
+            self._digests[name] = sha.hexdigest()
+        return self._digests[name]
+
+    @torch.no_grad()
+    def encode_tiles(self, tiles: np.ndarray) -> np.ndarray:
+        """Embed tiles (n, 256, 256, 3) uint8 sRGB: (n, D) float32."""
+        x = torch.from_numpy(np.ascontiguousarray(tiles)).permute(0, 3, 1, 2)
+        x = x.to(self.device).float().div_(255)
+        return self.patch_encoder(x).float().cpu().numpy()
+
+    @torch.no_grad()
+    def encode_pictures(self, pictures: Tensor) -> Tensor:
+        """Pictures (n, 3, 256, 256) in [-1, 1] to latents (n, C, h, w)."""
+        return self.vae.encode(pictures)
+
+    @torch.no_grad()
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Latents (n, C, h, w) to pictures (n, 3, 256, 256), clamped to [-1, 1]."""
+        return self.vae.decode(latents).float().clamp(-1, 1)
+
+    @torch.no_grad()
+    def context(self, grids: Tensor | np.ndarray, level: int) -> Tensor:
+        """Summarise grids (n, 2**level, 2**level, D) of raw embeddings: (n, tokens, width)."""
+        grids = torch.as_tensor(grids).to(self.device)
+        side = 2**level
+        if grids.shape[1:] != (side, side, self.embedding_dim):
+            raise PipelineError(
+                f"grid of shape {tuple(grids.shape)}; level {NAMES[level]} needs "
+                f"(n, {side}, {side}, {self.embedding_dim})"
+            )
+        levels = torch.full((len(grids),), level, device=self.device)
+        return self.summarizer(grids, levels)
+
+    def denoise(self, context: Tensor, guidance: float = 1.0) -> Callable[[Tensor, Tensor], Tensor]:
+        """The denoiser under a context as a function (latents, time) -> model output.
+
+        Args:
+            context: (n, tokens, width).
+            guidance: usual scale s in u + s (c - u); 1 leaves the null condition out.
+        """
+        return guided(self.unet, context, guidance)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        grids: Tensor | np.ndarray,
+        level: int,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 2.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        output_type: str = "pil",
+    ) -> Any:
+        """Generate the patch of each grid from noise.
+
+        Args:
+            grids: (n, 2**level, 2**level, D) raw embeddings.
+            level: 0 (20x) to 7 (0.15625x).
+            num_inference_steps: steps of the scheduler.
+            guidance_scale: see `denoise`.
+            generator: source of the noise; a list gives one a picture.
+            latents: starting noise (n, C, h, w) in place of the generator's.
+            output_type: `pil`, `np` (n, 256, 256, 3) in [0, 1], `pt` in [-1, 1] or `latent`.
+
+        Returns:
+            A list of pictures, or one array or tensor.
+        """
+        if not 0 <= level < COUNT:
+            raise PipelineError(f"level {level} does not exist; expected 0 to {COUNT - 1}")
+        context = self.context(grids, level)
+        shape = (len(context), *self.latent_shape)
+        if latents is None:
+            if isinstance(generator, list):
+                latents = torch.cat([torch.randn((1, *shape[1:]), generator=g) for g in generator])
+            else:
+                latents = torch.randn(shape, generator=generator)
+        x = latents.to(self.device)
+        model = self.denoise(context, guidance_scale)
+        self.scheduler.set_timesteps(num_inference_steps)
+        for t in self.progress_bar(self.scheduler.timesteps):
+            out = model(x, t.expand(len(x)).to(self.device))
+            x = self.scheduler.step(out, t, x, return_dict=False)[0]
+        if output_type == "latent":
+            return x
+        pictures = self.decode_latents(x)
+        if output_type == "pt":
+            return pictures
+        array = ((pictures + 1) / 2).permute(0, 2, 3, 1).cpu().numpy()
+        return array if output_type == "np" else self.numpy_to_pil(array)
+
+
+def build_pipeline(name: str, seed: int = 0) -> ZoomLDMPipeline:
+    """Untrained pipeline of a preset; the same weights for the same seed."""
+    table = preset(name)
+    state = torch.random.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        return ZoomLDMPipeline(
+            unet=Denoiser(**table["unet"]),
+            vae=FoldedAutoencoder(**table["vae"]),
+            summarizer=CNNSummarizer(**table["summarizer"]),
+            patch_encoder=TileCNN(**table["patch_encoder"]),
+            scheduler=DDIMScheduler(**table["scheduler"]),
+        )
+    finally:
+        torch.random.set_rng_state(state)
+
+
+def load_pipeline(name: str = SHIPPED) -> ZoomLDMPipeline:
+    """Load a pipeline: `demo` (shipped), `tiny` (untrained), or a directory.
+
+    Raises:
+        PipelineError: nothing of that name, or a directory that holds no pipeline.
+    """
+    if name == "tiny":
+        return build_pipeline("tiny")
+    folder = (
+        Path(str(resources.files("zoomldm") / "weights" / "demo"))
+        if name == SHIPPED
+        else Path(name)
+    )
+    if not (folder / "model_index.json").is_file():
+        found = "a directory without model_index.json" if folder.is_dir() else "no such directory"
+        raise PipelineError(
+            f"pipeline {name!r}: {found}; expected 'demo', 'tiny' or a directory that "
+            "`zoomldm train` or save_pretrained wrote"
+        )
+    try:
+        pipeline = ZoomLDMPipeline.from_pretrained(
+            str(folder), dtype=torch.float32, local_files_only=True
+        )
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
+        raise PipelineError(f"pipeline {folder}: can't be loaded ({_one_line(error)})") from error
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _one_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

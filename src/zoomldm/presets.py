@@ -1,0 +1,60 @@
+"""Presets: what each named size of the system is made of, as one table.
+
+`tiny` drives the tests (untrained, drawn from a seed); `demo` is trained and shipped;
+`paper` has the released sizes.
+"""
+
+from typing import Any
+
+from zoomldm.errors import ConfigError
+
+SCHEDULE: dict[str, Any] = {
+    "num_train_timesteps": 1000,
+    "beta_schedule": "scaled_linear",  # "linear" in the released code: linear in sqrt(beta)
+    "beta_start": 0.0015,
+    "beta_end": 0.0195,
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
+
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "tiny": {
+        "vae": {
+            "encoder_widths": (8, 16),
+            "encoder_depths": (1, 1),
+            "decoder_widths": (8, 16),
+            "decoder_depths": (1, 1),
+            "latent_channels": 4,
+        },
+        "patch_encoder": {"widths": (8, 16, 16, 16), "dim": 32, "map_channels": 2},
+        "summarizer": {"dim": 32, "width": 16, "body": 16, "context_dim": 32, "depth": 1},
+        "unet": {
+            "latent_channels": 4,
+            "spatial_context": 8,
+            "widths": (16, 32),
+            "depth": 1,
+            "heads": 2,
+            "context_dim": 32,
+        },
+        "scheduler": {**SCHEDULE, "prediction_type": "v_prediction"},
+    },
+    "demo": {
+        "vae": {},
+        "patch_encoder": {},
+        "summarizer": {},
+        "unet": {},
+        "scheduler": {**SCHEDULE, "prediction_type": "v_prediction"},
+    },
+}
+
+
+def preset(name: str) -> dict[str, dict[str, Any]]:
+    """Settings of each network of a preset.
+
+    Raises:
+        ConfigError: no such preset.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"preset {name!r} does not exist; presets are {', '.join(PRESETS)}")
+    return PRESETS[name]
