@@ -1,0 +1,147 @@
+"""Slides of any format that OpenSlide reads."""
+
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import openslide
+import tifffile
+from openslide.lowlevel import OpenSlideError
+from PIL import Image, ImageCms
+
+from zoomldm.errors import SlideError
+from zoomldm.slides.backend import SlideReadError, one_line, unreadable
+from zoomldm.slides.scale import property_scales
+from zoomldm.slides.tifffile_backend import READ_ERRORS, SegmentCache, TiffLevel
+
+_SUBPIXEL = 1 / 512  # OpenSlide draws at 1/256 px: a smaller offset is none
+_CELL = 256
+_TIFF_VENDORS = ("aperio", "generic-tiff")
+
+
+class OpenSlideBackend:
+    """A slide opened by OpenSlide.
+
+    OpenSlide takes positions in whole pixels of level 0. Where a level's downsample is not whole
+    (2.00007, from odd sizes), it draws the level shifted by a fraction of a pixel, blurred, and
+    differently for every position. Such levels are decoded through tifffile where the slide is a
+    TIFF, else in cells at fixed positions, so that a pixel depends on where it is alone.
+    """
+
+    name = "openslide"
+
+    def __init__(self, path: Path, cache_bytes: int) -> None:
+        """Open the file.
+
+        Raises:
+            openslide.OpenSlideError: OpenSlide does not open it.
+        """
+        self._path = path
+        self._lock = threading.Lock()
+        self._cache = openslide.OpenSlideCache(cache_bytes)
+        self._slide = self._opened()
+        slide = self._slide
+        self.vendor = slide.properties.get("openslide.vendor", "unknown")
+        self.level_sizes = [(int(w), int(h)) for w, h in slide.level_dimensions]
+        self.scales = property_scales(slide.properties)
+        self._downsamples = slide.level_downsamples
+        self.icc: bytes | None = None
+        with suppress(OpenSlideError, ImageCms.PyCMSError, OSError):
+            profile = slide.color_profile
+            self.icc = profile.tobytes() if profile is not None else None
+        names = {
+            "vendor": "openslide.vendor",
+            "objective_power": "openslide.objective-power",
+            "quickhash": "openslide.quickhash-1",
+        }
+        self.properties = {
+            name: slide.properties[key] for name, key in names.items() if key in slide.properties
+        }
+        self._direct: dict[int, TiffLevel] | None = None
+        self._tiff: tifffile.TiffFile | None = None
+
+    def _opened(self) -> openslide.OpenSlide:
+        slide = openslide.OpenSlide(self._path)
+        slide.set_cache(self._cache)
+        return slide
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> Image.Image:
+        """See `Backend.read`."""
+        region = (x, y, width, height)
+        downsample = self._downsamples[level]
+        if all(abs(round(at * downsample) / downsample - at) < _SUBPIXEL for at in (x, y)):
+            return self._drawn(level, *region)
+        direct = self._direct_level(level)
+        if direct is not None:
+            try:
+                with self._lock:
+                    if direct.complete(*region):
+                        return direct.read(*region)
+            except READ_ERRORS as error:
+                raise SlideReadError(unreadable(self._path, level, region, error)) from error
+        return self._in_cells(level, *region)
+
+    def _drawn(self, level: int, x: int, y: int, width: int, height: int) -> Image.Image:
+        slide, downsample = self._slide, self._downsamples[level]
+        try:
+            return slide.read_region(
+                (round(x * downsample), round(y * downsample)), level, (width, height)
+            )
+        except OpenSlideError as error:
+            self._reopen(slide)
+            raise SlideReadError(
+                unreadable(self._path, level, (x, y, width, height), error)
+            ) from error
+
+    def _reopen(self, dead: openslide.OpenSlide) -> None:
+        """Replace a handle, which after one error would fail every later read."""
+        with self._lock:
+            if self._slide is dead:
+                try:
+                    self._slide = self._opened()
+                except OpenSlideError as error:
+                    raise SlideError(
+                        f"{self._path}: can't be opened again ({one_line(error)}); was it moved?"
+                    ) from error
+
+    def _in_cells(self, level: int, x: int, y: int, width: int, height: int) -> Image.Image:
+        picture = Image.new("RGBA", (width, height))
+        for top in range(y - y % _CELL, y + height, _CELL):
+            for left in range(x - x % _CELL, x + width, _CELL):
+                w = min(left + _CELL, x + width) - left
+                h = min(top + _CELL, y + height) - top
+                cell = self._drawn(level, left, top, w, h)
+                x0, y0 = max(x, left), max(y, top)
+                picture.paste(cell.crop((x0 - left, y0 - top, w, h)), (x0 - x, y0 - y))
+        return picture
+
+    def _direct_level(self, level: int) -> TiffLevel | None:
+        """The level's own TIFF page, if the slide is a TIFF and exactly one page fits."""
+        with self._lock:
+            if self._direct is None:
+                self._direct = {}
+                if self.vendor in _TIFF_VENDORS:
+                    with suppress(*READ_ERRORS, TypeError, AttributeError, SlideError):
+                        self._find_levels()
+            return self._direct.get(level)
+
+    def _find_levels(self) -> None:
+        self._tiff = tifffile.TiffFile(self._path)
+        pages = [
+            page
+            for page in self._tiff.pages
+            if isinstance(page, tifffile.TiffPage) and page.is_tiled and page.compression == 7
+        ]
+        cache = SegmentCache(32 << 20)
+        found = {}
+        for level, size in enumerate(self.level_sizes):
+            fitting = [page for page in pages if (page.imagewidth, page.imagelength) == size]
+            if len(fitting) == 1:
+                found[level] = TiffLevel(fitting[0], level, cache)
+        self._direct = found
+
+    def close(self) -> None:
+        """Close the file."""
+        self._slide.close()
+        if self._tiff is not None:
+            self._tiff.close()

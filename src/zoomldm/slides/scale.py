@@ -1,0 +1,114 @@
+"""The mpp of a slide: from the option, the slide's own properties or its TIFF resolution."""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from zoomldm.errors import SlideError
+from zoomldm.slides.backend import ScaleCandidate
+
+PLAUSIBLE = (0.05, 5.0)
+_MICROMETRES = {  # lengths of OME and TIFF units
+    "m": 1e6,
+    "cm": 1e4,
+    "mm": 1e3,
+    "um": 1.0,
+    "\u00b5m": 1.0,
+    "\u03bcm": 1.0,
+    "nm": 1e-3,
+    "inch": 25400.0,
+    "in": 25400.0,
+    "centimeter": 1e4,
+    "millimeter": 1e3,
+    "micrometer": 1.0,
+}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """mpp of both axes and where it was found."""
+
+    mpp_x: float
+    mpp_y: float
+    source: str
+
+
+def plausible(mpp: float) -> bool:
+    """Whether an mpp lies in 0.05 to 5 (NaN does not)."""
+    return PLAUSIBLE[0] <= mpp <= PLAUSIBLE[1]
+
+
+def number(text: object) -> float:
+    """Float of a property, NaN where it is missing or no number."""
+    try:
+        return float(str(text).strip().replace(",", "."))
+    except ValueError:
+        return math.nan
+
+
+def micrometres(value: object, unit: str) -> float:
+    """A length in micrometres, NaN where the number or unit is unknown."""
+    return number(value) * _MICROMETRES.get(unit.strip().lower(), math.nan)
+
+
+def resolution_mpp(per_unit: object, unit: str) -> float:
+    """The mpp of a TIFF resolution in px per unit, NaN where it says nothing."""
+    density = number(per_unit)
+    return _MICROMETRES.get(unit.strip().lower(), math.nan) / density if density > 0 else math.nan
+
+
+def property_scales(properties: Mapping[str, str]) -> list[ScaleCandidate]:
+    """What OpenSlide's properties state about the mpp, best first.
+
+    OpenSlide derives mpp of its `generic-tiff` from the TIFF resolution, so that comes last there.
+    """
+    own = ScaleCandidate(
+        "openslide.mpp",
+        number(properties.get("openslide.mpp-x")),
+        number(properties.get("openslide.mpp-y")),
+    )
+    aperio = number(properties.get("aperio.MPP"))
+    unit = properties.get("tiff.ResolutionUnit", "")
+    tiff = ScaleCandidate(
+        "tiff resolution",
+        resolution_mpp(properties.get("tiff.XResolution"), unit),
+        resolution_mpp(properties.get("tiff.YResolution"), unit),
+    )
+    generic = properties.get("openslide.vendor") == "generic-tiff"
+    found = [] if generic else [own]
+    return [*found, ScaleCandidate("aperio.MPP", aperio, aperio), tiff]
+
+
+def find_scale(path: Path, candidates: Sequence[ScaleCandidate], option: float | None) -> Scale:
+    """The mpp from the option, else from the first plausible candidate.
+
+    Raises:
+        SlideError: the option is outside 0.05 to 5, or nothing plausible is known.
+    """
+    low, high = PLAUSIBLE
+    if option is not None:
+        if not plausible(option):
+            raise SlideError(
+                f"{path}: --mpp {option:g} is not plausible; expected micrometres per pixel "
+                f"from {low:g} to {high:g}, such as 0.25 for a 40x scan or 0.5 for 20x"
+            )
+        return Scale(float(option), float(option), "option")
+    for source, x, y in candidates:
+        if plausible(x) and plausible(y):
+            if abs(x - y) > 0.01 * min(x, y):
+                warnings.warn(
+                    f"{path}: mpp differs between the axes by over 1 % ({x:g} and {y:g}, from "
+                    f"{source}); pass --mpp if that is wrong",
+                    stacklevel=3,
+                )
+            return Scale(x, y, source)
+    stated = [
+        f"{source} {x:g}" for source, x, y in candidates if not (math.isnan(x) or math.isnan(y))
+    ]
+    found = f"implausible mpp ({', '.join(stated)})" if stated else "no mpp in the file"
+    raise SlideError(
+        f"{path}: {found}; pass --mpp with the micrometres per pixel of its finest level "
+        f"({low:g} to {high:g})"
+    )
