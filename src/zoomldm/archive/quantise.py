@@ -6,6 +6,8 @@ here it is a tenth of the tile's standard deviation, so that codes have about 5.
 cosine of about 1 - 0.1^2 / 24 = 0.9996.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,7 +19,7 @@ COSINE_MIN = 0.999
 _MANTISSA_BITS = 6
 
 
-def cosines(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.float64]:
+def cosines(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
     """Cosine of each row of `a` (n, D) with that of `b`; 1 where both are zero."""
     a, b = a.astype(np.float64), b.astype(np.float64)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
@@ -36,7 +38,8 @@ def quantise(values: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.
     """Codes (n, D) in -127..127 and scales (n,) > 0 of embeddings (n, D).
 
     The scale is a tenth of the tile's standard deviation, or its largest magnitude over 127 if
-    that is more, so nothing is ever clipped.
+    that is more (so nothing is ever clipped) or if a tenth costs too much of the cosine, as it
+    may with very few dimensions.
 
     Raises:
         ArchiveError: a number is not finite.
@@ -44,14 +47,21 @@ def quantise(values: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.
     exact = values.astype(np.float64)
     if not np.isfinite(exact).all():
         raise ArchiveError("an embedding holds NaN or infinity; expected finite numbers")
-    if not len(exact):
-        return np.zeros(exact.shape, np.int8), np.zeros(0, np.float32)
+    if not exact.size:
+        return np.zeros(exact.shape, np.int8), np.ones(len(exact), np.float32)
     largest = np.abs(exact).max(axis=1)
-    scales = np.maximum(STEP * exact.std(axis=1), largest / LIMIT)
     # 2^-120 keeps products of code and scale clear of the subnormal numbers.
-    rounded = _round_up(np.where(largest > 0, np.maximum(scales, 2.0**-120), 1.0))
-    codes = np.rint(exact / rounded[:, None].astype(np.float64))
-    return codes.astype(np.int8), rounded
+    finest = _round_up(np.where(largest > 0, np.maximum(largest / LIMIT, 2.0**-120), 1.0))
+    scales = np.maximum(_round_up(STEP * exact.std(axis=1)), finest)
+    codes = _codes(exact, scales)
+    poor = cosines(exact, codes) < COSINE_MIN
+    scales[poor] = finest[poor]
+    codes[poor] = _codes(exact[poor], finest[poor])
+    return codes, scales
+
+
+def _codes(exact: NDArray[np.float64], scales: NDArray[np.float32]) -> NDArray[np.int8]:
+    return np.rint(exact / scales[:, None].astype(np.float64)).astype(np.int8)
 
 
 def dequantise(codes: NDArray[np.int8], scales: NDArray[np.float32]) -> NDArray[np.float32]:

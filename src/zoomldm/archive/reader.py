@@ -219,7 +219,11 @@ class Archive:
                 "update zoomldm"
             )
         with self._container.open() as handle:
-            return handle.read("overview/c/0") if "overview/c/0" in self._container else None
+            shape = (self._container.size_of("overview/c/0"),)
+            spec = self._spec(handle, "overview", ("uint8",), shape)
+            if spec.zstd or spec.chunk != shape:
+                raise ArchiveError(f"{self.path}: its overview is not one whole, plain chunk")
+            return handle.read("overview/c/0")
 
     def overview(self) -> tuple[int, NDArray[np.uint8]] | None:
         """Level and (H, W, 3) uint8 sRGB of the stored picture, None where there is none.
