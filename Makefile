@@ -1,0 +1,45 @@
+# Two commands: `make demo` shows what ZoomLDM does, `make test` checks it. Both set themselves up.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Waiting threads sleep instead of spinning: on few cores that is worth a factor.
+export OMP_WAIT_POLICY := PASSIVE
+export TORCH_CPP_LOG_LEVEL := ERROR
+
+.PHONY: demo test lint setup clean
+
+demo: $(VENV)/.ready-run
+	@echo "== rendering the shipped archive (embeddings only) at eight magnifications"
+	@$(BIN)/python -m zoomldm.demo demo
+
+test: $(VENV)/.ready-dev lint
+	@echo "== tests"
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/.ready-dev
+	@echo "== lint (ruff) and types (pyright)"
+	@$(BIN)/ruff check src tests benchmarks
+	@$(BIN)/ruff format --check src tests benchmarks
+	@$(BIN)/pyright
+
+setup: $(VENV)/.ready-dev
+
+$(VENV)/bin/python:
+	@echo "== making a virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+# torch comes first and by its exact version: a range may bring gigabytes of CUDA packages.
+$(VENV)/.ready-run: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "== installing zoomldm and what it needs (about 1.5 GB, a minute or two)"
+	@$(BIN)/pip install -q -c constraints.txt torch==2.13.0
+	@$(BIN)/pip install -q -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready-run
+	@echo "== installing what the tests need"
+	@$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) demo .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,104 @@
+"""`zoomldm compress`: slides to archives."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def compress(
+    slides: Annotated[list[Path], typer.Argument(metavar="SLIDE...", show_default=False)],
+    out: Annotated[Path, typer.Option("-o", "--out", help="File .zldm, or an existing folder.")],
+    overview: Annotated[
+        str, typer.Option(help="Level kept as a real picture, such as 1.25x, or none.")
+    ] = "1.25x",
+    precision: Annotated[str, typer.Option(help="Of the embeddings: int8 or float16.")] = "int8",
+    mpp: Annotated[
+        float | None, typer.Option(help="Micrometres per pixel, over what the slide says.")
+    ] = None,
+    tissue: Annotated[str, typer.Option(help="otsu, or all to keep every tile.")] = "otsu",
+    quality: Annotated[int, typer.Option(help="JPEG quality of the overview.")] = 70,
+    encoder: Annotated[
+        str | None, typer.Option(help="Pipeline whose patch encoder is taken instead.")
+    ] = None,
+    pipeline: Annotated[str, typer.Option(help="Pipeline id or directory.")] = "demo",
+    for_training: Annotated[
+        bool, typer.Option("--for-training", help="Store latents of patches at all levels too.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Keep a slide as one embedding per tissue tile."""
+    from zoomldm.cli.output import megabytes, print_json, print_table, progress
+    from zoomldm.compression import CompressOptions, archive_path
+    from zoomldm.compression import compress as run
+    from zoomldm.errors import SomeFailedError, TargetError, ZoomLDMError
+    from zoomldm.pipeline import load_pipeline
+
+    options = CompressOptions(
+        overview=overview,
+        quality=quality,
+        precision=precision,  # type: ignore[arg-type]
+        mpp=mpp,
+        tissue=tissue,  # type: ignore[arg-type]
+        for_training=for_training,
+    )
+    if len(slides) > 1 and not out.is_dir():
+        raise TargetError(f"{out}: several slides need an existing folder")
+    targets = [archive_path(s, out) for s in slides]
+    if len(set(targets)) < len(targets):
+        raise TargetError(f"{out}: two of the slides have the same name; compress them apart")
+    model = load_pipeline(pipeline)
+    reports, failures = [], []
+    for slide in slides:
+        try:
+            with progress(quiet=json) as advance:
+                reports.append(
+                    run(
+                        slide,
+                        out,
+                        options,
+                        pipeline=model,
+                        name=pipeline,
+                        encoder=encoder,
+                        advance=advance,
+                    )
+                )
+        except ZoomLDMError as error:
+            if len(slides) == 1:
+                raise
+            failures.append((slide, error))
+            typer.echo(f"zoomldm: {error}", err=True)
+    if json:
+        print_json(
+            {
+                "archives": [r.as_dict() for r in reports],
+                "failed": [{"slide": str(s), "error": str(e)} for s, e in failures],
+            }
+        )
+    else:
+        print_table(
+            "compressed",
+            ["archive", "tissue tiles", "unreadable", "slide", "archive size", "ratio", "seconds"],
+            [
+                [
+                    r.archive,
+                    r.tissue_tiles,
+                    len(r.unreadable),
+                    megabytes(r.source_bytes),
+                    megabytes(r.bytes),
+                    f"{r.ratio:.1f}",
+                    "there already" if r.done_before else f"{r.seconds:.1f}",
+                ]
+                for r in reports
+            ],
+        )
+        for r in reports:
+            if r.unreadable:
+                typer.echo(f"{r.slide}: unreadable tiles (row, column): {r.unreadable}", err=True)
+    if failures:
+        if not reports:
+            raise failures[-1][1]
+        raise SomeFailedError(
+            f"{len(failures)} of {len(slides)} slides failed: "
+            + ", ".join(str(s) for s, _ in failures)
+        )

@@ -1,0 +1,23 @@
+"""`zoomldm doctor`: whether this machine can run it."""
+
+from typing import Annotated
+
+import typer
+
+
+def doctor(
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Show versions, devices and optional parts, and try the shipped pipeline."""
+    from zoomldm.cli.output import print_json, print_table
+    from zoomldm.diagnosis import diagnose
+
+    facts = diagnose()
+    if json:
+        print_json(facts)
+    else:
+        for title, part in facts.items():
+            if isinstance(part, dict):
+                print_table(title, ["", ""], [[k, v] for k, v in part.items()])
+    if not facts["self_test"]["passed"]:
+        raise typer.Exit(2)

@@ -1,0 +1,360 @@
+"""Slide to archive: every tissue tile becomes one embedding, and little else is kept."""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from zoomldm import __version__
+from zoomldm.archive import ArchiveWriter, open_archive
+from zoomldm.archive.manifest import Encoder, Header, Network, SlideFacts, TissueFacts
+from zoomldm.errors import ArchiveError, ConfigError, SlideError, TargetError
+from zoomldm.files import claim
+from zoomldm.latents import add_latents
+from zoomldm.levels import TILE, parse_level
+from zoomldm.pipeline import ZoomLDMPipeline, load_pipeline
+from zoomldm.slides import Slide, SlideReadError, open_slide
+from zoomldm.slides.tissue import Tissue, TissueMode, find_tissue
+
+ENDING = ".zldm"
+BATCH = 32  # tiles per call of the encoder; the last call is padded, so results never vary with it
+BLOCK = 4  # side in tiles of what is read at once
+MOST_UNREADABLE = 0.01
+
+Advance = Callable[[str, int, int], None]
+"""Called with (what is being done, items done, items in all)."""
+
+
+@dataclass(frozen=True)
+class CompressOptions:
+    """What of a slide is kept.
+
+    Attributes:
+        overview: label of the level stored as a picture, or `none`.
+        quality: JPEG quality of the overview, 1 to 95.
+        precision: of the embeddings.
+        mpp: micrometres per pixel of the slide, where it does not say or says it wrongly.
+        tissue: `otsu`, or `all` for every tile.
+        for_training: store latents of patches at every level as well.
+    """
+
+    overview: str = "1.25x"
+    quality: int = 70
+    precision: Literal["int8", "float16"] = "int8"
+    mpp: float | None = None
+    tissue: TissueMode = "otsu"
+    for_training: bool = False
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("int8", "float16"):
+            raise ConfigError(f"precision {self.precision!r}; expected int8 or float16")
+        if self.tissue not in ("otsu", "all"):
+            raise ConfigError(f"tissue {self.tissue!r}; expected otsu or all")
+        if not 1 <= self.quality <= 95:
+            raise ConfigError(f"quality {self.quality}; expected 1 to 95")
+        self.overview_level  # noqa: B018
+
+    @property
+    def overview_level(self) -> int | None:
+        """Level of the overview, None for none."""
+        return None if self.overview.lower() == "none" else parse_level(self.overview)
+
+
+@dataclass(frozen=True)
+class CompressReport:
+    """What `compress` did.
+
+    Attributes:
+        slide: the slide's path.
+        archive: the archive's path.
+        tissue_tiles: tiles stored.
+        unreadable: (row, column) of tissue tiles that could not be read.
+        grid: rows and columns.
+        bytes: size of the archive.
+        source_bytes: size of the slide's file.
+        raw_bytes: size of the 0.5 mpp raster at 3 bytes a pixel.
+        ratio: source_bytes / bytes.
+        seconds: time taken.
+        done_before: whether the archive was there already, made with the same options.
+    """
+
+    slide: str
+    archive: str
+    tissue_tiles: int
+    unreadable: list[tuple[int, int]]
+    grid: tuple[int, int]
+    bytes: int
+    source_bytes: int
+    raw_bytes: int
+    ratio: float
+    seconds: float
+    done_before: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def archive_path(slide: Path, out: Path) -> Path:
+    """Where the archive of a slide goes: `out` itself, or a file in the folder `out`.
+
+    Raises:
+        TargetError: neither a name ending in .zldm nor an existing folder.
+    """
+    if out.suffix == ENDING:
+        return out
+    if out.is_dir():
+        return out / f"{slide.stem}{ENDING}"
+    raise TargetError(f"{out}: expected a name ending in {ENDING} or an existing folder")
+
+
+def compress(
+    slide: Path | str,
+    out: Path | str,
+    options: CompressOptions | None = None,
+    *,
+    pipeline: str | ZoomLDMPipeline = "demo",
+    name: str | None = None,
+    encoder: str | None = None,
+    advance: Advance | None = None,
+) -> CompressReport:
+    """Compress one slide into one archive.
+
+    Args:
+        slide: any slide that `open_slide` opens.
+        out: file ending in .zldm, or an existing folder.
+        options: what is kept.
+        pipeline: the pipeline, its id or its directory; gives the patch encoder and, for
+            training archives, the autoencoder.
+        name: what the archive calls the pipeline, where `pipeline` is no name itself.
+        encoder: pipeline (id or directory) whose patch encoder is taken instead.
+        advance: told of progress.
+
+    Raises:
+        SlideError: not a slide, no scale, no tissue, or over 1 % of its tiles unreadable.
+        TargetError: the target can't be written, or another process is writing it.
+    """
+    options = options or CompressOptions()
+    slide, start = Path(slide), time.monotonic()
+    target = archive_path(slide, Path(out))
+    model = load_pipeline(pipeline) if isinstance(pipeline, str) else pipeline
+    source = load_pipeline(encoder) if encoder else model
+    advance = advance or (lambda what, done, total: None)
+    with claim(target), open_slide(slide, options.mpp) as opened:
+        label = name or (pipeline if isinstance(pipeline, str) else "unnamed")
+        networks = _networks(model, source, label, encoder or label, options)
+        if _is_done(target, opened, networks, options):
+            return _report(opened, target, start, done_before=True)
+        advance("finding tissue", 0, 1)
+        tissue = find_tissue(opened, options.tissue)
+        header = Header(
+            slide=_slide_facts(opened),
+            tissue=TissueFacts(
+                mode=options.tissue, threshold=tissue.threshold, view_mpp=tissue.view_mpp
+            ),
+            creator=f"zoomldm {__version__}",
+            **networks,
+        )
+        white = np.full((1, TILE, TILE, 3), 255, np.uint8)
+        background = source.encode_tiles(np.repeat(white, BATCH, 0))[0]
+        with ArchiveWriter(target, header, background, options.precision) as writer:
+            lost = _embed(opened, tissue, source, writer, advance)
+            writer.add_unreadable(lost)
+            if options.overview_level is not None:
+                writer.set_overview(
+                    options.overview_level,
+                    _whole_level(opened, options.overview_level),
+                    quality=options.quality,
+                )
+            if options.for_training:
+                add_latents(opened, tissue.mask, model, writer, advance)
+        return _report(opened, target, start)
+
+
+def _networks(
+    model: ZoomLDMPipeline,
+    source: ZoomLDMPipeline,
+    name: str,
+    encoder: str,
+    options: CompressOptions,
+) -> dict[str, Any]:
+    latents = options.for_training
+    return {
+        "encoder": Encoder(
+            id=encoder, digest=source.digest("patch_encoder"), dim=source.embedding_dim
+        ),
+        "autoencoder": Network(id=name, digest=model.digest("vae")) if latents else None,
+        "pipeline": Network(id=name, digest=model.digest()) if latents else None,
+    }
+
+
+def _slide_facts(slide: Slide) -> SlideFacts:
+    return SlideFacts(
+        name=slide.path.name,
+        file_bytes=slide.file_bytes,
+        native_size=slide.native_size,
+        size=slide.size,
+        mpp_x=slide.mpp_x,
+        mpp_y=slide.mpp_y,
+        mpp_source=slide.mpp_source,
+        vendor=slide.vendor,
+        icc=slide.icc,
+    )
+
+
+def _is_done(
+    target: Path, slide: Slide, networks: dict[str, Any], options: CompressOptions
+) -> bool:
+    """Whether the target is a sound archive of this slide, made with these options."""
+    if not target.is_file():
+        return False
+    try:
+        with open_archive(target) as archive:
+            m = archive.manifest
+    except ArchiveError:
+        return False
+    level = m.overview.level if m.overview else None
+    return (
+        m.slide == _slide_facts(slide)
+        and m.encoder.digest == networks["encoder"].digest
+        and m.tissue.mode == options.tissue
+        and m.quantisation.precision == options.precision
+        and level == options.overview_level
+        and (m.overview is None or m.overview.quality == options.quality)
+        and m.autoencoder == networks["autoencoder"]
+    )
+
+
+def _report(slide: Slide, target: Path, start: float, done_before: bool = False) -> CompressReport:
+    with open_archive(target) as archive:
+        m = archive.manifest
+    size = target.stat().st_size
+    return CompressReport(
+        slide=str(slide.path),
+        archive=str(target),
+        tissue_tiles=m.tissue_tiles,
+        unreadable=[(int(r), int(c)) for r, c in m.unreadable],
+        grid=(m.grid.rows, m.grid.cols),
+        bytes=size,
+        source_bytes=slide.file_bytes,
+        raw_bytes=slide.size[0] * slide.size[1] * 3,
+        ratio=slide.file_bytes / size,
+        seconds=time.monotonic() - start,
+        done_before=done_before,
+    )
+
+
+def _embed(
+    slide: Slide, tissue: Tissue, source: ZoomLDMPipeline, writer: ArchiveWriter, advance: Advance
+) -> list[tuple[int, int]]:
+    """Embed all tissue tiles; returns those that could not be read."""
+    lost: list[tuple[int, int]] = []
+    total, done = tissue.tiles, 0
+    positions: list[tuple[int, int]] = []
+    tiles = np.empty((BATCH, TILE, TILE, 3), np.uint8)
+
+    def flush() -> None:
+        if positions:
+            writer.add_embeddings(positions, source.encode_tiles(tiles)[: len(positions)])
+            positions.clear()
+
+    for position, pixels in read_tiles(slide, tissue.mask):
+        done += 1
+        if pixels is None:
+            lost.append(position)
+            if len(lost) > MOST_UNREADABLE * total:
+                raise SlideError(
+                    f"{slide.path}: over {MOST_UNREADABLE:.0%} of its {total} tissue tiles can't "
+                    f"be read (the last at row {position[0]}, column {position[1]}); "
+                    "the file is damaged"
+                )
+            continue
+        tiles[len(positions)] = pixels
+        positions.append(position)
+        if len(positions) == BATCH:
+            flush()
+            advance("embedding tiles", done, total)
+    flush()
+    advance("embedding tiles", total, total)
+    return lost
+
+
+def read_tiles(
+    slide: Slide, mask: np.ndarray
+) -> Iterator[tuple[tuple[int, int], np.ndarray | None]]:
+    """Tissue tiles as ((row, column), pixels (256, 256, 3) or None), read one block ahead.
+
+    Args:
+        slide: an open slide.
+        mask: bool (rows, cols); tiles to read.
+    """
+    rows, cols = mask.shape
+    boxes = []
+    for row in range(0, rows, BLOCK):
+        for col in range(0, cols, BLOCK):
+            r, c = np.nonzero(mask[row : row + BLOCK, col : col + BLOCK])
+            if len(r):
+                boxes.append((row + r.min(), row + r.max() + 1, col + c.min(), col + c.max() + 1))
+
+    def read(box: tuple[int, int, int, int]) -> list[tuple[tuple[int, int], np.ndarray | None]]:
+        row0, row1, col0, col1 = (int(v) for v in box)
+        inside = [(r, c) for r in range(row0, row1) for c in range(col0, col1) if mask[r, c]]
+        try:
+            pixels = slide.read(
+                0, col0 * TILE, row0 * TILE, (col1 - col0) * TILE, (row1 - row0) * TILE
+            )
+        except SlideReadError:
+            return [((r, c), _tile_or_none(slide, r, c)) for r, c in inside]
+        return [
+            (
+                (r, c),
+                pixels[
+                    (r - row0) * TILE : (r - row0 + 1) * TILE,
+                    (c - col0) * TILE : (c - col0 + 1) * TILE,
+                ],
+            )
+            for r, c in inside
+        ]
+
+    # One thread reads while the caller embeds; two blocks are held at most.
+    with ThreadPoolExecutor(1) as reader:
+        ahead: Future | None = None
+        for box in boxes:
+            following = reader.submit(read, box)
+            if ahead is not None:
+                yield from ahead.result()
+            ahead = following
+        if ahead is not None:
+            yield from ahead.result()
+
+
+def _tile_or_none(slide: Slide, row: int, col: int) -> np.ndarray | None:
+    try:
+        return slide.read(0, col * TILE, row * TILE, TILE, TILE)
+    except SlideReadError:
+        return None
+
+
+def _whole_level(slide: Slide, level: int) -> np.ndarray:
+    """The slide at a level; cells that can't be read are white."""
+    width, height = slide.level_size(level)
+    out = np.full((height, width, 3), 255, np.uint8)
+
+    def fill(x: int, y: int, w: int, h: int) -> None:
+        try:
+            out[y : y + h, x : x + w] = slide.read(level, x, y, w, h)
+        except SlideReadError:
+            if w > h and w > 16:
+                fill(x, y, w // 2, h)
+                fill(x + w // 2, y, w - w // 2, h)
+            elif h > 16:
+                fill(x, y, w, h // 2)
+                fill(x, y + h // 2, w, h - h // 2)
+
+    for y in range(0, height, TILE):
+        fill(0, y, width, min(TILE, height - y))
+    return out

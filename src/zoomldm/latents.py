@@ -1,0 +1,89 @@
+"""Latents of patches at every level, stored in an archive so that it can train a denoiser."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+
+from zoomldm.archive import ArchiveWriter
+from zoomldm.levels import COUNT, NAMES, TILE
+from zoomldm.pipeline import ZoomLDMPipeline
+from zoomldm.slides import Slide, SlideReadError
+
+BATCH = 32
+
+
+def patch_offsets(mask: np.ndarray, level: int) -> np.ndarray:
+    """Where the training patches of a level start: (n, 2) int, row and column in tiles.
+
+    Patches lie at multiples of max(1, 2**level / 4) tiles, negative ones included, and each
+    overlaps tissue.
+
+    Args:
+        mask: bool (rows, cols) of tissue tiles.
+        level: 0 to 7.
+    """
+    side = 2**level
+    stride = max(1, side // 4)
+    rows, cols = mask.shape
+    total = np.zeros((rows + 1, cols + 1), np.int64)
+    total[1:, 1:] = mask.cumsum(0).cumsum(1)
+    first = -(side - 1) // stride * stride
+    r = np.arange(first, rows, stride)
+    c = np.arange(first, cols, stride)
+    r0, r1 = np.clip(r, 0, rows), np.clip(r + side, 0, rows)
+    c0, c1 = np.clip(c, 0, cols), np.clip(c + side, 0, cols)
+    inside = (
+        total[np.ix_(r1, c1)]
+        - total[np.ix_(r0, c1)]
+        - total[np.ix_(r1, c0)]
+        + total[np.ix_(r0, c0)]
+    )
+    i, j = np.nonzero(inside)
+    return np.stack([r[i], c[j]], 1)
+
+
+def add_latents(
+    slide: Slide,
+    mask: np.ndarray,
+    pipeline: ZoomLDMPipeline,
+    writer: ArchiveWriter,
+    advance: Callable[[str, int, int], None],
+) -> None:
+    """Encode the training patches of every level and add them to an archive.
+
+    Patches that hold an unreadable place are left out. Encoded under bfloat16 autocast on CPUs,
+    whose error is far below what float16 storage and training noise hide.
+    """
+    device = pipeline.device
+    for level in range(COUNT):
+        offsets = patch_offsets(mask, level)
+        step, done = TILE // 2**level if level < 8 else 1, 0
+        what = f"encoding patches at {NAMES[level]}"
+        for chunk, pixels in _batches(slide, level, step, offsets):
+            x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+            x = x.to(device, memory_format=torch.channels_last)
+            with torch.autocast(device.type, torch.bfloat16):
+                latents = pipeline.encode_pictures(x)
+            writer.add_latents(level, chunk, latents.half().cpu().numpy())
+            done += len(chunk)
+            advance(what, done, len(offsets))
+
+
+def _batches(
+    slide: Slide, level: int, step: int, offsets: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    chunk: list[np.ndarray] = []
+    pixels: list[np.ndarray] = []
+    for offset in offsets:
+        try:
+            row, col = (int(v) for v in offset)
+            pixels.append(slide.read(level, col * step, row * step, TILE, TILE))
+        except SlideReadError:
+            continue
+        chunk.append(offset)
+        if len(chunk) == BATCH:
+            yield np.stack(chunk), np.stack(pixels)
+            chunk, pixels = [], []
+    if chunk:
+        yield np.stack(chunk), np.stack(pixels)
