@@ -1,10 +1,13 @@
 """Stage 2: the patch encoder, without labels: contrast of views and a coarse look."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoomldm.evaluation.statistics import auc
 from zoomldm.networks.patch_encoder import TileCNN
 from zoomldm.training.loop import Stage
 from zoomldm.training.tiles import TileStore
@@ -122,16 +125,7 @@ class PatchEncoderStage(Stage):
             gap = np.abs(self.kept.start[ask] - self.kept.start[i]).max(1)
             apart = (self.kept.slide[ask] == self.kept.slide[i]) & (gap >= 2000 / 128)
             far.extend(unit[apart] @ unit[place[int(i)]])
-        return {"auc": rank_auc(np.asarray(near), np.asarray(far))}
+        return {"auc": auc(np.asarray(near), np.asarray(far))}
 
-    def save(self, folder) -> None:  # noqa: ANN001, D102
+    def save(self, folder) -> None:  # noqa: D102
         self.patch_encoder.save_pretrained(folder / "patch_encoder")
-
-
-def rank_auc(positive: np.ndarray, negative: np.ndarray) -> float:
-    """Area under the ROC curve from two sets of scores (Mann-Whitney, ties at one half)."""
-    values = np.concatenate([positive, negative])
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    n, m = len(positive), len(negative)
-    return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * m))

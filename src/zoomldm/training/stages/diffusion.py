@@ -1,0 +1,237 @@
+"""Stage 3: the summarizer and the denoiser together, on archives made with --for-training."""
+
+import copy
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from zoomldm.diffusion.guidance import guided
+from zoomldm.errors import PipelineError
+from zoomldm.levels import COUNT, NAMES
+from zoomldm.pipeline import ZoomLDMPipeline
+from zoomldm.training.loop import Stage
+from zoomldm.training.patches import PatchStore
+from zoomldm.training.stages.autoencoder import to_pixels
+
+NULL = 0.1  # probability of the null condition (seed, section 5)
+REPEATS = (1, 1, 1, 1, 1, 2, 4, 4)  # items of a step that share one grid, by level
+_FIXED = 16  # patches a level for losses on what was kept out
+_CHUNK = 16  # items denoised at once outside of training
+
+
+class DiffusionStage(Stage):
+    """Denoising loss of the latents of patches under their summarised grids.
+
+    Levels are drawn uniformly (as evenly as the batch allows in every step), times uniformly
+    from the schedule. At the coarse levels, whose grids are large, a few items of a step share
+    one patch under different times and noise: that changes no expectation.
+
+    Args:
+        pipeline: its `unet` and `summarizer` are trained; `vae` and `scheduler` stay as they are.
+        patches: training patches.
+        held_out: patches of held-out cases, or None.
+        null: probability of the null condition.
+        snr_limit: weigh each item by min(SNR, limit) in units of x0's error (Hang et al. 2023,
+            equation 8); None weighs all alike.
+    """
+
+    name = "diffusion"
+
+    def __init__(
+        self,
+        pipeline: ZoomLDMPipeline,
+        patches: PatchStore,
+        held_out: PatchStore | None = None,
+        null: float = NULL,
+        snr_limit: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.pipeline = pipeline
+        self.unet = pipeline.unet.requires_grad_(True)
+        self.summarizer = pipeline.summarizer.requires_grad_(True)
+        self.patches, self.kept = patches, held_out
+        self.null, self.snr_limit = null, snr_limit
+        self.prediction = str(pipeline.scheduler.config["prediction_type"])
+        if self.prediction not in ("epsilon", "v_prediction", "sample"):
+            raise PipelineError(
+                f"scheduler predicts {self.prediction!r}; expected epsilon, v_prediction or sample"
+            )
+        self.register_buffer("alphas", pipeline.scheduler.alphas_cumprod.clone(), persistent=False)
+        wanted = (pipeline.embedding_dim, *pipeline.latent_shape)
+        if wanted != (patches.dim, *patches.latent_shape):
+            raise PipelineError(
+                f"archives hold (D, C, h, w) = {(patches.dim, *patches.latent_shape)}; "
+                f"the pipeline takes {wanted}"
+            )
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Denoiser and summarizer."""
+        return {"unet": self.unet, "summarizer": self.summarizer}
+
+    def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
+        """Draw `size` items.
+
+        Returns:
+            `latents` and `noise` (size, C, h, w) and `keep` (size,), ordered by level; for each
+            level drawn `time/k` (n,) and `grid/k` (ceil(n / repeats), 2**k, 2**k, D) float16.
+        """
+        levels = self.patches.levels
+        # Systematic sampling: each level is as likely as any other, no step lacks many of them.
+        drawn = ((np.arange(size) + rng.random()) * len(levels) / size).astype(int) % len(levels)
+        pools = {k: self.patches.patches[k] for k in levels}
+        chosen = {}
+        for place, count in zip(*np.unique(drawn, return_counts=True), strict=True):
+            level = levels[place]
+            grids = -(-int(count) // REPEATS[level])
+            chosen[level] = pools[level][rng.integers(len(pools[level]), size=grids)], int(count)
+        return self._items(self.patches, chosen, rng, self.null)
+
+    def _items(
+        self,
+        store: PatchStore,
+        chosen: dict[int, tuple[np.ndarray, int]],
+        rng: np.random.Generator,
+        null: float,
+    ) -> dict[str, Tensor]:
+        """Items of `chosen`: level -> (patches, number of items that they are repeated to)."""
+        batch, latents = {}, []
+        size = sum(count for _, count in chosen.values())
+        # One time out of each of `size` equal spans: uniform for each item, even over the step.
+        times = (rng.permutation(size) + rng.random(size)) / size * len(self.alphas)
+        begin = 0
+        for level, (patches, count) in sorted(chosen.items()):
+            repeats = REPEATS[level]
+            latents.append(store.latents(level, patches).repeat(repeats, 0)[:count])
+            batch[f"grid/{level}"] = torch.from_numpy(store.grids(level, patches))
+            batch[f"time/{level}"] = torch.from_numpy(times[begin : begin + count].astype(int))
+            begin += count
+        x = torch.from_numpy(np.concatenate(latents))
+        noise = rng.standard_normal(tuple(x.shape), dtype=np.float32)
+        return batch | {
+            "latents": x,
+            "noise": torch.from_numpy(noise),
+            "keep": torch.from_numpy((rng.random(size) >= null).astype(np.float32)),
+        }
+
+    def _contexts(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
+        """Context and time of each item, and (level, items) of each level in the batch."""
+        contexts, times, counts = [], [], []
+        for level in range(COUNT):
+            grid = batch.get(f"grid/{level}")
+            if grid is None:
+                continue
+            time = batch[f"time/{level}"]
+            context = self.summarizer(grid, torch.full((len(grid),), level, device=grid.device))
+            context = context[:, None].expand(-1, REPEATS[level], -1, -1).flatten(0, 1)
+            contexts.append(context[: len(time)])
+            times.append(time)
+            counts.append((level, len(time)))
+        return torch.cat(contexts), torch.cat(times), counts
+
+    def _errors(self, batch: dict[str, Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
+        """Squared error of each item (size,) float32, and (level, items) of each level."""
+        context, time, counts = self._contexts(batch)
+        context = context * batch["keep"][:, None, None]
+        x, noise = batch["latents"], batch["noise"]
+        signal2 = self.alphas[time].view(-1, 1, 1, 1)  # type: ignore[index]
+        signal, spread = signal2.sqrt(), (1 - signal2).sqrt()
+        target = {"epsilon": noise, "sample": x, "v_prediction": signal * noise - spread * x}
+        out = self.unet(signal * x + spread * noise, time, context).float()
+        errors = (out - target[self.prediction]).square().mean((1, 2, 3))
+        if self.snr_limit is not None:
+            snr = (signal2 / (1 - signal2)).flatten()
+            unit = {"epsilon": snr, "sample": torch.ones_like(snr), "v_prediction": snr + 1}
+            errors = errors * snr.clamp(max=self.snr_limit) / unit[self.prediction]
+        return errors, counts
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Mean loss, and that of each level in the batch as `level/20x` and so on."""
+        errors, counts = self._errors(batch)
+        parts = errors.detach().split([n for _, n in counts])
+        named = {f"level/{NAMES[k]}": p.mean() for (k, _), p in zip(counts, parts, strict=True)}
+        return {"loss": errors.mean(), **named}
+
+    def _kept_out(self) -> dict[str, tuple[PatchStore, list[np.ndarray]]]:
+        """Fixed patches by the set that they show: seen, withheld blocks, held-out cases."""
+        sets = {
+            "seen": (self.patches, self.patches.patches),
+            "withheld": (self.patches, self.patches.withheld),
+        }
+        if self.kept is not None:
+            sets["held-out"] = (self.kept, self.kept.patches)
+        return {
+            name: (store, [_spread(p, _FIXED) for p in pools])
+            for name, (store, pools) in sets.items()
+        }
+
+    def held_out(self) -> dict[str, float]:
+        """Losses, conditioned and unweighted, on fixed patches with fixed times and noise.
+
+        Each of `seen` (training patches), `withheld` and `held-out` alone and as
+        `held-out/20x` and so on.
+        """
+        found = {}
+        device = self.alphas.device
+        limit, self.snr_limit = self.snr_limit, None
+        for name, (store, pools) in self._kept_out().items():
+            means = []
+            for level, patches in enumerate(pools):
+                rng = np.random.default_rng(level)
+                total = 0.0
+                for start in range(0, len(patches), _CHUNK // REPEATS[level]):
+                    part = patches[start : start + _CHUNK // REPEATS[level]]
+                    count = len(part) * REPEATS[level]
+                    batch = self._items(store, {level: (part, count)}, rng, null=0)
+                    errors, _ = self._errors({k: v.to(device) for k, v in batch.items()})
+                    total += float(errors.mean()) * len(part)
+                if len(patches):
+                    means.append(total / len(patches))
+                    found[f"{name}/{NAMES[level]}"] = means[-1]
+            if means:
+                found[name] = float(np.mean(means))
+        self.snr_limit = limit
+        return found
+
+    def pictures(self, columns: int = 2, steps: int = 20, guidance: float = 1.5) -> np.ndarray:
+        """One row a level: real patches (round trips), each beside one generated from its grid."""
+        store = self.patches if self.kept is None else self.kept
+        device = self.alphas.device
+        chosen = {}
+        for level in store.levels:
+            patches = _spread(store.patches[level], columns)
+            chosen[level] = patches.repeat(-(-columns // len(patches)), 0)[:columns]
+        real = torch.cat(
+            [torch.from_numpy(store.latents(level, patches)) for level, patches in chosen.items()]
+        )
+        contexts = torch.cat(
+            [
+                self.summarizer(
+                    torch.from_numpy(store.grids(level, patches)).to(device),
+                    torch.full((len(patches),), level, device=device),
+                )
+                for level, patches in chosen.items()
+            ]
+        )
+        scheduler = copy.deepcopy(self.pipeline.scheduler)
+        scheduler.set_timesteps(steps)
+        x = torch.randn(real.shape, generator=torch.Generator().manual_seed(0)).to(device)
+        model = guided(self.unet, contexts, guidance)
+        for time in scheduler.timesteps:
+            out = model(x, time.expand(len(x)).to(device)).float()
+            x = scheduler.step(out, time, x, return_dict=False)[0]
+        vae = self.pipeline.vae.to(device)
+        both = [
+            np.concatenate([to_pixels(vae.decode(part)) for part in latents.split(8)])
+            for latents in (real.to(device), x)
+        ]
+        pairs = np.concatenate(both, 2)  # (n, 256, 512, 3)
+        rows = pairs.reshape(len(chosen), columns, *pairs.shape[1:])
+        return np.concatenate([np.concatenate(list(row), 1) for row in rows])
+
+
+def _spread(patches: np.ndarray, count: int) -> np.ndarray:
+    """Up to `count` rows of `patches`, evenly spread."""
+    if not len(patches):
+        return patches
+    return patches[np.linspace(0, len(patches) - 1, min(count, len(patches))).astype(int)]
