@@ -31,6 +31,8 @@ class PatchEncoderStage(Stage):
         tiles: training patches; level 0 and 1 are used.
         held_out: patches of held-out cases, or None.
         neighbours: share of pairs made of adjacent tiles.
+        jitter: strength of the colour changes; strong ones teach the encoder to ignore stain,
+            which within a slide is one of the better signs of place.
         thumbnail: weight of the thumbnail's error.
         temperature: of the contrast.
     """
@@ -42,7 +44,8 @@ class PatchEncoderStage(Stage):
         encoder: TileCNN,
         tiles: TileStore,
         held_out: TileStore | None = None,
-        neighbours: float = 0.25,
+        neighbours: float = 0.5,
+        jitter: float = 0.4,
         thumbnail: float = 4.0,
         temperature: float = 0.15,
     ) -> None:
@@ -64,7 +67,7 @@ class PatchEncoderStage(Stage):
         self.pool = np.concatenate([tiles.at_level(0), tiles.at_level(1)])
         self.beside = tiles.neighbours()
         self.neighbours, self.thumbnail = neighbours, thumbnail
-        self.temperature = temperature
+        self.temperature, self.jitter = temperature, jitter
 
     def networks(self) -> dict[str, nn.Module]:
         """The encoder and its two heads (kept so that a run resumes)."""
@@ -77,8 +80,8 @@ class PatchEncoderStage(Stage):
         first = _unit(np.stack([self.tiles.read(int(i)) for i in chosen]))
         second = _unit(np.stack([self.tiles.read(int(i)) for i in other]))
         return {
-            "first": recolour(warp(first, rng), rng),
-            "second": recolour(warp(second, rng), rng),
+            "first": recolour(warp(first, rng), rng, self.jitter),
+            "second": recolour(warp(second, rng), rng, self.jitter),
         }
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,65 @@
+"""The judge: a second encoder that tells whether a picture shows the tile it should."""
+
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from zoomldm.errors import PipelineError
+from zoomldm.evaluation.statistics import colour_statistics, cosine
+from zoomldm.networks.patch_encoder import TileCNN
+
+Describe = Callable[[np.ndarray], np.ndarray]
+"""Pictures (n, 256, 256, 3) uint8 to descriptions (n, D)."""
+
+
+def load_judge(folder: Path | None = None) -> Describe:
+    """The shipped judge (Barlow Twins on grey tiles), or the one in `folder`.
+
+    Raises:
+        PipelineError: no judge there.
+    """
+    folder = folder or Path(str(resources.files("zoomldm") / "weights" / "judge"))
+    if not (folder / "config.json").is_file():
+        raise PipelineError(f"{folder}: holds no judge (config.json is missing)")
+    network = TileCNN.from_pretrained(str(folder), dtype=torch.float32, local_files_only=True)
+    network.eval()
+
+    @torch.no_grad()
+    def describe(pixels: np.ndarray) -> np.ndarray:
+        parts = []
+        for start in range(0, len(pixels), 32):
+            x = torch.from_numpy(pixels[start : start + 32]).permute(0, 3, 1, 2).float().div(255)
+            parts.append(network(x).numpy())
+        return np.concatenate(parts)
+
+    return describe
+
+
+def colour_judge(pixels: np.ndarray) -> np.ndarray:
+    """Six colour statistics as they are; the baseline that knows nothing but stain."""
+    return colour_statistics(pixels)
+
+
+def retrieval(
+    made: np.ndarray, real: np.ndarray, sources: np.ndarray, describe: Describe
+) -> np.ndarray:
+    """Whether each picture's nearest real tile is its source.
+
+    Descriptions are centred and scaled by the real tiles' statistics, then compared by cosine.
+
+    Args:
+        made: (m, 256, 256, 3) uint8.
+        real: (n, 256, 256, 3) uint8, tiles of one slide.
+        sources: (m,) index of each picture's source among the real tiles.
+        describe: the judge.
+
+    Returns:
+        (m,) bool.
+    """
+    base = describe(real)
+    mean, deviation = base.mean(0), base.std(0) + 1e-6
+    near = cosine((describe(made) - mean) / deviation, (base - mean) / deviation)
+    return near.argmax(1) == sources
