@@ -4,13 +4,15 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from zoomldm.errors import DamagedError
+from zoomldm.errors import DamagedError, TargetError
 
 _PREFIX = "step-"
 _MANIFEST = "manifest.json"
@@ -40,7 +42,22 @@ def save_checkpoint(
         tensors: file stem -> flat dictionary of tensors.
         state: small JSON values (step, configuration, versions).
         keep: how many of the newest stay; older ones are removed.
+
+    Raises:
+        TargetError: it can't be written.
     """
+    try:
+        return _save(root, step, tensors, state, keep)
+    except (OSError, SafetensorError) as error:
+        raise TargetError(
+            f"{root}: checkpoint of step {step} can't be written ({error}); "
+            "make room or rights and run again"
+        ) from error
+
+
+def _save(
+    root: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict, keep: int
+) -> Path:
     root.mkdir(exist_ok=True)
     final = root / f"{_PREFIX}{step:08d}"
     stage = root / f".tmp-{_PREFIX}{step:08d}"
@@ -86,11 +103,12 @@ def check_checkpoint(folder: Path) -> None:
 
 
 def latest_checkpoint(root: Path) -> Path | None:
-    """Newest whole checkpoint below `root`, or None; damaged ones are passed over."""
+    """Newest whole checkpoint below `root`, or None; damaged ones are passed over and warned of."""
     for folder in sorted(root.glob(f"{_PREFIX}*"), reverse=True):
         try:
             check_checkpoint(folder)
-        except DamagedError:
+        except DamagedError as error:
+            warnings.warn(f"{error}; an older checkpoint is taken", stacklevel=2)
             continue
         return folder
     return None
@@ -113,11 +131,32 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, flat: dict[str, Tensor]) -> None:
-    """Put back what `flatten_optimizer` took; parameter groups stay as they are."""
+    """Put back what `flatten_optimizer` took; parameter groups stay as they are.
+
+    Moments get their parameter's layout in memory, for sums in another order differ in bits.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in flat.items():
         index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = value
+        parameter = parameters[int(index)]
+        if value.shape == parameter.shape:
+            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        state.setdefault(int(index), {})[key] = value.detach()
     current = optimizer.state_dict()
     current["state"] = state
     optimizer.load_state_dict(current)
+
+
+def flatten(networks: dict[str, nn.Module]) -> dict[str, Tensor]:
+    """Weights and buffers of networks as one dictionary, `network.key`."""
+    return {f"{n}.{k}": v for n, m in networks.items() for k, v in m.state_dict().items()}
+
+
+def restore(networks: dict[str, nn.Module], flat: dict[str, Tensor]) -> None:
+    """Put back what `flatten` took."""
+    for name, network in networks.items():
+        start = f"{name}."
+        network.load_state_dict(
+            {k.removeprefix(start): v for k, v in flat.items() if k.startswith(start)}
+        )

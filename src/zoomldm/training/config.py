@@ -1,6 +1,15 @@
 """What a training run is told: one frozen table, unknown keys refused."""
 
-from pydantic import BaseModel, ConfigDict, Field
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from zoomldm.errors import ConfigError
+
+# What a run may be continued with other values of.
+FREE = frozenset({"steps", "log_every", "save_every", "show_every", "threads"})
 
 
 class TrainConfig(BaseModel):
@@ -19,12 +28,88 @@ class TrainConfig(BaseModel):
     cooldown: float = Field(0.2, ge=0, le=1, description="share of the steps falling to 0")
     ema: float = Field(0.999, ge=0, lt=1, description="largest decay of the averaged weights")
     clip: float = Field(1.0, gt=0, description="largest gradient norm")
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     log_every: int = Field(50, ge=1)
     save_every: int = Field(500, ge=1)
     show_every: int = Field(2000, ge=1, description="steps between pictures and held-out losses")
-    threads: int | None = Field(None, description="CPU threads; None leaves PyTorch's choice")
+    threads: int | None = Field(None, ge=1, description="CPU threads; None leaves PyTorch's choice")
     bf16: bool = Field(True, description="bfloat16 autocast where the hardware has it")
+
+
+STAGES = ("autoencoder", "patch-encoder", "diffusion")
+
+_TINY = {
+    "steps": 20,
+    "warmup": 5,
+    "log_every": 5,
+    "save_every": 10,
+    "show_every": 20,
+    "threads": 1,
+}
+TABLE: dict[str, dict[str, dict[str, Any]]] = {
+    "tiny": {
+        "autoencoder": {**_TINY, "batch_size": 4},
+        "patch-encoder": {**_TINY, "batch_size": 8},
+        "diffusion": {**_TINY, "batch_size": 8},
+    },
+    "demo": {
+        "autoencoder": {
+            "steps": 12_000,
+            "learning_rate": 6e-4,
+            "warmup": 300,
+            "cooldown": 0.3,
+            "weight_decay": 0.001,
+            "show_every": 1000,
+        },
+        "patch-encoder": {
+            "steps": 3000,
+            "batch_size": 64,
+            "learning_rate": 1e-3,
+            "warmup": 100,
+            "cooldown": 0.6,
+            "ema": 0.99,
+            "weight_decay": 0.02,
+            "log_every": 10,
+            "save_every": 100,
+            "show_every": 500,
+        },
+        "diffusion": {
+            "steps": 60_000,
+            "learning_rate": 5e-4,
+            "warmup": 500,
+            "ema": 0.9995,
+            "show_every": 2000,
+        },
+    },
+}
+
+
+def make_config(preset: str, stage: str, changes: Mapping[str, Any] | None = None) -> TrainConfig:
+    """Settings of a stage in a preset, with `changes` (values may be text).
+
+    Raises:
+        ConfigError: no such preset, stage or setting, or a value out of its range.
+    """
+    if preset not in TABLE:
+        raise ConfigError(f"preset {preset!r} can't be trained; expected {' or '.join(TABLE)}")
+    if stage not in STAGES:
+        raise ConfigError(f"stage {stage!r} does not exist; stages are {', '.join(STAGES)}")
+    changes = dict(changes or {})
+    for key in changes:
+        if key not in TrainConfig.model_fields:
+            near = difflib.get_close_matches(key, TrainConfig.model_fields, 1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {_known()}"
+            raise ConfigError(f"setting {key!r} does not exist; {hint}")
+    try:
+        return TrainConfig(**{**TABLE[preset][stage], **changes})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{name} = {first['input']!r}: {first['msg'].lower()}") from error
+
+
+def _known() -> str:
+    return ", ".join(TrainConfig.model_fields)
 
 
 def rate_at(step: int, config: TrainConfig) -> float:

@@ -1,28 +1,40 @@
 """One loop for every stage: run the same command again and it goes on, bit for bit."""
 
-import copy
 import json
+import math
+import os
 import platform
+import shutil
+import signal
+import threading
 import time
 import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 
-from zoomldm.errors import ConfigError
+from zoomldm.errors import ConfigError, ZoomLDMError
+from zoomldm.files import claim
+from zoomldm.training.averaging import Average
 from zoomldm.training.checkpoints import (
+    flatten,
     flatten_optimizer,
     latest_checkpoint,
     load_checkpoint,
+    restore,
     restore_optimizer,
     save_checkpoint,
 )
-from zoomldm.training.config import TrainConfig, rate_at
-from zoomldm.training.progress import Progress
+from zoomldm.training.config import FREE, TrainConfig, rate_at
+from zoomldm.training.progress import Means, Progress
 
 
 class Stage(nn.Module):
@@ -61,76 +73,71 @@ class Stage(nn.Module):
 
 
 def environment() -> dict[str, Any]:
-    """Versions and thread count, on which bit-identity depends."""
+    """Versions, machine and thread count, on which bit-identity depends."""
+    cuda = torch.cuda.is_available()
     return {
         "torch": torch.__version__,
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "device": "cuda" if cuda else "cpu",
+        "machine": torch.cuda.get_device_name()
+        if cuda
+        else f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
     }
 
 
-class _Average:
-    """Exponential moving average of the networks' weights; other buffers are copied."""
+class _Stop:
+    """Whether to end after this step: time is up in any process, or a signal came."""
 
-    def __init__(self, networks: dict[str, nn.Module], decay: float) -> None:
-        self.networks = {k: copy.deepcopy(v).requires_grad_(False) for k, v in networks.items()}
-        self.decay = decay
+    def __init__(self, accelerator: Accelerator, minutes: float | None) -> None:
+        self.accelerator = accelerator
+        self.deadline = time.monotonic() + minutes * 60 if minutes else math.inf
+        self.signal = 0
 
-    @torch.no_grad()
-    def update(self, networks: dict[str, nn.Module], step: int) -> None:
-        decay = min(self.decay, (1 + step) / (10 + step))
-        for name, average in self.networks.items():
-            source = networks[name].state_dict()
-            for key, value in average.state_dict().items():
-                if value.is_floating_point():
-                    value.lerp_(source[key].to(value.dtype), 1 - decay)
-                else:
-                    value.copy_(source[key])
+    def now(self) -> bool:
+        stop = bool(self.signal) or time.monotonic() >= self.deadline
+        if self.accelerator.num_processes == 1:
+            return stop
+        flag = torch.tensor([int(stop)], device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag, "sum").item())  # type: ignore[union-attr]
 
-    def swapped(self, networks: dict[str, nn.Module]) -> "_Swap":
-        return _Swap(networks, self.networks)
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        self.signal = number
+        signal.signal(number, signal.default_int_handler)  # a second one ends it at once
 
-
-class _Swap:
-    """Averaged weights in place of the trained ones for the length of a block."""
-
-    def __init__(self, live: dict[str, nn.Module], average: dict[str, nn.Module]) -> None:
-        self.live, self.average = live, average
-
-    def _exchange(self) -> None:
-        for name, live in self.live.items():
-            for a, b in zip(
-                live.state_dict().values(), self.average[name].state_dict().values(), strict=True
-            ):
-                held = a.clone()
-                a.copy_(b)
-                b.copy_(held)
-
-    def __enter__(self) -> None:
-        with torch.no_grad():
-            self._exchange()
-        self.modes = {k: v.training for k, v in self.live.items()}
-        for network in self.live.values():
-            network.eval()
-
-    def __exit__(self, *_: object) -> None:
-        with torch.no_grad():
-            self._exchange()
-        for name, network in self.live.items():
-            network.train(self.modes[name])
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Let SIGINT and SIGTERM end the run at a checkpoint."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {n: signal.signal(n, self._handle) for n in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
-def _flat(networks: dict[str, nn.Module]) -> dict[str, Tensor]:
-    return {f"{n}.{k}": v for n, m in networks.items() for k, v in m.state_dict().items()}
+class _Batches:
+    """Batches of successive steps; beside a GPU the next one is drawn while a step runs."""
 
+    def __init__(self, stage: Stage, config: TrainConfig, process: int, ahead: bool) -> None:
+        self.stage, self.config, self.process = stage, config, process
+        self.pool = ThreadPoolExecutor(1) if ahead else None
+        self.next: Any = None
 
-def _unflatten(networks: dict[str, nn.Module], flat: dict[str, Tensor]) -> None:
-    for name, network in networks.items():
-        start = f"{name}."
-        network.load_state_dict(
-            {k.removeprefix(start): v for k, v in flat.items() if k.startswith(start)}
-        )
+    def _draw(self, step: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng([self.config.seed, step, self.process])
+        return self.stage.batch(rng, self.config.batch_size)
+
+    def at(self, step: int) -> dict[str, Tensor]:
+        if self.pool is None:
+            return self._draw(step)
+        batch = self.next.result() if self.next else self._draw(step)
+        self.next = self.pool.submit(self._draw, step + 1)
+        return batch
 
 
 def train(
@@ -147,7 +154,7 @@ def train(
     Args:
         stage: networks, data and loss.
         config: settings; a run that is continued with other ones than `steps` and the
-            intervals refuses.
+            intervals refuses. With other `steps` the rate follows the new schedule from there.
         run: existing folder of the run; holds `checkpoints/`, `log.jsonl`, `tensorboard/`,
             `pictures/` and, at the end, `networks/` with the averaged weights.
         extra: settings of the stage, recorded and compared in the same way.
@@ -156,47 +163,75 @@ def train(
 
     Returns:
         The folder `run/networks`.
+
+    Raises:
+        ConfigError: other settings than the run began with.
+        TargetError: another process trains in `run`, or it can't be written.
+        ZoomLDMError: the loss is no longer a finite number.
+        KeyboardInterrupt: on SIGINT, after a checkpoint.
+        SystemExit: on SIGTERM, after a checkpoint.
     """
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
     if config.threads:
         torch.set_num_threads(config.threads)
-    device = accelerator.device
-    if device.type == "cpu":
-        stage.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),
+        # A step without some level leaves blocks of the summarizer's trunk without gradient.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    if accelerator.device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    hold = claim(run / "log.jsonl") if accelerator.is_main_process else nullcontext()
+    stop = _Stop(accelerator, minutes)
+    with hold, stop.listening():
+        _train(stage, config, run, accelerator, stop, extra or {}, quiet)
+    if stop.signal == signal.SIGINT:
+        raise KeyboardInterrupt
+    if stop.signal:
+        raise SystemExit(128 + stop.signal)
+    return run / "networks"
+
+
+def _train(
+    stage: Stage,
+    config: TrainConfig,
+    run: Path,
+    accelerator: Accelerator,
+    stop: _Stop,
+    extra: dict[str, Any],
+    quiet: bool,
+) -> None:
+    device, main = accelerator.device, accelerator.is_main_process
+    stage.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     networks = stage.networks()
-    average = _Average(networks, config.ema)
+    average = Average(networks, config.ema)
     parameters = [p for n in networks.values() for p in n.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         parameters, config.learning_rate, weight_decay=config.weight_decay
     )
-    start = _resume(run, stage, average, optimizer, config, extra or {})
+    # The fixed settings travel with every checkpoint, so that a resumed run can be compared.
+    settings = {"config": config.model_dump(), "extra": extra, "environment": environment()}
+    start = step = _resume(run, networks, average, optimizer, settings)
     module, optimizer = accelerator.prepare(stage, optimizer)
     for network in average.networks.values():
         network.to(device)
     low = torch.autocast(device.type, torch.bfloat16, enabled=config.bf16)
-    main = accelerator.is_main_process
     log = Progress(run, config.steps, start, quiet=quiet) if main else None
-    deadline = time.monotonic() + minutes * 60 if minutes else float("inf")
-    # The fixed settings travel with every checkpoint, so that a resumed run can be compared.
-    settings = {"config": config.model_dump(), "extra": extra or {}, "environment": environment()}
+    means, saved = Means(), start
+    batches = _Batches(stage, config, accelerator.process_index, ahead=device.type == "cuda")
 
-    def save(step: int) -> None:
-        save_checkpoint(
-            run / "checkpoints",
-            step,
-            {
-                "networks": _flat(networks),
-                "ema": _flat(average.networks),
-                "optimizer": flatten_optimizer(optimizer),
-            },
-            {"step": step, **settings},
-        )
+    def save() -> int:
+        tensors = {
+            "networks": flatten(networks),
+            "ema": flatten(average.networks),
+            "optimizer": flatten_optimizer(optimizer),  # type: ignore[arg-type]
+        }
+        save_checkpoint(run / "checkpoints", step, tensors, {"step": step, **settings})
+        return step
 
-    step = start
     stage.train()
-    while step < config.steps and time.monotonic() < deadline:
-        rng = np.random.default_rng([config.seed, step, accelerator.process_index])
-        batch = {k: v.to(device) for k, v in stage.batch(rng, config.batch_size).items()}
+    while step < config.steps and not stop.now():
+        batch = {k: v.to(device, non_blocking=True) for k, v in batches.at(step).items()}
         for group in optimizer.param_groups:
             group["lr"] = rate_at(step, config)
         with low:
@@ -207,52 +242,77 @@ def train(
         optimizer.step()
         average.update(networks, step)
         step += 1
-        if log and (step % config.log_every == 0 or step == config.steps):
-            log.losses(step, {**losses, "norm": norm, "rate": rate_at(step - 1, config)})
-        if main and step % config.show_every == 0:
+        means.add({**losses, "norm": norm})
+        last = step == config.steps
+        if last or step % config.log_every == 0 or step % config.save_every == 0:
+            _check_finite(run, step, norm)
+        if log is None:
+            continue
+        if last or step % config.log_every == 0:
+            log.losses(step, {**means.take(), "rate": rate_at(step - 1, config)})
+        if last or step % config.show_every == 0:
             with average.swapped(networks), torch.no_grad(), low:
-                log.held_out(step, stage.held_out())  # type: ignore[union-attr]
-                log.picture(step, stage.pictures())  # type: ignore[union-attr]
-        if main and (step % config.save_every == 0 or step == config.steps):
-            save(step)
-    if main:
-        if step % config.save_every and step != config.steps:
-            save(step)
-        with average.swapped(networks), torch.no_grad():
-            stage.save(run / "networks")
-        log.close()  # type: ignore[union-attr]
-    return run / "networks"
+                log.held_out(step, stage.held_out())
+                log.picture(step, stage.pictures())
+        if last or step % config.save_every == 0:
+            saved = save()
+    if log is None:
+        return
+    if saved != step:
+        save()
+    with average.swapped(networks), torch.no_grad():
+        _save_networks(stage, run)
+    log.close()
+
+
+def _check_finite(run: Path, step: int, norm: Any) -> None:
+    if not math.isfinite(float(norm)):
+        raise ZoomLDMError(
+            f"{run}: gradients are not finite at step {step}; lower learning_rate or set bf16=false"
+            " in a new run (checkpoints up to here are sound)"
+        )
+
+
+def _save_networks(stage: Stage, run: Path) -> None:
+    """Write `run/networks` beside its old self, then exchange the two."""
+    fresh, final = run / ".networks", run / "networks"
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir()
+    stage.save(fresh)
+    shutil.rmtree(final, ignore_errors=True)
+    fresh.rename(final)
 
 
 def _resume(
     run: Path,
-    stage: Stage,
-    average: _Average,
+    networks: dict[str, nn.Module],
+    average: Average,
     optimizer: torch.optim.Optimizer,
-    config: TrainConfig,
-    extra: dict[str, Any],
+    settings: dict[str, Any],
 ) -> int:
+    """Take up the newest checkpoint and return its step, 0 where there is none."""
     folder = latest_checkpoint(run / "checkpoints")
     if folder is None:
         return 0
     tensors, state = load_checkpoint(folder)
-    free = {"steps", "log_every", "save_every", "show_every", "threads"}
-    old = {k: v for k, v in state["config"].items() if k not in free}
-    new = {k: v for k, v in config.model_dump().items() if k not in free}
-    for key, before, now in [
-        *((k, old.get(k), v) for k, v in new.items()),
-        *((k, state["extra"].get(k), v) for k, v in json.loads(json.dumps(extra)).items()),
-    ]:
-        if before != now:
-            raise ConfigError(
-                f"{run}: began with {key} = {before!r}, now {now!r}; "
-                "give the same value, or another -o for a new run"
-            )
-    here = environment()
-    changed = [f"{k} {v} -> {here[k]}" for k, v in state["environment"].items() if here[k] != v]
+    now = json.loads(json.dumps(settings))
+    for part in ("config", "extra"):
+        for key, value in now[part].items():
+            before = state[part].get(key)
+            if key not in FREE and before != value:
+                raise ConfigError(
+                    f"{run}: began with {key} = {before!r}, now {value!r}; "
+                    "give the same value, or another -o for a new run"
+                )
+    here = now["environment"]
+    changed = [
+        f"{k} {v} -> {here[k]}"
+        for k, v in state["environment"].items()
+        if k in here and here[k] != v
+    ]
     if changed:
-        warnings.warn(f"{run}: continued under {', '.join(changed)}: bits may differ", stacklevel=3)
-    _unflatten(stage.networks(), tensors["networks"])
-    _unflatten(average.networks, tensors["ema"])
+        warnings.warn(f"{run}: continued under {', '.join(changed)}: bits may differ", stacklevel=4)
+    restore(networks, tensors["networks"])
+    restore(average.networks, tensors["ema"])
     restore_optimizer(optimizer, tensors["optimizer"])
     return int(state["step"])

@@ -11,6 +11,29 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from zoomldm.files import atomic_path
+
+
+class Means:
+    """Means of named values over the steps since they were last taken."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Any] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, values: dict[str, Any]) -> None:
+        """Add one step's values; a name may be absent from some steps."""
+        for key, value in values.items():
+            value = value.detach() if isinstance(value, Tensor) else value
+            self.sums[key] = self.sums.get(key, 0) + value
+            self.counts[key] = self.counts.get(key, 0) + 1
+
+    def take(self) -> dict[str, float]:
+        """Give the means and start anew."""
+        means = {key: float(value) / self.counts[key] for key, value in self.sums.items()}
+        self.sums, self.counts = {}, {}
+        return means
+
 
 class Progress:
     """Writes `log.jsonl`, `tensorboard/` and `pictures/` below the run, and prints one line a log.
@@ -26,7 +49,8 @@ class Progress:
         self.file = run / "log.jsonl"
         if self.file.exists():
             kept = [x for x in _entries(self.file) if x["step"] <= start]
-            self.file.write_text("".join(json.dumps(x) + "\n" for x in kept))
+            with atomic_path(self.file) as fresh:
+                fresh.write_text("".join(json.dumps(x) + "\n" for x in kept))
         self.board = SummaryWriter(str(run / "tensorboard"), purge_step=start)
         self.folder = run / "pictures"
         self.total, self.start, self.begin = total, start, time.monotonic()
@@ -39,15 +63,14 @@ class Progress:
         for key, value in values.items():
             self.board.add_scalar(f"{kind}/{key}", value, step)
 
-    def losses(self, step: int, values: dict[str, Any]) -> None:
-        """Log the losses of one step; NaN entries (levels absent from the batch) are left out."""
-        numbers = {k: v.item() if isinstance(v, Tensor) else v for k, v in values.items()}
-        self._write(step, "train", {k: v for k, v in numbers.items() if v == v})
+    def losses(self, step: int, values: dict[str, float]) -> None:
+        """Log mean losses up to a step."""
+        self._write(step, "train", values)
         spent = time.monotonic() - self.begin
         rate = (step - self.start) / max(spent, 1e-9)
         left = (self.total - step) / max(rate, 1e-9)
         self.console.print(
-            f"step {step}/{self.total}  loss {numbers['loss']:.4f}  "
+            f"step {step}/{self.total}  loss {values['loss']:.4f}  "
             f"{rate:.2f} steps/s  {left / 60:.0f} min left",
             highlight=False,
         )
@@ -56,7 +79,9 @@ class Progress:
         """Log losses on held-out data."""
         if values:
             self._write(step, "held-out", values)
-            self.console.print(f"step {step}  held-out {values}", highlight=False)
+            # One number a set: those of single levels, `set/20x`, are in the files.
+            brief = "  ".join(f"{k} {v:.4f}" for k, v in values.items() if "/" not in k)
+            self.console.print(f"step {step}  {brief}", highlight=False)
 
     def picture(self, step: int, picture: np.ndarray | None) -> None:
         """Keep a picture (H, W, 3) uint8 as PNG and in TensorBoard."""
