@@ -85,7 +85,7 @@ def write_pyramid(
                 shape=(level.size[1], level.size[0], 3),
                 dtype=np.uint8,
                 tile=(TILE, TILE),
-                photometric="ycbcr",
+                photometric="rgb",  # stored as YCbCr
                 subsampling=(2, 2),
                 compression="jpeg",
                 compressionargs={"level": quality},

@@ -161,10 +161,10 @@ class Slide:
         if self._closed:
             raise SlideError(f"{self.path}: was closed; open it again")
         if self._backend is None or self._pid != os.getpid():
-            self._backend = _open_backend(self.path)
+            backend = _open_backend(self.path)
+            self._colour = slide_colour(self.path, backend.icc if self._use_icc else None)
             self._pid = os.getpid()
-            icc = self._backend.icc if self._use_icc else None
-            self._colour = slide_colour(self.path, icc)
+            self._backend = backend  # last: another thread may already be reading
         return self._backend
 
     def __getstate__(self) -> dict[str, Any]:
@@ -208,7 +208,7 @@ class Slide:
         return _Plan(
             stored=best,
             step=(step_x, step_y),
-            factor=max(1, int(min(step_x, step_y) / REDUCING_GAP)),
+            factor=max(1, int(min(step_x, step_y) / REDUCING_GAP + 1e-9)),
             canvas=(math.ceil(width * step_x - 1e-6), math.ceil(height * step_y - 1e-6)),
         )
 
@@ -257,7 +257,7 @@ class Slide:
             (x0, y0), (x1, y1), plan.step, plan.canvas, strict=True
         ):
             step, limit = step / plan.factor, -(-canvas // plan.factor)
-            margin = 2 * max(1.0, step) + 1
+            margin = 2 * max(1.0, step) + 1 if plan.step != (1.0, 1.0) else 0
             first = max(0, math.floor(start * step - margin))
             last = min(limit, math.ceil(end * step + margin))
             spans.append((first, last, start * step - first, min(end * step, limit) - first))

@@ -30,11 +30,14 @@ class Tissue:
         threshold: saturation (largest minus smallest of R, G, B; 0 to 255) that a pixel must
             exceed; 0 for mode `all`.
         view_mpp: micrometres per pixel at which it was looked at.
+        view: the slide at level `VIEW_LEVEL`, uint8 (rows * 16, cols * 16, 3), if it was to be
+            kept: a slide without coarse levels is slow to read at one.
     """
 
     mask: np.ndarray
     threshold: float
     view_mpp: float
+    view: np.ndarray | None = None
 
     @property
     def tiles(self) -> int:
@@ -73,7 +76,7 @@ def _saturation(pixels: np.ndarray) -> np.ndarray:
 def _view(
     slide: Slide, row0: int, row1: int, col0: int, col1: int
 ) -> Iterator[tuple[int, int, int, int, np.ndarray | None]]:
-    """Saturation of a box of tiles as (row0, row1, col0, col1, px); None where unreadable.
+    """Pixels of a box of tiles as (row0, row1, col0, col1, px); None where unreadable.
 
     A box that can't be read is halved until only the tiles that can't be read are left.
     """
@@ -81,7 +84,7 @@ def _view(
         pixels = slide.read(
             VIEW_LEVEL, col0 * CELL, row0 * CELL, (col1 - col0) * CELL, (row1 - row0) * CELL
         )
-        yield row0, row1, col0, col1, _saturation(pixels)
+        yield row0, row1, col0, col1, pixels
     except SlideReadError:
         if row1 - row0 == 1 and col1 - col0 == 1:
             yield row0, row1, col0, col1, None
@@ -95,7 +98,7 @@ def _view(
             yield from _view(slide, row0, row1, middle, col1)
 
 
-def find_tissue(slide: Slide, mode: TissueMode = "otsu") -> Tissue:
+def find_tissue(slide: Slide, mode: TissueMode = "otsu", keep_view: bool = False) -> Tissue:
     """Tiles of which at least 5 % of the pixels are coloured, seen at 8 mpp.
 
     A pixel passes if its saturation exceeds Otsu's threshold over the slide. Grey and black
@@ -105,6 +108,7 @@ def find_tissue(slide: Slide, mode: TissueMode = "otsu") -> Tissue:
     Args:
         slide: the slide.
         mode: `otsu`, or `all` for every tile of the grid.
+        keep_view: keep the view (mode `otsu` only).
 
     Raises:
         SlideError: no tissue.
@@ -115,14 +119,18 @@ def find_tissue(slide: Slide, mode: TissueMode = "otsu") -> Tissue:
         return Tissue(np.ones((rows, cols), bool), 0.0, view_mpp)
     saturation = np.zeros((rows * CELL, cols * CELL), np.uint8)
     unreadable = np.zeros((rows, cols), bool)
+    view = np.full((rows * CELL, cols * CELL, 3), 255, np.uint8) if keep_view else None
     histogram = np.zeros(256, np.int64)
     for top in range(0, rows, _STRIP):
-        for row0, row1, col0, col1, seen in _view(slide, top, min(top + _STRIP, rows), 0, cols):
-            if seen is None:
+        for row0, row1, col0, col1, pixels in _view(slide, top, min(top + _STRIP, rows), 0, cols):
+            if pixels is None:
                 unreadable[row0:row1, col0:col1] = True
                 continue
-            histogram += np.bincount(seen.ravel(), minlength=256)
-            saturation[row0 * CELL : row1 * CELL, col0 * CELL : col1 * CELL] = seen
+            box = np.s_[row0 * CELL : row1 * CELL, col0 * CELL : col1 * CELL]
+            saturation[box] = _saturation(pixels)
+            histogram += np.bincount(saturation[box].ravel(), minlength=256)
+            if view is not None:
+                view[box] = pixels
     threshold = saturation_threshold(histogram)
     mask = np.empty((rows, cols), bool)
     for row in range(rows):
@@ -134,4 +142,4 @@ def find_tissue(slide: Slide, mode: TissueMode = "otsu") -> Tissue:
             f"{slide.path}: no tissue found (no tile has {SHARE:.0%} of its pixels above "
             f"saturation {threshold:g}); pass --tissue all to keep every tile"
         )
-    return Tissue(mask, threshold, view_mpp)
+    return Tissue(mask, threshold, view_mpp, view)

@@ -1,6 +1,5 @@
 """Stage 2: the patch encoder, without labels: contrast of views and a coarse look."""
 
-from pathlib import Path
 
 import numpy as np
 import torch

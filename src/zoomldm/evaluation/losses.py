@@ -1,0 +1,62 @@
+"""The denoiser's loss on slides that it was not trained on, level by level."""
+
+import numpy as np
+import torch
+
+from zoomldm.archive import Archive
+from zoomldm.levels import COUNT, NAMES
+from zoomldm.pipeline import ZoomLDMPipeline
+
+TIMES = (100, 300, 500, 700, 900)
+
+
+@torch.no_grad()
+def measure_losses(
+    pipeline: ZoomLDMPipeline, archives: list[Archive], each: int = 12, seed: int = 0
+) -> list[dict]:
+    """Mean squared error of the scheduler's prediction target, a row a level.
+
+    Args:
+        pipeline: the pipeline.
+        archives: archives made with `--for-training` of held-out slides.
+        each: patches per level and archive.
+        seed: of the patches and the noise.
+
+    Returns:
+        Rows of level, number of patches, the loss over timesteps 100 to 900, and the same under
+        the null condition: what the context is worth.
+    """
+    rows = []
+    scheduler = pipeline.scheduler
+    for level in range(COUNT):
+        losses, nulls = [], []
+        for archive in archives:
+            rng = np.random.default_rng([seed, level])
+            offsets = archive.offsets(level)
+            chosen = np.sort(rng.choice(len(offsets), min(each, len(offsets)), replace=False))
+            latents = torch.from_numpy(archive.latents(level, chosen).astype(np.float32))
+            for latent, (row, col) in zip(latents, offsets[chosen], strict=True):
+                context = pipeline.context(archive.grid(level, int(row), int(col))[None], level)
+                x = latent.expand(len(TIMES), -1, -1, -1)
+                noise = torch.from_numpy(rng.standard_normal(x.shape, dtype=np.float32))
+                times = torch.tensor(TIMES)
+                noised = scheduler.add_noise(x, noise, times)
+                kind = scheduler.config["prediction_type"]
+                target = {
+                    "epsilon": lambda x=x, n=noise, t=times: n,
+                    "sample": lambda x=x, n=noise, t=times: x,
+                    "v_prediction": lambda x=x, n=noise, t=times: scheduler.get_velocity(x, n, t),
+                }[kind]()
+                context = context.expand(len(TIMES), -1, -1)
+                for found, given in ((losses, context), (nulls, torch.zeros_like(context))):
+                    out = pipeline.unet(noised, times, given)
+                    found.append(float((out - target).square().mean()))
+        rows.append(
+            {
+                "level": NAMES[level],
+                "patches": len(losses),
+                "loss": float(np.mean(losses)),
+                "loss_null": float(np.mean(nulls)),
+            }
+        )
+    return rows

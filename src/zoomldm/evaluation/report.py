@@ -1,0 +1,179 @@
+"""All figures of a pipeline on held-out slides, as data and as a page."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from zoomldm.archive import open_archive
+from zoomldm.errors import ConfigError
+from zoomldm.evaluation.judge import colour_judge, load_judge
+from zoomldm.evaluation.losses import measure_losses
+from zoomldm.evaluation.networks import (
+    measure_autoencoder,
+    measure_encoder,
+    measure_retrieval,
+    round_trip,
+)
+from zoomldm.evaluation.tiles import SlideTiles, load_tiles
+from zoomldm.pipeline import ZoomLDMPipeline
+
+STEPS, GUIDANCE = 25, 1.5
+
+
+def evaluate(
+    pipeline: ZoomLDMPipeline,
+    slides: Sequence[Path],
+    archives: Sequence[Path] = (),
+    *,
+    tiles: int = 100,
+    judge: Path | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Measure autoencoder, patch encoder and denoiser on held-out slides.
+
+    Args:
+        pipeline: the pipeline.
+        slides: held-out slides.
+        archives: their archives made with `--for-training`, for the loss per level.
+        tiles: real tiles a slide for round trip and retrieval.
+        judge: folder of another judge than the shipped one.
+        say: told what is being measured.
+
+    Returns:
+        The figures, and a picture of real, round-trip and generated tiles in three rows a slide.
+    """
+    if not slides:
+        raise ConfigError("no held-out slides to evaluate on; give at least one")
+    say("reading tiles")
+    every = [load_tiles(path) for path in slides]
+    some = [_subset(s, tiles) for s in every]
+    figures: dict[str, Any] = {"steps": STEPS, "guidance": GUIDANCE, "digest": pipeline.digest()}
+    say("autoencoder")
+    figures["autoencoder"] = measure_autoencoder(pipeline, some)
+    say("patch encoder")
+    figures["encoder"] = measure_encoder(pipeline, every)
+    say("denoiser: retrieval")
+    judges = {"judge": load_judge(judge), "colour": colour_judge}
+    figures["retrieval"], made = measure_retrieval(pipeline, some, judges, STEPS, GUIDANCE)
+    if archives:
+        say("denoiser: loss per level")
+        figures["losses"] = measure_losses(pipeline, [open_archive(a) for a in archives])
+    strips = []
+    for slide in some:
+        shown = np.linspace(0, len(slide.pixels) - 1, 10).astype(int)
+        for rows in (
+            slide.pixels[shown],
+            round_trip(pipeline, slide.pixels[shown]),
+            made[slide.name][shown],
+        ):
+            strips.append(np.concatenate(list(rows), 1))
+    return figures, np.concatenate(strips)
+
+
+def _subset(slide: SlideTiles, count: int) -> SlideTiles:
+    """Random tiles of a slide that are at least half tissue-coloured, in grid order."""
+    spread = slide.pixels.astype(np.int16)
+    coloured = ((spread.max(-1) - spread.min(-1)) > 20).mean((1, 2)) > 0.5
+    pool = np.nonzero(coloured)[0]
+    if len(pool) < count:
+        pool = np.arange(len(slide.pixels))
+    chosen = np.sort(np.random.default_rng(0).choice(pool, min(count, len(pool)), replace=False))
+    return SlideTiles(slide.name, slide.places[chosen], slide.pixels[chosen])
+
+
+def _table(columns: list[str], rows: list[list[Any]]) -> str:
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(str(v) for v in row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _interval(row: dict[str, Any], key: str, digits: int, scale: float = 1) -> str:
+    return (
+        f"{row[key] * scale:.{digits}f} "
+        f"({row[f'{key}_low'] * scale:.{digits}f} to {row[f'{key}_high'] * scale:.{digits}f})"
+    )
+
+
+def write_report(
+    figures: dict[str, Any], picture: np.ndarray, folder: Path, command: str
+) -> list[Path]:
+    """Write `results.md`, `results.json` and `results.jpg` into a folder that exists."""
+    parts = [
+        "# Results on held-out cases",
+        f"Printed by `{command}`; pipeline digest `{figures['digest'][:16]}`. Intervals are 95 % "
+        "bootstrap intervals over tiles.",
+        "## Autoencoder: round trip at 20x",
+        _table(
+            ["slide", "tiles", "PSNR (dB)", "fine detail kept"],
+            [
+                [r["slide"], r["tiles"], _interval(r, "psnr", 2), f"{r['detail_kept']:.0%}"]
+                for r in figures["autoencoder"]
+            ],
+        ),
+        "Fine detail is the mean absolute Laplacian of the luminance, as a share of the real "
+        "tiles'.",
+        "## Patch encoder: do neighbours look alike?",
+        _table(
+            [
+                "slide",
+                "AUC, adjacent against 2 mm apart",
+                "six colour statistics",
+                "cosine with the flipped tile",
+                "with mild colour change",
+                "tiles 2 mm apart",
+            ],
+            [
+                [
+                    r["slide"],
+                    f"{r['auc']:.3f}",
+                    f"{r['auc_colour']:.3f}",
+                    f"{r['cosine_flip']:.3f}",
+                    f"{r['cosine_colour']:.3f}",
+                    f"{r['cosine_far']:.3f}",
+                ]
+                for r in figures["encoder"]
+            ],
+        ),
+        "## Denoiser: is a generated 20x patch recognised?",
+        f"Each tile is generated from noise from its own embedding ({figures['steps']} steps, "
+        f"guidance {figures['guidance']}); counted is the share whose nearest real tile of the "
+        "same slide is its source, by the judge (another method, grey and colour-jittered tiles) "
+        "and by six colour statistics. Chance is 1/n.",
+        _table(
+            ["slide", "n", "pictures", "judge (%)", "colour alone (%)"],
+            [
+                [
+                    r["slide"],
+                    r["tiles"],
+                    r["pictures"],
+                    _interval(r, "judge", 0, 100),
+                    _interval(r, "colour", 0, 100),
+                ]
+                for r in figures["retrieval"]
+            ],
+        ),
+        "![Real tiles, their round trip, and tiles generated from their embedding](results.jpg)",
+        "Rows: real, round trip, generated; three a slide.",
+    ]
+    if "losses" in figures:
+        parts += [
+            "## Denoiser: held-out loss per level",
+            _table(
+                ["level", "evaluations", "loss", "loss without context"],
+                [
+                    [r["level"], r["patches"], f"{r['loss']:.4f}", f"{r['loss_null']:.4f}"]
+                    for r in figures["losses"]
+                ],
+            ),
+        ]
+    page, data, image = (folder / f"results.{e}" for e in ("md", "json", "jpg"))
+    page.write_text("\n\n".join(parts) + "\n")
+    data.write_text(json.dumps(figures, indent=1))
+    Image.fromarray(picture).resize(
+        (picture.shape[1] // 2, picture.shape[0] // 2), Image.Resampling.LANCZOS
+    ).save(image, quality=85)
+    return [page, data, image]

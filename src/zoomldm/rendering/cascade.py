@@ -1,0 +1,369 @@
+"""The cascade: patches of an archive made coarse to fine, each from its parent's pixels."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from zoomldm.archive import Archive
+from zoomldm.diffusion.noise import noise
+from zoomldm.diffusion.schedule import Schedule, make_schedule
+from zoomldm.errors import ArchiveError, ConfigError
+from zoomldm.levels import COARSEST, COUNT, NAMES, TILE, level_size
+from zoomldm.pipeline import ZoomLDMPipeline
+from zoomldm.rendering.store import PatchStore
+
+# Patches per network call, always filled up to it: the bits of a convolution depend on it. On a
+# CPU larger batches save no time, and a single patch would pay for all of them.
+CPU_BATCH = 1
+GPU_BATCH = 32
+GROUP = 128  # patches asked for at once: fills batches, bounds memory
+
+Window = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class RenderOptions:
+    """What the pixels depend on besides archive and pipeline.
+
+    Attributes:
+        seed: of the noise, 0 or more.
+        steps: steps of the whole schedule, of which a start at `start` takes its part.
+        guidance: scale of classifier-free guidance; 1 is none.
+        start: timestep that an upsampled parent is noised to, 1..999.
+
+    Raises:
+        ConfigError: a value out of its range.
+    """
+
+    seed: int = 0
+    steps: int = 20
+    guidance: float = 1.5
+    start: int = 500
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed is {self.seed}; expected a whole number from 0 to 2^63 - 1")
+        if not (math.isfinite(self.guidance) and 0 <= self.guidance <= 100):
+            raise ConfigError(f"guidance is {self.guidance}; expected 0 to 100 (1 is none)")
+        if not 1 <= self.start <= 999:
+            raise ConfigError(f"start is {self.start}; expected a timestep, 1 to 999")
+        if self.steps < 1:
+            raise ConfigError(f"steps is {self.steps}; expected 1 or more")
+
+
+@dataclass(frozen=True)
+class PatchCount:
+    """Patches of one level that a picture needs, by what they are."""
+
+    generated: int = 0
+    background: int = 0
+    real: int = 0
+
+
+class Cascade:
+    """Pixels of an archive at any level, as a function of archive, pipeline and options alone.
+
+    Patch (level, row, col) covers the pixels of the level from (256 row, 256 col) on, the tiles
+    from (row 2^level, col 2^level) on; its parent is (level + 1, row // 2, col // 2).
+
+    - Levels at or above the overview's are its stored pixels (coarser ones averaged): real.
+    - A patch with tissue is generated: the matching quarter of its parent's pixels, upsampled by
+      2 (bicubic), encoded, noised to `start`, denoised under its own context. Without an overview
+      those of the coarsest level are denoised from noise.
+    - A patch without any tissue was not stored: it is the parent's quarter upsampled, or white at
+      the coarsest level.
+
+    Not safe for use by several threads at once.
+
+    Args:
+        archive: what to render.
+        pipeline: the one whose patch encoder made the archive.
+        options: see RenderOptions.
+        memory: bytes of patches kept in memory.
+        disk: bytes of patches kept in a nameless file once memory is full, 0 for none.
+        folder: where that file lies.
+        on_patch: called after each batch with the number of patches that it made.
+
+    Raises:
+        ArchiveError: made with another patch encoder.
+        ConfigError: options that the pipeline's schedule can't follow.
+    """
+
+    def __init__(
+        self,
+        archive: Archive,
+        pipeline: ZoomLDMPipeline,
+        options: RenderOptions | None = None,
+        memory: int = 256 << 20,
+        disk: int = 0,
+        folder: Path | None = None,
+        on_patch: Callable[[int], None] | None = None,
+    ) -> None:
+        check_encoder(archive, pipeline)
+        self.archive = archive
+        self.pipeline = pipeline
+        self.options = options or RenderOptions()
+        self.on_patch = on_patch
+        config = pipeline.scheduler.config
+        self._whole = make_schedule(config, self.options.steps)
+        self._part = make_schedule(config, self.options.steps, self.options.start)
+        self.batch = CPU_BATCH if pipeline.device.type == "cpu" else GPU_BATCH
+        view = archive.overview()
+        self.real_from = view[0] if view else COUNT
+        self._real: dict[int, NDArray[np.uint8]] = {}
+        if view:
+            picture = Image.fromarray(view[1])
+            for level in range(view[0], COUNT):
+                self._real[level] = np.asarray(picture.reduce(2 ** (level - view[0])))
+        self._tissue = _tissue_by_level(archive.mask)
+        self._store = PatchStore(memory, disk, folder)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Forget all patches; the archive stays open."""
+        self._store.close()
+
+    def is_real(self, level: int) -> bool:
+        """Whether the level is stored pixels."""
+        return level >= self.real_from
+
+    def size(self, level: int) -> tuple[int, int]:
+        """Width and height (px) of the slide at a level."""
+        return level_size(*self.archive.size, level)
+
+    def shape(self, level: int) -> tuple[int, int]:
+        """Rows and columns of patches at a level."""
+        rows, cols = self._tissue[level].shape
+        return rows, cols
+
+    def provenance(self) -> dict[str, Any]:
+        """What the pixels are a function of, for the metadata of an output."""
+        return {
+            "archive_digest": self.archive.digest,
+            "pipeline_digest": self.pipeline.digest(),
+            **asdict(self.options),
+            "sampler": "ddim",
+            "start_timestep": self._part.first,
+            "timesteps_per_patch": len(self._part.timesteps),
+            "levels_real": [NAMES[k] for k in range(COUNT) if self.is_real(k)],
+            "levels_generated": [NAMES[k] for k in range(COUNT) if not self.is_real(k)],
+            "background": "patches without tissue are their parent upsampled, not generated",
+            "batch": self.batch,
+            "device": self.pipeline.device.type,
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        }
+
+    def patch(self, level: int, row: int, col: int) -> NDArray[np.uint8]:
+        """One patch, (256, 256, 3) uint8 sRGB, not to be written to; see `patches`."""
+        return self.patches(level, [(row, col)])[row, col]
+
+    def patches(
+        self, level: int, places: Iterable[tuple[int, int]]
+    ) -> dict[tuple[int, int], NDArray[np.uint8]]:
+        """Patches of one level by (row, col), in patches from the slide's origin.
+
+        All of them are held at once. Those beyond the raster's edge at the right and below are
+        whole patches as well: real pixels there are white.
+
+        Raises:
+            IndexError: no such patch.
+        """
+        rows, cols = self.shape(level)
+        found: dict[tuple[int, int], NDArray[np.uint8]] = {}
+        missing: list[tuple[int, int]] = []
+        for place in dict.fromkeys(places):
+            row, col = place
+            if not (0 <= row < rows and 0 <= col < cols):
+                raise IndexError(f"patch {place} of {NAMES[level]}; there are {rows} x {cols}")
+            patch = (
+                self._stored(level, row, col)
+                if self.is_real(level)
+                else self._store.get((level, row, col))
+            )
+            if patch is None:
+                missing.append(place)
+            else:
+                found[place] = patch
+        if missing:
+            parents = {}
+            if level < COARSEST:
+                parents = self.patches(level + 1, ((r // 2, c // 2) for r, c in missing))
+            made = self._made(level, missing, parents)
+            for place, patch in made:
+                spool = level > 0 and bool(self._tissue[level][place])
+                self._store.put((level, *place), patch, spool)
+                found[place] = patch
+        return found
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        """A region in pixels of a level, (height, width, 3) uint8 sRGB; white outside."""
+        out = np.full((height, width, 3), 255, np.uint8)
+        full_w, full_h = self.size(level)
+        x0, y0 = max(x, 0), max(y, 0)
+        x1, y1 = min(x + width, full_w), min(y + height, full_h)
+        if x0 >= x1 or y0 >= y1:
+            return out
+        rows, cols = range(y0 // TILE, -(-y1 // TILE)), range(x0 // TILE, -(-x1 // TILE))
+        for group in grouped(rows, cols):
+            for (row, col), patch in self.patches(level, group).items():
+                top, left = max(y0, row * TILE), max(x0, col * TILE)
+                bottom, right = min(y1, (row + 1) * TILE), min(x1, (col + 1) * TILE)
+                out[top - y : bottom - y, left - x : right - x] = patch[
+                    top - row * TILE : bottom - row * TILE, left - col * TILE : right - col * TILE
+                ]
+        return out
+
+    def count(self, windows: Mapping[int, Window]) -> dict[int, PatchCount]:
+        """Patches that windows (x, y, w, h in px of their level) need, parents included."""
+        counts: dict[int, PatchCount] = {}
+        needed: tuple[int, int, int, int] | None = None  # row0, row1, col0, col1 in patches
+        for level in range(COUNT):
+            if needed is not None:
+                needed = needed[0] // 2, -(-needed[1] // 2), needed[2] // 2, -(-needed[3] // 2)
+            if level in windows:
+                x, y, w, h = windows[level]
+                own = y // TILE, -(-(y + h) // TILE), x // TILE, -(-(x + w) // TILE)
+                needed = own if needed is None else _union(needed, own)
+            if needed is None:
+                continue
+            block = self._tissue[level][needed[0] : needed[1], needed[2] : needed[3]]
+            tissue = int(block.sum())
+            if self.is_real(level):
+                counts[level] = PatchCount(real=block.size)
+                break
+            counts[level] = PatchCount(generated=tissue, background=block.size - tissue)
+        return counts
+
+    def _stored(self, level: int, row: int, col: int) -> NDArray[np.uint8]:
+        pixels = self._real[level][row * TILE : (row + 1) * TILE, col * TILE : (col + 1) * TILE]
+        if pixels.shape == (TILE, TILE, 3):
+            return pixels
+        patch = np.full((TILE, TILE, 3), 255, np.uint8)
+        patch[: pixels.shape[0], : pixels.shape[1]] = pixels
+        return patch
+
+    def _made(
+        self,
+        level: int,
+        places: list[tuple[int, int]],
+        parents: Mapping[tuple[int, int], NDArray[np.uint8]],
+    ) -> Iterator[tuple[tuple[int, int], NDArray[np.uint8]]]:
+        """Patches that are not stored, from their parents (none at the coarsest level)."""
+        tissue: list[tuple[int, int]] = []
+        for place in places:
+            if self._tissue[level][place]:
+                tissue.append(place)
+            elif parents:
+                yield place, _quarter(parents, *place)
+            else:
+                yield place, np.full((TILE, TILE, 3), 255, np.uint8)
+        for i in range(0, len(tissue), self.batch):
+            part = tissue[i : i + self.batch]
+            starts = [_quarter(parents, *place) for place in part] if parents else None
+            yield from zip(part, self._generate(level, part, starts), strict=True)
+            if self.on_patch:
+                self.on_patch(len(part))
+
+    @torch.no_grad()
+    def _generate(
+        self, level: int, places: list[tuple[int, int]], starts: list[NDArray[np.uint8]] | None
+    ) -> list[NDArray[np.uint8]]:
+        """Up to one batch of patches from upsampled parents, or from noise."""
+        pipeline, device = self.pipeline, self.pipeline.device
+        schedule = self._whole if starts is None else self._part
+        context = self._filled(
+            [
+                pipeline.context(self.archive.grid(level, r << level, c << level)[None], level)[0]
+                for r, c in places
+            ]
+        )
+        drawn = self._filled([self._noise(level, r, c, schedule) for r, c in places]).to(device)
+        latents = drawn
+        if starts is not None:
+            pictures = self._filled([torch.from_numpy(s).permute(2, 0, 1) for s in starts])
+            pictures = pictures.to(device).float().div_(127.5).sub_(1)
+            latents = schedule.noised(pipeline.encode_pictures(pictures), drawn)
+        model = pipeline.denoise(context, self.options.guidance)
+        pictures = pipeline.decode_latents(schedule.denoised(model, latents))
+        pixels = pictures.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+        array = pixels.permute(0, 2, 3, 1).cpu().numpy()
+        return [np.ascontiguousarray(array[i]) for i in range(len(places))]
+
+    def _filled(self, parts: list[torch.Tensor]) -> torch.Tensor:
+        """One batch of just `batch`, the last part repeated."""
+        return torch.stack(parts + [parts[-1]] * (self.batch - len(parts)))
+
+    def _noise(self, level: int, row: int, col: int, schedule: Schedule) -> torch.Tensor:
+        shape = self.pipeline.latent_shape
+        y, x = row * shape[1], col * shape[2]
+        return torch.from_numpy(noise(self.options.seed, level, schedule.first, y, x, shape))
+
+
+def grouped(rows: range, cols: range) -> Iterator[list[tuple[int, int]]]:
+    """Places of a block of patches in groups of about GROUP: whole rows, or parts of one."""
+    high = max(1, GROUP // max(1, len(cols)))
+    wide = max(1, min(len(cols), GROUP))
+    for i in range(0, len(rows), high):
+        for j in range(0, len(cols), wide):
+            yield [(r, c) for r in rows[i : i + high] for c in cols[j : j + wide]]
+
+
+def check_encoder(archive: Archive, pipeline: ZoomLDMPipeline) -> None:
+    """Refuse an archive that another patch encoder made.
+
+    Raises:
+        ArchiveError: naming both encoders.
+    """
+    made, own = archive.manifest.encoder, pipeline.digest("patch_encoder")
+    if made.digest != own:
+        raise ArchiveError(
+            f"{archive.path}: was made by patch encoder {made.id!r} ({made.digest[:12]}), but the "
+            f"pipeline's is {own[:12]}; give the pipeline that it was compressed with"
+        )
+
+
+def _union(a: Window, b: Window) -> Window:
+    return min(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), max(a[3], b[3])
+
+
+def _tissue_by_level(mask: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
+    """For each level, which patches hold any tissue."""
+    out = [mask]
+    for _ in range(COUNT - 1):
+        fine = out[-1]
+        rows, cols = fine.shape
+        even = np.pad(fine, ((0, rows % 2), (0, cols % 2)))
+        out.append(even.reshape(even.shape[0] // 2, 2, even.shape[1] // 2, 2).any((1, 3)))
+    return out
+
+
+def _quarter(
+    parents: Mapping[tuple[int, int], NDArray[np.uint8]], row: int, col: int
+) -> NDArray[np.uint8]:
+    """The quarter of the parent that patch (row, col) covers, upsampled by 2 (bicubic)."""
+    half = TILE // 2
+    top, left = row % 2 * half, col % 2 * half
+    # A box samples its surroundings too, so siblings meet without an edge of their own.
+    picture = Image.fromarray(parents[row // 2, col // 2]).resize(
+        (TILE, TILE), Image.Resampling.BICUBIC, box=(left, top, left + half, top + half)
+    )
+    return np.array(picture)
