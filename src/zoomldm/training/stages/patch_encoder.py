@@ -1,6 +1,5 @@
 """Stage 2: the patch encoder, without labels: contrast of views and a coarse look."""
 
-
 import numpy as np
 import torch
 from torch import Tensor, nn

@@ -1,0 +1,71 @@
+"""`zoomldm train`: networks from one's own slides."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    data: Annotated[
+        Path,
+        typer.Option(help="Folder of archives made with --for-training, or of slides."),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the run.")],
+    preset: Annotated[str, typer.Option(help="Sizes and settings: tiny or demo.")] = "demo",
+    stage: Annotated[
+        str,
+        typer.Option(help="diffusion (from archives), autoencoder or patch-encoder (from slides)."),
+    ] = "diffusion",
+    pipeline: Annotated[
+        str | None,
+        typer.Option(help="Pipeline id or directory with the frozen networks (default: demo)."),
+    ] = None,
+    holdout: Annotated[
+        str, typer.Option(metavar="CASE,...", help="Cases to keep out of training.")
+    ] = "",
+    cases: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Table with the columns file and case.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of the whole run.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Items per step and process.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, data order and noise.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Stop after so long; the same command goes on.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Another setting; may be repeated."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Train; killed at any time, the same command goes on from the last checkpoint."""
+    from zoomldm.cli.output import print_json, print_table
+    from zoomldm.errors import ConfigError
+    from zoomldm.training.train import train_stage
+
+    changes: dict[str, object] = {}
+    for text in settings or []:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {text}: expected KEY=VALUE")
+        changes[key.strip()] = value.strip()
+    given = {"steps": steps, "batch_size": batch_size, "seed": seed, "threads": threads}
+    changes |= {k: v for k, v in given.items() if v is not None}
+    report = train_stage(
+        stage,
+        preset,
+        data,
+        out,
+        holdout=[c.strip() for c in holdout.split(",") if c.strip()],
+        cases=cases,
+        changes=changes,
+        pipeline=pipeline,
+        minutes=minutes,
+        quiet=json,
+    )
+    if json:
+        print_json(report.as_dict())
+    else:
+        print_table("trained", ["", ""], [[k, v] for k, v in report.as_dict().items()])

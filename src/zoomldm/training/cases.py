@@ -1,0 +1,104 @@
+"""Which slides belong to which case, so that a case is trained on whole or not at all."""
+
+import csv
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from zoomldm.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Split:
+    """Names of files to train on and to hold out, in order."""
+
+    training: list[str]
+    held_out: list[str]
+
+
+def read_cases(path: Path) -> dict[str, str]:
+    """Case of each slide from a CSV with the columns `file` and `case`.
+
+    Returns:
+        Case by file name.
+
+    Raises:
+        ConfigError: not such a table, or a file listed twice.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            missing = {"file", "case"} - set(reader.fieldnames or [])
+            rows = [] if missing else list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{path}: can't be read as a CSV of cases ({error})") from error
+    if missing:
+        raise ConfigError(f"{path}: has no column {' or '.join(sorted(missing))}; expected both")
+    cases: dict[str, str] = {}
+    for number, row in enumerate(rows, 2):
+        name, case = ((row[k] or "").strip() for k in ("file", "case"))
+        if not name or not case:
+            raise ConfigError(f"{path}: line {number} has an empty file or case")
+        if cases.setdefault(name, case) != case:
+            raise ConfigError(f"{path}: {name} is of case {cases[name]} and of case {case}")
+    return cases
+
+
+def case_of(name: str, cases: dict[str, str]) -> str | None:
+    """Case of a slide or archive: by its name, else by its name without ending."""
+    if name in cases:
+        return cases[name]
+    stem = name.removesuffix(".zldm")
+    stems = {c for f, c in cases.items() if stem in (f, Path(f).stem) or Path(stem).stem == f}
+    stems = stems or {c for f, c in cases.items() if Path(f).stem == Path(name).stem}
+    return stems.pop() if len(stems) == 1 else None
+
+
+def split_cases(names: Iterable[str], holdout: Sequence[str], table: Path | None) -> Split:
+    """Part files into training and held-out ones, by whole cases.
+
+    Args:
+        names: names of slides (or archives of them).
+        holdout: cases to hold out.
+        table: CSV of cases; may be None if nothing is held out.
+
+    Raises:
+        ConfigError: no table; a name that is no case, be it one slide of a case; files that the
+            table does not list; nothing left to train on.
+    """
+    names = list(names)
+    if table is None:
+        if holdout:
+            raise ConfigError(
+                "--holdout needs --cases CSV (columns file, case) to keep cases whole"
+            )
+        return Split(names, [])
+    cases = read_cases(table)
+    for case in holdout:
+        _check_case(case, cases, table)
+    found = {name: case_of(name, cases) for name in names}
+    unknown = [name for name, case in found.items() if case is None]
+    if unknown:
+        raise ConfigError(f"{table}: does not list {', '.join(unknown)}; add file and case of each")
+    held = [name for name in names if found[name] in holdout]
+    training = [name for name in names if found[name] not in holdout]
+    if not training:
+        raise ConfigError(f"--holdout {','.join(holdout)}: leaves nothing to train on")
+    return Split(training, held)
+
+
+def _check_case(case: str, cases: dict[str, str], table: Path) -> None:
+    known = sorted(set(cases.values()))
+    if case in known:
+        return
+    owner = case_of(case, cases)
+    if owner is not None:
+        count = sum(c == owner for c in cases.values())
+        raise ConfigError(
+            f"--holdout {case}: is a slide of case {owner} ({count} in {table}); a case is never "
+            f"split: give --holdout {owner}"
+        )
+    near = difflib.get_close_matches(case, known, 1)
+    hint = f"did you mean {near[0]}?" if near else f"cases are {', '.join(known[:20])}"
+    raise ConfigError(f"--holdout {case}: {table} has no such case; {hint}")

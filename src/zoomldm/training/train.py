@@ -1,0 +1,288 @@
+"""From a command to a run: data found and split by case, one stage trained, a pipeline made."""
+
+import copy
+import hashlib
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoomldm.archive import Archive, open_archive
+from zoomldm.errors import ArchiveError, ConfigError, TargetError
+from zoomldm.networks.autoencoder import FoldedAutoencoder
+from zoomldm.networks.denoiser import Denoiser
+from zoomldm.networks.patch_encoder import TileCNN
+from zoomldm.networks.summarizers import CNNSummarizer
+from zoomldm.pipeline import SHIPPED, ZoomLDMPipeline, build_pipeline, load_pipeline
+from zoomldm.presets import preset as preset_table
+from zoomldm.training.cases import split_cases
+from zoomldm.training.config import STAGES, TrainConfig, make_config
+from zoomldm.training.loop import Stage, train
+from zoomldm.training.patches import PatchStore
+from zoomldm.training.stages.autoencoder import AutoencoderStage
+from zoomldm.training.stages.diffusion import DiffusionStage
+from zoomldm.training.stages.patch_encoder import PatchEncoderStage
+from zoomldm.training.tiles import TileStore, cache_tiles
+
+ENDINGS = frozenset(
+    [
+        *(".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".svslide"),
+        *(".bif", ".czi", ".dcm"),
+    ]
+)
+_PARTS = {"autoencoder": "vae", "patch-encoder": "patch_encoder"}
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What a run came to.
+
+    Attributes:
+        stage: autoencoder, patch-encoder or diffusion.
+        run: folder of the run.
+        pipeline: folder of the pipeline with the averaged networks in it.
+        steps: steps that the schedule has.
+        training: slides trained on.
+        held_out: slides kept out.
+    """
+
+    stage: str
+    run: str
+    pipeline: str
+    steps: int
+    training: list[str]
+    held_out: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def train_stage(
+    stage: str,
+    preset: str,
+    data: Path | str,
+    out: Path | str,
+    *,
+    holdout: Sequence[str] = (),
+    cases: Path | str | None = None,
+    changes: Mapping[str, Any] | None = None,
+    pipeline: str | None = None,
+    minutes: float | None = None,
+    quiet: bool = False,
+) -> TrainReport:
+    """Train one stage, or go on with it if `out` holds its checkpoints.
+
+    Args:
+        stage: `diffusion` (summarizer and denoiser, from archives), or `autoencoder` or
+            `patch-encoder` (from slides).
+        preset: sizes of the networks and settings.
+        data: folder of archives made with --for-training, or of slides.
+        out: folder of the run; made if its parent exists.
+        holdout: cases to keep out.
+        cases: CSV with the columns `file` and `case`.
+        changes: settings other than the preset's, by name.
+        pipeline: id or directory of the frozen networks; None takes the preset's own, for the
+            first two stages an untrained one. Its other networks go into the run's pipeline.
+        minutes: stop after so long, checkpointed.
+        quiet: no progress display.
+
+    Raises:
+        ConfigError: settings, cases or data that don't fit.
+        ArchiveError: an archive without latents, or made by other networks.
+        TargetError: `out` can't be written, or another process trains there.
+    """
+    config = make_config(preset, stage, changes)
+    data, out = Path(data), Path(out)
+    sources = _sources(stage, data)
+    split = split_cases(sources, holdout, Path(cases) if cases else None)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    base = _base(stage, preset, pipeline, config.seed)
+    _make_folder(out)
+    files = {name: sources[name] for name in [*split.training, *split.held_out]}
+    if stage == "diffusion":
+        built = _diffusion_stage(base, files, split.training, split.held_out)
+    else:
+        built = _tile_stage(stage, base, files, split.training, split.held_out, out, config, quiet)
+    extra = {
+        "stage": stage,
+        "preset": preset,
+        "training": split.training,
+        "held_out": split.held_out,
+        "frozen": base.digest("vae", "patch_encoder") if stage == "diffusion" else "",
+        "data": _identity(files),
+    }
+    networks = train(built, config, out, extra=extra, minutes=minutes, quiet=quiet)
+    assemble(base, networks, out / "pipeline")
+    return TrainReport(
+        stage, str(out), str(out / "pipeline"), config.steps, split.training, split.held_out
+    )
+
+
+def assemble(
+    base: ZoomLDMPipeline, networks: Path, out: Path, *, half: bool = False
+) -> ZoomLDMPipeline:
+    """Write a pipeline directory: `base` with the networks that a run wrote in place of its own.
+
+    Args:
+        base: gives every network that `networks` does not hold, and the scheduler.
+        networks: a run's `networks/`: folders `unet`, `summarizer`, `autoencoder` or
+            `patch_encoder`.
+        out: the directory; replaced if it exists.
+        half: store weights as float16. Networks that made archives must have been stored so
+            before, for their digest changes with their weights.
+    """
+    parts = {name: getattr(base, name) for name in ("unet", "vae", "summarizer", "patch_encoder")}
+    for name, part in parts.items():
+        folder = networks / ("autoencoder" if name == "vae" else name)
+        if folder.is_dir():
+            parts[name] = type(part).from_pretrained(str(folder))
+    if half:
+        parts = {name: copy.deepcopy(part).half() for name, part in parts.items()}
+    made = ZoomLDMPipeline(**parts, scheduler=base.scheduler)
+    fresh = out.with_name(f".{out.name}.part")
+    shutil.rmtree(fresh, ignore_errors=True)
+    made.save_pretrained(str(fresh))
+    shutil.rmtree(out, ignore_errors=True)
+    fresh.rename(out)
+    return made
+
+
+def _sources(stage: str, data: Path) -> dict[str, Path]:
+    """Files to train on by the name of their slide."""
+    if not data.is_dir():
+        what = "is not a folder" if data.exists() else "no such folder"
+        raise ConfigError(f"{data}: {what}; --data takes a folder of archives or slides")
+    visible = sorted(p for p in data.iterdir() if p.is_file() and not p.name.startswith("."))
+    archives = [p for p in visible if p.suffix.lower() == ".zldm"]
+    slides = [p for p in visible if p.suffix.lower() in ENDINGS]
+    found, other = (archives, slides) if stage == "diffusion" else (slides, archives)
+    wanted, others = ("archives", "slides") if stage == "diffusion" else ("slides", "archives")
+    if not found:
+        hint = f"; it holds {len(other)} {others}" if other else ""
+        todo = (
+            "make them with `zoomldm compress --for-training`"
+            if stage == "diffusion"
+            else f"the stage {stage} takes slides"
+        )
+        raise ConfigError(f"{data}: holds no {wanted}{hint}; {todo}")
+    if stage != "diffusion":
+        return {p.name: p for p in found}
+    named: dict[str, Path] = {}
+    for path in found:
+        with open_archive(path) as archive:
+            name = archive.manifest.slide.name
+        if name in named:
+            raise ConfigError(f"{named[name]} and {path} are of one slide, {name}; remove one")
+        named[name] = path
+    return named
+
+
+def _base(stage: str, preset: str, pipeline: str | None, seed: int) -> ZoomLDMPipeline:
+    """The frozen networks, with untrained ones of the preset where this stage trains."""
+    fresh = build_pipeline(preset, seed)
+    if pipeline is None and (stage != "diffusion" or preset == "tiny"):
+        return fresh
+    given = load_pipeline(pipeline or SHIPPED)
+    table = preset_table(preset)
+    if stage in _PARTS:
+        parts = {
+            name: getattr(fresh if name == _PARTS[stage] else given, name)
+            for name in ("unet", "vae", "summarizer", "patch_encoder")
+        }
+        return ZoomLDMPipeline(**parts, scheduler=given.scheduler)
+    state = torch.random.get_rng_state()
+    torch.manual_seed(seed)
+    channels, side, _ = given.latent_shape
+    dim = given.patch_encoder.config["dim"]
+    try:
+        return ZoomLDMPipeline(
+            unet=Denoiser(**{**table["unet"], "latent_channels": channels, "sample_size": side}),
+            vae=given.vae,
+            summarizer=CNNSummarizer(**{**table["summarizer"], "dim": dim}),
+            patch_encoder=given.patch_encoder,
+            scheduler=fresh.scheduler,
+        )
+    finally:
+        torch.random.set_rng_state(state)
+
+
+def _make_folder(out: Path) -> None:
+    if out.is_dir():
+        return
+    if out.exists():
+        raise TargetError(f"{out}: is a file; expected a folder for the run")
+    if not out.parent.is_dir():
+        raise TargetError(f"{out}: folder {out.parent} does not exist; create it first")
+    try:
+        out.mkdir()
+    except OSError as error:
+        raise TargetError(f"{out}: can't be made ({error.strerror})") from error
+
+
+def _identity(files: dict[str, Path]) -> str:
+    """Digest of what is trained on: archives by their content, slides by name and size."""
+    sha = hashlib.sha256()
+    for name, path in files.items():
+        if path.suffix.lower() == ".zldm":
+            with open_archive(path) as archive:
+                mark = archive.digest
+        else:
+            mark = str(path.stat().st_size)
+        sha.update(f"{name}\0{mark}\0".encode())
+    return sha.hexdigest()
+
+
+def _diffusion_stage(
+    base: ZoomLDMPipeline, files: dict[str, Path], training: list[str], held_out: list[str]
+) -> Stage:
+    wanted = {"encoder": base.digest("patch_encoder"), "autoencoder": base.digest("vae")}
+    opened: dict[str, Archive] = {}
+    for name, path in files.items():
+        archive = opened[name] = open_archive(path)
+        if not archive.manifest.latents:
+            raise ArchiveError(
+                f"{path}: holds no latents; compress its slide again with --for-training"
+            )
+        for part, digest in wanted.items():
+            made = getattr(archive.manifest, part)
+            if made is None or made.digest != digest:
+                found = f"{made.id} ({made.digest[:12]})" if made else "none"
+                raise ArchiveError(
+                    f"{path}: its {part} is {found}, the pipeline's is {digest[:12]}; "
+                    "give the pipeline that made it, or compress again with this one"
+                )
+    return DiffusionStage(
+        base,
+        PatchStore([opened[n] for n in training]),
+        PatchStore([opened[n] for n in held_out], share=0) if held_out else None,
+    )
+
+
+def _tile_stage(
+    stage: str,
+    base: ZoomLDMPipeline,
+    files: dict[str, Path],
+    training: list[str],
+    held_out: list[str],
+    out: Path,
+    config: TrainConfig,
+    quiet: bool,
+) -> Stage:
+    cache = out / "tiles"
+    cache_tiles(list(files.values()), cache, quiet=quiet)
+    tiles = TileStore(cache, training)
+    kept = TileStore(cache, held_out) if held_out else None
+    torch.manual_seed(config.seed)  # the heads that a stage adds
+    if stage == "autoencoder":
+        autoencoder: FoldedAutoencoder = base.vae.requires_grad_(True)
+        return AutoencoderStage(autoencoder, tiles, kept)
+    encoder: TileCNN = base.patch_encoder.requires_grad_(True)
+    return PatchEncoderStage(encoder, tiles, kept)
+
+
+__all__ = ["STAGES", "TrainReport", "assemble", "train_stage"]
