@@ -40,6 +40,7 @@ def patch_starts(mask: np.ndarray, level: int, share: float = 0.1) -> np.ndarray
         indexing="ij",
     )
     y, x = y.ravel(), x.ravel()
+    row, col = (v * 2**level // TILE for v in (y, x))
     tissue = tiles_within(mask, row, col, 2**level)
     fits = (tissue > 0) & (tissue >= TISSUE * 4**level)
     fits &= ~is_withheld(mask, block, level, row, col)
