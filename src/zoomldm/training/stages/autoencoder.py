@@ -50,7 +50,7 @@ class AutoencoderStage(Stage):
             pool = self.levels[0 if rng.random() < 0.5 else rng.integers(len(self.levels))]
             y, x = rng.integers(0, 256 - self.crop + 1, 2)
             tile = self.tiles.read(int(rng.choice(pool)))
-            tile = np.rot90(tile[y : y + self.crop, x : x + self.crop], rng.integers(4))
+            tile = np.rot90(tile[y : y + self.crop, x : x + self.crop], int(rng.integers(4)))
             crops[i] = tile[::-1] if rng.random() < 0.5 else tile
         channels = self.autoencoder.config["latent_channels"]
         shape = (size, channels, self.crop // 8, self.crop // 8)

@@ -4,8 +4,8 @@ import copy
 
 import numpy as np
 import torch
-from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from zoomldm.diffusion.guidance import guided
@@ -39,6 +39,7 @@ class DiffusionStage(Stage):
     """
 
     name = "diffusion"
+    alphas: Tensor
 
     def __init__(
         self,
@@ -141,7 +142,7 @@ class DiffusionStage(Stage):
         context, time, counts = self._contexts(batch)
         context = context * batch["keep"][:, None, None]
         x, noise = batch["latents"], batch["noise"]
-        signal2 = self.alphas[time].view(-1, 1, 1, 1)  # type: ignore[index]
+        signal2 = self.alphas[time].view(-1, 1, 1, 1)
         signal, spread = signal2.sqrt(), (1 - signal2).sqrt()
         target = {"epsilon": noise, "sample": x, "v_prediction": signal * noise - spread * x}
         out = self.unet(signal * x + spread * noise, time, context).float()

@@ -16,13 +16,23 @@ def _unit(tiles: np.ndarray) -> Tensor:
     return torch.from_numpy(tiles).permute(0, 3, 1, 2).float().div_(255)
 
 
+def _shrunk(tiles: TileStore, pool: np.ndarray, side: int) -> np.ndarray:
+    """Patches averaged down to `side` pixels, in memory: (n, side, side, 3) uint8."""
+    out = np.empty((len(pool), side, side, 3), np.uint8)
+    for n, i in enumerate(pool):
+        tile = tiles.read(int(i))
+        step = tile.shape[0] // side
+        out[n] = tile.reshape(side, step, side, step, 3).mean((1, 3)).round()
+    return out
+
+
 class PatchEncoderStage(Stage):
     """SimCLR's contrast (Chen et al. 2020, equation 1) plus a 32 x 32 thumbnail read back.
 
     Two views of a tile attract each other; for `neighbours` of the pairs the second view is of
-    the tile beside it, for tissue is continuous. The contrast alone forgets where things lie in
-    a tile and what shade they have, which the denoiser needs, so a small decoder must also
-    recover each view's thumbnail from the embedding. Heads are dropped after training.
+    the tile beside it, for tissue is continuous. The contrast is on the embedding itself, whose
+    cosine is what users compare. Alone it forgets where things lie in a tile and what shade they
+    have, which the denoiser needs, so a small decoder must also recover each view's thumbnail.
 
     Args:
         encoder: the network.
@@ -31,7 +41,7 @@ class PatchEncoderStage(Stage):
         neighbours: share of pairs made of adjacent tiles.
         jitter: strength of the colour changes; strong ones teach the encoder to ignore stain,
             which within a slide is one of the better signs of place.
-        thumbnail: weight of the thumbnail's error.
+        thumbnail: weight of the thumbnail's squared error.
         temperature: of the contrast.
     """
 
@@ -44,13 +54,12 @@ class PatchEncoderStage(Stage):
         held_out: TileStore | None = None,
         neighbours: float = 0.5,
         jitter: float = 0.4,
-        thumbnail: float = 4.0,
-        temperature: float = 0.15,
+        thumbnail: float = 15.0,
+        temperature: float = 0.1,
     ) -> None:
         super().__init__()
         dim = encoder.config["dim"]
         self.patch_encoder = encoder
-        self.contrast = nn.Sequential(nn.Linear(dim, 512), nn.ReLU(), nn.Linear(512, 128))
         self.look = nn.Sequential(
             nn.Linear(dim, 96 * 64),
             nn.Unflatten(1, (96, 8, 8)),
@@ -64,39 +73,40 @@ class PatchEncoderStage(Stage):
         self.tiles, self.kept = tiles, held_out
         self.pool = np.concatenate([tiles.at_level(0), tiles.at_level(1)])
         self.beside = tiles.neighbours()
+        self.small = _shrunk(tiles, self.pool, encoder.config["side"])
+        self.place = {int(i): n for n, i in enumerate(self.pool)}
         self.neighbours, self.thumbnail = neighbours, thumbnail
         self.temperature, self.jitter = temperature, jitter
 
     def networks(self) -> dict[str, nn.Module]:
-        """The encoder and its two heads (kept so that a run resumes)."""
-        return {"patch_encoder": self.patch_encoder, "contrast": self.contrast, "look": self.look}
+        """The encoder and its head (kept so that a run resumes)."""
+        return {"patch_encoder": self.patch_encoder, "look": self.look}
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
-        """Two views (size, 3, 256, 256) in [0, 1] of tiles or of neighbours."""
+        """Two views (size, 3, S, S) in [0, 1] of tiles or of neighbours."""
         chosen = rng.choice(self.pool, size, replace=False)
         other = np.where(rng.random(size) < self.neighbours, self.beside[chosen], chosen)
-        first = _unit(np.stack([self.tiles.read(int(i)) for i in chosen]))
-        second = _unit(np.stack([self.tiles.read(int(i)) for i in other]))
-        return {
-            "first": recolour(warp(first, rng), rng, self.jitter),
-            "second": recolour(warp(second, rng), rng, self.jitter),
-        }
+        views = {}
+        for name, indices in (("first", chosen), ("second", other)):
+            tiles = _unit(self.small[[self.place[int(i)] for i in indices]])
+            views[name] = recolour(warp(tiles, rng), rng, self.jitter)
+        return views
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Contrast and thumbnail losses."""
         views = torch.cat([batch["first"], batch["second"]])
         codes = self.patch_encoder(views)
         count = len(batch["first"])
-        heads = F.normalize(self.contrast(codes).float(), dim=1)
-        similar = heads @ heads.T / self.temperature
-        similar.fill_diagonal_(-1e4)
-        match = torch.arange(2 * count, device=heads.device).roll(count)
+        unit = F.normalize(codes, dim=1)
+        similar = (unit @ unit.T).float() / self.temperature
+        similar = similar - torch.eye(2 * count, device=unit.device) * 1e4
+        match = torch.arange(2 * count, device=unit.device).roll(count)
         contrast = F.cross_entropy(similar, match)
-        small = F.avg_pool2d(views, 8)
+        small = F.adaptive_avg_pool2d(views, 32)
         thumbnail = (self.look(codes).float() - small).square().mean()
         hit = (similar.argmax(1) == match).float().mean()
         return {
-            "loss": contrast + self.thumbnail * 10 * thumbnail,
+            "loss": contrast + self.thumbnail * thumbnail,
             "contrast": contrast.detach(),
             "thumbnail": thumbnail.detach(),
             "hit": hit,
