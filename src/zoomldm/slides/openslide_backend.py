@@ -16,6 +16,7 @@ from zoomldm.slides.tifffile_backend import READ_ERRORS, SegmentCache, TiffLevel
 
 _SUBPIXEL = 1 / 512  # OpenSlide draws at 1/256 px: a smaller offset is none
 _CELL = 256
+_DIRECT = (1, 5, 7, 8, 32946)  # TIFF's raw, LZW, JPEG, Deflate: decoded alike everywhere
 _TIFF_VENDORS = ("aperio", "generic-tiff")
 
 
@@ -130,7 +131,7 @@ class OpenSlideBackend:
         pages = [
             page
             for page in self._tiff.pages
-            if isinstance(page, tifffile.TiffPage) and page.is_tiled and page.compression == 7
+            if isinstance(page, tifffile.TiffPage) and page.is_tiled and page.compression in _DIRECT
         ]
         cache = SegmentCache(32 << 20)
         found = {}

@@ -38,14 +38,14 @@ class _Plan:
     Attributes:
         stored: index of the stored level.
         step: stored px per px of the level (x, y).
-        factor: whole factor of the box reduction that comes first, aligned to pixel (0, 0).
+        factor: whole factors (x, y) of the box reduction that comes first, aligned to pixel (0, 0).
         canvas: size (px of the stored level) of the whole level, of which what lies beyond the
             stored pixels is white.
     """
 
     stored: int
     step: tuple[float, float]
-    factor: int
+    factor: tuple[int, int]
     canvas: tuple[int, int]
 
 
@@ -208,7 +208,10 @@ class Slide:
         return _Plan(
             stored=best,
             step=(step_x, step_y),
-            factor=max(1, int(min(step_x, step_y) / REDUCING_GAP + 1e-9)),
+            factor=(
+                max(1, int(step_x / REDUCING_GAP + 1e-9)),
+                max(1, int(step_y / REDUCING_GAP + 1e-9)),
+            ),
             canvas=(math.ceil(width * step_x - 1e-6), math.ceil(height * step_y - 1e-6)),
         )
 
@@ -243,8 +246,8 @@ class Slide:
         self, plan: _Plan, x0: int, y0: int, x1: int, y1: int
     ) -> Iterator[tuple[int, int, int, int]]:
         """Boxes that make up the region, each small enough to stay in the processor's cache."""
-        pixels = _PIECE if plan.factor == 1 else 4 * _PIECE
-        across, down = plan.step[0] / plan.factor, plan.step[1] / plan.factor
+        pixels = _PIECE if plan.factor == (1, 1) else 4 * _PIECE
+        across, down = plan.step[0] / plan.factor[0], plan.step[1] / plan.factor[1]
         cols = max(1, min(x1 - x0, int(_PIECE_WIDTH / across)))
         rows = max(1, int(pixels / (cols * across * down)))
         for top in range(y0, y1, rows):
@@ -253,10 +256,10 @@ class Slide:
 
     def _resampled(self, plan: _Plan, x0: int, y0: int, x1: int, y1: int) -> Image.Image:
         spans = []
-        for start, end, step, canvas in zip(
-            (x0, y0), (x1, y1), plan.step, plan.canvas, strict=True
+        for start, end, step, canvas, factor in zip(
+            (x0, y0), (x1, y1), plan.step, plan.canvas, plan.factor, strict=True
         ):
-            step, limit = step / plan.factor, -(-canvas // plan.factor)
+            step, limit = step / factor, -(-canvas // factor)
             margin = 2 * max(1.0, step) + 1 if plan.step != (1.0, 1.0) else 0
             first = max(0, math.floor(start * step - margin))
             last = min(limit, math.ceil(end * step + margin))
@@ -265,16 +268,19 @@ class Slide:
         source = self._reduced(plan, left, top, right, bottom)
         if plan.step == (1.0, 1.0):
             return source.crop((round(box_x0), round(box_y0), round(box_x1), round(box_y1)))
-        box = (box_x0, box_y0, min(box_x1, source.width), min(box_y1, source.height))
-        return source.resize((x1 - x0, y1 - y0), Image.Resampling.BICUBIC, box=box)
+        # Across, then down: Pillow's own order depends on the shape of the piece.
+        box = (box_x0, 0, min(box_x1, source.width), source.height)
+        image = source.resize((x1 - x0, source.height), Image.Resampling.BICUBIC, box=box)
+        box = (0, box_y0, image.width, min(box_y1, image.height))
+        return image.resize((x1 - x0, y1 - y0), Image.Resampling.BICUBIC, box=box)
 
     def _reduced(self, plan: _Plan, x0: int, y0: int, x1: int, y1: int) -> Image.Image:
         """A box of the stored level after the box reduction, in px of the reduced level."""
-        factor = plan.factor
-        if factor == 1:
+        across, down = plan.factor
+        if plan.factor == (1, 1):
             return self._pixels(plan.stored, x0, y0, x1, y1)
-        rows = max(1, _STRIP // factor)
-        cols = max(1, READ_PIXELS // (rows * factor) // factor)
+        rows = max(1, _STRIP // down)
+        cols = max(1, READ_PIXELS // (rows * down) // across)
         out = Image.new("RGB", (x1 - x0, y1 - y0))
         for top in range(y0, y1, rows):
             bottom = min(top + rows, y1)
@@ -282,12 +288,12 @@ class Slide:
                 right = min(left + cols, x1)
                 native = self._pixels(
                     plan.stored,
-                    left * factor,
-                    top * factor,
-                    min(right * factor, plan.canvas[0]),
-                    min(bottom * factor, plan.canvas[1]),
+                    left * across,
+                    top * down,
+                    min(right * across, plan.canvas[0]),
+                    min(bottom * down, plan.canvas[1]),
                 )
-                out.paste(native.reduce(factor), (left - x0, top - y0))
+                out.paste(native.reduce(plan.factor), (left - x0, top - y0))
         return out
 
     def _pixels(self, stored: int, x0: int, y0: int, x1: int, y1: int) -> Image.Image:

@@ -1,6 +1,7 @@
 """OME-TIFF and plain TIFF through tifffile, and single levels of TIFF-based slides."""
 
 import math
+import struct
 import threading
 import xml.etree.ElementTree as ElementTree
 from collections import OrderedDict
@@ -18,7 +19,14 @@ from zoomldm.slides.scale import micrometres, resolution_mpp
 SEGMENT_LIMIT = 1 << 29  # bytes that one tile or strip may decode to
 _JPEG = {6, 7, 33007, 34892}
 _UNITS = {2: "inch", 3: "cm", 4: "mm", 5: "um"}
-READ_ERRORS = (tifffile.TiffFileError, OSError, ValueError, RuntimeError, KeyError, IndexError)
+READ_ERRORS = (
+    tifffile.TiffFileError,
+    OSError,
+    ValueError,
+    RuntimeError,
+    LookupError,
+    struct.error,
+)
 
 
 class SegmentCache:
@@ -223,16 +231,16 @@ class TifffileBackend:
         self._lock = threading.Lock()
         try:
             self._tiff = tifffile.TiffFile(path)
-        except (*READ_ERRORS, TypeError) as error:
-            raise SlideError(one_line(error)) from error
+        except Exception as error:  # a damaged TIFF may fail in any way
+            raise SlideError(one_line(error) or type(error).__name__) from error
         try:
             self._open(cache_bytes)
         except SlideError:
             self.close()
             raise
-        except (*READ_ERRORS, TypeError, AttributeError) as error:
+        except Exception as error:
             self.close()
-            raise SlideError(one_line(error)) from error
+            raise SlideError(one_line(error) or type(error).__name__) from error
 
     def _open(self, cache_bytes: int) -> None:
         tiff = self._tiff

@@ -1,0 +1,153 @@
+"""Outputs appear whole or not at all."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from zoomldm.errors import TargetError
+from zoomldm.files import atomic_path, claim
+
+SOURCE = Path(__file__).parents[1] / "src"
+
+
+def child(code: str, *arguments: str, **options) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(SOURCE)},
+        **options,
+    )
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_success(tmp_path):
+    target = tmp_path / "out.bin"
+    target.write_bytes(b"old")
+    with atomic_path(target) as part:
+        assert part.parent == tmp_path and part != target
+        part.write_bytes(b"new")
+        assert target.read_bytes() == b"old"
+    assert target.read_bytes() == b"new" and names(tmp_path) == ["out.bin"]
+
+
+def test_failure_keeps_the_old(tmp_path):
+    target = tmp_path / "out.bin"
+    target.write_bytes(b"old")
+    with pytest.raises(KeyError), atomic_path(target) as part:
+        part.write_bytes(b"half")
+        raise KeyError
+    assert target.read_bytes() == b"old" and names(tmp_path) == ["out.bin"]
+
+
+def test_mode_follows_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with atomic_path(tmp_path / "a"):
+            pass
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("manager", [atomic_path, claim])
+class TestTargets:
+    def refused(self, manager, target: Path) -> str:
+        with pytest.raises(TargetError) as error, manager(target):
+            pass
+        assert str(target) in str(error.value) and "\n" not in str(error.value)
+        return str(error.value)
+
+    def test_no_folder(self, manager, tmp_path):
+        assert "does not exist; create it" in self.refused(manager, tmp_path / "none" / "a.zldm")
+        assert names(tmp_path) == []
+
+    def test_folder_is_a_file(self, manager, tmp_path):
+        (tmp_path / "file").touch()
+        assert "is not a folder" in self.refused(manager, tmp_path / "file" / "a.zldm")
+
+    def test_target_is_a_folder(self, manager, tmp_path):
+        assert "is a folder" in self.refused(manager, tmp_path)
+
+    def test_target_is_a_device(self, manager):
+        assert "regular file" in self.refused(manager, Path("/dev/null"))
+
+    @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs Linux's /proc")
+    def test_unwritable_folder(self, manager):
+        assert "can't be written" in self.refused(manager, Path("/proc/a.zldm"))
+
+
+def test_full_target(tmp_path):
+    code = """
+        import resource, sys
+        from zoomldm.errors import TargetError
+        from zoomldm.files import atomic_path
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        try:
+            with atomic_path(sys.argv[1]) as part:
+                part.write_bytes(bytes(5000))
+        except TargetError as error:
+            print(error)
+    """
+    out, err = child(code, str(tmp_path / "a.zldm")).communicate(timeout=60)
+    assert "can't be written" in out and "free some space" in out, err
+    assert names(tmp_path) == []
+
+
+def test_other_errors_pass_through(tmp_path):
+    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "a"):
+        (tmp_path / "missing").read_bytes()
+
+
+HOLD = """
+    import sys, time
+    from zoomldm.files import atomic_path, claim
+    with claim(sys.argv[1]), atomic_path(sys.argv[1]) as part:
+        part.write_bytes(b"half")
+        print("held", flush=True)
+        time.sleep(60)
+"""
+
+
+def test_two_processes_on_one_target(tmp_path):
+    target = tmp_path / "a.zldm"
+    holder = child(HOLD, str(target))
+    try:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        with pytest.raises(TargetError, match="another process"), claim(target):
+            pass
+        with claim(tmp_path / "other.zldm"):
+            pass
+    finally:
+        holder.send_signal(signal.SIGKILL)
+        holder.communicate(timeout=60)
+    assert len(names(tmp_path)) == 2  # what the kill left: lock and part
+    with claim(target), atomic_path(target) as part:
+        part.write_bytes(b"whole")
+    assert names(tmp_path) == ["a.zldm"] and target.read_bytes() == b"whole"
+
+
+def test_claim_leaves_other_files(tmp_path):
+    (tmp_path / ".a.zldm.notes.part").touch()
+    (tmp_path / ".ab.zldm.0123456789abcdef.part").touch()
+    with claim(tmp_path / "a.zldm"):
+        pass
+    assert names(tmp_path) == [".a.zldm.notes.part", ".ab.zldm.0123456789abcdef.part"]
+
+
+def test_claim_ends_with_its_block(tmp_path):
+    for _ in range(2):
+        with claim(tmp_path / "a"):
+            pass
+    with pytest.raises(TargetError), claim(tmp_path / "a"), claim(tmp_path / "a"):
+        pass
+    assert names(tmp_path) == []
