@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor
 
 from zoomldm.errors import ConfigError
@@ -47,19 +47,19 @@ class Schedule:
 
 
 def make_schedule(config: Mapping[str, Any], steps: int, start: int | None = None) -> Schedule:
-    """Lay `steps` evenly over the whole schedule and keep those at or below `start`.
+    """Lay `steps` evenly over the whole schedule and keep those up to `start`.
 
     The steps are counted back from pure noise ("trailing"), so that the whole schedule starts at
     pure noise, and one from the middle of it at just that noise: 20 steps with start 500 are
-    499, 449, ..., 49.
+    499, 449, ..., 49 (timesteps count from 0, so 499 is the 500th).
 
     Args:
         config: configuration of a diffusers scheduler.
         steps: steps of the whole schedule, 1 up to its training timesteps.
-        start: timestep; None for the whole schedule.
+        start: of the training timesteps, how many are kept; None for all.
 
     Raises:
-        ConfigError: steps out of range, or so few that none is at or below `start`.
+        ConfigError: steps out of range, or so few that none is left.
     """
     scheduler = DDIMScheduler.from_config(dict(config), timestep_spacing="trailing")
     assert isinstance(scheduler, DDIMScheduler)
@@ -69,10 +69,10 @@ def make_schedule(config: Mapping[str, Any], steps: int, start: int | None = Non
     scheduler.set_timesteps(steps)
     timesteps = tuple(int(t) for t in scheduler.timesteps)
     if start is not None:
-        timesteps = tuple(t for t in timesteps if t <= start)
+        timesteps = tuple(t for t in timesteps if t < start)
     if not timesteps:
         raise ConfigError(
-            f"steps is {steps}, of which none is at or below the start, t = {start}; "
-            f"expected at least {-(-most // ((start or 0) + 1))}"
+            f"steps is {steps}, of which none is up to the start, t = {start}; "
+            f"expected at least {-(-most // (start or most))}"
         )
     return Schedule(scheduler, timesteps)

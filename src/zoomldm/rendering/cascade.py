@@ -249,8 +249,9 @@ class Cascade:
             tissue = int(block.sum())
             if self.is_real(level):
                 counts[level] = PatchCount(real=block.size)
-                break
-            counts[level] = PatchCount(generated=tissue, background=block.size - tissue)
+                needed = None  # stored pixels have no parents
+            else:
+                counts[level] = PatchCount(generated=tissue, background=block.size - tissue)
         return counts
 
     def _stored(self, level: int, row: int, col: int) -> NDArray[np.uint8]:
@@ -352,7 +353,7 @@ def _tissue_by_level(mask: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
         fine = out[-1]
         rows, cols = fine.shape
         even = np.pad(fine, ((0, rows % 2), (0, cols % 2)))
-        out.append(even.reshape(even.shape[0] // 2, 2, even.shape[1] // 2, 2).any((1, 3)))
+        out.append(even[::2, ::2] | even[1::2, ::2] | even[::2, 1::2] | even[1::2, 1::2])
     return out
 
 

@@ -1,0 +1,98 @@
+"""`zoomldm decompress`: an archive back to pixels."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def decompress(
+    archive: Annotated[Path, typer.Argument(metavar="ARCHIVE", show_default=False)],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--out", help="File .tif (pyramid) or .png (one level), or an existing folder."
+        ),
+    ],
+    level: Annotated[
+        str | None,
+        typer.Option(
+            help="20x, 10x, 5x ... 0.15625x: the finest of a .tif, the one of a .png. With a .png, "
+            "all shows one place at every level."
+        ),
+    ] = None,
+    region: Annotated[
+        str | None,
+        typer.Option(
+            metavar="X,Y,W,H", help="In pixels of the 0.5 mpp raster; else the whole slide."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the noise: another one, another picture.")] = 0,
+    steps: Annotated[
+        int, typer.Option(help="Of the whole schedule; a start at t = 500 takes half of them.")
+    ] = 20,
+    guidance: Annotated[float, typer.Option(help="Guidance scale; 1 is none.")] = 1.5,
+    pipeline: Annotated[str, typer.Option(help="Pipeline id or directory.")] = "demo",
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Turn an archive back into pixels: any region, at any magnification."""
+    window = parse_region(region) if region is not None else None
+    from zoomldm.cli.output import print_json, progress
+    from zoomldm.rendering.exports import decompress as run
+
+    with progress(quiet=json) as advance:
+        report = run(
+            archive,
+            out,
+            level,
+            window,
+            seed=seed,
+            steps=steps,
+            guidance=guidance,
+            pipeline=pipeline,
+            progress=lambda done, total: advance("patches", done, total),
+        )
+    if json:
+        print_json(report)
+    else:
+        _print(report)
+
+
+def parse_region(text: str) -> tuple[int, int, int, int]:
+    """Region of `X,Y,W,H`.
+
+    Raises:
+        RegionError: not four whole numbers.
+    """
+    from zoomldm.errors import RegionError
+
+    try:
+        x, y, w, h = (int(part) for part in text.split(","))
+    except ValueError as error:
+        raise RegionError(
+            f"region {text!r} is not X,Y,W,H: four whole numbers, pixels of the 0.5 mpp raster"
+        ) from error
+    return x, y, w, h
+
+
+def _print(report: dict[str, Any]) -> None:
+    from zoomldm.cli.output import megabytes, print_table
+
+    rows = []
+    for part in report["levels"]:
+        count = report["patches"][part["level"]]
+        rows.append(
+            [
+                part["level"],
+                f"{part['mpp']:g}",
+                f"{part['width']} x {part['height']}",
+                part["origin"],
+                count["generated"],
+            ]
+        )
+    title = (
+        f"{report['output']}: {megabytes(report['bytes'])} in {report['seconds']:.1f} s, "
+        f"seed {report['seed']}, {report['steps']} steps, guidance {report['guidance']:g}, "
+        f"pipeline {report['pipeline_digest'][:12]}"
+    )
+    print_table(title, ["level", "mpp", "px", "pixels are", "patches generated"], rows)

@@ -1,0 +1,81 @@
+"""A pipeline and small archives for the tests of rendering."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from zoomldm.archive import Encoder, Header, SlideFacts, TissueFacts, write_archive
+from zoomldm.levels import grid_shape, level_size
+from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline
+
+Make = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def pipeline() -> ZoomLDMPipeline:
+    """The tiny pipeline with its zero-initialised layers filled, so that every input counts."""
+    import torch
+
+    pipeline = build_pipeline("tiny")
+    generator = torch.Generator().manual_seed(1)
+    for network in (pipeline.unet, pipeline.vae, pipeline.summarizer):
+        for values in network.parameters():
+            if not values.any():
+                values.normal_(std=0.05, generator=generator)
+    return pipeline
+
+
+@pytest.fixture
+def make(tmp_path: Path, pipeline: ZoomLDMPipeline) -> Make:
+    """Write an archive of random embeddings that the pipeline accepts."""
+
+    def write(
+        width: int = 1500,
+        height: int = 1100,
+        overview: int | None = 2,
+        mask: np.ndarray | None = None,
+        digest: str | None = None,
+        name: str = "slide.zldm",
+    ) -> Path:
+        rng = np.random.default_rng(width * height)
+        rows, cols = grid_shape(width, height)
+        kept = np.ones((rows, cols), bool) if mask is None else mask
+        positions = np.argwhere(kept)
+        dim = pipeline.embedding_dim
+        header = Header(
+            slide=SlideFacts(
+                name="slide.svs",
+                file_bytes=1_000_000,
+                native_size=(width, height),
+                size=(width, height),
+                mpp_x=0.5,
+                mpp_y=0.5,
+                mpp_source="option",
+                vendor="aperio",
+                icc=None,
+            ),
+            tissue=TissueFacts(mode="otsu", threshold=0.1, view_mpp=8.0),
+            encoder=Encoder(id="tiny", digest=digest or pipeline.digest("patch_encoder"), dim=dim),
+            autoencoder=None,
+            pipeline=None,
+            creator="zoomldm test",
+        )
+        picture = None
+        if overview is not None:
+            wide, high = level_size(width, height, overview)
+            coarse = rng.integers(90, 250, (high // 16 + 2, wide // 16 + 2, 3), np.uint8)
+            picture = (overview, coarse.repeat(16, 0).repeat(16, 1)[:high, :wide])
+        path = tmp_path / name
+        write_archive(
+            path,
+            header,
+            positions,
+            rng.standard_normal((len(positions), dim)).astype(np.float32),
+            np.zeros(dim, np.float32) + np.linspace(-1, 1, dim, dtype=np.float32),
+            overview=picture,
+        )
+        return path
+
+    return write
