@@ -27,12 +27,15 @@ class _Block(nn.Module):
 class TileCNN(ModelMixin, ConfigMixin):
     """Residual CNN on 4 x 4-folded pixels: tiles (B, 3, 256, 256) in [0, 1] -> (B, dim).
 
+    Tiles are looked at with `side` pixels (128: 1 mpp, where nuclei can still be told apart).
+
     What the last stage holds is kept in two forms, its mean (what the tile is made of) and a
     narrow 4 x 4 map (roughly where), and projected together. The embedding is standardised per
     dimension by running statistics, so that cosines are centred on 0.
 
     Args:
         dim: length of the embedding.
+        side: pixels a side that the trunk sees; larger tiles are averaged down.
         widths: channels at 1/4, 1/8, 1/16 and 1/32 of the side.
         depths: residual blocks at each.
         map_channels: channels of the 4 x 4 map.
@@ -45,6 +48,7 @@ class TileCNN(ModelMixin, ConfigMixin):
     def __init__(
         self,
         dim: int = 384,
+        side: int = 128,
         widths: tuple[int, ...] = (48, 96, 192, 320),
         depths: tuple[int, ...] = (1, 1, 1, 1),
         map_channels: int = 16,
@@ -60,10 +64,12 @@ class TileCNN(ModelMixin, ConfigMixin):
         self.where = nn.Conv2d(widths[-1], map_channels, 1)
         self.project = nn.Linear(widths[-1] + 16 * map_channels, dim)
         self.standardise = nn.BatchNorm1d(dim, affine=False, momentum=0.01)
-        self.grey = grey
+        self.side, self.grey = side, grey
 
     def forward(self, tiles: Tensor) -> Tensor:
-        """Embed tiles (B, 3, 256, 256), sRGB in [0, 1]: (B, dim)."""
+        """Embed tiles (B, 3, S, S), sRGB in [0, 1], S a multiple of `side`: (B, dim)."""
+        if tiles.shape[-1] != self.side:
+            tiles = F.avg_pool2d(tiles, tiles.shape[-1] // self.side)
         if self.grey:
             weights = tiles.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
             tiles = (tiles * weights).sum(1, keepdim=True).expand(-1, 3, -1, -1)
