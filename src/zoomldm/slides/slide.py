@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -180,6 +181,10 @@ class Slide:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        with suppress(Exception):
+            self.close()
 
     def close(self) -> None:
         """Give the file back; later reads are an error."""
