@@ -109,7 +109,7 @@ def measure_encoder(
                 "auc_colour": auc(pick(shades, near), pick(shades, far)),
                 "cosine_flip": same(flipped),
                 "cosine_colour": same(tinted.round().astype(np.uint8)),
-                "cosine_far": float(pick(scores, far).mean()),
+                "cosine_far": float(pick(scores, far).mean()) if len(far) else float("nan"),
             }
         )
     return rows

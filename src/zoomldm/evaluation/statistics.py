@@ -4,7 +4,12 @@ import numpy as np
 
 
 def auc(positive: np.ndarray, negative: np.ndarray) -> float:
-    """Area under the ROC curve (Mann-Whitney, ties at one half): P(positive > negative)."""
+    """Area under the ROC curve (Mann-Whitney, ties at one half): P(positive > negative).
+
+    NaN where either set is empty.
+    """
+    if not len(positive) or not len(negative):
+        return float("nan")
     values = np.concatenate([positive, negative])
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
