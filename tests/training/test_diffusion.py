@@ -1,0 +1,148 @@
+"""The diffusion stage: what a batch holds and what the loss is."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from training.archives import make_archive
+from zoomldm.archive import open_archive
+from zoomldm.errors import PipelineError
+from zoomldm.levels import NAMES
+from zoomldm.pipeline import build_pipeline
+from zoomldm.training.patches import PatchStore
+from zoomldm.training.stages import diffusion
+from zoomldm.training.stages.diffusion import REPEATS, DiffusionStage
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> PatchStore:
+    folder = tmp_path_factory.mktemp("archives")
+    pipeline = build_pipeline("tiny")
+    paths = [make_archive(folder / f"{i}.zldm", pipeline, 6 + i, 6, seed=i) for i in range(2)]
+    return PatchStore([open_archive(p) for p in paths])
+
+
+@pytest.fixture
+def stage(store: PatchStore) -> DiffusionStage:
+    return DiffusionStage(build_pipeline("tiny"), store)
+
+
+def items(batch: dict) -> dict[int, int]:
+    return {int(k[5:]): len(v) for k, v in batch.items() if k.startswith("time/")}
+
+
+def test_batch(stage: DiffusionStage) -> None:
+    batch = stage.batch(np.random.default_rng(0), 32)
+    assert batch["latents"].shape == batch["noise"].shape == (32, 4, 32, 32)
+    assert items(batch) == dict.fromkeys(range(8), 4)
+    begin = 0
+    for level, count in items(batch).items():
+        repeats = REPEATS[level]
+        assert batch[f"grid/{level}"].shape == (-(-count // repeats), 2**level, 2**level, 32)
+        latents = batch["latents"][begin : begin + count]
+        assert torch.equal(latents[::repeats].repeat_interleave(repeats, 0)[:count], latents)
+        begin += count
+    times = torch.cat([batch[f"time/{k}"] for k in range(8)])
+    assert torch.equal(times.sort().values // 31.25, torch.arange(32.0))  # one in each span
+    assert 0 <= int(times.min()) and int(times.max()) < 1000
+
+
+def test_levels_are_uniform_whatever_the_batch(stage: DiffusionStage) -> None:
+    rng, counts = np.random.default_rng(0), np.zeros(8)
+    for _ in range(150):
+        for level, count in items(stage.batch(rng, 3)).items():
+            counts[level] += count
+    assert counts.sum() == 450
+    assert (abs(counts - 450 / 8) < 5 * (450 / 8) ** 0.5).all()
+
+
+def test_same_generator_same_batch(stage: DiffusionStage) -> None:
+    a, b = (stage.batch(np.random.default_rng([0, 3, 0]), 8) for _ in range(2))
+    assert a.keys() == b.keys()
+    assert all(torch.equal(v, b[k]) for k, v in a.items())
+
+
+def test_null_share(store: PatchStore) -> None:
+    stage = DiffusionStage(build_pipeline("tiny"), store)
+    rng = np.random.default_rng(0)
+    keep = torch.cat([stage.batch(rng, 8)["keep"] for _ in range(100)])
+    assert set(keep.tolist()) == {0.0, 1.0}
+    assert 0.85 < float(keep.mean()) < 0.95
+
+
+def test_null_condition_is_zeros_after_the_summarizer(stage: DiffusionStage) -> None:
+    seen = []
+    stage.unet.register_forward_pre_hook(lambda _, args: seen.append(args[2]))
+    batch = stage.batch(np.random.default_rng(0), 8)
+    batch["keep"] = torch.tensor([0.0] + [1.0] * 7)
+    with torch.no_grad():
+        stage(batch)
+    assert not seen[0][0].any()
+    assert seen[0][1].any()
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_loss_is_zero_for_the_right_answer(store: PatchStore, prediction: str) -> None:
+    pipeline = build_pipeline("tiny")
+    pipeline.scheduler.register_to_config(prediction_type=prediction)
+    stage = DiffusionStage(pipeline, store)
+    batch = stage.batch(np.random.default_rng(0), 8)
+    times = torch.cat([batch[f"time/{k}"] for k in items(batch)])
+    x, noise, scheduler = batch["latents"], batch["noise"], pipeline.scheduler
+    answer = {
+        "epsilon": noise,
+        "sample": x,
+        "v_prediction": scheduler.get_velocity(x, noise, times),
+    }[prediction]
+
+    def right(noisy, time, context):
+        torch.testing.assert_close(noisy, scheduler.add_noise(x, noise, times))
+        return answer
+
+    stage.unet.forward = right
+    losses = stage(batch)
+    assert float(losses["loss"]) < 1e-9
+    assert {k for k in losses if k != "loss"} == {f"level/{n}" for n in NAMES}
+    stage.snr_limit = 5.0
+    assert float(stage(batch)["loss"]) < 1e-9
+
+
+def test_both_networks_learn(stage: DiffusionStage) -> None:
+    stage.train()
+    optimizer = torch.optim.AdamW(stage.parameters(), 1e-3)
+    for step in range(3):  # zero-initialised layers let gradients through after the first
+        optimizer.zero_grad()
+        stage(stage.batch(np.random.default_rng(step), 8))["loss"].backward()
+        optimizer.step()
+    for name, network in stage.networks().items():
+        for key, parameter in network.named_parameters():
+            assert parameter.grad is not None, f"{name}.{key}"
+            assert parameter.grad.isfinite().all()
+    assert not any(p.requires_grad for p in stage.pipeline.vae.parameters())
+
+
+def test_held_out_losses_are_fixed(store: PatchStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diffusion, "_FIXED", 2)
+    stage = DiffusionStage(build_pipeline("tiny"), store, store).eval()
+    with torch.no_grad():
+        first, second = stage.held_out(), stage.held_out()
+    assert first == second
+    assert {"seen", "withheld", "held-out"} <= first.keys()
+    assert {f"held-out/{n}" for n in NAMES} <= first.keys()
+
+
+def test_pictures(stage: DiffusionStage) -> None:
+    stage.eval()
+    with torch.no_grad():
+        picture = stage.pictures(columns=1, steps=2)
+    assert picture.shape == (8 * 256, 2 * 256, 3)
+    assert picture.dtype == np.uint8
+
+
+def test_pipeline_that_does_not_fit_refused(store: PatchStore) -> None:
+    pipeline = build_pipeline("tiny")
+    pipeline.vae.register_to_config(latent_channels=2)
+    with pytest.raises(PipelineError, match="archives hold"):
+        DiffusionStage(pipeline, store)

@@ -1,0 +1,289 @@
+"""The loop: resumed runs equal uninterrupted ones, whatever happens to them."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import socket
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from safetensors.torch import load_file
+
+from training.toy import ToyStage
+from zoomldm.errors import ConfigError, TargetError, ZoomLDMError
+from zoomldm.training.checkpoints import latest_checkpoint, load_checkpoint
+from zoomldm.training.config import TrainConfig
+from zoomldm.training.loop import train
+
+KILLS = int(os.environ.get("ZOOMLDM_KILLS", "4"))
+FORK = multiprocessing.get_context("fork")
+
+
+def config(**changes) -> TrainConfig:
+    base = {
+        "steps": 20,
+        "batch_size": 4,
+        "warmup": 3,
+        "log_every": 5,
+        "save_every": 5,
+        "show_every": 10,
+        "threads": 1,
+        "bf16": False,
+        "learning_rate": 1e-2,
+    }
+    return TrainConfig(**{**base, **changes})
+
+
+def run_folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+def final(run: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of the newest checkpoint and of the networks given away."""
+    folder = latest_checkpoint(run / "checkpoints")
+    assert folder is not None
+    tensors, _ = load_checkpoint(folder)
+    flat = {f"{stem}/{k}": v for stem, part in tensors.items() for k, v in part.items()}
+    for file in (run / "networks").glob("*.safetensors"):
+        flat |= {f"given/{file.stem}/{k}": v for k, v in load_file(file).items()}
+    return flat
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(v, b[k]) for k, v in a.items())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("whole")
+    train(ToyStage(), config(), run, quiet=True)
+    return run
+
+
+class Interrupted(Exception):
+    pass
+
+
+class Failing(ToyStage):
+    """Breaks off when a step is drawn."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.left = step
+
+    def batch(self, rng, size):
+        if not self.left:
+            raise Interrupted
+        self.left -= 1
+        return super().batch(rng, size)
+
+
+@pytest.mark.parametrize("steps", [3, 10, 13])
+def test_interrupted_run_equals_whole(whole: Path, tmp_path: Path, steps: int) -> None:
+    with pytest.raises(Interrupted):
+        train(Failing(steps), config(), tmp_path, quiet=True)
+    # From a checkpoint on the first weights don't matter; before it they must be the same.
+    train(ToyStage(seed=5 if steps >= 5 else 0), config(), tmp_path, quiet=True)
+    assert same(final(tmp_path), final(whole))
+    lines = [json.loads(x) for x in (tmp_path / "log.jsonl").read_text().splitlines()]
+    expected = [json.loads(x) for x in (whole / "log.jsonl").read_text().splitlines()]
+    assert lines == expected
+
+
+def test_finished_run_stays(whole: Path) -> None:
+    before = final(whole)
+    train(ToyStage(seed=3), config(), whole, quiet=True)
+    assert same(final(whole), before)
+
+
+def _child(run: Path) -> None:
+    torch.set_num_threads(1)
+    stage = ToyStage()
+    draw = stage.batch
+
+    def slow(rng, size):
+        time.sleep(0.002)
+        return draw(rng, size)
+
+    stage.batch = slow
+    train(stage, config(steps=20 * KILLS, save_every=2), run, quiet=True)
+
+
+def test_killed_at_random_moments(tmp_path: Path) -> None:
+    sure, killed = run_folder(tmp_path / "sure"), run_folder(tmp_path / "killed")
+    _child(sure)
+    rng = random.Random(0)
+    for _ in range(KILLS):
+        process = FORK.Process(target=_child, args=(killed,))
+        process.start()
+        time.sleep(rng.uniform(0.02, 0.4))
+        process.kill()
+        process.join()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # no folder under a final name is damaged
+            latest_checkpoint(killed / "checkpoints")
+    _child(killed)
+    assert same(final(killed), final(sure))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_saves(tmp_path: Path, number: signal.Signals, whole: Path) -> None:
+    stage = ToyStage()
+    draw, count = stage.batch, [0]
+
+    def batch(rng, size):
+        count[0] += 1
+        if count[0] == 8:
+            os.kill(os.getpid(), number)
+        return draw(rng, size)
+
+    stage.batch = batch
+    with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit):
+        train(stage, config(), tmp_path, quiet=True)
+    folder = latest_checkpoint(tmp_path / "checkpoints")
+    assert folder is not None
+    assert folder.name == "step-00000008"
+    train(ToyStage(), config(), tmp_path, quiet=True)
+    assert same(final(tmp_path), final(whole))
+
+
+def test_minutes_stop_and_go_on(tmp_path: Path, whole: Path) -> None:
+    train(ToyStage(), config(), tmp_path, minutes=1e-9, quiet=True)
+    assert (tmp_path / "networks").is_dir()
+    train(ToyStage(), config(), tmp_path, quiet=True)
+    assert same(final(tmp_path), final(whole))
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "manifest"])
+def test_damaged_checkpoint_falls_back(tmp_path: Path, whole: Path, damage: str) -> None:
+    train(ToyStage(), config(), tmp_path, quiet=True)
+    newest = tmp_path / "checkpoints" / "step-00000020"
+    file = newest / ("manifest.json" if damage == "manifest" else "ema.safetensors")
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data[: len(data) // 2] if damage != "flip" else data)
+    with pytest.warns(UserWarning, match="step-00000020.*an older checkpoint"):
+        train(ToyStage(), config(), tmp_path, quiet=True)
+    assert same(final(tmp_path), final(whole))
+
+
+@pytest.mark.parametrize("change", [{"learning_rate": 1e-3}, {"seed": 2}, {"batch_size": 8}])
+def test_other_settings_refused(whole: Path, change: dict) -> None:
+    with pytest.raises(ConfigError, match=rf"began with {next(iter(change))} = .*another -o"):
+        train(ToyStage(), config(**change), whole, quiet=True)
+
+
+def test_other_extra_refused(whole: Path) -> None:
+    with pytest.raises(ConfigError, match="began with held_out = None, now"):
+        train(ToyStage(), config(), whole, extra={"held_out": ["B"]}, quiet=True)
+
+
+def test_other_environment_warns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(ToyStage(), config(steps=5), tmp_path, quiet=True)
+    monkeypatch.setattr("platform.python_version", lambda: "9.9")
+    with pytest.warns(UserWarning, match=r"python .* -> 9\.9: bits may differ"):
+        train(ToyStage(), config(steps=6), tmp_path, quiet=True)
+
+
+def test_two_runs_in_one_folder_refused(tmp_path: Path) -> None:
+    class Nested(ToyStage):
+        def batch(self, rng, size):
+            train(ToyStage(), config(), tmp_path, quiet=True)
+            raise AssertionError
+
+    with pytest.raises(TargetError, match="another process"):
+        train(Nested(), config(), tmp_path, quiet=True)
+
+
+def test_infinite_loss_is_an_error_and_not_saved(tmp_path: Path) -> None:
+    class Diverging(ToyStage):
+        def forward(self, batch):
+            return {"loss": super().forward(batch)["loss"] * float("inf")}
+
+    with pytest.raises(ZoomLDMError, match="not finite at step 5"):
+        train(Diverging(), config(), tmp_path, quiet=True)
+    assert latest_checkpoint(tmp_path / "checkpoints") is None
+
+
+def test_average_of_statistics_and_weights(tmp_path: Path) -> None:
+    stage = ToyStage()
+    train(stage, config(ema=0.5), tmp_path, quiet=True)
+    tensors, _ = load_checkpoint(tmp_path / "checkpoints" / "step-00000020")
+    live, ema = tensors["networks"], tensors["ema"]
+    assert not torch.equal(live["net.1.running_mean"], ema["net.1.running_mean"])
+    assert torch.allclose(live["net.1.running_mean"], ema["net.1.running_mean"], atol=0.1)
+    assert torch.equal(live["net.1.num_batches_tracked"], ema["net.1.num_batches_tracked"])
+    # The stage is left with its live weights, training mode on.
+    assert torch.equal(stage.net[0].weight, live["net.0.weight"])
+    assert stage.net.training
+
+
+def _worker(rank: int, port: int, run: Path, gate) -> None:
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "ACCELERATE_USE_CPU": "true",
+    }
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+    torch.set_num_threads(1)
+    stage = Plain()
+    train(stage, config(steps=4, save_every=2), run, quiet=True)
+    gate.put((rank, {k: v.detach().numpy().copy() for k, v in stage.net.state_dict().items()}))
+    torch.distributed.destroy_process_group()
+
+
+class Plain(ToyStage):
+    """Without statistics or branches, so that two processes equal one with both batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 3))
+
+    def batch(self, rng, size):
+        return {**super().batch(rng, size), "rare": torch.tensor(0.0)}
+
+
+class Both(Plain):
+    """What two processes draw, in one."""
+
+    def batch(self, rng, size):
+        seeds = rng.bit_generator.seed_seq.entropy[:2]
+        parts = [
+            Plain.batch(self, np.random.default_rng([*seeds, process]), size) for process in (0, 1)
+        ]
+        return {"x": torch.cat([p["x"] for p in parts]), "rare": torch.tensor(0.0)}
+
+
+def test_two_processes_share_gradients(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    run = run_folder(tmp_path / "two")
+    gate = FORK.Queue()
+    workers = [FORK.Process(target=_worker, args=(r, port, run, gate)) for r in (0, 1)]
+    for worker in workers:
+        worker.start()
+    found = dict(gate.get(timeout=60) for _ in workers)
+    for worker in workers:
+        worker.join(30)
+        assert worker.exitcode == 0
+    one = Both()
+    train(one, config(steps=4), run_folder(tmp_path / "one"), quiet=True)
+    for key, value in one.net.state_dict().items():
+        assert np.array_equal(found[0][key], found[1][key])
+        np.testing.assert_allclose(found[0][key], value.numpy(), atol=1e-6)
+    state = load_checkpoint(run / "checkpoints" / "step-00000004")[1]
+    assert state["environment"]["processes"] == 2
