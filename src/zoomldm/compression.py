@@ -10,20 +10,23 @@ from typing import Any, Literal
 import numpy as np
 
 from zoomldm import __version__
-from zoomldm.archive import ArchiveWriter, open_archive
+from zoomldm.archive import ArchiveWriter, open_archive, verify_archive
 from zoomldm.archive.manifest import Encoder, Header, Network, SlideFacts, TissueFacts
 from zoomldm.errors import ArchiveError, ConfigError, SlideError, TargetError
 from zoomldm.files import claim
 from zoomldm.latents import add_latents
-from zoomldm.levels import TILE, parse_level
+from zoomldm.levels import NAMES, TILE, parse_level
 from zoomldm.pipeline import ZoomLDMPipeline, load_pipeline
 from zoomldm.slides import Slide, SlideReadError, open_slide
-from zoomldm.slides.tissue import Tissue, TissueMode, find_tissue
+from zoomldm.slides.tissue import VIEW_LEVEL, Tissue, TissueMode, find_tissue
 
 ENDING = ".zldm"
 BATCH = 32  # tiles per call of the encoder; the last call is padded, so results never vary with it
-BLOCK = 4  # side in tiles of what is read at once
+BLOCK = 2  # side in tiles of what is read at once
+STRIPE = 16  # tiles across a stripe read downwards: its decoded neighbours stay in the cache
 MOST_UNREADABLE = 0.01
+OVERVIEW_PIXELS = 128 * 10**6  # Pillow and its JPEG coder need some ten bytes for each
+OVERVIEW_SIDE = 65535  # the most that a JPEG can have
 
 Advance = Callable[[str, int, int], None]
 """Called with (what is being done, items done, items in all)."""
@@ -43,7 +46,7 @@ class CompressOptions:
     """
 
     overview: str = "1.25x"
-    quality: int = 70
+    quality: int = 75
     precision: Literal["int8", "float16"] = "int8"
     mpp: float | None = None
     tissue: TissueMode = "otsu"
@@ -147,10 +150,12 @@ def compress(
     with claim(target), open_slide(slide, options.mpp) as opened:
         label = name or (pipeline if isinstance(pipeline, str) else "unnamed")
         networks = _networks(model, source, label, encoder or label, options)
+        overview = _overview_level(opened, options)
         if _is_done(target, opened, networks, options):
             return _report(opened, target, start, done_before=True)
         advance("finding tissue", 0, 1)
-        tissue = find_tissue(opened, options.tissue)
+        tissue = find_tissue(opened, options.tissue, keep_view=overview == VIEW_LEVEL)
+        advance("finding tissue", 1, 1)
         header = Header(
             slide=_slide_facts(opened),
             tissue=TissueFacts(
@@ -164,12 +169,9 @@ def compress(
         with ArchiveWriter(target, header, background, options.precision) as writer:
             lost = _embed(opened, tissue, source, writer, advance)
             writer.add_unreadable(lost)
-            if options.overview_level is not None:
-                writer.set_overview(
-                    options.overview_level,
-                    _whole_level(opened, options.overview_level),
-                    quality=options.quality,
-                )
+            if overview is not None:
+                picture = _overview(opened, overview, tissue)
+                writer.set_overview(overview, picture, quality=options.quality)
             if options.for_training:
                 add_latents(opened, tissue.mask, model, writer, advance)
         return _report(opened, target, start)
@@ -218,15 +220,16 @@ def _is_done(
     except ArchiveError:
         return False
     level = m.overview.level if m.overview else None
-    return (
+    same = (
         m.slide == _slide_facts(slide)
         and m.encoder.digest == networks["encoder"].digest
         and m.tissue.mode == options.tissue
         and m.quantisation.precision == options.precision
-        and level == options.overview_level
+        and level == _overview_level(slide, options)
         and (m.overview is None or m.overview.quality == options.quality)
         and m.autoencoder == networks["autoencoder"]
     )
+    return same and not verify_archive(target)
 
 
 def _report(slide: Slide, target: Path, start: float, done_before: bool = False) -> CompressReport:
@@ -283,6 +286,20 @@ def _embed(
     return lost
 
 
+def tile_boxes(mask: np.ndarray) -> list[tuple[int, int, int, int]]:
+    """Boxes of tiles (row0, row1, col0, col1) that are read at once and hold all of a mask."""
+    rows, cols = mask.shape
+    boxes = []
+    for stripe in range(0, cols, STRIPE):
+        for row in range(0, rows, BLOCK):
+            for col in range(stripe, min(stripe + STRIPE, cols), BLOCK):
+                r, c = np.nonzero(mask[row : row + BLOCK, col : col + BLOCK])
+                if len(r):
+                    first, last = (row + r.min(), col + c.min()), (row + r.max(), col + c.max())
+                    boxes.append((int(first[0]), int(last[0]) + 1, int(first[1]), int(last[1]) + 1))
+    return boxes
+
+
 def read_tiles(
     slide: Slide, mask: np.ndarray
 ) -> Iterator[tuple[tuple[int, int], np.ndarray | None]]:
@@ -292,16 +309,9 @@ def read_tiles(
         slide: an open slide.
         mask: bool (rows, cols); tiles to read.
     """
-    rows, cols = mask.shape
-    boxes = []
-    for row in range(0, rows, BLOCK):
-        for col in range(0, cols, BLOCK):
-            r, c = np.nonzero(mask[row : row + BLOCK, col : col + BLOCK])
-            if len(r):
-                boxes.append((row + r.min(), row + r.max() + 1, col + c.min(), col + c.max() + 1))
 
     def read(box: tuple[int, int, int, int]) -> list[tuple[tuple[int, int], np.ndarray | None]]:
-        row0, row1, col0, col1 = (int(v) for v in box)
+        row0, row1, col0, col1 = box
         inside = [(r, c) for r in range(row0, row1) for c in range(col0, col1) if mask[r, c]]
         try:
             pixels = slide.read(
@@ -323,7 +333,7 @@ def read_tiles(
     # One thread reads while the caller embeds; two blocks are held at most.
     with ThreadPoolExecutor(1) as reader:
         ahead: Future | None = None
-        for box in boxes:
+        for box in tile_boxes(mask):
             following = reader.submit(read, box)
             if ahead is not None:
                 yield from ahead.result()
@@ -339,9 +349,30 @@ def _tile_or_none(slide: Slide, row: int, col: int) -> np.ndarray | None:
         return None
 
 
-def _whole_level(slide: Slide, level: int) -> np.ndarray:
-    """The slide at a level; cells that can't be read are white."""
+def _overview_level(slide: Slide, options: CompressOptions) -> int | None:
+    """Level of the overview, or None.
+
+    Raises:
+        ConfigError: the picture would be too large to hold and to code.
+    """
+    level = options.overview_level
+    if level is None:
+        return None
     width, height = slide.level_size(level)
+    if width * height > OVERVIEW_PIXELS or max(width, height) > OVERVIEW_SIDE:
+        raise ConfigError(
+            f"{slide.path}: an overview at {NAMES[level]} would have {width} x {height} px, over "
+            f"{OVERVIEW_PIXELS // 10**6} megapixels or {OVERVIEW_SIDE} px a side; pass a coarser "
+            "--overview, or none"
+        )
+    return level
+
+
+def _overview(slide: Slide, level: int, tissue: Tissue) -> np.ndarray:
+    """The slide at a level; what can't be read is white."""
+    width, height = slide.level_size(level)
+    if level == VIEW_LEVEL and tissue.view is not None:
+        return tissue.view[:height, :width]
     out = np.full((height, width, 3), 255, np.uint8)
 
     def fill(x: int, y: int, w: int, h: int) -> None:

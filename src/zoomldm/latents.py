@@ -58,7 +58,7 @@ def add_latents(
     device = pipeline.device
     for level in range(COUNT):
         offsets = patch_offsets(mask, level)
-        step, done = TILE // 2**level if level < 8 else 1, 0
+        step, done = TILE // 2**level, 0
         what = f"encoding patches at {NAMES[level]}"
         for chunk, pixels in _batches(slide, level, step, offsets):
             x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)

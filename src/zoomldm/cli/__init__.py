@@ -1,6 +1,8 @@
-"""The command line: one file a verb, each of which parses, calls one function, prints one result."""
+"""The command line: one file a verb; each parses, calls one function, prints one result."""
 
+import os
 import sys
+import warnings
 from typing import NoReturn
 
 import typer
@@ -13,6 +15,8 @@ from zoomldm.cli.info import info
 from zoomldm.cli.train import train
 from zoomldm.cli.verify import verify
 from zoomldm.errors import ZoomLDMError
+
+_INTERRUPTED = 130
 
 app = typer.Typer(
     name="zoomldm",
@@ -27,12 +31,37 @@ for verb in (compress, decompress, info, verify, train, evaluate, doctor):
 
 def main() -> NoReturn:
     """Run the command line; a user's mistake is one line and an exit code, never a traceback."""
+    warnings.showwarning = _show_warning
     try:
-        app()
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except ZoomLDMError as error:
-        typer.echo(f"zoomldm: {error}", err=True)
-        sys.exit(error.exit_code)
+        _fail(error, error.exit_code)
+    except typer.Abort:
+        code = _INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has gone: nobody is left to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        named = f"{error.filename}: " if error.filename else ""
+        _fail(f"{named}{error.strerror or error}", 2)
+    except Exception as error:
+        # typer brings click's exceptions under one name or another, depending on its version.
+        if not hasattr(error, "format_message"):
+            raise
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "zoomldm"
+        _fail(f"{error.format_message().rstrip('.')}; see `{command} --help`", 2)  # type: ignore
     except KeyboardInterrupt:
-        typer.echo("zoomldm: interrupted; the same command goes on where it can", err=True)
-        sys.exit(130)
-    sys.exit(0)
+        code = _INTERRUPTED
+    if code == _INTERRUPTED:
+        _fail("interrupted; the same command goes on where it can", _INTERRUPTED)
+    sys.exit(code or 0)
+
+
+def _fail(message: object, code: int) -> NoReturn:
+    typer.echo("zoomldm: " + " ".join(str(message).splitlines()), err=True)
+    sys.exit(code)
+
+
+def _show_warning(message: object, *_: object, **__: object) -> None:
+    typer.echo("zoomldm: warning: " + " ".join(str(message).splitlines()), err=True)

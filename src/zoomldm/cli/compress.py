@@ -17,7 +17,7 @@ def compress(
         float | None, typer.Option(help="Micrometres per pixel, over what the slide says.")
     ] = None,
     tissue: Annotated[str, typer.Option(help="otsu, or all to keep every tile.")] = "otsu",
-    quality: Annotated[int, typer.Option(help="JPEG quality of the overview.")] = 70,
+    quality: Annotated[int, typer.Option(help="JPEG quality of the overview.")] = 75,
     encoder: Annotated[
         str | None, typer.Option(help="Pipeline whose patch encoder is taken instead.")
     ] = None,
@@ -97,7 +97,7 @@ def compress(
                 typer.echo(f"{r.slide}: unreadable tiles (row, column): {r.unreadable}", err=True)
     if failures:
         if not reports:
-            raise failures[-1][1]
+            raise ZoomLDMError(f"none of the {len(slides)} slides could be compressed")
         raise SomeFailedError(
             f"{len(failures)} of {len(slides)} slides failed: "
             + ", ".join(str(s) for s, _ in failures)

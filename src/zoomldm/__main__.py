@@ -1,0 +1,5 @@
+"""`python -m zoomldm`: the command line."""
+
+from zoomldm.cli import main
+
+main()
