@@ -1,7 +1,5 @@
 """The diffusion stage: what a batch holds and what the loss is."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -46,7 +44,6 @@ def test_batch(stage: DiffusionStage) -> None:
         begin += count
     times = torch.cat([batch[f"time/{k}"] for k in range(8)])
     assert torch.equal(times.sort().values // 31.25, torch.arange(32.0))  # one in each span
-    assert 0 <= int(times.min()) and int(times.max()) < 1000
 
 
 def test_levels_are_uniform_whatever_the_batch(stage: DiffusionStage) -> None:

@@ -68,7 +68,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-class Interrupted(Exception):
+class BrokenOffError(Exception):
     pass
 
 
@@ -81,14 +81,14 @@ class Failing(ToyStage):
 
     def batch(self, rng, size):
         if not self.left:
-            raise Interrupted
+            raise BrokenOffError
         self.left -= 1
         return super().batch(rng, size)
 
 
 @pytest.mark.parametrize("steps", [3, 10, 13])
 def test_interrupted_run_equals_whole(whole: Path, tmp_path: Path, steps: int) -> None:
-    with pytest.raises(Interrupted):
+    with pytest.raises(BrokenOffError):
         train(Failing(steps), config(), tmp_path, quiet=True)
     # From a checkpoint on the first weights don't matter; before it they must be the same.
     train(ToyStage(seed=5 if steps >= 5 else 0), config(), tmp_path, quiet=True)

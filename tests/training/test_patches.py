@@ -99,5 +99,5 @@ def test_archives_of_different_pipelines_refused(
     other.register_to_config()
     other.vae.register_to_config(latent_channels=2)
     path = make_archive(tmp_path / "other.zldm", other)
-    with pytest.raises(ConfigError, match="differ in embeddings or latents.*one pipeline"):
+    with pytest.raises(ConfigError, match=r"differ in embeddings or latents.*one pipeline"):
         PatchStore([open_archive(archives[0]), open_archive(path)])

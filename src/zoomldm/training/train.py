@@ -185,9 +185,9 @@ def _sources(stage: str, data: Path) -> dict[str, Path]:
 def _base(stage: str, preset: str, pipeline: str | None, seed: int) -> ZoomLDMPipeline:
     """The frozen networks, with untrained ones of the preset where this stage trains."""
     fresh = build_pipeline(preset, seed)
-    if pipeline is None and (stage != "diffusion" or preset == "tiny"):
+    if pipeline is None and stage in _PARTS:
         return fresh
-    given = load_pipeline(pipeline or SHIPPED)
+    given = load_pipeline(pipeline or ("tiny" if preset == "tiny" else SHIPPED))
     table = preset_table(preset)
     if stage in _PARTS:
         parts = {

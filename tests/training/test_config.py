@@ -1,0 +1,43 @@
+"""Settings: the table, changes to it, the rate over the steps."""
+
+import pytest
+
+from zoomldm.errors import ConfigError
+from zoomldm.training.config import STAGES, TABLE, TrainConfig, make_config, rate_at
+
+
+@pytest.mark.parametrize("preset", TABLE)
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_of_every_preset(preset: str, stage: str) -> None:
+    assert make_config(preset, stage).steps > 0
+
+
+def test_changes_may_be_text() -> None:
+    config = make_config("demo", "diffusion", {"learning_rate": "3e-4", "bf16": "false"})
+    assert config.learning_rate == 3e-4
+    assert not config.bf16
+    assert config.batch_size == 32
+
+
+@pytest.mark.parametrize(
+    ("preset", "stage", "changes", "message"),
+    [
+        ("huge", "diffusion", {}, "preset 'huge' can't be trained; expected tiny or demo"),
+        ("demo", "vae", {}, "stages are autoencoder, patch-encoder, diffusion"),
+        ("demo", "diffusion", {"learning": 1}, "did you mean learning_rate"),
+        ("demo", "diffusion", {"xyzzy": 1}, "known: steps, batch_size"),
+        ("demo", "diffusion", {"steps": 0}, "steps = 0: "),
+        ("demo", "diffusion", {"steps": "many"}, "steps = 'many': "),
+    ],
+)
+def test_refused(preset: str, stage: str, changes: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_config(preset, stage, changes)
+
+
+def test_rate() -> None:
+    config = TrainConfig(steps=100, warmup=10, cooldown=0.2, learning_rate=1.0)
+    assert rate_at(0, config) == pytest.approx(0.1)
+    assert rate_at(9, config) == rate_at(50, config) == rate_at(80, config) == 1.0
+    assert rate_at(90, config) == pytest.approx(0.5)
+    assert 0 < rate_at(99, config) < 0.06
