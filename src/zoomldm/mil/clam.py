@@ -19,7 +19,6 @@ from zoomldm.errors import ConfigError
 from zoomldm.mil.attention import ABMIL, add_linear, cross_entropy, xavier_init
 
 _SMOOTH_UNTIL = math.log(1000)  # beyond this lead of the best score the loss is its hard limit
-_LEAD = torch.tensor([-1.0, 1.0])
 _PUBLISHED = {  # name in published checkpoints -> name here
     r"^attention_net\.(module\.)?0": "fc",
     r"^attention_net\.(module\.)?[23]\.attention_a\.0": "attention.v",
@@ -104,11 +103,11 @@ class ClamSB(ABMIL):
         top, bottom = order[:k], order[-k:].flip(0)
         target = torch.zeros(2 * k, dtype=torch.int64)
         target[:k] = 1
-        found = [(self._instance(y), torch.cat([top, bottom]), target)]
-        if self.subtyping:
-            others = (c for c in range(len(self.instance_classifiers)) if c != y)
-            found += [(self._instance(c), top, target[k:]) for c in others]
-        return found
+        own = (self._instance(y), torch.cat([top, bottom]), target)
+        if not self.subtyping:
+            return [own]
+        count = len(self.instance_classifiers)
+        return [own if c == y else (self._instance(c), top, target[k:]) for c in range(count)]
 
     def _instance(self, y: int) -> nn.Linear:
         return cast(nn.Linear, self.instance_classifiers[y])
@@ -135,7 +134,7 @@ class ClamSB(ABMIL):
             dh = torch.zeros_like(state.h)
             for layer, chosen, target in found:
                 h = state.h[chosen]
-                lead = layer(h) @ _LEAD  # of label 1 over label 0
+                lead = layer(h).diff(dim=1).squeeze(1)  # of label 1 over label 0
                 sign = 2 * target - 1
                 slope = lead * -sign
                 if self.instance_loss == "svm":
@@ -144,7 +143,7 @@ class ClamSB(ABMIL):
                 else:
                     slope = slope.sigmoid()
                 slope = slope * sign * ((self.bag_weight - 1) / (len(target) * len(found)))
-                dlogits = slope[:, None] * _LEAD
+                dlogits = torch.stack([-slope, slope], 1)
                 add_linear(layer, dlogits, h)
                 dh.index_add_(0, chosen, dlogits @ layer.weight)
             self.backpropagate(x, state, y, self.bag_weight, dh)

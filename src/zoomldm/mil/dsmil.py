@@ -69,7 +69,7 @@ class DSMIL(BagModel):
         # the critical instances' queries are computed from their own rows, as in the original
         attention = (query @ self.query(x[critical]).T / _SCALE).softmax(0)
         values = attention.T @ self.value(x)
-        bag = torch.einsum("ocd,cd->o", self.mix.weight, values) + self.mix.bias
+        bag = self.mix(values[None]).view(-1)
         return Streams(instances, bag, attention, values)
 
     def _logits(self, streams: Streams) -> Tensor:

@@ -1,0 +1,114 @@
+"""`zoomldm mil`: train and compare multiple-instance learning models on features."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def mil(
+    features: Annotated[
+        list[str],
+        typer.Option(
+            "--features",
+            metavar="[NAME=]PATH",
+            help="Folder of h5, pt or npy files, one a slide, or one npz; repeat to compare.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Existing folder for the results.")],
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="CSV with slide_id, label and perhaps case_id; an npz may do without."),
+    ] = None,
+    splits: Annotated[
+        Path | None, typer.Option(help="Folder of splits_<k>.csv with train, val, test.")
+    ] = None,
+    folds: Annotated[
+        int | None, typer.Option(help="Draw this many folds by patient instead.")
+    ] = None,
+    models: Annotated[
+        str, typer.Option(help="Comma-separated; add :hipt or :original for a variant.")
+    ] = "clam-sb,dsmil,abmil,max-instance,mean-pool,max-pool,logistic",
+    fraction: Annotated[
+        str, typer.Option(help="Shares of the training slides, comma-separated.")
+    ] = "0.25,1.0",
+    seeds: Annotated[str, typer.Option(help="Seeds of the trainings, comma-separated.")] = "1",
+    protocol: Annotated[
+        str,
+        typer.Option(
+            help="hipt: as published, last epoch; clean: patients apart, validation chooses."
+        ),
+    ] = "hipt",
+    epochs: Annotated[int | None, typer.Option(help="In place of the protocol's 20.")] = None,
+    jobs: Annotated[int, typer.Option(help="Processes of one thread; 0: one per CPU.")] = 0,
+    label_column: Annotated[str, typer.Option(help="Of the CSV.")] = "label",
+    slide_column: Annotated[str, typer.Option(help="Of the CSV.")] = "slide_id",
+    patient_column: Annotated[
+        str | None, typer.Option(help="Of the CSV; case_id where there is one.")
+    ] = None,
+    positive: Annotated[
+        str | None, typer.Option(help="One class against all others together.")
+    ] = None,
+    maps: Annotated[
+        bool, typer.Option("--maps", help="Attention maps of the test slides, PNG and GeoJSON.")
+    ] = False,
+    plots: Annotated[bool, typer.Option(help="ROC and per-fold plots.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Train and compare MIL models on features; the same command goes on where it stopped.
+
+    Prints the table of the paper (AUC of CLAM-SB and DSMIL by feature source), all models with
+    AUC, balanced accuracy and F1 per fold, and how many patients are in both train and test.
+    """
+    from zoomldm.cli.output import print_json, progress
+    from zoomldm.errors import ConfigError
+    from zoomldm.mil.run import run_mil
+
+    named: dict[str, Path] = {}
+    for given in features:
+        name, path = _named(given)
+        if name in named:
+            raise ConfigError(f"two feature sources named {name!r}: give them as NAME=PATH")
+        named[name] = path
+    with progress() as advance:
+        report = run_mil(
+            named,
+            out,
+            labels=labels,
+            splits=splits,
+            folds=folds,
+            models=[m.strip() for m in models.split(",") if m.strip()],
+            fractions=_numbers("--fraction", fraction, float),
+            seeds=_numbers("--seeds", seeds, int),
+            protocol=protocol,
+            epochs=epochs,
+            jobs=jobs,
+            label_column=label_column,
+            slide_column=slide_column,
+            patient_column=patient_column,
+            positive=positive,
+            maps=maps,
+            plots=plots,
+            advance=advance,
+        )
+    if as_json:
+        print_json(report.to_json())
+    else:
+        typer.echo(report.text())
+
+
+def _named(given: str) -> tuple[str, Path]:
+    name, equals, path = given.partition("=")
+    if equals and not Path(given).exists():
+        return name, Path(path)
+    return Path(given).stem, Path(given)
+
+
+def _numbers(option: str, text: str, kind: type) -> list:
+    from zoomldm.errors import ConfigError
+
+    try:
+        return [kind(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise ConfigError(f"{option} {text}: expected numbers separated by commas") from None

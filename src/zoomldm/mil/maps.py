@@ -1,0 +1,111 @@
+"""Attention over the slide: a picture on the grid and squares in GeoJSON."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from zoomldm.errors import ConfigError
+from zoomldm.mil.attention import BagModel
+from zoomldm.mil.bags import Bags, Coordinates
+from zoomldm.mil.metrics import midranks
+
+_COLOURS = np.array(  # dark blue, teal, green, yellow: ordered by lightness
+    [[48, 18, 92], [44, 92, 140], [34, 152, 138], [124, 206, 80], [250, 230, 40]], dtype=float
+)
+_LARGEST = 2048  # pixels of the picture's longer side
+
+
+def attention_of(model: BagModel, x: torch.Tensor) -> np.ndarray | None:
+    """Attention (N,) of a bag (N, D), or None for a model without any."""
+    model.eval()
+    with torch.no_grad():
+        attention = model(x).attention
+    return None if attention is None else attention.double().numpy()
+
+
+def ranks(attention: np.ndarray) -> np.ndarray:
+    """Attention as its rank among the slide's instances, 0 to 1; all equal is 0.5."""
+    if len(attention) < 2:
+        return np.full(len(attention), 0.5)
+    return (midranks(attention) - 1) / (len(attention) - 1)
+
+
+def picture(attention: np.ndarray, where: Coordinates) -> Image.Image:
+    """Attention by rank, one square a cell of the grid; no instance is white.
+
+    Args:
+        attention: (N,).
+        where: coordinates of the instances.
+
+    Raises:
+        ConfigError: the grid has more than 100 million cells, so the side is not the spacing.
+    """
+    cells = np.floor(where.xy / where.side).astype(int)
+    if where.size is None:
+        cells -= cells.min(0)
+        columns, rows = cells.max(0) + 1
+    else:
+        columns, rows = (int(np.ceil(s / where.side)) for s in where.size)
+        columns, rows = max(columns, cells[:, 0].max() + 1), max(rows, cells[:, 1].max() + 1)
+    if columns * rows > 1e8:
+        raise ConfigError(
+            f"attention map of {columns} x {rows} cells: squares of side {where.side}"
+            " don't fit these coordinates"
+        )
+    total, count = np.zeros((rows, columns)), np.zeros((rows, columns))
+    np.add.at(total, (cells[:, 1], cells[:, 0]), ranks(attention))
+    np.add.at(count, (cells[:, 1], cells[:, 0]), 1)
+    value = np.divide(total, count, out=np.zeros_like(total), where=count > 0)
+    place = value * (len(_COLOURS) - 1)
+    low = np.clip(np.floor(place).astype(int), 0, len(_COLOURS) - 2)
+    share = (place - low)[..., None]
+    colour = _COLOURS[low] * (1 - share) + _COLOURS[low + 1] * share
+    colour[count == 0] = 255
+    scale = max(1, min(16, _LARGEST // max(rows, columns)))
+    image = Image.fromarray(colour.round().astype(np.uint8))
+    return image.resize((columns * scale, rows * scale), Image.Resampling.NEAREST)
+
+
+def geojson(attention: np.ndarray, where: Coordinates, slide: str) -> dict:
+    """Squares in the pixels of the coordinates, as QuPath and most viewers take them.
+
+    Args:
+        attention: (N,).
+        where: coordinates of the instances.
+        slide: id, kept in each square's properties.
+    """
+    features = []
+    for (x, y), value, rank in zip(where.xy.tolist(), attention, ranks(attention), strict=True):
+        right, bottom = x + where.side, y + where.side
+        ring = [[x, y], [right, y], [right, bottom], [x, bottom], [x, y]]
+        features.append(
+            {
+                "type": "Feature",
+                "geometry": {"type": "Polygon", "coordinates": [ring]},
+                "properties": {
+                    "objectType": "tile",
+                    "slide": slide,
+                    "measurements": {"attention": float(value), "rank": float(rank)},
+                },
+            }
+        )
+    return {"type": "FeatureCollection", "features": features}
+
+
+def write_maps(model: BagModel, bags: Bags, rows: np.ndarray, folder: Path) -> int:
+    """Write `<slide>.png` and `<slide>.geojson` for slides that have coordinates; how many."""
+    written = 0
+    folder.mkdir(parents=True, exist_ok=True)
+    for row in rows:
+        where = bags.coordinates[row]
+        attention = attention_of(model, bags.features[row])
+        if attention is None or where is None:
+            continue
+        name = bags.slides[row]
+        picture(attention, where).save(folder / f"{name}.png")
+        (folder / f"{name}.geojson").write_text(json.dumps(geojson(attention, where, name)))
+        written += 1
+    return written

@@ -1,0 +1,252 @@
+"""How a model is trained on a fold and what is kept of it."""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from zoomldm.errors import ConfigError
+from zoomldm.mil.attention import ABMIL, BagModel
+from zoomldm.mil.bags import Bags
+from zoomldm.mil.clam import ClamSB
+from zoomldm.mil.dsmil import DSMIL
+from zoomldm.mil.logistic import logistic
+from zoomldm.mil.metrics import auc, measure
+from zoomldm.mil.optimiser import PackedAdam
+from zoomldm.mil.pooling import MaxInstance, Pooled
+from zoomldm.mil.splits import Fold, hipt_subset, stratified_subset
+
+MODELS = ("clam-sb", "dsmil", "abmil", "max-instance", "mean-pool", "max-pool", "logistic")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How models are trained.
+
+    Attributes:
+        name: "hipt" or "clean".
+        epochs: of as many draws as there are training slides.
+        rate: Adam's learning rate.
+        decay: L2 weight decay.
+        weighted: draw the classes equally often, with replacement.
+        choose: "last" epoch, or that of the best "validation" loss.
+        separate: take slides of the test's patients out of the training set.
+        variant: of CLAM-SB and DSMIL, "hipt" or "original".
+    """
+
+    name: str
+    epochs: int = 20
+    rate: float = 2e-4
+    decay: float = 1e-5
+    weighted: bool = True
+    choose: str = "last"
+    separate: bool = False
+    variant: str = "hipt"
+
+
+PROTOCOLS = {
+    "hipt": Protocol("hipt"),
+    "clean": Protocol("clean", choose="validation", separate=True, variant="original"),
+}
+
+
+def split_name(name: str, protocol: Protocol) -> tuple[str, str]:
+    """A model's name and variant from `name` or `name:variant`.
+
+    Raises:
+        ConfigError: unknown.
+    """
+    model, _, variant = name.partition(":")
+    if model not in MODELS or variant not in ("", "hipt", "original"):
+        raise ConfigError(
+            f"model {name!r} is unknown: use {', '.join(MODELS)}, with :hipt or :original if wanted"
+        )
+    return model, variant or protocol.variant
+
+
+def build_model(name: str, dim: int, classes: int, protocol: Protocol) -> BagModel:
+    """A freshly drawn model (see `MODELS`; `logistic` is none)."""
+    model, variant = split_name(name, protocol)
+    hipt = variant == "hipt"
+    hidden = 384 if hipt and dim == 384 else 512
+    makers: dict[str, Callable[[], BagModel]] = {
+        "clam-sb": lambda: ClamSB(dim, classes, hidden=hidden, xavier=hipt),
+        "dsmil": lambda: DSMIL(dim, classes, hipt=hipt),
+        "abmil": lambda: ABMIL(dim, classes, hidden=hidden, xavier=hipt),
+        "max-instance": lambda: MaxInstance(dim, classes, xavier=hipt),
+        "mean-pool": lambda: Pooled(dim, classes, pool="mean"),
+        "max-pool": lambda: Pooled(dim, classes, pool="max"),
+    }
+    return makers[model]()
+
+
+@dataclass(frozen=True)
+class Task:
+    """One training."""
+
+    model: str
+    fraction: float
+    seed: int
+    fold: int
+
+
+@dataclass(frozen=True)
+class FoldResult:
+    """What one training gave.
+
+    Attributes:
+        model: name.
+        fraction: of the training slides.
+        seed: of initial weights and sampling.
+        fold: index.
+        auc: of the test set; NaN where a class is absent from it.
+        balanced_accuracy: of the test set.
+        f1: of the test set.
+        train: training slides.
+        test: test slides.
+        shared_patients: in both.
+        epoch: whose weights are measured, from 1; 0 for the logistic regression.
+        skipped: why there was no training, or empty.
+        slides: ids of the test slides.
+        labels: their classes.
+        probabilities: (test, classes).
+    """
+
+    model: str
+    fraction: float
+    seed: int
+    fold: int
+    auc: float
+    balanced_accuracy: float
+    f1: float
+    train: int
+    test: int
+    shared_patients: int
+    epoch: int = 0
+    skipped: str = ""
+    slides: tuple[str, ...] = ()
+    labels: tuple[int, ...] = ()
+    probabilities: tuple[tuple[float, ...], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """For a file: NaN becomes null."""
+        return {
+            k: None if isinstance(v, float) and math.isnan(v) else v
+            for k, v in asdict(self).items()
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "FoldResult":
+        """The inverse of `to_json`."""
+        filled: dict[str, Any] = {k: math.nan if v is None else v for k, v in values.items()}
+        return cls(**filled)
+
+
+def predict(model: BagModel, bags: Bags, rows: np.ndarray) -> np.ndarray:
+    """Probabilities (rows, classes) of slides, without dropout."""
+    model.eval()
+    with torch.no_grad():
+        return torch.stack([model.probabilities(bags.features[i]) for i in rows]).double().numpy()
+
+
+def train_model(
+    model: BagModel,
+    bags: Bags,
+    train: np.ndarray,
+    val: np.ndarray,
+    protocol: Protocol,
+) -> int:
+    """Train in place under PyTorch's global generator; returns the epoch kept, from 1."""
+    labels = bags.labels[train]
+    counts = np.bincount(labels, minlength=len(bags.classes))
+    weights = torch.from_numpy(len(labels) / counts[labels]).double()
+    adam = PackedAdam(model, protocol.rate, protocol.decay)
+    features, targets = [bags.features[i] for i in train], labels.tolist()
+    choosing = protocol.choose == "validation" and len(val) > 0
+    best, kept, state = math.inf, protocol.epochs, None
+    for epoch in range(1, protocol.epochs + 1):
+        if protocol.weighted:
+            order = torch.multinomial(weights, len(weights), replacement=True)
+        else:
+            order = torch.randperm(len(weights))
+        model.train()
+        for i in order.tolist():
+            model.backward(features[i], targets[i])
+            adam.step(model.trained(targets[i]))
+        if choosing:
+            chosen = predict(model, bags, val)[np.arange(len(val)), bags.labels[val]]
+            loss = float(-np.log(chosen.clip(1e-12)).mean())
+            if loss < best:
+                best, kept = loss, epoch
+                state = {k: v.clone() for k, v in model.state_dict().items()}
+    if state is not None:
+        model.load_state_dict(state)
+    return kept
+
+
+def run_fold(
+    task: Task, bags: Bags, fold: Fold, protocol: Protocol
+) -> tuple[FoldResult, BagModel | None]:
+    """Train and measure one fold; the model comes along unless there is none."""
+    if protocol.name == "hipt":
+        train = hipt_subset(fold.train, task.fraction)
+    else:
+        train = stratified_subset(fold.train, bags.labels, task.fraction, task.seed)
+    absent = set(range(len(bags.classes))) - set(bags.labels[train].tolist())
+    if absent:
+        names = ", ".join(bags.classes[c] for c in sorted(absent))
+        nan = math.nan
+        return FoldResult(
+            task.model,
+            task.fraction,
+            task.seed,
+            task.fold,
+            auc=nan,
+            balanced_accuracy=nan,
+            f1=nan,
+            train=len(train),
+            test=len(fold.test),
+            shared_patients=fold.shared,
+            skipped=f"no training slide of class {names}",
+        ), None
+    model, epoch = None, 0
+    if split_name(task.model, protocol)[0] == "logistic":
+        means = np.stack([bags.features[i].double().mean(0).numpy() for i in [*train, *fold.test]])
+        probabilities = logistic(
+            means[: len(train)], bags.labels[train], means[len(train) :], len(bags.classes)
+        )
+    else:
+        torch.manual_seed(task.seed)
+        model = build_model(task.model, bags.dim, len(bags.classes), protocol)
+        epoch = train_model(model, bags, train, fold.val, protocol)
+        probabilities = predict(model, bags, fold.test)
+    labels = bags.labels[fold.test]
+    found = measure(labels, probabilities)
+    return FoldResult(
+        task.model,
+        task.fraction,
+        task.seed,
+        task.fold,
+        found.auc,
+        found.balanced_accuracy,
+        found.f1,
+        train=len(train),
+        test=len(fold.test),
+        shared_patients=fold.shared,
+        epoch=epoch,
+        slides=tuple(bags.slides[i] for i in fold.test),
+        labels=tuple(labels.tolist()),
+        probabilities=tuple(tuple(row) for row in probabilities.tolist()),
+    ), model
+
+
+def pooled_auc(results: list[FoldResult]) -> float:
+    """AUC of class 1 over all folds' test slides together, for folds that hold one class each."""
+    rows = [(y, p[1]) for r in results for y, p in zip(r.labels, r.probabilities, strict=True)]
+    if not rows or len(results[0].probabilities[0]) != 2:
+        return math.nan
+    labels, scores = map(np.array, zip(*rows, strict=True))
+    return auc(labels == 1, scores)

@@ -1,0 +1,289 @@
+"""What a run found: tables as text, CSV and Markdown, one JSON document, plots."""
+
+import csv
+import io
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from zoomldm.mil.bags import Bags
+from zoomldm.mil.metrics import Paired, mean_sd, paired
+from zoomldm.mil.protocol import FoldResult, Protocol, pooled_auc
+from zoomldm.mil.splits import Fold
+
+_MEASURES = ("auc", "balanced_accuracy", "f1")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A feature source and its results.
+
+    Attributes:
+        name: of the source.
+        slides: how many.
+        classes: names and how many slides each has.
+        instances: median number of features per slide.
+        dim: of each feature.
+        patients_known: whether patients were told apart from slides.
+        skipped: a line for each slide left out.
+        results: of all trainings.
+    """
+
+    name: str
+    slides: int
+    classes: dict[str, int]
+    instances: float
+    dim: int
+    patients_known: bool
+    skipped: tuple[str, ...]
+    results: tuple[FoldResult, ...]
+
+    @classmethod
+    def of(cls, bags: Bags, results: Sequence[FoldResult]) -> "Source":
+        """Sum up bags and results."""
+        counts = {name: int((bags.labels == i).sum()) for i, name in enumerate(bags.classes)}
+        middle = statistics.median(len(bag) for bag in bags.features)
+        return cls(
+            bags.name,
+            len(bags),
+            counts,
+            middle,
+            bags.dim,
+            bags.patients_known,
+            bags.skipped,
+            tuple(results),
+        )
+
+    def of_model(self, model: str, fraction: float) -> list[FoldResult]:
+        """Results of one model at one fraction."""
+        return [r for r in self.results if (r.model, r.fraction) == (model, fraction)]
+
+    def per_fold(self, model: str, fraction: float, measure: str = "auc") -> dict[int, float]:
+        """A measure by fold, mean over the seeds; NaN where no seed has one."""
+        found: dict[int, list[float]] = {}
+        for result in self.of_model(model, fraction):
+            found.setdefault(result.fold, []).append(getattr(result, measure))
+        return {fold: mean_sd(values)[0] for fold, values in sorted(found.items())}
+
+
+@dataclass(frozen=True)
+class Report:
+    """All of a run.
+
+    Attributes:
+        sources: feature sources with their results.
+        folds: the folds, with their leakage.
+        models: in the order asked for.
+        fractions: ascending.
+        protocol: how models were trained.
+    """
+
+    sources: tuple[Source, ...]
+    folds: tuple[Fold, ...]
+    models: tuple[str, ...]
+    fractions: tuple[float, ...]
+    protocol: Protocol
+
+    def to_json(self) -> dict[str, Any]:
+        """One JSON document: `results`, one entry per source, model and fraction; `tests`."""
+        return {
+            "protocol": asdict(self.protocol),
+            "sources": [
+                {k: v for k, v in asdict(s).items() if k != "results"} for s in self.sources
+            ],
+            "splits": [
+                {
+                    "fold": f.index,
+                    "train": len(f.train),
+                    "val": len(f.val),
+                    "test": len(f.test),
+                    "patients_in_train_and_test": f.shared,
+                    "slides_dropped_for_that": f.dropped,
+                    "unknown_ids": f.unknown,
+                }
+                for f in self.folds
+            ],
+            "results": [
+                self._entry(s, m, f)
+                for s in self.sources
+                for m in self.models
+                for f in self.fractions
+            ],
+            "tests": self.tests(),
+        }
+
+    def _entry(self, source: Source, model: str, fraction: float) -> dict[str, Any]:
+        results = source.of_model(model, fraction)
+        entry: dict[str, Any] = {"source": source.name, "model": model, "fraction": fraction}
+        for measure in _MEASURES:
+            mean, sd = mean_sd(list(source.per_fold(model, fraction, measure).values()))
+            entry |= {f"{measure}_mean": _finite(mean), f"{measure}_std": _finite(sd)}
+        by_seed = {}
+        for result in results:
+            by_seed.setdefault(result.seed, []).append(result)
+        pooled = mean_sd([pooled_auc([r for r in rs if r.slides]) for rs in by_seed.values()])[0]
+        entry["auc_pooled"] = _finite(pooled)
+        dropped = ("slides", "labels", "probabilities", "model", "fraction")
+        entry["folds"] = [
+            {k: v for k, v in r.to_json().items() if k not in dropped} for r in results
+        ]
+        return entry
+
+    def tests(self) -> list[dict[str, Any]]:
+        """Paired tests of the AUC: models within a source, and sources within a model."""
+        share = mean_sd([len(f.test) / len(f.train) for f in self.folds])[0]
+        found = []
+        for fraction in self.fractions:
+            for source in self.sources:
+                for i, first in enumerate(self.models):
+                    for second in self.models[i + 1 :]:
+                        test = self._compare(source, first, source, second, fraction, share)
+                        labels = {"source": source.name, "first": first, "second": second}
+                        found.append({"fraction": fraction, **labels, **_row(test)})
+            for model in self.models:
+                for i, one in enumerate(self.sources):
+                    for other in self.sources[i + 1 :]:
+                        test = self._compare(one, model, other, model, fraction, share)
+                        labels = {"model": model, "first": one.name, "second": other.name}
+                        found.append({"fraction": fraction, **labels, **_row(test)})
+        return found
+
+    def _compare(
+        self, one: Source, first: str, other: Source, second: str, fraction: float, share: float
+    ) -> Paired:
+        a, b = one.per_fold(first, fraction), other.per_fold(second, fraction)
+        both = [fold for fold in a if fold in b]
+        return paired([a[f] for f in both], [b[f] for f in both], share / fraction)
+
+    def table2(self) -> tuple[list[str], list[list[str]]]:
+        """Header and rows in the layout of the paper's Table 2; compression against the first."""
+        models = [m for m in self.models if m.split(":")[0] in ("clam-sb", "dsmil")]
+        header = [
+            "Feature source",
+            "# features per WSI",
+            "Feature dimension",
+            "x times compression",
+        ]
+        header += [f"{f:.0%} {m}" for f in self.fractions for m in models]
+        first = self.sources[0].instances * self.sources[0].dim
+        rows = []
+        for source in self.sources:
+            ratio = first / (source.instances * source.dim)
+            row = [source.name, f"{source.instances:g}", str(source.dim), f"{ratio:.3g}x"]
+            row += [self.cell(source, m, f, "auc") for f in self.fractions for m in models]
+            rows.append(row)
+        return header, rows
+
+    def all_models(self) -> tuple[list[str], list[list[str]]]:
+        """Header and rows of every model: AUC, balanced accuracy and F1, mean ± sd over folds."""
+        header = ["Feature source", "Model", "Training", "AUC", "Balanced accuracy", "F1"]
+        rows = [
+            [s.name, m, f"{f:.0%}", *(self.cell(s, m, f, measure) for measure in _MEASURES)]
+            for s in self.sources
+            for m in self.models
+            for f in self.fractions
+        ]
+        return header, rows
+
+    def cell(self, source: Source, model: str, fraction: float, measure: str) -> str:
+        """Mean ± sd over the folds of a measure; a dash where there is none."""
+        mean, sd = mean_sd(list(source.per_fold(model, fraction, measure).values()))
+        if math.isnan(mean):
+            pooled = (
+                self._entry(source, model, fraction)["auc_pooled"] if measure == "auc" else None
+            )
+            return "-" if pooled is None else f"{pooled:.3f} pooled"
+        return f"{mean:.3f}" if math.isnan(sd) else f"{mean:.3f} ± {sd:.3f}"
+
+    def notes(self) -> list[str]:
+        """Lines that belong beside every table: sizes, leakage, what was skipped."""
+        lines = []
+        for source in self.sources:
+            counts = ", ".join(f"{name}: {n}" for name, n in source.classes.items())
+            lines.append(f"{source.name}: {source.slides} slides ({counts})")
+            if source.skipped:
+                lines.append(f"{source.name}: {len(source.skipped)} slides skipped:")
+                lines += [f"  {line}" for line in source.skipped]
+            failed = [r for r in source.results if r.skipped]
+            lines += [f"{r.model} {r.fraction:.0%} fold {r.fold}: {r.skipped}" for r in failed]
+            empty = sorted({r.fold for r in source.results if not r.skipped and math.isnan(r.auc)})
+            if empty:
+                lines.append(
+                    f"{source.name}: no AUC in folds {', '.join(map(str, empty))}: "
+                    "a class is absent from the test set; they are left out of the mean"
+                )
+        shared = [f.shared for f in self.folds]
+        if not all(s.patients_known for s in self.sources):
+            lines.append("patients unknown: leakage between train and test can't be counted")
+        else:
+            lines.append(f"patients in both train and test, by fold: {', '.join(map(str, shared))}")
+        if dropped := sum(f.dropped for f in self.folds):
+            lines.append(
+                f"their slides were taken out of the training sets: {dropped} over all folds"
+            )
+        if any(f.unknown for f in self.folds):
+            lines.append(
+                "ids of the split files without features or label, by fold: "
+                + ", ".join(str(f.unknown) for f in self.folds)
+            )
+        return lines
+
+    def text(self) -> str:
+        """Both tables and the notes."""
+        parts = [
+            "AUC in the layout of Table 2, mean ± sd over folds",
+            as_text(*self.table2()),
+            f"All models, protocol {self.protocol.name}",
+            as_text(*self.all_models()),
+            "\n".join(self.notes()),
+        ]
+        return "\n\n".join(parts)
+
+
+def _finite(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _row(test: Paired) -> dict[str, Any]:
+    return {k: _finite(v) if isinstance(v, float) else v for k, v in asdict(test).items()}
+
+
+def as_text(header: list[str], rows: list[list[str]]) -> str:
+    """A table in columns."""
+    widths = [max(len(line[i]) for line in (header, *rows)) for i in range(len(header))]
+    lines = [header, ["-" * w for w in widths], *rows]
+    return "\n".join(
+        "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def as_markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def as_csv(header: list[str], rows: list[list[str]]) -> str:
+    """A CSV table."""
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows([header, *rows])
+    return stream.getvalue()
+
+
+def write_report(report: Report, out: Path, *, plots: bool) -> None:
+    """Write `results.json`, `table2` and `models` as .txt, .csv and .md, and the plots."""
+    (out / "results.json").write_text(json.dumps(report.to_json(), indent=1, allow_nan=False))
+    for name, table in (("table2", report.table2()), ("models", report.all_models())):
+        (out / f"{name}.csv").write_text(as_csv(*table))
+        (out / f"{name}.md").write_text(as_markdown(*table) + "\n")
+        (out / f"{name}.txt").write_text(as_text(*table) + "\n")
+    (out / "notes.txt").write_text("\n".join(report.notes()) + "\n")
+    if plots:
+        from zoomldm.mil.plots import write_plots
+
+        write_plots(report, out)

@@ -1,0 +1,328 @@
+"""The benchmark: all models, fractions, seeds and folds, resumable and in parallel."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from zoomldm.errors import ConfigError, TargetError
+from zoomldm.mil.bags import Bags, read_bags
+from zoomldm.mil.maps import write_maps
+from zoomldm.mil.protocol import (
+    MODELS,
+    PROTOCOLS,
+    FoldResult,
+    Protocol,
+    Task,
+    run_fold,
+    split_name,
+)
+from zoomldm.mil.report import Report, Source, write_report
+from zoomldm.mil.splits import Fold, account, draw_folds, published_folds, read_splits
+
+Advance = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to run.
+
+    Attributes:
+        models: names, see `protocol.MODELS`, each with `:hipt` or `:original` if wanted.
+        fractions: of the training slides.
+        seeds: of initial weights and sampling.
+        protocol: see `protocol.PROTOCOLS`.
+        jobs: processes, each of one thread; 0 for one per CPU.
+        maps: write attention maps of the test slides (first seed, largest fraction).
+        plots: write plots.
+    """
+
+    models: tuple[str, ...] = MODELS
+    fractions: tuple[float, ...] = (0.25, 1.0)
+    seeds: tuple[int, ...] = (1,)
+    protocol: Protocol = PROTOCOLS["hipt"]
+    jobs: int = 0
+    maps: bool = False
+    plots: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: an unknown model, a fraction or a count out of its range.
+        """
+        for model in self.models:
+            split_name(model, self.protocol)
+        if not self.models or not self.fractions or not self.seeds:
+            raise ConfigError("nothing to run: expected a model, a fraction and a seed at least")
+        for fraction in self.fractions:
+            if not 0 < fraction <= 1:
+                raise ConfigError(f"fraction {fraction}: expected above 0, up to 1")
+        if self.protocol.epochs < 1 or self.jobs < 0:
+            raise ConfigError("epochs must be 1 or more and jobs 0 or more")
+
+
+def run_mil(
+    features: Path | str | Mapping[str, Path | str],
+    out: Path | str,
+    *,
+    labels: Path | str | None = None,
+    splits: Path | str | None = None,
+    folds: int | None = None,
+    models: Sequence[str] = MODELS,
+    fractions: Sequence[float] = (0.25, 1.0),
+    seeds: Sequence[int] = (1,),
+    protocol: str = "hipt",
+    epochs: int | None = None,
+    jobs: int = 0,
+    label_column: str | None = None,
+    slide_column: str = "slide_id",
+    patient_column: str | None = None,
+    positive: str | None = None,
+    maps: bool = False,
+    plots: bool = True,
+    advance: Advance | None = None,
+) -> Report:
+    """Train and measure MIL models over folds; running it again goes on where it stopped.
+
+    Args:
+        features: a feature source, see `bags.read_bags`, or several by name, compared on the
+            slides that all of them have.
+        out: existing folder for results, tables, plots and maps.
+        labels: label CSV.
+        splits: folder of split files.
+        folds: number of folds to draw by patient, where there are no split files.
+        models: names, see `protocol.MODELS`.
+        fractions: of the training slides.
+        seeds: trainings per fold.
+        protocol: "hipt" or "clean".
+        epochs: in place of the protocol's 20.
+        jobs: processes; 0 for one per CPU.
+        label_column: of the CSV, default `label`.
+        slide_column: of the CSV.
+        patient_column: of the CSV, default `case_id` where there is one.
+        positive: class against the rest.
+        maps: write attention maps.
+        plots: write plots (needs matplotlib).
+        advance: called with (what, done, total) as trainings end.
+
+    Returns:
+        The report, also written to `out`.
+
+    Raises:
+        ConfigError: options, features, labels or splits that don't work.
+        TargetError: `out` is no folder or holds results of other settings.
+    """
+    if protocol not in PROTOCOLS:
+        raise ConfigError(f"protocol {protocol!r} is unknown: use {' or '.join(PROTOCOLS)}")
+    rules = PROTOCOLS[protocol] if epochs is None else replace(PROTOCOLS[protocol], epochs=epochs)
+    options = Options(
+        models=tuple(dict.fromkeys(models)),
+        fractions=tuple(sorted(set(fractions))),
+        seeds=tuple(dict.fromkeys(seeds)),
+        protocol=rules,
+        jobs=jobs,
+        maps=maps,
+        plots=plots,
+    )
+    out = Path(out)
+    if not out.is_dir():
+        raise TargetError(f"{out}: no such folder; -o takes an existing one")
+    named = features if isinstance(features, Mapping) else {Path(features).stem: features}
+    sources = _common(
+        [
+            read_bags(
+                Path(path),
+                Path(labels) if labels is not None else None,
+                name=name,
+                label_column=label_column,
+                slide_column=slide_column,
+                patient_column=patient_column,
+                positive=positive,
+            )
+            for name, path in named.items()
+        ]
+    )
+    drawn = _folds(sources[0], splits, folds, rules)
+    drawn = [account(f, sources[0], separate=rules.separate) for f in drawn]
+    for fold in drawn:
+        if not len(fold.train) or not len(fold.test):
+            raise ConfigError(
+                f"fold {fold.index}: {len(fold.train)} training and "
+                f"{len(fold.test)} test slides; use fewer folds"
+            )
+    reported = []
+    for bags in sources:
+        results = _run_source(bags, drawn, options, out, advance)
+        reported.append(Source.of(bags, results))
+    report = Report(tuple(reported), tuple(drawn), options.models, options.fractions, rules)
+    write_report(report, out, plots=plots)
+    return report
+
+
+def _common(sources: list[Bags]) -> list[Bags]:
+    """The slides that all sources have, in the first one's order."""
+    if len({bags.name for bags in sources}) < len(sources):
+        raise ConfigError("two feature sources of one name: give them as NAME=PATH")
+    shared = set(sources[0].slides).intersection(*(bags.slides for bags in sources[1:]))
+    order = [slide for slide in sources[0].slides if slide in shared]
+    if not order:
+        raise ConfigError("the feature sources have no slide in common")
+    chosen = []
+    for bags in sources:
+        where = {slide: i for i, slide in enumerate(bags.slides)}
+        lost = [f"{s}: not in every feature source" for s in bags.slides if s not in shared]
+        bags = bags.choose(np.array([where[s] for s in order]))
+        chosen.append(replace(bags, skipped=(*bags.skipped, *lost)))
+        if chosen[0].classes != bags.classes or (chosen[0].labels != bags.labels).any():
+            raise ConfigError(f"{bags.name} and {chosen[0].name} label the same slides differently")
+    return chosen
+
+
+def _folds(
+    bags: Bags, splits: Path | str | None, folds: int | None, protocol: Protocol
+) -> list[Fold]:
+    if splits is not None and folds is not None:
+        raise ConfigError("--splits and --folds exclude each other: pass one")
+    if splits is not None:
+        return read_splits(Path(splits), bags)
+    if folds is not None:
+        return draw_folds(bags, folds, seed=0, validation=protocol.choose == "validation")
+    return published_folds(bags)
+
+
+def _run_source(
+    bags: Bags, folds: list[Fold], options: Options, out: Path, advance: Advance | None
+) -> list[FoldResult]:
+    folder = out / "folds" / _plain(bags.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    _check_settings(folder / "settings.json", bags, folds, options.protocol)
+    tasks = [
+        Task(model, fraction, seed, fold.index)
+        for fraction in sorted(options.fractions, reverse=True)  # the longest first
+        for model in options.models
+        for seed in options.seeds
+        for fold in folds
+    ]
+    results: dict[Task, FoldResult] = {}
+    left = []
+    for task in tasks:
+        result = _read_result(_file(folder, task))
+        if result is None or (options.maps and _maps_missing(out, bags, task, options)):
+            left.append(task)
+        else:
+            results[task] = result
+    if advance:
+        advance(bags.name, len(results), len(tasks))
+    for result in _train_all(left, bags, folds, options, out):
+        task = Task(result.model, result.fraction, result.seed, result.fold)
+        _write_json(_file(folder, task), result.to_json())
+        results[task] = result
+        if advance:
+            advance(bags.name, len(results), len(tasks))
+    return [results[task] for task in tasks]
+
+
+def _train_all(
+    tasks: list[Task], bags: Bags, folds: list[Fold], options: Options, out: Path
+) -> Iterator[FoldResult]:
+    jobs = min(options.jobs or os.cpu_count() or 1, len(tasks))
+    if jobs <= 1:
+        threads = torch.get_num_threads()
+        _prepare(bags, folds, options, out)
+        try:
+            for task in tasks:
+                yield _work(task)
+        finally:
+            torch.set_num_threads(threads)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, context, _prepare, (bags, folds, options, out)) as pool:
+        futures: list[Future[FoldResult]] = [pool.submit(_work, task) for task in tasks]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+_held: list = []  # what `_prepare` leaves for `_work` in each process
+
+
+def _prepare(bags: Bags, folds: list[Fold], options: Options, out: Path) -> None:
+    torch.set_num_threads(1)
+    _held[:] = [bags, {fold.index: fold for fold in folds}, options, out]
+
+
+def _work(task: Task) -> FoldResult:
+    bags, folds, options, out = _held
+    result, model = run_fold(task, bags, folds[task.fold], options.protocol)
+    if model is not None and options.maps and _mapped(task, options):
+        write_maps(model, bags, folds[task.fold].test, _map_folder(out, bags, task))
+    return result
+
+
+def _mapped(task: Task, options: Options) -> bool:
+    return task.seed == options.seeds[0] and task.fraction == max(options.fractions)
+
+
+def _map_folder(out: Path, bags: Bags, task: Task) -> Path:
+    return out / "maps" / _plain(bags.name) / _plain(task.model) / f"fold-{task.fold}"
+
+
+def _maps_missing(out: Path, bags: Bags, task: Task, options: Options) -> bool:
+    attends = split_name(task.model, options.protocol)[0] in MODELS[:4]
+    return attends and _mapped(task, options) and not _map_folder(out, bags, task).is_dir()
+
+
+def _file(folder: Path, task: Task) -> Path:
+    name = f"{_plain(task.model)}_{task.fraction:g}_seed-{task.seed}_fold-{task.fold}.json"
+    return folder / name
+
+
+def _plain(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
+
+
+def _check_settings(file: Path, bags: Bags, folds: list[Fold], protocol: Protocol) -> None:
+    """Refuse to mix results of different data, folds or protocols in one folder."""
+    rows = [[f.index, f.train.tolist(), f.val.tolist(), f.test.tolist()] for f in folds]
+    settings = {
+        "features": bags.digest,
+        "folds": hashlib.sha256(json.dumps(rows).encode()).hexdigest(),
+        **{f"protocol {k}": v for k, v in asdict(protocol).items()},
+    }
+    if file.exists():
+        stored = json.loads(file.read_text())
+        changed = [k for k in settings if stored.get(k) != settings[k]]
+        if changed:
+            raise TargetError(
+                f"{file.parent} holds results of other {', '.join(changed)}: choose another -o"
+            )
+    else:
+        _write_json(file, settings)
+
+
+def _read_result(file: Path) -> FoldResult | None:
+    try:
+        values = json.loads(file.read_text())
+        for key in ("slides", "labels"):
+            values[key] = tuple(values[key])
+        values["probabilities"] = tuple(tuple(row) for row in values["probabilities"])
+        return FoldResult.from_json(values)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write_json(file: Path, values: Mapping) -> None:
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(values, allow_nan=False))
+    temporary.replace(file)
