@@ -14,6 +14,7 @@ class ToyStage(Stage):
     """Strided and channels-last convolutions, running statistics, a branch used now and then."""
 
     name = "toy"
+    sparse = True
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()

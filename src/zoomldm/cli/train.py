@@ -41,6 +41,8 @@ def train(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Train; killed at any time, the same command goes on from the last checkpoint."""
+    import os
+
     from zoomldm.cli.output import print_json, print_table
     from zoomldm.errors import ConfigError
     from zoomldm.training.train import train_stage
@@ -65,6 +67,8 @@ def train(
         minutes=minutes,
         quiet=json,
     )
+    if os.environ.get("RANK", "0") != "0":
+        return  # under `accelerate launch`, one process reports
     if json:
         print_json(report.as_dict())
     else:

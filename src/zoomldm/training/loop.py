@@ -45,6 +45,7 @@ class Stage(nn.Module):
     """
 
     name = "stage"
+    sparse = False  # whether a step may leave some weights without gradient
 
     def networks(self) -> dict[str, nn.Module]:
         """Networks that are trained, averaged and saved, by name."""
@@ -175,8 +176,7 @@ def train(
         torch.set_num_threads(config.threads)
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
-        # A step without some level leaves blocks of the summarizer's trunk without gradient.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=stage.sparse)],
     )
     if accelerator.device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

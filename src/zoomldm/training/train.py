@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 
 from zoomldm.archive import Archive, open_archive
 from zoomldm.errors import ArchiveError, ConfigError, TargetError
@@ -18,8 +19,8 @@ from zoomldm.networks.patch_encoder import TileCNN
 from zoomldm.networks.summarizers import CNNSummarizer
 from zoomldm.pipeline import SHIPPED, ZoomLDMPipeline, build_pipeline, load_pipeline
 from zoomldm.presets import preset as preset_table
-from zoomldm.training.cases import split_cases
-from zoomldm.training.config import STAGES, TrainConfig, make_config
+from zoomldm.training.cases import Split, split_cases
+from zoomldm.training.config import STAGES, make_config
 from zoomldm.training.loop import Stage, train
 from zoomldm.training.patches import PatchStore
 from zoomldm.training.stages.autoencoder import AutoencoderStage
@@ -102,12 +103,15 @@ def train_stage(
     if config.threads:
         torch.set_num_threads(config.threads)
     base = _base(stage, preset, pipeline, config.seed)
+    processes = PartialState(cpu=not torch.cuda.is_available())
     _make_folder(out)
     files = {name: sources[name] for name in [*split.training, *split.held_out]}
     if stage == "diffusion":
         built = _diffusion_stage(base, files, split.training, split.held_out)
     else:
-        built = _tile_stage(stage, base, files, split.training, split.held_out, out, config, quiet)
+        with processes.main_process_first():
+            cache_tiles(list(files.values()), out / "tiles", quiet=quiet)
+        built = _tile_stage(stage, base, out / "tiles", split, config.seed)
     extra = {
         "stage": stage,
         "preset": preset,
@@ -117,7 +121,8 @@ def train_stage(
         "data": _identity(files),
     }
     networks = train(built, config, out, extra=extra, minutes=minutes, quiet=quiet)
-    assemble(base, networks, out / "pipeline")
+    if processes.is_main_process:
+        assemble(base, networks, out / "pipeline")
     return TrainReport(
         stage, str(out), str(out / "pipeline"), config.steps, split.training, split.held_out
     )
@@ -139,10 +144,10 @@ def assemble(
     parts = {name: getattr(base, name) for name in ("unet", "vae", "summarizer", "patch_encoder")}
     for name, part in parts.items():
         folder = networks / ("autoencoder" if name == "vae" else name)
-        if folder.is_dir():
+        if part is not None and folder.is_dir():
             parts[name] = type(part).from_pretrained(str(folder))
     if half:
-        parts = {name: copy.deepcopy(part).half() for name, part in parts.items()}
+        parts = {name: part and copy.deepcopy(part).half() for name, part in parts.items()}
     made = ZoomLDMPipeline(**parts, scheduler=base.scheduler)
     fresh = out.with_name(f".{out.name}.part")
     shutil.rmtree(fresh, ignore_errors=True)
@@ -219,7 +224,7 @@ def _make_folder(out: Path) -> None:
     if not out.parent.is_dir():
         raise TargetError(f"{out}: folder {out.parent} does not exist; create it first")
     try:
-        out.mkdir()
+        out.mkdir(exist_ok=True)  # several processes may start at once
     except OSError as error:
         raise TargetError(f"{out}: can't be made ({error.strerror})") from error
 
@@ -263,21 +268,10 @@ def _diffusion_stage(
     )
 
 
-def _tile_stage(
-    stage: str,
-    base: ZoomLDMPipeline,
-    files: dict[str, Path],
-    training: list[str],
-    held_out: list[str],
-    out: Path,
-    config: TrainConfig,
-    quiet: bool,
-) -> Stage:
-    cache = out / "tiles"
-    cache_tiles(list(files.values()), cache, quiet=quiet)
-    tiles = TileStore(cache, training)
-    kept = TileStore(cache, held_out) if held_out else None
-    torch.manual_seed(config.seed)  # the heads that a stage adds
+def _tile_stage(stage: str, base: ZoomLDMPipeline, cache: Path, split: Split, seed: int) -> Stage:
+    tiles = TileStore(cache, split.training)
+    kept = TileStore(cache, split.held_out) if split.held_out else None
+    torch.manual_seed(seed)  # the heads that a stage adds
     if stage == "autoencoder":
         autoencoder: FoldedAutoencoder = base.vae.requires_grad_(True)
         return AutoencoderStage(autoencoder, tiles, kept)

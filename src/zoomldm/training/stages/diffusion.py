@@ -39,6 +39,7 @@ class DiffusionStage(Stage):
     """
 
     name = "diffusion"
+    sparse = True  # a step without coarse levels leaves out part of the summarizer's trunk
     alphas: Tensor
 
     def __init__(
