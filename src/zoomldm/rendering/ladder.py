@@ -29,6 +29,6 @@ def draw_ladder(patches: Mapping[int, NDArray[np.uint8]], real: Mapping[int, boo
         y = _GAP + number // COLUMNS * cell_h
         sheet.paste(Image.fromarray(patches[level]), (x, y))
         origin = "real" if real[level] else "generated"
-        text = f"{NAMES[level]}   {level_mpp(level):g} µm/px   {origin}"
+        text = f"{NAMES[level]}   {level_mpp(level):g} mpp   {origin}"
         draw.text((x, y + TILE + 5), text, fill="black", font=font)
     return sheet
