@@ -64,7 +64,7 @@ def first_tiles(slide: Path, mask: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("slide", type=Path)
     parser.add_argument("--pipeline", default="demo", help="`untrained`: the demo's sizes")
     parser.add_argument("--threads", type=int, default=1)
