@@ -1,6 +1,6 @@
 """Parameters and multiply-adds of the demo's networks, per level for the summarizer.
 
-    python benchmarks/network_cost.py
+Run: python benchmarks/network_cost.py
 """
 
 import torch

@@ -18,6 +18,7 @@ def densest_region(mask: Any, size: tuple[int, int], side: int) -> tuple[int, in
     from zoomldm.levels import TILE
 
     tiles = side // TILE
+    mask = np.pad(mask, [(0, max(0, tiles - n)) for n in mask.shape])
     total = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), int)
     total[1:, 1:] = mask.cumsum(0).cumsum(1)
     inside = total[tiles:, tiles:] - total[:-tiles, tiles:]
@@ -71,7 +72,7 @@ def main(folder: Path) -> None:
             "all levels generated",
         ]
     )
-    report, seconds = step(
+    _, seconds = step(
         "region as a pyramidal TIFF",
         lambda a: decompress(source, picture, region=region, pipeline=pipeline, progress=a),
     )
