@@ -11,6 +11,7 @@ from zoomldm.errors import ConfigError
 from zoomldm.mil.attention import cross_entropy
 from zoomldm.mil.clam import ClamSB, smooth_top1_svm
 from zoomldm.mil.dsmil import DSMIL
+from zoomldm.mil.optimiser import PackedAdam
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-8}
 
@@ -26,6 +27,27 @@ def close(ours: Tensor, theirs: Tensor, tolerance: float | None = None) -> None:
 
 def grad_norms(model: torch.nn.Module) -> list[float]:
     return sorted(p.grad.norm().item() for p in model.parameters() if p.grad is not None)
+
+
+def train_packed(model: ClamSB | DSMIL, bags: list[Tensor], order: list[int]) -> Tensor:
+    """Losses of a training by the optimiser and the gradients that the benchmark uses.
+
+    The recorded trainings begin with the last recorded bag's gradient still in place.
+    """
+    packed, losses = PackedAdam(model, 2e-4, 1e-5), []
+    if isinstance(model, ClamSB):
+        model.subtyping, model.instance_loss = True, "ce"
+    model.backward(bags[-1], 1)
+    trained = model.trained(1)
+    if isinstance(model, ClamSB):
+        model.subtyping, model.instance_loss = False, "svm"
+    for i in order:
+        with torch.no_grad():
+            losses.append(model.loss(bags[i], i % 2).item())
+        model.backward(bags[i], i % 2)
+        packed.step({*trained, *model.trained(i % 2)})
+        trained = ()
+    return torch.tensor(losses, dtype=torch.float64)
 
 
 def redraw(seed: int, sizes: list[int], dim: int = 384) -> list[Tensor]:
@@ -186,3 +208,24 @@ def test_dsmil_training(shared: Path) -> None:
             parts[-1].backward()
             adam.step()
     close(torch.tensor(losses, dtype=torch.float64), train["losses"], 1e-4)
+
+
+@pytest.mark.parametrize(("name", "hidden"), [("clam_sb", 512), ("clam_sb_hipt_variant", 384)])
+def test_clam_training(shared: Path, name: str, hidden: int) -> None:
+    recorded = tape(shared, name)
+    bags = redraw(7, [8, 9, 16, 64, 128, 700])
+    assert torch.equal(bags[7], recorded["cases"][7]["x"])
+    model = ClamSB(384, hidden=hidden, dropout=0)
+    model.load_published(recorded["init_state"])
+    losses = train_packed(model, bags, recorded["train"]["order"])
+    close(losses, recorded["train"]["losses"][:, 2], 1e-4)
+
+
+def test_dsmil_hipt_training(shared: Path) -> None:
+    recorded = tape(shared, "dsmil_hipt_variant")
+    bags = redraw(13, [2, 9, 64, 128, 700])
+    assert torch.equal(bags[5], recorded["cases"][5]["x"])
+    model = DSMIL(384, hipt=True)
+    model.load_published(recorded["init_state"])
+    losses = train_packed(model, bags, recorded["train"]["order"])
+    close(losses * recorded["train"]["loss_div"], recorded["train"]["losses"], 1e-4)

@@ -1,0 +1,150 @@
+"""Feature files of every kind, and what is wrong with some."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from zoomldm.errors import ConfigError
+from zoomldm.mil.bags import plain_id, read_bags, read_features, read_labels
+
+Npz = Callable[..., Path]
+
+
+def write_h5(path: Path, values: np.ndarray, name: str = "features", **attributes: object) -> None:
+    with h5py.File(path, "w") as file:
+        file[name] = values
+        steps = np.arange(values.size // values.shape[-1])
+        coords = file.create_dataset("coords", data=np.stack([steps * 512, steps * 0], 1))
+        coords.attrs.update(attributes)
+
+
+def write_labels(path: Path, rows: list[str], header: str = "slide_id,label,case_id") -> Path:
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "features"
+    folder.mkdir()
+    draw = np.random.default_rng(0)
+    write_h5(folder / "a.h5", draw.normal(size=(5, 4)).astype(np.float32), patch_size_level0=512)
+    torch.save(torch.randn(1, 3, 4), folder / "b.pt")
+    np.save(folder / "c.npy", draw.normal(size=(2, 4)).astype(np.float16))
+    return folder
+
+
+def test_plain_id() -> None:
+    assert plain_id(" x/TCGA-A.B5B.svs ") == "TCGA-A.B5B"
+    assert plain_id("TCGA-1.SVS") == "TCGA-1"
+    assert plain_id("svs") == "svs"
+
+
+def test_npz(make_npz: Npz) -> None:
+    bags = read_bags(make_npz(slides=10, dim=6))
+    assert (len(bags), bags.dim, bags.classes, bags.patients_known) == (10, 6, ("0", "1"), True)
+    assert bags.labels.tolist() == [0, 0, 1, 1, 0, 0, 1, 1, 0, 0]
+    assert bags.patients[:3] == ("case-0", "case-0", "case-1")
+    assert sum(map(len, bags.features)) == len(np.load(make_npz(slides=10))["X"])
+
+
+def test_npz_rows_of_a_bag_need_not_be_together(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", X=np.arange(4.0)[:, None], bag=[0, 1, 0, 1], y=[0, 1])
+    bags = read_bags(tmp_path / "x.npz")
+    assert [b.ravel().tolist() for b in bags.features] == [[0, 2], [1, 3]]
+    assert not bags.patients_known
+
+
+def test_folder_of_each_kind(folder: Path, tmp_path: Path) -> None:
+    rows = ["a.svs,tumour,1", "b,normal,2", "c,normal,2", "d,tumour,3", "c,normal,2"]
+    bags = read_bags(folder, write_labels(tmp_path / "l.csv", rows))
+    assert bags.slides == ("a", "b", "c")
+    assert [tuple(b.shape) for b in bags.features] == [(5, 4), (3, 4), (2, 4)]
+    assert all(b.dtype == torch.float32 for b in bags.features)
+    assert bags.classes == ("normal", "tumour")
+    assert bags.patients == ("1", "2", "2")
+    where = bags.coordinates[0]
+    assert where is not None
+    assert (where.side, where.xy[2].tolist()) == (512, [1024, 0])
+    assert bags.skipped == ("c: repeated in line 6 of l.csv", "d: no features in features")
+    one = read_bags(folder, tmp_path / "l.csv", positive="tumour")
+    assert one.classes == ("rest", "tumour")
+
+
+def test_layouts_of_h5(tmp_path: Path) -> None:
+    path = tmp_path / "s.h5"
+    write_h5(path, np.ones((3, 4), np.float32), name="feats")
+    features, where = read_features(path)
+    assert features.shape == (3, 4)
+    assert where is not None
+    assert where.side == 512  # from the spacing, where nothing says so
+    with h5py.File(path, "w") as file:
+        file["features"] = np.ones(4, np.float32)  # TRIDENT's slide features
+    assert read_features(path)[0].shape == (1, 4)
+    with h5py.File(path, "w") as file:
+        file["features"], file["coords"] = np.ones((1, 4, 2), np.float32), np.zeros((1, 4, 2), int)
+        file["mask"] = [True, True, False, True]
+    features, where = read_features(path)
+    assert features.shape == (3, 2)
+    assert where is not None
+    assert len(where.xy) == 3
+
+
+def test_bad_features_are_listed(folder: Path, tmp_path: Path) -> None:
+    np.save(folder / "d.npy", np.full((3, 4), np.nan, np.float32))
+    np.save(folder / "e.npy", np.zeros((0, 4), np.float32))
+    labels = write_labels(tmp_path / "l.csv", ["a,0,1", "b,1,2", "c,1,3", "d,1,4", "e,1,5"])
+    bags = read_bags(folder, labels)
+    assert bags.slides == ("a", "b", "c")
+    assert bags.skipped == (
+        "d: 3 of 3 instances hold NaN or infinity",
+        "e: no instances",
+    )
+
+
+def test_errors_name_what_was_found(folder: Path, tmp_path: Path, make_npz: Npz) -> None:
+    labels = write_labels(tmp_path / "l.csv", ["a,0,1", "b,1,2", "c,1,3"])
+    with pytest.raises(ConfigError, match="needs --labels"):
+        read_bags(folder)
+    with pytest.raises(ConfigError, match=r"expected a folder of \.h5"):
+        read_bags(tmp_path / "nothing", labels)
+    with pytest.raises(ConfigError, match="only the class 'rest'"):
+        read_bags(folder, labels, positive="7")
+    with pytest.raises(ConfigError, match="no column 'grade'; it has slide_id, label, case_id"):
+        read_labels(labels, "grade")
+    with pytest.raises(ConfigError, match="a is there twice, with different labels"):
+        read_labels(write_labels(tmp_path / "m.csv", ["a,0,1", "a.svs,1,1"]))
+    with pytest.raises(ConfigError, match="line 2 has no slide id or no label"):
+        read_labels(write_labels(tmp_path / "m.csv", ["a,,1"]))
+    with pytest.raises(ConfigError, match="no such label file"):
+        read_labels(tmp_path / "none.csv")
+    np.save(folder / "a.npy", np.zeros((2, 4), np.float32))
+    with pytest.raises(ConfigError, match=r"a is there twice: a\.h5, a\.npy"):
+        read_bags(folder, labels)
+    (folder / "a.npy").unlink()
+    np.save(folder / "c.npy", np.zeros((2, 7), np.float32))
+    with pytest.raises(
+        ConfigError, match=r"different dimensions: 4 \(2 slides\), 7 \(1 slides\); see c"
+    ):
+        read_bags(folder, labels)
+    torch.save({"model": torch.zeros(2)}, folder / "c.pt")
+    with pytest.raises(ConfigError, match=r"c\.pt: not readable"):
+        read_features(folder / "c.pt")
+    (folder / "c.h5").write_bytes(b"no h5")
+    with pytest.raises(ConfigError, match=r"c\.h5: not readable"):
+        read_features(folder / "c.h5")
+    np.save(folder / "c.npy", np.array(["a"]))
+    with pytest.raises(ConfigError, match=r"c\.npy: not readable"):
+        read_features(folder / "c.npy")
+    with pytest.raises(ConfigError, match="has no y"):
+        read_bags(make_npz(y=None))
+    with pytest.raises(ConfigError, match="slide id x is there 40 times"):
+        read_bags(make_npz(slide_id=np.array(["x"] * 40)))
+    with pytest.raises(ConfigError, match="don't fit 2 bags"):
+        read_bags(make_npz(y=np.array([0, 1])))
+    with pytest.raises(ConfigError, match="expected arrays X and bag"):
+        read_bags(make_npz(X=None))

@@ -1,0 +1,63 @@
+"""Measures and tests against their definitions."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zoomldm.mil.metrics import auc, mean_sd, measure, paired, roc, t_tail
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=2, max_size=30).filter(
+        lambda rows: len({y for y, _ in rows}) == 2
+    )
+)
+def test_auc_counts_pairs(rows: list[tuple[bool, int]]) -> None:
+    labels, scores = np.array([y for y, _ in rows]), np.array([s for _, s in rows], dtype=float)
+    wins = [(a > b) + (a == b) / 2 for a in scores[labels] for b in scores[~labels]]
+    assert auc(labels, scores) == pytest.approx(np.mean(wins))
+    false, true = roc(labels, scores)
+    assert np.trapezoid(true, false) == pytest.approx(auc(labels, scores))
+
+
+def test_auc_of_one_class_is_nan() -> None:
+    assert math.isnan(auc(np.array([True, True]), np.array([0.1, 0.2])))
+
+
+def test_measures() -> None:
+    labels = np.array([0, 0, 0, 1, 1])
+    probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7], [0.2, 0.8], [0.55, 0.45]])
+    found = measure(labels, probabilities)
+    assert found.auc == pytest.approx(5 / 6)
+    assert found.balanced_accuracy == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert found.f1 == pytest.approx(2 * 1 / (2 + 2))
+    three = measure(np.array([0, 1, 2]), np.eye(3) * 0.8 + 0.05)
+    assert (three.auc, three.balanced_accuracy, three.f1) == (1, 1, 1)
+    assert math.isnan(measure(np.array([1, 1]), probabilities[:2]).auc)
+
+
+def test_mean_sd_leaves_nan_out() -> None:
+    assert mean_sd([1.0, math.nan, 3.0]) == (2.0, pytest.approx(math.sqrt(2)))
+    assert math.isnan(mean_sd([math.nan])[0])
+
+
+@pytest.mark.parametrize(
+    ("t", "freedom", "p"), [(2.262157, 9, 0.05), (12.7062, 1, 0.05), (1.0, 9, 0.343436), (0, 5, 1)]
+)
+def test_t_tail(t: float, freedom: int, p: float) -> None:
+    assert t_tail(t, freedom) == pytest.approx(p, abs=2e-5)
+
+
+def test_paired() -> None:
+    first, second = [0.8, 0.9, 0.85, 0.7], [0.7, 0.85, 0.8, 0.69]
+    plain, corrected = paired(first, second, 0.0), paired(first, second, 1 / 3)
+    assert plain.difference == pytest.approx(0.0525)
+    assert plain.p_corrected == pytest.approx(0.0652, abs=1e-4)  # the ordinary paired t-test
+    assert corrected.p_corrected > plain.p_corrected
+    assert plain.p_sign_flip == pytest.approx(2 / 16)
+    assert paired(first, first, 0.1).p_corrected == 1
+    assert paired([*first, math.nan], [*second, 0.5], 0.0).folds == 4
+    assert math.isnan(paired([0.5], [0.4], 0.1).p_corrected)
