@@ -15,7 +15,7 @@ demo: $(VENV)/.ready-run
 
 test: $(VENV)/.ready-dev lint
 	@echo "== tests"
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/.ready-dev
 	@echo "== lint (ruff) and types (pyright)"
