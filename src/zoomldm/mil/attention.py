@@ -166,30 +166,36 @@ class ABMIL(BagModel):
             dh: (N, H) gradient that reaches the hidden layer by another way.
         """
         h, attention = state.h, state.scores.softmax(0)
-        dlogits = state.logits.softmax(0)
-        dlogits[y] -= 1
-        dlogits *= weight
+        dlogits = (state.logits - state.logits.logsumexp(0)).exp() * weight
+        dlogits[y] -= weight
         add_linear(self.classifier, dlogits[None], state.mean[None])
-        dmean = dlogits @ self.classifier.weight
-        dattention = h @ dmean
-        dscores = attention * (dattention - attention @ dattention)
+        dmean = dlogits[None] @ self.classifier.weight
+        total = attention[:, None] * dmean
+        if dh is not None:
+            total += dh
+        dscores = torch.ops.aten._softmax_backward_data(
+            (dmean @ h.T).squeeze(0), attention, 0, attention.dtype
+        )
         add_linear(self.attention.w, dscores[:, None], state.gated)
         kept = state.gates if state.gate_mask is None else state.gates * state.gate_mask
         a, b = kept.chunk(2, 1)
-        tanh, sigmoid = state.gates.chunk(2, 1)
         dgated = dscores[:, None] * self.attention.w.weight
-        dgates = torch.cat(
-            [dgated * b * (1 - tanh * tanh), dgated * a * (sigmoid - sigmoid * sigmoid)], 1
-        )
+        dgates = torch.cat([dgated * b, dgated * a], 1)
         if state.gate_mask is not None:
             dgates *= state.gate_mask
+        (dv, du), (tanh, sigmoid) = dgates.chunk(2, 1), state.gates.chunk(2, 1)
+        dgates = torch.cat(
+            [
+                torch.ops.aten.tanh_backward(dv, tanh),
+                torch.ops.aten.sigmoid_backward(du, sigmoid),
+            ],
+            1,
+        )
         add_linear(self.attention.vu, dgates, h)
-        total = torch.addmm(attention[:, None] * dmean, dgates, self.attention.vu.weight)
-        if dh is not None:
-            total += dh
+        total += dgates @ self.attention.vu.weight
         if state.h_mask is not None:
             total *= state.h_mask
-        total *= h > 0
+        total = torch.ops.aten.threshold_backward(total, h, 0)
         add_linear(self.fc, total, x)
 
 

@@ -208,17 +208,23 @@ def _read_h5(path: Path) -> tuple[np.ndarray, Coordinates | None]:
         values = np.asarray(file[names[0]])
         if values.ndim > 2 and values.shape[0] == 1:
             values = values[0]
-        if values.ndim == 1 or "coords" not in file:
+        if values.ndim == 1:
+            return values, None
+        count = values.size // values.shape[-1]
+        keep = np.asarray(file["mask"], dtype=bool).ravel() if "mask" in file else None
+        if keep is not None:
+            if len(keep) != count:
+                raise ConfigError(f"{path}: {count} instances but a mask of {len(keep)}")
+            values = values.reshape(count, -1)[keep]
+        if "coords" not in file:
             return values, None
         xy, attributes = np.asarray(file["coords"]), dict(file["coords"].attrs)
         if xy.ndim == 3 and xy.shape[0] == 1:
             xy = xy[0]
-        keep = np.asarray(file["mask"], dtype=bool).ravel() if "mask" in file else None
-    count = values.size // values.shape[-1]
     if len(xy) != count:
         raise ConfigError(f"{path}: {count} instances but {len(xy)} coordinates")
-    if keep is not None and len(keep) == count:
-        values, xy = values.reshape(count, -1)[keep], xy[keep]
+    if keep is not None:
+        xy = xy[keep]
     width, height = (_number(attributes.get(f"level0_{side}")) for side in ("width", "height"))
     size = (int(width), int(height)) if width and height else None
     return values, Coordinates(xy[:, :2].astype(np.float64), _side(xy, attributes), size)

@@ -114,10 +114,21 @@ class ClamSB(ABMIL):
 
     def cluster_loss(self, h: Tensor, scores: Tensor, y: int) -> Tensor:
         """Instance loss of hidden (N, H) under attention scores (N,) for class `y`."""
-        function = smooth_top1_svm if self.instance_loss == "svm" else F.cross_entropy
-        found = self.clusters(scores, y)
-        losses = [function(layer(h[chosen]), target) for layer, chosen, target in found]
-        return torch.stack(losses).sum() / len(found)
+        losses = []
+        for layer, chosen, target in self.clusters(scores, y):
+            lead = layer(h[chosen]).diff(dim=1).squeeze(1)  # of label 1 over label 0
+            margin = self.instance_margin - (2 * target - 1) * lead
+            loss = F.softplus(margin)
+            if self.instance_loss == "svm":
+                smooth = lead.detach().abs() < _SMOOTH_UNTIL
+                loss = torch.where(smooth, loss, margin.relu())
+            losses.append(loss.mean())
+        return torch.stack(losses).sum() / len(losses)
+
+    @property
+    def instance_margin(self) -> float:
+        """With two labels both instance losses are softplus(margin - lead of the right label)."""
+        return 1.0 if self.instance_loss == "svm" else 0.0
 
     def loss(self, x: Tensor, y: int) -> Tensor:
         """0.7 x cross-entropy of the bag + 0.3 x instance loss."""
@@ -132,17 +143,17 @@ class ClamSB(ABMIL):
             state = self.run(x)
             found = self.clusters(state.scores, y)
             dh = torch.zeros_like(state.h)
+            share = (1 - self.bag_weight) / len(found)
             for layer, chosen, target in found:
                 h = state.h[chosen]
-                lead = layer(h).diff(dim=1).squeeze(1)  # of label 1 over label 0
                 sign = 2 * target - 1
-                slope = lead * -sign
+                margin = self.instance_margin - sign * layer(h).diff(dim=1).squeeze(1)
+                weight = torch.full_like(margin, share) / len(target)
+                slope = torch.ops.aten.softplus_backward(weight, margin, 1, 20)
                 if self.instance_loss == "svm":
-                    hard = (slope > -1).to(slope)
-                    slope = torch.where(lead.abs() < _SMOOTH_UNTIL, (1 + slope).sigmoid(), hard)
-                else:
-                    slope = slope.sigmoid()
-                slope = slope * sign * ((self.bag_weight - 1) / (len(target) * len(found)))
+                    smooth = (margin - 1).abs() < _SMOOTH_UNTIL
+                    slope = torch.where(smooth, slope, weight * (margin > 0))
+                slope = slope * -sign
                 dlogits = torch.stack([-slope, slope], 1)
                 add_linear(layer, dlogits, h)
                 dh.index_add_(0, chosen, dlogits @ layer.weight)

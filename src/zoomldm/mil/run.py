@@ -4,15 +4,17 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from zoomldm.errors import ConfigError, TargetError
+from zoomldm.errors import ConfigError, TargetError, ZoomLDMError
 from zoomldm.mil.bags import Bags, read_bags
 from zoomldm.mil.maps import write_maps
 from zoomldm.mil.protocol import (
@@ -104,7 +106,8 @@ def run_mil(
         seeds: trainings per fold.
         protocol: "hipt" or "clean".
         epochs: in place of the protocol's 20.
-        jobs: processes; 0 for one per CPU.
+        jobs: processes; 0 for one per CPU. A script that asks for more than one must guard its
+            call with `if __name__ == "__main__":`.
         label_column: of the CSV, default `label`.
         slide_column: of the CSV.
         patient_column: of the CSV, default `case_id` where there is one.
@@ -244,11 +247,16 @@ def _train_all(
             torch.set_num_threads(threads)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, _prepare, (bags, folds, options, out)) as pool:
+    with ProcessPoolExecutor(jobs, context, _prepare_worker, (bags, folds, options, out)) as pool:
         futures: list[Future[FoldResult]] = [pool.submit(_work, task) for task in tasks]
         try:
             for future in as_completed(futures):
                 yield future.result()
+        except BrokenProcessPool as error:
+            raise ZoomLDMError(
+                "a training process was killed (out of memory?): the same command goes on, "
+                "with fewer --jobs if need be"
+            ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -260,6 +268,11 @@ _held: list = []  # what `_prepare` leaves for `_work` in each process
 def _prepare(bags: Bags, folds: list[Fold], options: Options, out: Path) -> None:
     torch.set_num_threads(1)
     _held[:] = [bags, {fold.index: fold for fold in folds}, options, out]
+
+
+def _prepare_worker(bags: Bags, folds: list[Fold], options: Options, out: Path) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent alone says that it was interrupted
+    _prepare(bags, folds, options, out)
 
 
 def _work(task: Task) -> FoldResult:
