@@ -32,8 +32,9 @@ for verb in (compress, decompress, info, verify, train, evaluate, doctor):
 def main() -> NoReturn:
     """Run the command line; a user's mistake is one line and an exit code, never a traceback."""
     warnings.showwarning = _show_warning
+    os.environ.setdefault("TQDM_DISABLE", "1")  # diffusers shows bars where a verb prints lines
     try:
-        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        code = app(sys.argv[1:] or ["--help"], prog_name="zoomldm", standalone_mode=False)
     except ZoomLDMError as error:
         _fail(error, error.exit_code)
     except typer.Abort:

@@ -40,14 +40,15 @@ def megabytes(count: float) -> str:
 
 @contextmanager
 def progress(quiet: bool = False) -> Iterator[Any]:
-    """Progress on standard error: gives a function (what, done, total) to call."""
+    """Progress on standard error, if that is a terminal: gives a function (what, done, total)."""
+    console = Console(stderr=True)
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=quiet,
+        console=console,
+        disable=quiet or not console.is_terminal,
         transient=True,
     )
     tasks: dict[str, TaskID] = {}
