@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam
 
 from zoomldm.mil.attention import BagModel
 
@@ -20,26 +21,41 @@ class PackedAdam:
     """
 
     def __init__(self, model: BagModel, rate: float, decay: float) -> None:
-        self.packed: list[torch.nn.Parameter] = []
-        self.gradients: list[Tensor] = []
+        self.rate, self.decay = rate, decay
+        self.parts: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = []
         for part in model.parts():
-            vector = torch.nn.Parameter(torch.cat([p.detach().flatten() for p in part]))
+            vector = torch.cat([p.detach().flatten() for p in part])
             gradient = torch.zeros_like(vector)
             at = 0
             for parameter in part:
                 span = slice(at, at + parameter.numel())
-                parameter.data = vector.data[span].view_as(parameter)
+                parameter.data = vector[span].view_as(parameter)
                 parameter.grad = gradient[span].view_as(parameter)
                 at = span.stop
-            self.packed.append(vector)
-            self.gradients.append(gradient)
-        self.adam = torch.optim.Adam(self.packed, lr=rate, weight_decay=decay, fused=True)
+            moments = torch.zeros_like(vector), torch.zeros_like(vector)
+            self.parts.append((vector, gradient, *moments, torch.zeros(())))
 
     def step(self, trained: Iterable[int]) -> None:
         """Update the trained parts from their gradients and zero those."""
-        chosen = set(trained)
-        for index, (vector, gradient) in enumerate(zip(self.packed, self.gradients, strict=True)):
-            vector.grad = gradient if index in chosen else None
-        self.adam.step()
-        for index in chosen:
-            self.gradients[index].zero_()
+        chosen = [self.parts[i] for i in trained]
+        vectors, gradients, first, second, steps = (
+            list(column) for column in zip(*chosen, strict=True)
+        )
+        adam(
+            vectors,
+            gradients,
+            first,
+            second,
+            [],
+            steps,
+            fused=True,
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=self.rate,
+            weight_decay=self.decay,
+            eps=1e-8,
+            maximize=False,
+        )
+        for gradient in gradients:
+            gradient.zero_()
