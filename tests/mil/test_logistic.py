@@ -1,9 +1,14 @@
 """Logistic regression by its optimality condition."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from zoomldm.mil.bags import read_bags
 from zoomldm.mil.logistic import logistic
+from zoomldm.mil.protocol import PROTOCOLS, Task, run_fold
+from zoomldm.mil.splits import read_splits
 
 
 def test_stationary() -> None:
@@ -27,3 +32,13 @@ def test_three_classes_and_a_constant_column() -> None:
     probabilities = logistic(x, y, x, 3, c=1.0)
     assert probabilities.sum(1) == pytest.approx(np.ones(90))
     assert (probabilities.argmax(1) == y).mean() > 0.95
+
+
+@pytest.mark.parametrize(("fraction", "expected"), [(0.25, 0.842), (1.0, 0.890)])
+def test_tcga_brca(shared: Path, fraction: float, expected: float) -> None:
+    """The reference run of another implementation on HIPT's bags, folds and subset."""
+    bags = read_bags(shared / "mil" / "tcga_brca_hipt_cls4k_192_fp16.npz")
+    folds = read_splits(shared / "mil" / "splits" / "tcga_brca", bags)
+    tasks = [(Task("logistic", fraction, 1, fold.index), fold) for fold in folds]
+    aucs = [run_fold(task, bags, fold, PROTOCOLS["hipt"])[0].auc for task, fold in tasks]
+    assert np.mean(aucs) == pytest.approx(expected, abs=0.001)
