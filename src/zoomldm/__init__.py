@@ -20,6 +20,7 @@ _HOMES = {
     "verify_archive": "zoomldm.archive",
     "open_slide": "zoomldm.slides",
     "load_pipeline": "zoomldm.pipeline",
+    "convert_released": "zoomldm.released",
     "ZoomLDMPipeline": "zoomldm.pipeline",
 }
 __all__ = [*_HOMES, "__version__"]

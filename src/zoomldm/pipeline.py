@@ -5,11 +5,12 @@ import json
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
+from diffusers.utils import logging
 from torch import Tensor, nn
 
 from zoomldm.diffusion.guidance import guided
@@ -17,11 +18,20 @@ from zoomldm.errors import PipelineError
 from zoomldm.levels import COUNT, NAMES, TILE
 from zoomldm.networks.autoencoder import FoldedAutoencoder
 from zoomldm.networks.denoiser import Denoiser
+from zoomldm.networks.embedding_dit import EmbeddingDiT
 from zoomldm.networks.patch_encoder import TileCNN
+from zoomldm.networks.released_autoencoder import VQAutoencoder
+from zoomldm.networks.summarizer_vit import ViTSummarizer
 from zoomldm.networks.summarizers import CNNSummarizer
 from zoomldm.presets import preset
 
 SHIPPED = "demo"
+KINDS: dict[str, Any] = {
+    "cnn": CNNSummarizer,
+    "vit": ViTSummarizer,
+    "folded": FoldedAutoencoder,
+    "vq": VQAutoencoder,
+}
 
 
 class ZoomLDMPipeline(DiffusionPipeline):
@@ -33,10 +43,28 @@ class ZoomLDMPipeline(DiffusionPipeline):
         summarizer: `summarizer(grid, level)` to a context.
         patch_encoder: tiles (B, 3, 256, 256) in [0, 1] to embeddings (B, D).
         scheduler: any diffusers scheduler; its configuration holds the schedule.
+        embedding_diffusion: draws contexts; None where there is none.
+        source: what it was converted from, None where it was trained here.
     """
 
+    _optional_components: ClassVar[list[str]] = [
+        "unet",
+        "vae",
+        "summarizer",
+        "patch_encoder",
+        "scheduler",
+        "embedding_diffusion",
+    ]
+
     def __init__(
-        self, unet: Any, vae: Any, summarizer: Any, patch_encoder: Any, scheduler: Any
+        self,
+        unet: Any,
+        vae: Any,
+        summarizer: Any,
+        patch_encoder: Any,
+        scheduler: Any,
+        embedding_diffusion: Any = None,
+        source: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -45,8 +73,10 @@ class ZoomLDMPipeline(DiffusionPipeline):
             summarizer=summarizer,
             patch_encoder=patch_encoder,
             scheduler=scheduler,
+            embedding_diffusion=embedding_diffusion,
         )
-        for network in (unet, vae, summarizer, patch_encoder):
+        self.register_to_config(source=source)
+        for network in (unet, vae, summarizer, patch_encoder, embedding_diffusion):
             if isinstance(network, nn.Module):
                 network.eval().requires_grad_(False)
         self._digests: dict[str, str] = {}
@@ -64,12 +94,13 @@ class ZoomLDMPipeline(DiffusionPipeline):
 
     def digest(self, *components: str) -> str:
         """SHA-256 over configuration and weights of the named components (all when none)."""
-        names = components or ("unet", "vae", "summarizer", "patch_encoder", "scheduler")
+        every = ("unet", "vae", "summarizer", "patch_encoder", "scheduler", "embedding_diffusion")
+        names = components or [n for n in every if getattr(self, n) is not None]
         return hashlib.sha256("".join(self._digest(n) for n in names).encode()).hexdigest()
 
     def _digest(self, name: str) -> str:
         if name not in self._digests:
-            part = getattr(self, name)
+            part = self._part(name)
             config = {k: v for k, v in dict(part.config).items() if not k.startswith("_")}
             sha = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
             if isinstance(part, nn.Module):
@@ -79,12 +110,19 @@ class ZoomLDMPipeline(DiffusionPipeline):
             self._digests[name] = sha.hexdigest()
         return self._digests[name]
 
+    def _part(self, name: str) -> Any:
+        part = getattr(self, name)
+        if part is None:
+            todo = "; name a patch encoder with --encoder" if name == "patch_encoder" else ""
+            raise PipelineError(f"pipeline has no {name.replace('_', ' ')}{todo}")
+        return part
+
     @torch.no_grad()
     def encode_tiles(self, tiles: np.ndarray) -> np.ndarray:
         """Embed tiles (n, 256, 256, 3) uint8 sRGB: (n, D) float32."""
         x = torch.from_numpy(np.ascontiguousarray(tiles)).permute(0, 3, 1, 2)
         x = x.to(self.device).float().div_(255)
-        return self.patch_encoder(x).float().cpu().numpy()
+        return self._part("patch_encoder")(x).float().cpu().numpy()
 
     @torch.no_grad()
     def encode_pictures(self, pictures: Tensor) -> Tensor:
@@ -109,25 +147,33 @@ class ZoomLDMPipeline(DiffusionPipeline):
         levels = torch.full((len(grids),), level, device=self.device)
         return self.summarizer(grids, levels)
 
-    def denoise(self, context: Tensor, guidance: float = 1.0) -> Callable[[Tensor, Tensor], Tensor]:
+    def denoise(
+        self,
+        context: Tensor,
+        guidance: float = 1.0,
+        interval: tuple[float, float] | None = None,
+    ) -> Callable[[Tensor, Tensor], Tensor]:
         """The denoiser under a context as a function (latents, time) -> model output.
 
         Args:
             context: (n, tokens, width).
             guidance: usual scale s in u + s (c - u); 1 leaves the null condition out.
+            interval: first and last timestep that are guided; None for all.
         """
-        return guided(self.unet, context, guidance)
+        return guided(self.unet, context, guidance, interval)
 
     @torch.no_grad()
     def __call__(
         self,
-        grids: Tensor | np.ndarray,
-        level: int,
+        grids: Tensor | np.ndarray | None = None,
+        level: int | None = None,
         num_inference_steps: int = 50,
         guidance_scale: float = 2.0,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: Tensor | None = None,
         output_type: str = "pil",
+        context: Tensor | None = None,
+        guidance_interval: tuple[float, float] | None = None,
     ) -> Any:
         """Generate the patch of each grid from noise.
 
@@ -139,13 +185,19 @@ class ZoomLDMPipeline(DiffusionPipeline):
             generator: source of the noise; a list gives one a picture.
             latents: starting noise (n, C, h, w) in place of the generator's.
             output_type: `pil`, `np` (n, 256, 256, 3) in [0, 1], `pt` in [-1, 1] or `latent`.
+            context: (n, tokens, width) in place of grids and level.
+            guidance_interval: see `denoise`.
 
         Returns:
             A list of pictures, or one array or tensor.
         """
-        if not 0 <= level < COUNT:
-            raise PipelineError(f"level {level} does not exist; expected 0 to {COUNT - 1}")
-        context = self.context(grids, level)
+        if context is None:
+            if grids is None or level is None:
+                raise PipelineError("nothing to draw; pass grids and level, or context")
+            if not 0 <= level < COUNT:
+                raise PipelineError(f"level {level} does not exist; expected 0 to {COUNT - 1}")
+            context = self.context(grids, level)
+        context = context.to(self.device)
         shape = (len(context), *self.latent_shape)
         if latents is None:
             if isinstance(generator, list):
@@ -153,10 +205,11 @@ class ZoomLDMPipeline(DiffusionPipeline):
             else:
                 latents = torch.randn(shape, generator=generator)
         x = latents.to(self.device)
-        model = self.denoise(context, guidance_scale)
+        model = self.denoise(context, guidance_scale, guidance_interval)
         self.scheduler.set_timesteps(num_inference_steps)
         for t in self.progress_bar(self.scheduler.timesteps):
-            out = model(x, t.expand(len(x)).to(self.device))
+            scaled = self.scheduler.scale_model_input(x, t)
+            out = model(scaled, t.expand(len(x)).to(self.device))
             x = self.scheduler.step(out, t, x, return_dict=False)[0]
         if output_type == "latent":
             return x
@@ -175,13 +228,23 @@ def build_pipeline(name: str, seed: int = 0) -> ZoomLDMPipeline:
     try:
         return ZoomLDMPipeline(
             unet=Denoiser(**table["unet"]),
-            vae=FoldedAutoencoder(**table["vae"]),
-            summarizer=CNNSummarizer(**table["summarizer"]),
-            patch_encoder=TileCNN(**table["patch_encoder"]),
+            vae=_made(table["vae"], "folded"),
+            summarizer=_made(table["summarizer"], "cnn"),
+            patch_encoder=TileCNN(**table["patch_encoder"]) if "patch_encoder" in table else None,
             scheduler=DDIMScheduler(**table["scheduler"]),
+            embedding_diffusion=(
+                EmbeddingDiT(**table["embedding_diffusion"])
+                if "embedding_diffusion" in table
+                else None
+            ),
         )
     finally:
         torch.random.set_rng_state(state)
+
+
+def _made(settings: dict[str, Any], kind: str) -> Any:
+    settings = dict(settings)
+    return KINDS[settings.pop("kind", kind)](**settings)
 
 
 def load_pipeline(name: str = SHIPPED) -> ZoomLDMPipeline:
@@ -203,12 +266,17 @@ def load_pipeline(name: str = SHIPPED) -> ZoomLDMPipeline:
             f"pipeline {name!r}: {found}; expected 'demo', 'tiny' or a directory that "
             "`zoomldm train` or save_pretrained wrote"
         )
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # a bar for five small files says nothing
     try:
         pipeline = ZoomLDMPipeline.from_pretrained(
             str(folder), dtype=torch.float32, local_files_only=True
         )
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
         raise PipelineError(f"pipeline {folder}: can't be loaded ({_one_line(error)})") from error
+    finally:
+        if shown:
+            logging.enable_progress_bar()
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -46,6 +46,23 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "unet": {},
         "scheduler": {**SCHEDULE, "prediction_type": "v_prediction"},
     },
+    "paper": {  # no patch encoder: UNI's weights are others' to give
+        "vae": {"kind": "vq"},
+        "summarizer": {"kind": "vit"},
+        "unet": {
+            "latent_channels": 3,
+            "fold": 1,
+            "spatial_context": 0,
+            "widths": (192, 384, 576, 960),
+            "depth": 2,
+            "heads": 1,
+            "context_dim": 512,
+            "attention": (False, True, True, True),
+            "sample_size": 64,
+        },
+        "embedding_diffusion": {},
+        "scheduler": {**SCHEDULE, "prediction_type": "epsilon"},
+    },
 }
 
 

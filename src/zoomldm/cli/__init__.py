@@ -8,6 +8,7 @@ from typing import NoReturn
 import typer
 
 from zoomldm.cli.compress import compress
+from zoomldm.cli.convert import convert
 from zoomldm.cli.decompress import decompress
 from zoomldm.cli.doctor import doctor
 from zoomldm.cli.evaluate import evaluate
@@ -25,7 +26,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (compress, decompress, info, verify, train, evaluate, doctor):
+for verb in (compress, decompress, info, verify, train, evaluate, convert, doctor):
     app.command()(verb)
 
 

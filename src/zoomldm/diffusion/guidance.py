@@ -8,7 +8,10 @@ from torch import Tensor
 
 
 def guided(
-    denoiser: Any, context: Tensor, scale: float = 1.0
+    denoiser: Any,
+    context: Tensor,
+    scale: float = 1.0,
+    interval: tuple[float, float] | None = None,
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Denoiser under a context as a function of (latents, time).
 
@@ -17,6 +20,8 @@ def guided(
         context: (n, tokens, width); the null condition is zeros of this shape.
         scale: s in u + s (c - u) (Ho and Salimans 2022, in the usual convention, where 1 is no
             guidance); at 1 the null condition is not evaluated.
+        interval: first and last timestep that are guided (Kynkäänniemi et al. 2024); outside
+            them the null condition has no say, nor is it evaluated. None for all.
     """
 
     def plain(x: Tensor, time: Tensor) -> Tensor:
@@ -27,4 +32,26 @@ def guided(
         null, full = denoiser(torch.cat([x, x]), torch.cat([time, time]), both).chunk(2)
         return null + scale * (full - null)
 
-    return plain if scale == 1 else mixed
+    def limited(x: Tensor, time: Tensor) -> Tensor:
+        assert interval is not None
+        inside = (time >= interval[0]) & (time <= interval[1])
+        if not inside.any():
+            return plain(x, time)
+        if inside.all():
+            return mixed(x, time)
+        shape = (-1, *(1,) * (x.ndim - 1))
+        return torch.where(inside.reshape(shape), mixed(x, time), plain(x, time))
+
+    if scale == 1:
+        return plain
+    return mixed if interval is None else limited
+
+
+def guided_beyond(
+    denoiser: Any, context: Tensor, extra: float
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Guidance in the "+w" convention of the released large-image code: (1 + w) c - w u.
+
+    An `extra` of w is a `scale` of 1 + w in `guided`: 0, not 1, is no guidance.
+    """
+    return guided(denoiser, context, 1 + extra)

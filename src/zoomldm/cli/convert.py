@@ -1,0 +1,27 @@
+"""`zoomldm convert`: a published checkpoint to a pipeline."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", show_default=False)],
+    out: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Directory to make.")],
+    ema: Annotated[
+        bool, typer.Option("--ema/--raw", help="Averaged weights, or those of the last step.")
+    ] = True,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Turn a released ZoomLDM checkpoint into a pipeline directory."""
+    from zoomldm.cli.output import print_json, print_table
+    from zoomldm.released import convert_released
+
+    report = convert_released(checkpoint, out, "ema" if ema else "raw")
+    if json:
+        print_json(report.as_dict())
+        return
+    rows = [[k.replace("_", " "), f"{v:,}"] for k, v in report.parameters.items()]
+    done = " (was there already)" if report.done_before else ""
+    print_table(f"{report.pipeline}{done}", ["network", "numbers"], rows)

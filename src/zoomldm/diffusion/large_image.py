@@ -1,0 +1,205 @@
+"""What the released code makes large pictures with: resizing, windows, seam removal."""
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from zoomldm.diffusion.guidance import guided_beyond
+from zoomldm.networks.summarizers import standardise
+
+WINDOW = 64
+
+
+@lru_cache(maxsize=32)
+def resize_matrix(size: int, target: int) -> Tensor:
+    """Bicubic resampling of one axis, (target, size) float32.
+
+    Kernel of Keys 1981 with a = -0.5, stretched by the factor when shrinking; rows sum to 1;
+    borders are mirrored about the edge of the outermost pixel.
+    """
+    scale = target / size
+    stretch = max(1.0, 1 / scale)
+    centre = (torch.arange(target, dtype=torch.float64) + 0.5) / scale - 0.5
+    reach = int(2 * stretch) + 1
+    taps = centre.floor()[:, None] + torch.arange(-reach, reach + 1, dtype=torch.float64)
+    weight = _cubic((taps - centre[:, None]) / stretch)
+    weight = weight / weight.sum(1, keepdim=True)
+    place = taps.long() % (2 * size)
+    place = torch.where(place < size, place, 2 * size - 1 - place)
+    matrix = torch.zeros(target, size, dtype=torch.float64)
+    return matrix.scatter_add_(1, place, weight).float()
+
+
+def _cubic(x: Tensor) -> Tensor:
+    x = x.abs()
+    near = 1.5 * x**3 - 2.5 * x**2 + 1
+    far = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+    return torch.where(x <= 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
+
+
+def resized(pictures: Tensor, factor: float) -> Tensor:
+    """Pictures (..., H, W) with sides times `factor` (2, 1/8, ...), see `resize_matrix`."""
+    h, w = pictures.shape[-2:]
+    rows = resize_matrix(h, round(h * factor)).to(pictures)
+    cols = resize_matrix(w, round(w * factor)).to(pictures)
+    return rows @ pictures @ cols.T
+
+
+def spherical(share: float, a: Tensor, b: Tensor) -> Tensor:
+    """Spherical interpolation from a (share 0) to b (1) along the last axis.
+
+    The weights are those of the angle between the vectors; straight where that is under 1.8
+    degrees or next to 180.
+    """
+    cosine = F.cosine_similarity(a, b, dim=-1)[..., None]
+    straight = cosine.abs() > 0.9995
+    angle = torch.where(straight, torch.zeros_like(cosine), cosine).clamp(-1, 1).arccos()
+    curved = (((1 - share) * angle).sin() * a + (share * angle).sin() * b) / angle.sin()
+    return torch.where(straight, (1 - share) * a + share * b, curved)
+
+
+def window_embedding(grid: Tensor, row: int, col: int, side: int = WINDOW) -> Tensor:
+    """Embedding (D,) of a window off the lattice, standardised.
+
+    Args:
+        grid: (rows, cols, D) raw embeddings; repeated at its lower and right border.
+        row: first row of the window in latent cells, 0 to rows * side.
+        col: first column.
+        side: latent cells of a tile.
+    """
+    padded = torch.cat([grid, grid[-1:]])
+    padded = torch.cat([padded, padded[:, -1:]], 1)
+    r, c = min(row // side, len(grid) - 1), min(col // side, grid.shape[1] - 1)
+    down, right = row / side - r, col / side - c
+    top = spherical(right, padded[r, c], padded[r, c + 1])
+    bottom = spherical(right, padded[r + 1, c], padded[r + 1, c + 1])
+    return standardise(spherical(down, top, bottom))
+
+
+def window_starts(size: int, side: int = WINDOW, stride: int = 16) -> list[int]:
+    """Where windows start along an axis; a last one lies flush with its end."""
+    return sorted({*range(0, size - side + 1, stride), size - side})
+
+
+def windows(height: int, width: int, stride: int, side: int = WINDOW) -> Iterator[tuple[int, int]]:
+    """Row and column of each window's first cell, in raster order."""
+    for row in window_starts(height, side, stride):
+        for col in window_starts(width, side, stride):
+            yield row, col
+
+
+def bell(side: int) -> Tensor:
+    """Weights (side, side) of a window: Gaussian of deviation 0.8 / sqrt 2 half sides, peak 1."""
+    axis = torch.linspace(-1, 1, side)
+    weight = torch.exp(-(axis[:, None] ** 2 + axis**2) / 0.64)
+    return weight / weight.max()
+
+
+def decode_large(
+    decode: Callable[[Tensor], Tensor], latents: Tensor, stride: int = 16, side: int = WINDOW
+) -> Tensor:
+    """Decode latents larger than a patch by windows, blended with `bell`.
+
+    Args:
+        decode: latents (1, C, side, side) to a picture (1, 3, f side, f side).
+        latents: (1, C, h, w), h and w at least `side`.
+        stride: between windows.
+        side: of a window.
+
+    Returns:
+        (1, 3, f h, f w).
+    """
+    h, w = latents.shape[2:]
+    total = weights = None
+    for row, col in windows(h, w, stride, side):
+        picture = decode(latents[:, :, row : row + side, col : col + side])
+        factor = picture.shape[-1] // side
+        weight = bell(picture.shape[-1]).to(picture)
+        if total is None or weights is None:
+            total = picture.new_zeros((1, 3, h * factor, w * factor))
+            weights = picture.new_zeros((h * factor, w * factor))
+        y, x, span = row * factor, col * factor, side * factor
+        total[:, :, y : y + span, x : x + span] += weight * picture
+        weights[y : y + span, x : x + span] += weight
+    assert total is not None and weights is not None
+    return total / weights
+
+
+def to_bytes(pictures: Tensor) -> Tensor:
+    """Pictures in [-1, 1] to uint8, truncated (not rounded) as the released code does."""
+    return (255 * ((pictures + 1) / 2).clamp(0, 1)).to(torch.uint8)
+
+
+def join_tiles(tiles: Tensor, rows: int) -> Tensor:
+    """Tiles (rows * cols, C, s, s) in raster order to one map (1, C, rows * s, cols * s)."""
+    x = tiles.unflatten(0, (rows, -1)).permute(2, 0, 3, 1, 4)
+    return x.flatten(3, 4).flatten(1, 2)[None]
+
+
+def split_tiles(latents: Tensor, side: int = WINDOW) -> Tensor:
+    """One map (1, C, h, w) to its tiles (n, C, side, side) in raster order."""
+    x = latents[0].unflatten(1, (-1, side)).unflatten(3, (-1, side))
+    return x.permute(1, 3, 0, 2, 4).flatten(0, 1)
+
+
+def remove_seams(
+    denoiser: Any,
+    tiles: Tensor,
+    contexts: Callable[[int, int], Tensor],
+    alphas: Tensor,
+    noise: Callable[[tuple[int, ...]], Tensor],
+    rows: int,
+    start: int = 300,
+    stride: int = 50,
+    extra: float = 2.0,
+    window_stride: int = 16,
+    exact_time: bool = False,
+) -> Tensor:
+    """Noise tiles made apart and denoise them by overlapping windows, so that they join.
+
+    In each step the clean latents that the windows predict are averaged where they overlap.
+
+    Args:
+        denoiser: `denoiser(latents, time, context)`, predicting noise.
+        tiles: (n, C, side, side) in raster order.
+        contexts: context (1, tokens, width) of the window at (row, col) in latent cells.
+        alphas: (1000,) cumulative alphas.
+        noise: standard normal noise of a shape: the tiles', then the map's (1, C, h, w) a step.
+        rows: rows of tiles.
+        start: steps of noise, 1 to 1000.
+        stride: steps of noise taken away at once.
+        extra: guidance in the "+w" convention, see `guided_beyond`.
+        window_stride: latent cells between windows.
+        exact_time: give the network the time of its noise, t - 1, and not t as released.
+
+    Returns:
+        Tiles, as they came.
+    """
+    side = tiles.shape[-1]
+    alpha = alphas[start - 1]
+    x = join_tiles(alpha.sqrt() * tiles + (1 - alpha).sqrt() * noise(tuple(tiles.shape)), rows)
+    places = list(windows(x.shape[2], x.shape[3], window_stride, side))
+    models = [guided_beyond(denoiser, contexts(row, col), extra) for row, col in places]
+    count = torch.zeros_like(x)
+    for row, col in places:
+        count[:, :, row : row + side, col : col + side] += 1
+    for t in range(start, 0, -stride):
+        alpha, before = alphas[t - 1], alphas[max(t - 1 - stride, 0)]
+        time = torch.tensor([t - 1 if exact_time else t], device=x.device)
+        clean = torch.zeros_like(x)
+        for (row, col), model in zip(places, models, strict=True):
+            window = x[:, :, row : row + side, col : col + side]
+            error = model(window, time)
+            predicted = (window - (1 - alpha).sqrt() * error) / alpha.sqrt()
+            clean[:, :, row : row + side, col : col + side] += predicted
+        clean /= count
+        error = (x - alpha.sqrt() * clean) / (1 - alpha).sqrt()
+        beta = 1 - alphas[t - 1] / alphas[t - 2] if t > 1 else 1 - alphas[0]
+        added = beta * (1 - before) / (1 - alpha)
+        x = before.sqrt() * clean + (1 - before - added).sqrt() * error
+        x = x + added.sqrt() * noise(tuple(x.shape))
+    return split_tiles(x, side)

@@ -1,0 +1,117 @@
+"""The embedding diffusion's network: a diffusion transformer over context tokens."""
+
+import math
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+TIME = 256
+
+
+def positions(count: int, width: int) -> Tensor:
+    """Fixed positions (count, width) float32: [sin | cos] of position over 10000**(2 k / width)."""
+    omega = 10000.0 ** (-torch.arange(width // 2, dtype=torch.float64) / (width / 2))
+    angle = torch.arange(count, dtype=torch.float64)[:, None] * omega
+    return torch.cat([angle.sin(), angle.cos()], 1).float()
+
+
+def time_features(time: Tensor) -> Tensor:
+    """Features (B, 256) of timesteps (B,): [cos | sin] over 128 geometric frequencies."""
+    half = TIME // 2
+    steps = torch.arange(half, dtype=torch.float32, device=time.device)
+    angle = time.float()[:, None] * torch.exp(-math.log(10000) * steps / half)
+    return torch.cat([angle.cos(), angle.sin()], 1)
+
+
+class _Block(nn.Module):
+    """Transformer block whose norms a condition shifts, scales and gates (Peebles and Xie 2023).
+
+    The last layer that makes the six modulations starts at zero: the block starts as identity.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.attended = nn.Linear(width, width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width)
+        )
+        self.modulation = nn.Linear(width, 6 * width)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        modulation = self.modulation(F.silu(condition))[:, None].chunk(6, 2)
+        shift, scale, gate = modulation[:3]
+        x = x + gate * self._attention(_normed(x, shift, scale))
+        shift, scale, gate = modulation[3:]
+        return x + gate * self.mlp(_normed(x, shift, scale))
+
+    def _attention(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.attended(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+def _normed(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
+
+
+class EmbeddingDiT(ModelMixin, ConfigMixin):
+    """Transformer that predicts clean context tokens, and their variance, from noised ones.
+
+    Args:
+        tokens: tokens of a context.
+        context_dim: length of a context token.
+        width: channels of the blocks.
+        depth: number of blocks.
+        heads: attention heads.
+        levels: number of levels.
+        learned_variance: whether the variance is predicted too, doubling the output.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        tokens: int = 65,
+        context_dim: int = 512,
+        width: int = 768,
+        depth: int = 12,
+        heads: int = 12,
+        levels: int = 8,
+        learned_variance: bool = True,
+    ) -> None:
+        super().__init__()
+        self.project = nn.Linear(context_dim, width)
+        self.position = nn.Parameter(positions(tokens, width)[None], requires_grad=False)
+        self.time = nn.Sequential(nn.Linear(TIME, width), nn.SiLU(), nn.Linear(width, width))
+        self.level = nn.Embedding(levels, width)
+        self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(depth))
+        self.modulation = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, context_dim * (2 if learned_variance else 1))
+        for layer in (self.modulation, self.out):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        nn.init.normal_(self.level.weight, std=0.02)
+
+    def forward(self, contexts: Tensor, time: Tensor, level: Tensor) -> Tensor:
+        """Predict the clean context.
+
+        Args:
+            contexts: (B, tokens, context_dim), noised.
+            time: (B,) timesteps, 0..999.
+            level: (B,) level of each.
+
+        Returns:
+            (B, tokens, context_dim), or twice as long where the variance is learned: the clean
+            context, then where the log variance lies between its bounds, -1 to 1.
+        """
+        x = self.project(contexts) + self.position
+        condition = self.time(time_features(time).to(x.dtype)) + self.level(level)
+        for block in self.blocks:
+            x = block(x, condition)
+        shift, scale = self.modulation(F.silu(condition))[:, None].chunk(2, 2)
+        return self.out(_normed(x, shift, scale))
