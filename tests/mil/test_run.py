@@ -54,6 +54,8 @@ def test_every_model_and_output(make_npz: Npz, out: Path) -> None:
     assert rows[0][-4:] == ["50% clam-sb", "50% dsmil", "100% clam-sb", "100% dsmil"]
     assert rows[1][:4] == ["toy", f"{report.sources[0].instances:g}", "6", "1x"]
     assert (out / "models.md").read_text().count("\n") == 2 + 14
+    assert (out / "tests.csv").read_text().count("\n") == 1 + 42
+    assert "Paired tests of the AUC" in report.text()
     assert "patients in both train and test, by fold: 0, 0, 0" in report.text()
     for name in ("roc-toy.png", "folds-toy.png"):
         assert Image.open(out / name).size[0] > 300

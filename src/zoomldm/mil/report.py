@@ -16,6 +16,7 @@ from zoomldm.mil.protocol import FoldResult, Protocol, pooled_auc
 from zoomldm.mil.splits import Fold
 
 _MEASURES = ("auc", "balanced_accuracy", "f1")
+_FORMATS = ("+.3f", ".3f", ".3f")  # of a test's difference and its two p
 
 
 @dataclass(frozen=True)
@@ -189,6 +190,25 @@ class Report:
         ]
         return header, rows
 
+    def tests_table(self, *, chosen: bool = False) -> tuple[list[str], list[list[str]]]:
+        """Header and rows of the paired tests.
+
+        Args:
+            chosen: only those against the logistic regression and those between sources.
+        """
+        header = ["Training", "Of", "First", "Second", "Difference", "p corrected", "p sign flip"]
+        rows = []
+        for test in self.tests():
+            if chosen and "model" not in test and "logistic" not in (test["first"], test["second"]):
+                continue
+            values = (test["difference"], test["p_corrected"], test["p_sign_flip"])
+            cells = [
+                "-" if v is None else f"{v:{f}}" for v, f in zip(values, _FORMATS, strict=True)
+            ]
+            of = test.get("model") or test["source"]
+            rows.append([f"{test['fraction']:.0%}", of, test["first"], test["second"], *cells])
+        return header, rows
+
     def cell(self, source: Source, model: str, fraction: float, measure: str) -> str:
         """Mean ± sd over the folds of a measure; a dash where there is none."""
         mean, sd = mean_sd(list(source.per_fold(model, fraction, measure).values()))
@@ -233,14 +253,17 @@ class Report:
         return lines
 
     def text(self) -> str:
-        """Both tables and the notes."""
+        """The tables and the notes."""
         parts = [
             "AUC in the layout of Table 2, mean ± sd over folds",
             as_text(*self.table2()),
             f"All models, protocol {self.protocol.name}",
             as_text(*self.all_models()),
-            "\n".join(self.notes()),
         ]
+        compared = self.tests_table(chosen=True)
+        if compared[1]:
+            parts += ["Paired tests of the AUC over folds", as_text(*compared)]
+        parts.append("\n".join(self.notes()))
         return "\n\n".join(parts)
 
 
@@ -276,9 +299,14 @@ def as_csv(header: list[str], rows: list[list[str]]) -> str:
 
 
 def write_report(report: Report, out: Path, *, plots: bool) -> None:
-    """Write `results.json`, `table2` and `models` as .txt, .csv and .md, and the plots."""
+    """Write `results.json`; `table2`, `models`, `tests` as .txt, .csv and .md; the plots."""
     (out / "results.json").write_text(json.dumps(report.to_json(), indent=1, allow_nan=False))
-    for name, table in (("table2", report.table2()), ("models", report.all_models())):
+    tables = {
+        "table2": report.table2(),
+        "models": report.all_models(),
+        "tests": report.tests_table(),
+    }
+    for name, table in tables.items():
         (out / f"{name}.csv").write_text(as_csv(*table))
         (out / f"{name}.md").write_text(as_markdown(*table) + "\n")
         (out / f"{name}.txt").write_text(as_text(*table) + "\n")
