@@ -8,7 +8,7 @@ from typing import Any
 
 from zoomldm.cli.output import megabytes, print_table, progress
 
-SIDE = 2048  # px of the 0.5 mpp raster that are written as a TIFF
+SIDE = 1024  # px of the 0.5 mpp raster that are written as a TIFF
 
 
 def densest_region(mask: Any, size: tuple[int, int], side: int) -> tuple[int, int, int, int]:
@@ -56,7 +56,7 @@ def main(folder: Path) -> None:
     _, seconds = step(
         "ladder of eight magnifications",
         lambda a: decompress(
-            source, ladder, level="all", region=region, pipeline=pipeline, progress=a
+            source, ladder, level="all", region=region, pipeline=pipeline, progress=_patches(a)
         ),
     )
     raw = size[0] * size[1] * 3
@@ -74,7 +74,9 @@ def main(folder: Path) -> None:
     )
     _, seconds = step(
         "region as a pyramidal TIFF",
-        lambda a: decompress(source, picture, region=region, pipeline=pipeline, progress=a),
+        lambda a: decompress(
+            source, picture, region=region, pipeline=pipeline, progress=_patches(a)
+        ),
     )
     rows.append(
         [
@@ -107,6 +109,10 @@ def main(folder: Path) -> None:
         rows,
     )
     print(f"look at {ladder} and {picture}")
+
+
+def _patches(advance: Any) -> Any:
+    return lambda done, total: advance("patches", done, total)
 
 
 def _row(

@@ -207,7 +207,7 @@ class ZoomLDMPipeline(DiffusionPipeline):
         x = latents.to(self.device)
         model = self.denoise(context, guidance_scale, guidance_interval)
         self.scheduler.set_timesteps(num_inference_steps)
-        for t in self.progress_bar(self.scheduler.timesteps):
+        for t in self.progress_bar(self.scheduler.timesteps):  # type: ignore
             scaled = self.scheduler.scale_model_input(x, t)
             out = model(scaled, t.expand(len(x)).to(self.device))
             x = self.scheduler.step(out, t, x, return_dict=False)[0]
