@@ -27,7 +27,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "decoder_depths": (1, 1),
             "latent_channels": 4,
         },
-        "patch_encoder": {"widths": (8, 16, 16, 16), "dim": 32, "map_channels": 2},
+        "patch_encoder": {"widths": (8, 16, 16, 16), "dim": 32, "layout": 8, "map_channels": 2},
         "summarizer": {"dim": 32, "width": 16, "body": 16, "context_dim": 32, "depth": 1},
         "unet": {
             "latent_channels": 4,

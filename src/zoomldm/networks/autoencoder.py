@@ -29,8 +29,7 @@ class FoldedAutoencoder(ModelMixin, ConfigMixin):
     """Autoencoder of factor 8 that starts on 4 x 4-folded pixels, so that a CPU can run it.
 
     Latents leave the encoder standardised per channel (running mean and variance of training),
-    so no scaling factor is needed; in training, noise of `latent_noise` is added before decoding,
-    which keeps neighbouring latents decodable.
+    so no scaling factor is needed.
 
     Args:
         latent_channels: channels C of the latents.
@@ -38,7 +37,6 @@ class FoldedAutoencoder(ModelMixin, ConfigMixin):
         encoder_depths: residual blocks at each of the two.
         decoder_widths: the decoder's channels at 1/4 and 1/8.
         decoder_depths: the decoder's residual blocks.
-        latent_noise: standard deviation added to the latents in training mode only.
     """
 
     factor = 8
@@ -51,7 +49,6 @@ class FoldedAutoencoder(ModelMixin, ConfigMixin):
         encoder_depths: tuple[int, int] = (2, 2),
         decoder_widths: tuple[int, int] = (112, 224),
         decoder_depths: tuple[int, int] = (2, 3),
-        latent_noise: float = 0.05,
     ) -> None:
         super().__init__()
         fine, coarse = encoder_widths
@@ -74,7 +71,6 @@ class FoldedAutoencoder(ModelMixin, ConfigMixin):
             nn.Conv2d(fine, 48, 3, padding=1),
             nn.PixelShuffle(4),
         )
-        self.latent_noise = latent_noise
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [-1, 1], sides divisible by 8, to latents (B, C, H/8, W/8)."""
@@ -84,9 +80,6 @@ class FoldedAutoencoder(ModelMixin, ConfigMixin):
         """Latents (B, C, h, w) to pictures (B, 3, 8 h, 8 w), about [-1, 1], not clamped."""
         return self.decoder(latents)
 
-    def forward(self, pictures: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Round trip; `noise` (latent shape, standard normal) is scaled by `latent_noise`."""
-        latents = self.encode(pictures)
-        if noise is not None:
-            latents = latents + self.latent_noise * noise
-        return self.decode(latents)
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Round trip of pictures (B, 3, H, W)."""
+        return self.decode(self.encode(pictures))

@@ -6,6 +6,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+LAYOUT_SCALE = 0.35
+
 
 def _conv(cin: int, cout: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
@@ -29,25 +31,30 @@ class TileCNN(ModelMixin, ConfigMixin):
 
     Tiles are looked at with `side` pixels (128: 1 mpp, where nuclei can still be told apart).
 
-    What the last stage holds is kept in two forms, its mean (what the tile is made of) and a
-    narrow 4 x 4 map (roughly where), and projected together. The embedding is standardised per
-    dimension by running statistics, so that cosines are centred on 0.
+    The embedding has two parts. The first `dim - layout` numbers say what the tile is made of,
+    from the last stage's mean and a narrow 4 x 4 map; the others say where it lies, from a map of
+    1/16 of the side. Each number is standardised by running statistics, so that cosines are
+    centred on 0; the layout is then scaled by `LAYOUT_SCALE`, so that cosines compare what tiles
+    are made of, and not how they happen to be cut.
 
     Args:
         dim: length of the embedding.
+        layout: how many of its numbers hold the layout.
         side: pixels a side that the trunk sees; larger tiles are averaged down.
         widths: channels at 1/4, 1/8, 1/16 and 1/32 of the side.
         depths: residual blocks at each.
-        map_channels: channels of the 4 x 4 map.
+        map_channels: channels of both maps.
         grey: whether the network sees luminance only.
     """
 
     tile = 256
+    scale: Tensor
 
     @register_to_config
     def __init__(
         self,
         dim: int = 384,
+        layout: int = 128,
         side: int = 128,
         widths: tuple[int, ...] = (48, 96, 192, 320),
         depths: tuple[int, ...] = (1, 1, 1, 1),
@@ -60,11 +67,19 @@ class TileCNN(ModelMixin, ConfigMixin):
             if i:
                 layers += [_conv(widths[i - 1], width, stride=2), nn.ReLU()]
             layers += [_Block(width) for _ in range(depth)]
-        self.trunk = nn.Sequential(*layers)
-        self.where = nn.Conv2d(widths[-1], map_channels, 1)
-        self.project = nn.Linear(widths[-1] + 16 * map_channels, dim)
+        # Split after the stage at 1/16, whose map the layout is read from.
+        last = 2 + depths[-1]
+        self.trunk, self.top = nn.Sequential(*layers[:-last]), nn.Sequential(*layers[-last:])
+        self.coarse = nn.Conv2d(widths[-1], map_channels, 1)
+        self.project = nn.Linear(widths[-1] + 16 * map_channels, dim - layout)
         self.standardise = nn.BatchNorm1d(dim, affine=False, momentum=0.01)
-        self.side, self.grey = side, grey
+        scale = torch.ones(dim)
+        if layout:
+            self.fine = nn.Conv2d(widths[-2], map_channels, 1)
+            self.place = nn.Linear(64 * map_channels, layout)
+            scale[-layout:] = LAYOUT_SCALE
+        self.register_buffer("scale", scale, persistent=False)
+        self.side, self.layout, self.grey = side, layout, grey
 
     def forward(self, tiles: Tensor) -> Tensor:
         """Embed tiles (B, 3, S, S), sRGB in [0, 1], S a multiple of `side`: (B, dim)."""
@@ -74,5 +89,9 @@ class TileCNN(ModelMixin, ConfigMixin):
             weights = tiles.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
             tiles = (tiles * weights).sum(1, keepdim=True).expand(-1, 3, -1, -1)
         x = self.trunk(tiles * 4 - 3)  # H&E is bright: this puts tissue near zero mean
-        where = F.adaptive_avg_pool2d(self.where(x), 4).flatten(1)
-        return self.standardise(self.project(torch.cat([x.mean((2, 3)), where], 1)).float())
+        top = self.top(x)
+        coarse = F.adaptive_avg_pool2d(self.coarse(top), 4).flatten(1)
+        parts = [self.project(torch.cat([top.mean((2, 3)), coarse], 1))]
+        if self.layout:
+            parts.append(self.place(F.adaptive_avg_pool2d(self.fine(x), 8).flatten(1)))
+        return self.standardise(torch.cat(parts, 1).float()) * self.scale

@@ -15,14 +15,29 @@ def _detail(x: Tensor) -> Tensor:
     return x - F.interpolate(F.avg_pool2d(x, 2), scale_factor=2.0)
 
 
+def _difference(out: Tensor, pictures: Tensor) -> Tensor:
+    """L1 + squared error + L1 of the finest detail."""
+    error = out - pictures
+    return error.abs().mean() + 5 * error.square().mean() + _detail(error).abs().mean()
+
+
 class AutoencoderStage(Stage):
-    """L1 + squared error + L1 of the finest detail, half of the crops from level 0.
+    """Pictures read back from latents that a denoiser can learn; half of them are of level 0.
+
+    Two things give the latents the spectrum of pictures, strong at low frequencies, where left
+    alone they tend to white noise, which cannot be predicted. Latents of halved side must decode
+    to the halved picture (scale equivariance: Kouzelis et al. 2025, EQ-VAE, equation 4); and
+    some crops are decoded under noise, so that what matters most is held most strongly.
 
     Args:
         autoencoder: the network.
         tiles: training patches.
         held_out: patches of held-out cases, or None.
         crop: side of the training crops in pixels.
+        noise: standard deviation of the noise that all latents carry while training.
+        strong: largest deviation under which a crop is decoded.
+        noisy: share of the crops that get strong noise.
+        equivariance: weight of the halved pictures.
     """
 
     name = "autoencoder"
@@ -33,8 +48,14 @@ class AutoencoderStage(Stage):
         tiles: TileStore,
         held_out: TileStore | None = None,
         crop: int = 128,
+        noise: float = 0.03,
+        strong: float = 0.7,
+        noisy: float = 0.3,
+        equivariance: float = 0.5,
     ) -> None:
         super().__init__()
+        self.noise, self.strong, self.noisy = noise, strong, noisy
+        self.equivariance = equivariance
         self.autoencoder = autoencoder
         self.tiles, self.kept, self.crop = tiles, held_out, crop
         self.levels = [tiles.at_level(k) for k in range(8) if len(tiles.at_level(k))]
@@ -44,7 +65,7 @@ class AutoencoderStage(Stage):
         return {"autoencoder": self.autoencoder}
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
-        """Crops (size, 3, crop, crop) in [-1, 1], flipped and turned, and latent noise."""
+        """Crops (size, 3, crop, crop) in [-1, 1], flipped and turned; noise of the latents."""
         crops = np.empty((size, self.crop, self.crop, 3), np.uint8)
         for i in range(size):
             pool = self.levels[0 if rng.random() < 0.5 else rng.integers(len(self.levels))]
@@ -54,20 +75,31 @@ class AutoencoderStage(Stage):
             crops[i] = tile[::-1] if rng.random() < 0.5 else tile
         channels = self.autoencoder.config["latent_channels"]
         shape = (size, channels, self.crop // 8, self.crop // 8)
+        deviation = np.where(
+            rng.random(size) < self.noisy, rng.uniform(0, self.strong, size), self.noise
+        )
+        noise = rng.standard_normal(shape, dtype=np.float32)
+        noise *= deviation.astype(np.float32)[:, None, None, None]
         return {
             "pictures": to_signed(crops),
-            "noise": torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)),
+            "noise": torch.from_numpy(noise),
+            "clean": torch.from_numpy(deviation <= self.noise),
         }
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Reconstruction losses; `psnr` is that of the batch, noise included."""
+        """Losses; `psnr` is that of the crops without strong noise, `halved` the equivariance."""
         pictures = batch["pictures"]
-        out = self.autoencoder(pictures, batch["noise"]).float()
-        error = out - pictures
-        square = error.square().mean()
-        detail = _detail(error).abs().mean()
-        loss = error.abs().mean() + 5 * square + detail
-        return {"loss": loss, "psnr": -10 * torch.log10(square / 4).detach()}
+        latents = self.autoencoder.encode(pictures) + batch["noise"]
+        out = self.autoencoder.decode(latents).float()
+        small = self.autoencoder.decode(F.avg_pool2d(latents, 2)).float()
+        halved = _difference(small, F.avg_pool2d(pictures, 2))
+        loss = _difference(out, pictures) + self.equivariance * halved
+        square = (out - pictures).detach()[batch["clean"]].square().mean()
+        return {
+            "loss": loss,
+            "halved": halved.detach(),
+            "psnr": -10 * torch.log10(square / 4),
+        }
 
     def _fixed(self, count: int) -> np.ndarray:
         store = self.kept or self.tiles

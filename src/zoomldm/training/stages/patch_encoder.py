@@ -30,9 +30,10 @@ class PatchEncoderStage(Stage):
     """SimCLR's contrast (Chen et al. 2020, equation 1) plus a 32 x 32 thumbnail read back.
 
     Two views of a tile attract each other; for `neighbours` of the pairs the second view is of
-    the tile beside it, for tissue is continuous. The contrast is on the embedding itself, whose
-    cosine is what users compare. Alone it forgets where things lie in a tile and what shade they
-    have, which the denoiser needs, so a small decoder must also recover each view's thumbnail.
+    the tile beside it, for tissue is continuous. The contrast is on what the embedding says of
+    the tile's make, not on its layout, and each batch is of few slides, so that tiles of one slide
+    must be told apart. The contrast forgets where things lie and what shade they have, which the
+    denoiser needs, so a small decoder must recover each view's thumbnail from the embedding.
 
     Args:
         encoder: the network.
@@ -43,6 +44,7 @@ class PatchEncoderStage(Stage):
             which within a slide is one of the better signs of place.
         thumbnail: weight of the thumbnail's squared error.
         temperature: of the contrast.
+        slides: of how many slides a batch is.
     """
 
     name = "patch-encoder"
@@ -56,6 +58,7 @@ class PatchEncoderStage(Stage):
         jitter: float = 0.4,
         thumbnail: float = 15.0,
         temperature: float = 0.1,
+        slides: int = 4,
     ) -> None:
         super().__init__()
         dim = encoder.config["dim"]
@@ -76,7 +79,8 @@ class PatchEncoderStage(Stage):
         self.small = _shrunk(tiles, self.pool, encoder.config["side"])
         self.place = {int(i): n for n, i in enumerate(self.pool)}
         self.neighbours, self.thumbnail = neighbours, thumbnail
-        self.temperature, self.jitter = temperature, jitter
+        self.temperature, self.jitter, self.slides = temperature, jitter, slides
+        self.made = dim - encoder.config["layout"]
 
     def networks(self) -> dict[str, nn.Module]:
         """The encoder and its head (kept so that a run resumes)."""
@@ -84,7 +88,12 @@ class PatchEncoderStage(Stage):
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
         """Two views (size, 3, S, S) in [0, 1] of tiles or of neighbours."""
-        chosen = rng.choice(self.pool, size, replace=False)
+        of = self.tiles.slide[self.pool]
+        names, counts = np.unique(of, return_counts=True)
+        few = min(self.slides, len(names))
+        drawn = rng.choice(names, few, replace=False, p=counts / counts.sum())
+        pool = self.pool[np.isin(of, drawn)]
+        chosen = rng.choice(pool, size, replace=len(pool) < size)
         other = np.where(rng.random(size) < self.neighbours, self.beside[chosen], chosen)
         views = {}
         for name, indices in (("first", chosen), ("second", other)):
@@ -97,13 +106,13 @@ class PatchEncoderStage(Stage):
         views = torch.cat([batch["first"], batch["second"]])
         codes = self.patch_encoder(views)
         count = len(batch["first"])
-        unit = F.normalize(codes, dim=1)
+        unit = F.normalize(codes[:, : self.made], dim=1)
         similar = (unit @ unit.T).float() / self.temperature
         similar = similar - torch.eye(2 * count, device=unit.device) * 1e4
         match = torch.arange(2 * count, device=unit.device).roll(count)
         contrast = F.cross_entropy(similar, match)
-        small = F.adaptive_avg_pool2d(views, 32)
-        thumbnail = (self.look(codes).float() - small).square().mean()
+        small = F.adaptive_avg_pool2d(batch["first"], 32)
+        thumbnail = (self.look(codes[:count]).float() - small).square().mean()
         hit = (similar.argmax(1) == match).float().mean()
         return {
             "loss": contrast + self.thumbnail * thumbnail,
