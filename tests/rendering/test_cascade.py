@@ -14,7 +14,6 @@ from zoomldm.errors import ArchiveError, ConfigError
 from zoomldm.levels import COUNT, TILE
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.rendering import Cascade, RenderOptions
-from zoomldm.rendering import cascade as module
 
 Make = Callable[..., Path]
 QUICK = RenderOptions(steps=4)
@@ -26,19 +25,19 @@ def whole(cascade: Cascade, level: int) -> np.ndarray:
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_a_region_is_the_same_alone_in_the_whole_and_in_any_order(
-    make: Make, pipeline: ZoomLDMPipeline, batch: int, monkeypatch: pytest.MonkeyPatch
+    make: Make, pipeline: ZoomLDMPipeline, batch: int
 ) -> None:
-    monkeypatch.setattr(module, "CPU_BATCH", batch)
+    quick = RenderOptions(steps=4, batch=batch)
     path = make()
     with open_archive(path) as archive:
-        with Cascade(archive, pipeline, QUICK) as cascade:
+        with Cascade(archive, pipeline, quick) as cascade:
             full = whole(cascade, 0)
             coarse = whole(cascade, 1)
-        with Cascade(archive, pipeline, QUICK) as cascade:
+        with Cascade(archive, pipeline, quick) as cascade:
             np.testing.assert_array_equal(
                 cascade.read(0, 300, 500, 333, 77), full[500:577, 300:633]
             )
-        with Cascade(archive, pipeline, QUICK) as cascade:
+        with Cascade(archive, pipeline, quick) as cascade:
             np.testing.assert_array_equal(whole(cascade, 1), coarse)
             rows, cols = cascade.shape(0)
             for row, col in reversed([(r, c) for r in range(rows) for c in range(cols)]):
@@ -46,7 +45,7 @@ def test_a_region_is_the_same_alone_in_the_whole_and_in_any_order(
                 part = full[row * TILE : (row + 1) * TILE, col * TILE : (col + 1) * TILE]
                 np.testing.assert_array_equal(patch[: part.shape[0], : part.shape[1]], part)
         # No memory at all for patches: everything is made again, or comes back from the disk.
-        with Cascade(archive, pipeline, QUICK, memory=0, disk=1 << 30) as cascade:
+        with Cascade(archive, pipeline, quick, memory=0, disk=1 << 30) as cascade:
             np.testing.assert_array_equal(whole(cascade, 0), full)
             np.testing.assert_array_equal(whole(cascade, 1), coarse)
 
@@ -80,12 +79,20 @@ def test_every_option_counts(make: Make, pipeline: ZoomLDMPipeline) -> None:
         RenderOptions(steps=6),
         RenderOptions(steps=4, guidance=1),
         RenderOptions(steps=4, start=300),
+        RenderOptions(steps=4, precision="bfloat16"),
     ]
     with open_archive(make(512, 512, overview=1)) as archive:
         pictures = [whole(Cascade(archive, pipeline, one), 0) for one in options]
     for i, one in enumerate(pictures):
         for other in pictures[:i]:
             assert (one != other).any()
+
+
+def test_half_the_precision_is_equal_to_the_eye(make: Make, pipeline: ZoomLDMPipeline) -> None:
+    half = RenderOptions(steps=4, precision="bfloat16", batch=2)
+    with open_archive(make(512, 512, overview=1)) as archive:
+        exact, close = (whole(Cascade(archive, pipeline, o), 0) for o in (QUICK, half))
+    assert np.abs(exact.astype(int) - close).mean() < 2
 
 
 def test_levels_from_the_overview_on_are_its_pixels(make: Make, pipeline: ZoomLDMPipeline) -> None:
@@ -154,7 +161,15 @@ def test_another_encoder_is_refused(make: Make, pipeline: ZoomLDMPipeline) -> No
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"seed": -1}, {"guidance": -1}, {"guidance": float("nan")}, {"start": 0}, {"steps": 0}],
+    [
+        {"seed": -1},
+        {"guidance": -1},
+        {"guidance": float("nan")},
+        {"start": 0},
+        {"steps": 0},
+        {"batch": 0},
+        {"precision": "half"},
+    ],
 )
 def test_options_out_of_range(wrong: dict) -> None:
     with pytest.raises(ConfigError):

@@ -32,6 +32,12 @@ def decompress(
         int, typer.Option(help="Of the whole schedule; a start at t = 500 takes half of them.")
     ] = 20,
     guidance: Annotated[float, typer.Option(help="Guidance scale; 1 is none.")] = 1.5,
+    precision: Annotated[
+        str, typer.Option(help="Of the networks: float32, or bfloat16, which is faster.")
+    ] = "float32",
+    batch: Annotated[
+        int | None, typer.Option(help="Patches per network call; else 1 on a CPU, 32 on a GPU.")
+    ] = None,
     pipeline: Annotated[str, typer.Option(help="Pipeline id or directory.")] = "demo",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
@@ -49,6 +55,8 @@ def decompress(
             seed=seed,
             steps=steps,
             guidance=guidance,
+            precision=precision,
+            batch=batch,
             pipeline=pipeline,
             progress=lambda done, total: advance("patches", done, total),
         )

@@ -20,7 +20,9 @@ def standardise(embeddings: Tensor) -> Tensor:
     """
     x = embeddings.float()
     x = x - x.mean(-1, keepdim=True)
-    return x / (x.std(-1, keepdim=True) + 1e-8)
+    # The norm is many times faster than std() on a CPU, and equal: the mean is gone already.
+    deviation = torch.linalg.vector_norm(x, dim=-1, keepdim=True) / max(x.shape[-1] - 1, 1) ** 0.5
+    return x / (deviation + 1e-8)
 
 
 class _Block(nn.Module):

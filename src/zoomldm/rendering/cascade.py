@@ -1,6 +1,5 @@
 """The cascade: patches of an archive made coarse to fine, each from its parent's pixels."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,49 +14,15 @@ from PIL import Image
 from zoomldm.archive import Archive
 from zoomldm.diffusion.noise import noise
 from zoomldm.diffusion.schedule import Schedule, make_schedule
-from zoomldm.errors import ArchiveError, ConfigError
+from zoomldm.errors import ArchiveError
 from zoomldm.levels import COARSEST, COUNT, NAMES, TILE, level_size
 from zoomldm.pipeline import ZoomLDMPipeline
+from zoomldm.rendering.options import RenderOptions
 from zoomldm.rendering.store import PatchStore
 
-# Patches per network call, always filled up to it: the last bits of a convolution depend on it.
-# Larger ones save a CPU about a fifth of its time, but in a batch of one no patch can depend on
-# its neighbours there, and a single patch doesn't pay for empty places.
-CPU_BATCH = 1
-GPU_BATCH = 32
 GROUP = 128  # patches asked for at once: fills batches, bounds memory
 
 Window = tuple[int, int, int, int]
-
-
-@dataclass(frozen=True)
-class RenderOptions:
-    """What the pixels depend on besides archive and pipeline.
-
-    Attributes:
-        seed: of the noise, 0 or more.
-        steps: steps of the whole schedule, of which a start at `start` takes its part.
-        guidance: scale of classifier-free guidance; 1 is none.
-        start: timestep that an upsampled parent is noised to, 1..999.
-
-    Raises:
-        ConfigError: a value out of its range.
-    """
-
-    seed: int = 0
-    steps: int = 20
-    guidance: float = 1.5
-    start: int = 500
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**63:
-            raise ConfigError(f"seed is {self.seed}; expected a whole number from 0 to 2^63 - 1")
-        if not (math.isfinite(self.guidance) and 0 <= self.guidance <= 100):
-            raise ConfigError(f"guidance is {self.guidance}; expected 0 to 100 (1 is none)")
-        if not 1 <= self.start <= 999:
-            raise ConfigError(f"start is {self.start}; expected a timestep, 1 to 999")
-        if self.steps < 1:
-            raise ConfigError(f"steps is {self.steps}; expected 1 or more")
 
 
 @dataclass(frozen=True)
@@ -116,7 +81,7 @@ class Cascade:
         config = pipeline.scheduler.config
         self._whole = make_schedule(config, self.options.steps)
         self._part = make_schedule(config, self.options.steps, self.options.start)
-        self.batch = CPU_BATCH if pipeline.device.type == "cpu" else GPU_BATCH
+        self.batch = self.options.batch_on(pipeline.device)
         view = archive.overview()
         self.real_from = view[0] if view else COUNT
         self._real: dict[int, NDArray[np.uint8]] = {}
@@ -290,6 +255,12 @@ class Cascade:
         self, level: int, places: list[tuple[int, int]], starts: list[NDArray[np.uint8]] | None
     ) -> list[NDArray[np.uint8]]:
         """Up to one batch of patches from upsampled parents, or from noise."""
+        with self.options.autocast(self.pipeline.device):
+            return self._pixels(level, places, starts)
+
+    def _pixels(
+        self, level: int, places: list[tuple[int, int]], starts: list[NDArray[np.uint8]] | None
+    ) -> list[NDArray[np.uint8]]:
         pipeline, device = self.pipeline, self.pipeline.device
         schedule = self._whole if starts is None else self._part
         context = self._filled(

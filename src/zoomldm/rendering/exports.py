@@ -16,8 +16,9 @@ from zoomldm.errors import ConfigError, RegionError
 from zoomldm.files import atomic_path, claim
 from zoomldm.levels import COUNT, NAMES, check_region, level_mpp, parse_level
 from zoomldm.pipeline import SHIPPED, ZoomLDMPipeline, load_pipeline
-from zoomldm.rendering.cascade import Cascade, RenderOptions, Window, check_encoder
+from zoomldm.rendering.cascade import Cascade, Window, check_encoder
 from zoomldm.rendering.ladder import draw_ladder
+from zoomldm.rendering.options import RenderOptions
 from zoomldm.rendering.region import (
     densest_point,
     level_window,
@@ -44,6 +45,8 @@ def decompress(
     seed: int = RenderOptions.seed,
     steps: int = RenderOptions.steps,
     guidance: float = RenderOptions.guidance,
+    precision: str = RenderOptions.precision,
+    batch: int | None = None,
     pipeline: str | Path | ZoomLDMPipeline = SHIPPED,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -61,6 +64,8 @@ def decompress(
         seed: of the noise.
         steps: steps of the whole schedule; a patch made from its parent takes about half.
         guidance: scale of classifier-free guidance; 1 is none.
+        precision: of the networks, `float32` or `bfloat16`; see RenderOptions.
+        batch: patches per network call; see RenderOptions.
         pipeline: `demo`, a directory or a loaded pipeline.
         progress: called with patches generated so far and in all.
 
@@ -77,7 +82,13 @@ def decompress(
         TargetError: the output can't be written, or another process is writing it.
     """
     began = time.monotonic()
-    options = RenderOptions(seed=seed, steps=steps, guidance=guidance)
+    options = RenderOptions(
+        seed=seed,
+        steps=steps,
+        guidance=guidance,
+        precision=precision,  # type: ignore[arg-type]
+        batch=batch,
+    )
     target = _target(Path(output), Path(archive))
     kind, chosen = _kind(target, level)
     with ExitStack() as stack:
