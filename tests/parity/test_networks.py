@@ -8,26 +8,27 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from zoomldm import released
 from zoomldm.diffusion.learned_range import LearnedRange, cosine_betas
 from zoomldm.networks.denoiser import Denoiser
 from zoomldm.networks.embedding_dit import EmbeddingDiT, positions
 from zoomldm.networks.released_autoencoder import VQAutoencoder
 from zoomldm.networks.summarizer_vit import ViTSummarizer
+from zoomldm.released import names as released
+from zoomldm.released.checkpoint import Tensors, fill
 
 # At t = 977 a last bit of exp() in the time's frequencies is 6e-5 of an angle, which this random
 # network magnifies: the same code differs by 1e-3 between a CPU's instruction sets.
 LATE = 5e-3
 
 
-def _tensors(values: dict[str, Tensor], prefix: str) -> released.Tensors:
-    return released.Tensors("tape", {prefix + k: v for k, v in values.items()})
+def _tensors(values: dict[str, Tensor], prefix: str) -> Tensors:
+    return Tensors("tape", {prefix + k: v for k, v in values.items()})
 
 
-def _filled(network: nn.Module, tensors: released.Tensors, renamed: Callable) -> Any:
+def _filled(network: nn.Module, tensors: Tensors, renamed: Callable) -> Any:
     names = {k: renamed(k) for k in network.state_dict()}
     assert sorted(names.values()) == sorted(tensors)
-    released.fill(network, tensors, names)
+    fill(network, tensors, names)
     return network
 
 
@@ -111,7 +112,7 @@ def test_preparation_of_conditions(tape: Callable) -> None:
 def transformer(tape: Callable, rebuilding: ModuleType) -> EmbeddingDiT:
     t = tape("embedding_dit")
     values = rebuilding.rebuild(t["shapes"], t["seed"]) | {"pos_embed": t["pos_embed"]}
-    tensors = released.Tensors("tape", values)
+    tensors = Tensors("tape", values)
     config = released.embedding_diffusion_config(tensors) | {"heads": t["config"]["num_heads"]}
     return _filled(EmbeddingDiT(**config), tensors, released.embedding_diffusion_name)
 

@@ -11,14 +11,16 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from zoomldm import released
 from zoomldm.cli.convert import convert
+from zoomldm.diffusion.samplers import PLMSScheduler
 from zoomldm.errors import PipelineError, TargetError
+from zoomldm.networks.denoiser import Denoiser
 from zoomldm.networks.embedding_dit import EmbeddingDiT
 from zoomldm.networks.released_autoencoder import VQAutoencoder
 from zoomldm.networks.summarizer_vit import ViTSummarizer
 from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline, load_pipeline
-from zoomldm.released import convert_released
+from zoomldm.presets import SCHEDULE
+from zoomldm.released import convert_released, names
 
 
 def _count(network: torch.nn.Module) -> int:
@@ -39,32 +41,32 @@ def test_preset_paper_has_the_released_sizes() -> None:
 @pytest.fixture(scope="module")
 def small() -> ZoomLDMPipeline:
     return ZoomLDMPipeline(
-        unet=released.Denoiser(
+        unet=Denoiser(
             latent_channels=3, fold=1, spatial_context=0, widths=(32, 32), depth=1, heads=1,
             context_dim=32, attention=(False, True), sample_size=8,
         ),
         vae=VQAutoencoder(codebook=16, widths=(32, 32), depth=1),
         summarizer=ViTSummarizer(dim=8, width=32, hidden=16, context_dim=32, levels=4, depth=1),
         patch_encoder=None,
-        scheduler=released.PLMSScheduler(**released.SCHEDULE),
+        scheduler=PLMSScheduler(**SCHEDULE),
     )  # fmt: skip
 
 
 @pytest.fixture
 def content(small: ZoomLDMPipeline) -> dict[str, torch.Tensor]:
     """State dict of a system under the released names."""
-    out = {name: torch.zeros(1000) for name in released._BUFFERS}
+    out = {name: torch.zeros(1000) for name in names.BUFFERS}
     out["betas"] = small.scheduler.betas.clone()
     for key, value in small.unet.state_dict().items():
-        name = released.UNET + released.unet_name(key, small.unet)
-        out[name], out[released.average_name(name)] = value, value + 1
+        name = names.UNET + names.unet_name(key, small.unet)
+        out[name], out[names.average_name(name)] = value, value + 1
     out |= {"model_ema.decay": torch.tensor(0.9999), "model_ema.num_updates": torch.tensor(1)}
     for key, value in small.vae.state_dict().items():
-        name = released.autoencoder_name(key, small.vae)
+        name = names.autoencoder_name(key, small.vae)
         conv = ".attn_1." in name and name.endswith("weight") and value.ndim == 2
-        out[released.AUTOENCODER + name] = value[:, :, None, None] if conv else value
+        out[names.AUTOENCODER + name] = value[:, :, None, None] if conv else value
     for key, value in small.summarizer.state_dict().items():
-        out[released.SUMMARIZER + released.summarizer_name(key, {})] = value
+        out[names.SUMMARIZER + names.summarizer_name(key, {})] = value
     return out
 
 
@@ -133,9 +135,7 @@ def test_no_averaged_weights(content: dict, save: Callable, tmp_path: Path) -> N
 
 def _dit_content() -> tuple[EmbeddingDiT, dict]:
     network = EmbeddingDiT(context_dim=32, width=64, depth=1, heads=1, levels=4)
-    named = {
-        released.embedding_diffusion_name(k): v.clone() for k, v in network.state_dict().items()
-    }
+    named = {names.embedding_diffusion_name(k): v.clone() for k, v in network.state_dict().items()}
     ema = {k: v + 1 for k, v in named.items()}
     return network, {"model": named, "ema": ema, "opt": {}, "args": argparse.Namespace(lr=1e-4)}
 

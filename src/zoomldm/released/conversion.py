@@ -1,0 +1,292 @@
+"""A published checkpoint to a pipeline directory."""
+
+import hashlib
+import json
+import secrets
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from zoomldm.diffusion.samplers import PLMSScheduler
+from zoomldm.errors import PipelineError, TargetError
+from zoomldm.networks.denoiser import Denoiser
+from zoomldm.networks.embedding_dit import EmbeddingDiT
+from zoomldm.networks.released_autoencoder import VQAutoencoder
+from zoomldm.networks.summarizer_vit import TOKENS, ViTSummarizer
+from zoomldm.pipeline import ZoomLDMPipeline
+from zoomldm.presets import SCHEDULE
+from zoomldm.released.checkpoint import Faults, Tensors, fill, read_checkpoint
+from zoomldm.released.names import (
+    AUTOENCODER,
+    AVERAGE,
+    BUFFERS,
+    SUMMARIZER,
+    UNET,
+    autoencoder_config,
+    autoencoder_name,
+    average_name,
+    embedding_diffusion_config,
+    embedding_diffusion_name,
+    summarizer_config,
+    summarizer_name,
+    unet_config,
+    unet_name,
+)
+
+Weights = Literal["ema", "raw"]
+INDEX = "model_index.json"
+
+
+@dataclass(frozen=True)
+class ConvertReport:
+    """What `convert_released` did.
+
+    Attributes:
+        pipeline: the directory.
+        checkpoint: the source.
+        sha256: of the source.
+        weights: `ema` or `raw`.
+        parameters: numbers of each network that was converted.
+        embedding_dim: D the system is conditioned on, None for an embedding diffusion alone.
+        levels: number of levels.
+        done_before: whether the directory held this already.
+    """
+
+    pipeline: str
+    checkpoint: str
+    sha256: str
+    weights: Weights
+    parameters: dict[str, int] = field(default_factory=dict)
+    embedding_dim: int | None = None
+    levels: int | None = None
+    done_before: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def convert_released(
+    checkpoint: Path | str, out: Path | str, weights: Weights = "ema"
+) -> ConvertReport:
+    """Turn a published checkpoint into a pipeline directory.
+
+    A whole system makes a new pipeline, without patch encoder. An embedding diffusion (the
+    `{model, ema, opt, args}` file) is added to the pipeline that `out` holds, or makes one of
+    its own. Every size is read off the tensors; nothing in the file is executed.
+
+    Args:
+        checkpoint: file that torch.save wrote.
+        out: directory to make, in a folder that exists.
+        weights: the averaged ones or those of the last training step. Of a whole system only
+            the denoiser has averaged ones.
+
+    Raises:
+        PipelineError: damaged, unsafe, of another model, or with keys missing, extra or of
+            another shape, which are listed.
+        TargetError: `out` can't be made or holds something else.
+    """
+    checkpoint, out = Path(checkpoint), Path(out)
+    if not checkpoint.is_file():
+        raise PipelineError(
+            f"{checkpoint}: no such file; expected a checkpoint such as weights.ckpt"
+        )
+    if not out.resolve().parent.is_dir():
+        raise TargetError(f"{out}: folder {out.parent} does not exist; create it first")
+    with checkpoint.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    facts = {"file": checkpoint.name, "sha256": sha256, "weights": weights}
+    content = read_checkpoint(checkpoint)
+    report: dict[str, Any] = {
+        "pipeline": str(out),
+        "checkpoint": str(checkpoint),
+        "sha256": sha256,
+        "weights": weights,
+    }
+    held = _source(out)
+    if _is_embedding_diffusion(content):
+        if held.get("embedding_diffusion") == facts:
+            return ConvertReport(**report, done_before=True)
+        network = _embedding_diffusion(checkpoint, content, weights)
+        _add_embedding_diffusion(network, out, facts)
+        count = {"embedding_diffusion": _count(network)}
+        return ConvertReport(**report, parameters=count, levels=network.config["levels"])
+    if held.get("system") == facts:
+        return ConvertReport(**report, done_before=True)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise TargetError(f"{out}: holds something already; name a directory that does not exist")
+    parts = _system(checkpoint, content, weights)
+    _save(ZoomLDMPipeline(**parts, patch_encoder=None, source={"system": facts}), out)
+    return ConvertReport(
+        **report,
+        parameters={k: _count(v) for k, v in parts.items() if isinstance(v, nn.Module)},
+        embedding_dim=parts["summarizer"].config["dim"],
+        levels=parts["summarizer"].config["levels"],
+    )
+
+
+def _names(network: nn.Module, renamed: Callable[[str], str]) -> dict[str, str]:
+    return {k: renamed(k) for k in network.state_dict()}
+
+
+def _system(path: Path, content: Any, weights: Weights) -> dict[str, Any]:
+    """Networks and scheduler of a whole system."""
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict):
+        raise PipelineError(
+            f"{path}: holds a {type(content).__name__}; expected a ZoomLDM state dict"
+        )
+    tensors = Tensors(path, content)
+    scheduler = PLMSScheduler(**_schedule(tensors))
+    with torch.device("meta"):
+        unet = Denoiser(**unet_config(tensors))
+        vae = VQAutoencoder(**autoencoder_config(tensors))
+        summarizer = ViTSummarizer(**summarizer_config(tensors))
+    sources = {
+        "unet": _names(unet, lambda k: UNET + unet_name(k, unet)),
+        "vae": _names(vae, lambda k: AUTOENCODER + autoencoder_name(k, vae)),
+        "summarizer": _names(summarizer, lambda k: SUMMARIZER + summarizer_name(k, tensors)),
+    }
+    faults = Faults(tensors)
+    for name in BUFFERS:
+        faults.expect(name, tensors["betas"].shape)
+    parts: dict[str, Any] = {"unet": unet, "vae": vae, "summarizer": summarizer}
+    for part, names in sources.items():
+        for key, value in parts[part].state_dict().items():
+            faults.expect(names[key], value.shape)
+    average = {k: average_name(v) for k, v in sources["unet"].items()}
+    if weights == "ema" and not any(k.startswith(AVERAGE) for k in tensors):
+        raise PipelineError(
+            f"{path}: holds no averaged weights ({AVERAGE}...); pass --raw for those of the "
+            "last training step"
+        )
+    if any(k.startswith(AVERAGE) for k in tensors):
+        for key, value in unet.state_dict().items():
+            faults.expect(average[key], value.shape)
+        faults.expect(AVERAGE + "decay", ())
+        faults.expect(AVERAGE + "num_updates", ())
+    faults.check()
+    if weights == "ema":
+        sources["unet"] = average
+    for part, names in sources.items():
+        fill(parts[part], tensors, names)
+    return {**parts, "scheduler": scheduler}
+
+
+def _schedule(tensors: Tensors) -> dict[str, Any]:
+    """Settings of the scheduler, its ends read off `betas`; its shape is checked."""
+    betas = tensors["betas"].double()
+    start, end = round(float(betas[0]), 7), round(float(betas[-1]), 7)
+    expected = torch.linspace(start**0.5, end**0.5, len(betas), dtype=torch.float64) ** 2
+    if not torch.allclose(betas, expected, rtol=1e-4):
+        raise PipelineError(
+            f"{tensors.path}: betas from {start} to {end} are not linear in their square root; "
+            "expected the released schedule"
+        )
+    return {
+        **SCHEDULE,
+        "num_train_timesteps": len(betas),
+        "beta_start": start,
+        "beta_end": end,
+        "prediction_type": "epsilon",
+    }
+
+
+def _is_embedding_diffusion(content: Any) -> bool:
+    return isinstance(content, dict) and "x_embedder.weight" in (
+        content.get("ema") or content.get("model") or content
+    )
+
+
+def _embedding_diffusion(path: Path, content: dict[str, Any], weights: Weights) -> EmbeddingDiT:
+    key = "ema" if weights == "ema" else "model"
+    if "x_embedder.weight" not in content and key not in content:
+        raise PipelineError(f"{path}: holds no {key!r}; pass --{'raw' if key == 'ema' else 'ema'}")
+    tensors = Tensors(path, content.get(key) or content)
+    with torch.device("meta"):
+        network = EmbeddingDiT(**embedding_diffusion_config(tensors))
+    names = _names(network, embedding_diffusion_name)
+    faults = Faults(tensors)
+    for name, value in network.state_dict().items():
+        faults.expect(names[name], value.shape)
+    faults.check()
+    fill(network, tensors, names)
+    return network
+
+
+def _count(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+def _source(out: Path) -> dict[str, Any]:
+    """Where the parts of a pipeline directory come from; empty where it does not say."""
+    try:
+        return dict(json.loads((out / INDEX).read_text()).get("source") or {})
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def _save(pipeline: ZoomLDMPipeline, out: Path) -> None:
+    """Write a pipeline directory whole or not at all."""
+    partial = out.resolve().with_name(f".{out.resolve().name}.{secrets.token_hex(8)}.part")
+    try:
+        pipeline.save_pretrained(partial, safe_serialization=True)
+        if out.is_dir():
+            out.rmdir()
+        partial.rename(out)
+    except OSError as error:
+        raise TargetError(
+            f"{out}: can't be written ({error.strerror or error}); choose a folder you may write "
+            "to, with space"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _add_embedding_diffusion(network: EmbeddingDiT, out: Path, facts: dict[str, str]) -> None:
+    """Put the network into the pipeline at `out`, or make one that has nothing else."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        nothing = dict.fromkeys(("unet", "vae", "summarizer", "patch_encoder", "scheduler"))
+        source = {"embedding_diffusion": facts}
+        _save(ZoomLDMPipeline(**nothing, embedding_diffusion=network, source=source), out)
+        return
+    if not (out / INDEX).is_file():
+        raise TargetError(f"{out}: holds something else than a pipeline; name another directory")
+    index = json.loads((out / INDEX).read_text())
+    if (index.get("embedding_diffusion") or [None])[0] is not None:
+        raise TargetError(f"{out}: has another embedding diffusion already")
+    shape = _context_shape(out)
+    own = (network.config["tokens"], network.config["context_dim"])
+    if shape is not None and shape != own:
+        raise PipelineError(
+            f"{out}: its summarizer makes contexts of {shape}; the embedding diffusion draws {own}"
+        )
+    partial = out / f".embedding_diffusion.{secrets.token_hex(8)}.part"
+    try:
+        network.save_pretrained(partial, safe_serialization=True)
+        shutil.rmtree(out / "embedding_diffusion", ignore_errors=True)
+        partial.rename(out / "embedding_diffusion")
+        index["embedding_diffusion"] = [type(network).__module__, type(network).__name__]
+        index["source"] = {**(index.get("source") or {}), "embedding_diffusion": facts}
+        changed = out / f".{INDEX}.part"
+        changed.write_text(json.dumps(index, indent=2) + "\n")
+        changed.replace(out / INDEX)
+    except OSError as error:
+        raise TargetError(f"{out}: can't be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _context_shape(out: Path) -> tuple[int, int] | None:
+    try:
+        config = json.loads((out / "summarizer" / "config.json").read_text())
+    except (OSError, ValueError):
+        return None
+    tokens = TOKENS + 1 if config.get("_class_name") == "ViTSummarizer" else TOKENS
+    return tokens, config.get("context_dim", 512)
