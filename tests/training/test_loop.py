@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import socket
 import time
@@ -211,6 +212,20 @@ def test_infinite_loss_is_an_error_and_not_saved(tmp_path: Path) -> None:
     with pytest.raises(ZoomLDMError, match="not finite at step 5"):
         train(Diverging(), config(), tmp_path, quiet=True)
     assert latest_checkpoint(tmp_path / "checkpoints") is None
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_compiled_learns_the_same(tmp_path: Path, whole: Path) -> None:
+    class Compiled(ToyStage):
+        def worth_compiling(self):
+            return list(self.networks().values())
+
+    train(Compiled(), config(compile=True), tmp_path, quiet=True)
+    ours, theirs = final(tmp_path), final(whole)
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=1e-5)
 
 
 def test_average_of_statistics_and_weights(tmp_path: Path) -> None:

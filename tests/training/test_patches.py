@@ -101,3 +101,17 @@ def test_archives_of_different_pipelines_refused(
     path = make_archive(tmp_path / "other.zldm", other)
     with pytest.raises(ConfigError, match=r"differ in embeddings or latents.*one pipeline"):
         PatchStore([open_archive(archives[0]), open_archive(path)])
+
+
+def test_the_fullest_patches_have_most_tissue(archives: list[Path]) -> None:
+    store = PatchStore([open_archive(p) for p in archives])
+    for level in store.levels:
+        chosen = store.fullest(level, 2)
+        assert 1 <= len(chosen) <= 2
+
+        def tissue(patch: np.ndarray, side: int = 2**level) -> int:
+            row, col = patch[2:, None]
+            return int(tiles_within(store.archives[patch[0]].mask, row, col, side)[0])
+
+        everyone = sorted(map(tissue, store.patches[level]))
+        assert min(map(tissue, chosen)) >= everyone[-max(2, -(-len(everyone) // 4))]

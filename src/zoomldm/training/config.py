@@ -33,6 +33,7 @@ class TrainConfig(BaseModel):
     save_every: int = Field(500, ge=1)
     show_every: int = Field(2000, ge=1, description="steps between pictures and held-out losses")
     threads: int | None = Field(None, ge=1, description="CPU threads; None leaves PyTorch's choice")
+    compile: bool = Field(False, description="torch.compile what gains by it; needs a compiler")
     bf16: bool = Field(True, description="bfloat16 autocast where the hardware has it")
 
 

@@ -59,6 +59,10 @@ class Stage(nn.Module):
         """Loss under the key `loss`; other entries are logged as they are."""
         raise NotImplementedError
 
+    def worth_compiling(self) -> list[nn.Module]:
+        """Modules whose inputs keep their shapes, for `compile` in the settings."""
+        return []
+
     def held_out(self) -> dict[str, float]:
         """Losses on what was kept out of training, with the averaged weights in place."""
         return {}
@@ -212,6 +216,9 @@ def _train(
     # The fixed settings travel with every checkpoint, so that a resumed run can be compared.
     settings = {"config": config.model_dump(), "extra": extra, "environment": environment()}
     start = step = _resume(run, networks, average, optimizer, settings)
+    if config.compile:
+        for part in stage.worth_compiling():
+            part.compile(dynamic=False)
     module, optimizer = accelerator.prepare(stage, optimizer)
     for network in average.networks.values():
         network.to(device)
@@ -251,7 +258,9 @@ def _train(
         if last or step % config.log_every == 0:
             log.losses(step, {**means.take(), "rate": rate_at(step - 1, config)})
         if last or step % config.show_every == 0:
-            with average.swapped(networks), torch.no_grad(), low:
+            # Shapes differ outside of the steps: to compile for each would cost more than it saves.
+            eager = torch.compiler.set_stance("force_eager")
+            with average.swapped(networks), torch.no_grad(), low, eager:
                 log.held_out(step, stage.held_out())
                 log.picture(step, stage.pictures())
         if last or step % config.save_every == 0:

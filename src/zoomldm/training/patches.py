@@ -127,6 +127,16 @@ class PatchStore:
         """Levels that there are patches of, finest first."""
         return [k for k in range(COUNT) if len(self.patches[k])]
 
+    def fullest(self, level: int, count: int) -> np.ndarray:
+        """Up to `count` patches (m, 4) of a level, spread over the quarter with most tissue."""
+        patches = self.patches[level]
+        tissue = np.zeros(len(patches), np.int64)
+        for number, archive in enumerate(self.archives):
+            own = patches[:, 0] == number
+            tissue[own] = tiles_within(archive.mask, *patches[own, 2:].T, patch_tiles(level))
+        most = np.sort(np.argsort(-tissue, kind="stable")[: max(count, len(patches) // 4)])
+        return patches[most[np.linspace(0, len(most) - 1, min(count, len(most))).astype(int)]]
+
     def latents(self, level: int, patches: np.ndarray) -> np.ndarray:
         """Latents (m, C, h, w) float32 of `patches` (m, 4)."""
         out = np.empty((len(patches), *self.latent_shape), np.float32)

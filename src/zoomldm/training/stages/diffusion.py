@@ -78,6 +78,10 @@ class DiffusionStage(Stage):
         """Denoiser and summarizer."""
         return {"unet": self.unet, "summarizer": self.summarizer}
 
+    def worth_compiling(self) -> list[nn.Module]:
+        """The U-Net; the summarizer meets grids of every size."""
+        return [self.unet.unet] if hasattr(self.unet, "unet") else [self.unet]
+
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
         """Draw `size` items.
 
@@ -208,7 +212,7 @@ class DiffusionStage(Stage):
         device = self.alphas.device
         chosen = {}
         for level in store.levels:
-            patches = _spread(store.patches[level], columns)
+            patches = store.fullest(level, columns)
             chosen[level] = patches.repeat(-(-columns // len(patches)), 0)[:columns]
         real = torch.cat(
             [torch.from_numpy(store.latents(level, patches)) for level, patches in chosen.items()]
