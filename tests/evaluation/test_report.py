@@ -20,7 +20,7 @@ def test_from_slide_to_page(tmp_path) -> None:
     slide = tmp_path / "slide.tif"
     paint_slide(slide, 2048, 1536, mpp=0.5, seed=3)
     torch.manual_seed(0)
-    judge = TileCNN(dim=16, widths=(8, 8, 8, 8), map_channels=2, grey=True)
+    judge = TileCNN(dim=16, layout=0, widths=(8, 8, 8, 8), map_channels=2, grey=True)
     judge.save_pretrained(tmp_path / "judge")
     pipeline = load_pipeline("tiny")
     pipeline.set_progress_bar_config(disable=True)

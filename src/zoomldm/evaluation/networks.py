@@ -78,7 +78,8 @@ def measure_encoder(
     """Whether neighbours look alike to the patch encoder, and what flips and colour do to it.
 
     For each slide the AUC of the cosine, adjacent tiles against tiles at least 2 mm apart; the
-    same for six colour statistics (standardised over the slide); the mean cosine of a tile with
+    same about the slide's mean embedding (`auc_centred`), and for six colour statistics
+    (standardised over the slide); the mean cosine of a tile with
     its flip and with itself under a mild change of colour, beside that of random pairs.
     """
     rng = np.random.default_rng(seed)
@@ -93,6 +94,7 @@ def measure_encoder(
         flipped = np.ascontiguousarray(slide.pixels[:, :, ::-1])
         scores = cosine(codes, codes)
         shades = cosine(colours, colours)
+        centred = cosine(codes - codes.mean(0), codes - codes.mean(0))
 
         def pick(matrix: np.ndarray, pairs: np.ndarray) -> np.ndarray:
             return matrix[pairs[:, 0], pairs[:, 1]]
@@ -106,6 +108,7 @@ def measure_encoder(
                 "near_pairs": len(near),
                 "far_pairs": len(far),
                 "auc": auc(pick(scores, near), pick(scores, far)),
+                "auc_centred": auc(pick(centred, near), pick(centred, far)),
                 "auc_colour": auc(pick(shades, near), pick(shades, far)),
                 "cosine_flip": same(flipped),
                 "cosine_colour": same(tinted.round().astype(np.uint8)),

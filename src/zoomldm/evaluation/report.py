@@ -121,6 +121,7 @@ def write_report(
             [
                 "slide",
                 "AUC, adjacent against 2 mm apart",
+                "about the slide's mean",
                 "six colour statistics",
                 "cosine with the flipped tile",
                 "with mild colour change",
@@ -130,6 +131,7 @@ def write_report(
                 [
                     r["slide"],
                     f"{r['auc']:.3f}",
+                    f"{r['auc_centred']:.3f}",
                     f"{r['auc_colour']:.3f}",
                     f"{r['cosine_flip']:.3f}",
                     f"{r['cosine_colour']:.3f}",

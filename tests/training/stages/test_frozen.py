@@ -1,0 +1,96 @@
+"""The stages that make the frozen networks: what a step is made of."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from synthetic import paint_slide
+
+from zoomldm.networks.autoencoder import FoldedAutoencoder
+from zoomldm.networks.patch_encoder import TileCNN
+from zoomldm.presets import preset
+from zoomldm.training.stages.autoencoder import AutoencoderStage
+from zoomldm.training.stages.patch_encoder import PatchEncoderStage
+from zoomldm.training.tiles import TileStore, cache_tiles
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> TileStore:
+    folder = tmp_path_factory.mktemp("tiles")
+    slides = []
+    for seed in (0, 1, 2):
+        (folder / str(seed)).mkdir()
+        painted = paint_slide(folder / str(seed) / "s.tif", 4700, 520, seed=seed)
+        slides.append(painted.rename(folder / f"slide{seed}.tif"))
+    cache_tiles(slides, folder / "cache", quiet=True)
+    return TileStore(folder / "cache", [s.name for s in slides])
+
+
+def test_strong_noise_falls_on_its_share_and_counts_not_as_psnr(tiles: TileStore) -> None:
+    network = FoldedAutoencoder(**preset("tiny")["vae"])
+    stage = AutoencoderStage(network, tiles, noise=0.0, strong=2.0, noisy=0.5)
+    batch = stage.batch(np.random.default_rng(0), 64)
+    strength = batch["noise"].flatten(1).std(1)
+    assert 0.3 < (strength > 0).float().mean() < 0.7
+    assert torch.equal(strength == 0, batch["clean"])
+    assert strength.max() < 2.1
+    loud = {**batch, "noise": batch["noise"] * 100}
+    stage.eval()
+    assert torch.equal(stage(batch)["psnr"], stage(loud)["psnr"])
+    assert stage(loud)["loss"] > stage(batch)["loss"]
+
+
+def test_equivariance_teaches_halved_latents_to_decode(tiles: TileStore) -> None:
+    torch.manual_seed(0)
+    found = {}
+    for weight in (0.0, 2.0):
+        torch.manual_seed(0)
+        network = FoldedAutoencoder(**preset("tiny")["vae"])
+        stage = AutoencoderStage(network, tiles, equivariance=weight)
+        optimizer = torch.optim.Adam(stage.parameters(), 3e-3)
+        for step in range(40):
+            losses = stage(stage.batch(np.random.default_rng(step), 8))
+            optimizer.zero_grad()
+            losses["loss"].backward()
+            optimizer.step()
+        with torch.no_grad():
+            found[weight] = float(stage(stage.batch(np.random.default_rng(99), 16))["halved"])
+    assert found[2.0] < found[0.0]
+
+
+def test_a_batch_is_of_few_slides(tiles: TileStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = PatchEncoderStage(TileCNN(**preset("tiny")["patch_encoder"]), tiles, slides=2)
+    read: list[int] = []
+    whole = stage.place
+
+    class Noted(dict):
+        def __getitem__(self, key: int) -> int:
+            read.append(key)
+            return whole[key]
+
+    monkeypatch.setattr(stage, "place", Noted(whole))
+    seen = []
+    for seed in range(6):
+        read.clear()
+        stage.batch(np.random.default_rng(seed), 6)
+        seen.append(set(tiles.slide[read].tolist()))
+    assert all(len(s) <= 2 for s in seen)
+    assert set.union(*seen) == {0, 1, 2}
+
+
+def test_layout_gets_no_contrast(tiles: TileStore) -> None:
+    network = TileCNN(**preset("tiny")["patch_encoder"])
+    stage = PatchEncoderStage(network, tiles, thumbnail=0.0)
+    stage(stage.batch(np.random.default_rng(0), 6))["loss"].backward()
+    assert network.place.weight.grad is None or not network.place.weight.grad.any()
+    assert network.project.weight.grad.any()  # type: ignore[union-attr]
+
+
+def test_held_out_is_measured_by_place(tiles: TileStore, tmp_path: Path) -> None:
+    stage = PatchEncoderStage(TileCNN(**preset("tiny")["patch_encoder"]), tiles, tiles)
+    stage.eval()
+    with torch.no_grad():
+        assert 0 <= stage.held_out()["auc"] <= 1
+    stage.save(tmp_path)
+    assert (tmp_path / "patch_encoder" / "config.json").is_file()
