@@ -1,6 +1,7 @@
 """ZoomLDM: whole-slide images kept as embeddings and turned back into pictures.
 
-`compress`, `decompress`, `open_archive`, `open_slide` and `load_pipeline` are loaded when used.
+`compress`, `decompress`, `features`, `open_archive`, `open_slide` and `load_pipeline` are loaded
+when used.
 """
 
 from importlib import import_module
@@ -16,6 +17,8 @@ _HOMES = {
     "compress": "zoomldm.compression",
     "CompressOptions": "zoomldm.compression",
     "decompress": "zoomldm.rendering",
+    "features": "zoomldm.description",
+    "FeatureOptions": "zoomldm.description",
     "open_archive": "zoomldm.archive",
     "verify_archive": "zoomldm.archive",
     "open_slide": "zoomldm.slides",

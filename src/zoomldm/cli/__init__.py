@@ -12,7 +12,9 @@ from zoomldm.cli.convert import convert
 from zoomldm.cli.decompress import decompress
 from zoomldm.cli.doctor import doctor
 from zoomldm.cli.evaluate import evaluate
+from zoomldm.cli.features import features
 from zoomldm.cli.info import info
+from zoomldm.cli.mil import mil
 from zoomldm.cli.train import train
 from zoomldm.cli.verify import verify
 from zoomldm.errors import ZoomLDMError
@@ -26,7 +28,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (compress, decompress, info, verify, train, evaluate, convert, doctor):
+for verb in (compress, decompress, info, verify, features, mil, train, evaluate, convert, doctor):
     app.command()(verb)
 
 

@@ -168,8 +168,9 @@ def read_features(path: Path) -> tuple[Tensor, Coordinates | None]:
     Args:
         path: `.h5` with `features` (or `feats`, `patch_embeddings`) and perhaps `coords` and a
             boolean `mask`, TRIDENT's, CLAM's and STAMP's layouts; `.pt` with a bare tensor;
-            `.npy`. A leading dimension of 1 is dropped, a single vector is a bag of one, and
-            further dimensions between the first and the last are taken as instances.
+            `.npy`. The last two may have their mask in `masks/<name>.npy` beside them, and int8
+            in h5 its `scales`. A leading dimension of 1 is dropped, a single vector is a bag of
+            one, and further dimensions between the first and last are taken as instances.
 
     Returns:
         (N, D) float32 and the coordinates, if there are any.
@@ -186,6 +187,9 @@ def read_features(path: Path) -> tuple[Tensor, Coordinates | None]:
         else:
             values = np.load(path, allow_pickle=False)
         values = torch.as_tensor(values)
+        mask = path.parent / "masks" / f"{path.stem}.npy"
+        if path.suffix != ".h5" and mask.is_file():
+            values = values[torch.from_numpy(np.load(mask, allow_pickle=False))]
     except ConfigError:
         raise
     except Exception as error:
@@ -211,6 +215,8 @@ def _read_h5(path: Path) -> tuple[np.ndarray, Coordinates | None]:
         if values.ndim == 1:
             return values, None
         count = values.size // values.shape[-1]
+        if "scales" in file:  # int8 codes, a scale per instance
+            values = values * np.asarray(file["scales"])[:, None]
         keep = np.asarray(file["mask"], dtype=bool).ravel() if "mask" in file else None
         if keep is not None:
             if len(keep) != count:
