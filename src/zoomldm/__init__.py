@@ -19,6 +19,7 @@ _HOMES = {
     "decompress": "zoomldm.rendering",
     "features": "zoomldm.description",
     "FeatureOptions": "zoomldm.description",
+    "archive_from_features": "zoomldm.from_features",
     "open_archive": "zoomldm.archive",
     "verify_archive": "zoomldm.archive",
     "open_slide": "zoomldm.slides",

@@ -25,9 +25,18 @@ def compress(
     for_training: Annotated[
         bool, typer.Option("--for-training", help="Store latents of patches at all levels too.")
     ] = False,
+    from_features: Annotated[
+        bool,
+        typer.Option(
+            "--from-features", help="The inputs are h5 files of TRIDENT, CLAM or STAMP instead."
+        ),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Keep a slide as one embedding per tissue tile."""
+    if from_features:
+        _from_features(slides, out, mpp, precision, encoder, json)
+        return
     from zoomldm.cli.output import megabytes, print_json, print_table, progress
     from zoomldm.compression import CompressOptions, archive_path
     from zoomldm.compression import compress as run
@@ -101,4 +110,63 @@ def compress(
         raise SomeFailedError(
             f"{len(failures)} of {len(slides)} slides failed: "
             + ", ".join(str(s) for s, _ in failures)
+        )
+
+
+def _from_features(
+    files: list[Path], out: Path, mpp: float | None, precision: str, encoder: str | None, json: bool
+) -> None:
+    from zoomldm.cli.output import megabytes, print_json, print_table
+    from zoomldm.errors import SomeFailedError, TargetError, ZoomLDMError
+    from zoomldm.from_features import archive_from_features, slide_name
+    from zoomldm.pipeline import load_pipeline
+
+    if len(files) > 1 and not out.is_dir():
+        raise TargetError(f"{out}: several files need an existing folder")
+    if len({slide_name(f) for f in files}) < len(files):
+        raise TargetError(f"{out}: two of the files are of the same name; take them apart")
+    source = load_pipeline(encoder) if encoder else None
+    made, failures = [], []
+    for file in files:
+        try:
+            made.append(
+                archive_from_features(
+                    file,
+                    out,
+                    mpp=mpp,
+                    precision=precision,  # type: ignore[arg-type]
+                    encoder=source,
+                    encoder_name=encoder,
+                )
+            )
+        except ZoomLDMError as error:
+            if len(files) == 1:
+                raise
+            failures.append((file, error))
+            typer.echo(f"zoomldm: {error}", err=True)
+    if json:
+        failed = [{"features": str(f), "error": str(e)} for f, e in failures]
+        print_json({"archives": made, "failed": failed})
+    elif made:
+        print_table(
+            "archives of features",
+            ["archive", "layout", "tissue tiles", "numbers", "encoder", "size"],
+            [
+                [
+                    m["archive"],
+                    m["layout"],
+                    m["tissue_tiles"],
+                    m["dim"],
+                    m["encoder"]["id"],
+                    megabytes(m["bytes"]),
+                ]
+                for m in made
+            ],
+        )
+    if failures:
+        if not made:
+            raise ZoomLDMError(f"none of the {len(files)} files could be taken")
+        raise SomeFailedError(
+            f"{len(failures)} of {len(files)} files failed: "
+            + ", ".join(str(f) for f, _ in failures)
         )
