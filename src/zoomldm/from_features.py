@@ -26,7 +26,6 @@ from zoomldm.pipeline import ZoomLDMPipeline
 TILE_UM = TILE * BASE_MPP
 SPACING = 0.02  # of a tile's side that its scale may be off
 OFF_GRID = 0.02  # of a tile's side that a corner may be off; coordinates are whole pixels
-_ENDINGS = ("_patches", "_features")
 
 
 @dataclass(frozen=True)
@@ -140,7 +139,7 @@ def archive_from_features(
 def slide_name(path: Path) -> str:
     """The slide's name in that of a file of features."""
     name = path.stem
-    for ending in _ENDINGS:
+    for ending in ("_patches", "_features"):
         name = name.removesuffix(ending)
     return name
 

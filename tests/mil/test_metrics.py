@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoomldm.mil.metrics import auc, mean_sd, measure, paired, roc, t_tail
+from zoomldm.mil.metrics import auc, case_interval, mean_sd, measure, paired, roc, t_tail
 
 
 @given(
@@ -61,3 +61,13 @@ def test_paired() -> None:
     assert paired(first, first, 0.1).p_corrected == 1
     assert paired([*first, math.nan], [*second, 0.5], 0.0).folds == 4
     assert math.isnan(paired([0.5], [0.4], 0.1).p_corrected)
+
+
+def test_interval_draws_whole_cases() -> None:
+    positive = np.array([True, True, False, False, True])
+    scores = np.array([[0.9, 0.8, 0.1, 0.7, 0.2]])
+    low, high = case_interval(positive, scores, ["a", "a", "b", "c", "d"])
+    assert (low, high) == (0.0, 1.0)  # d alone against c alone; a alone against b alone
+    low, high = case_interval(positive, np.array([[3, 3, 1, 1, 2]]), ["a", "a", "b", "c", "d"])
+    assert (low, high) == (1.0, 1.0)
+    assert all(np.isnan(case_interval(positive, scores, ["a"] * 5)))

@@ -157,8 +157,12 @@ def test_absent_classes_are_said(make_npz: Npz, out: Path) -> None:
 def test_leave_one_out_is_pooled(make_npz: Npz, out: Path) -> None:
     case = np.array([f"{i}" for i in range(12)])
     report = run_mil(make_npz(slides=12, case_id=case), out, folds=12, models=["logistic"], **FAST)
-    assert report.all_models()[1][0][3].endswith(" pooled")
-    assert 0 <= report.to_json()["results"][0]["auc_pooled"] <= 1
+    entry = report.to_json()["results"][0]
+    mean, low, high = (entry[f"auc_pooled{end}"] for end in ("", "_low", "_high"))
+    assert 0 <= low <= mean <= high <= 1
+    cells = report.all_models()[1][0][3:]
+    assert cells[0] == f"{mean:.2f} pooled ({low:.2f} to {high:.2f})"
+    assert entry["auc_mean"] is None
 
 
 def test_maps_of_test_slides(tmp_path: Path, out: Path) -> None:

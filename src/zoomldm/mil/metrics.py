@@ -33,6 +33,40 @@ def midranks(values: np.ndarray) -> np.ndarray:
     return ((2 * last - counts + 1) / 2)[inverse]
 
 
+def case_interval(
+    positive: np.ndarray, scores: np.ndarray, cases: Sequence[str], draws: int = 2000
+) -> tuple[float, float]:
+    """95 % bootstrap interval of the AUC, drawing whole cases, as many of each class as there are.
+
+    With few cases it is too narrow: what no case shows, no draw can show.
+
+    Args:
+        positive: (n,) bool.
+        scores: (repeats, n); the AUC is the mean over the repeats.
+        cases: n ids; a case is positive if any of its rows is.
+        draws: bootstrap samples.
+
+    Returns:
+        Low and high; NaN where a class is absent.
+    """
+    rows: dict[str, list[int]] = {}
+    for i, case in enumerate(cases):
+        rows.setdefault(case, []).append(i)
+    kinds = [
+        [r for r in rows.values() if bool(positive[r].any()) is kind] for kind in (False, True)
+    ]
+    if not all(kinds):
+        return math.nan, math.nan
+    generator, found = np.random.default_rng(0), []
+    for _ in range(draws):
+        drawn = np.concatenate(
+            [kind[i] for kind in kinds for i in generator.integers(0, len(kind), len(kind))]
+        )
+        found.append(np.mean([auc(positive[drawn], s[drawn]) for s in scores]))
+    low, high = np.nanpercentile(found, [2.5, 97.5])
+    return float(low), float(high)
+
+
 def roc(positive: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """False and true positive rates (m,), from (0, 0) to (1, 1)."""
     positive = np.asarray(positive, dtype=bool)

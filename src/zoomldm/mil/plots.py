@@ -8,6 +8,7 @@ import numpy as np
 
 from zoomldm.errors import ConfigError
 from zoomldm.mil.metrics import roc
+from zoomldm.mil.protocol import pooled_scores
 
 if TYPE_CHECKING:
     from zoomldm.mil.report import Report
@@ -42,6 +43,9 @@ def write_plots(report: "Report", out: Path) -> None:
                         labels = np.array(result.labels) == 1
                         scores = np.array([p[1] for p in result.probabilities])
                         curves.append(np.interp(grid, *roc(labels, scores)))
+                pooled, scores, _ = pooled_scores(source.of_model(model, fraction))
+                if not curves and pooled.any() and not pooled.all():
+                    curves.append(np.interp(grid, *roc(pooled, scores)))  # a class a fold
                 if curves:
                     mean = report.cell(source, model, fraction, "auc")
                     axes.plot(grid, np.mean(curves, axis=0), label=f"{model} {mean}")
@@ -50,7 +54,8 @@ def write_plots(report: "Report", out: Path) -> None:
                 ylabel="true positive rate",
                 title=f"{source.name}, {fraction:.0%} of training slides, mean over folds",
             )
-            axes.legend(loc="lower right", fontsize=8)
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend(loc="lower right", fontsize=8)
             figure.savefig(out / f"roc-{name}.png", dpi=120)
         figure = Figure(figsize=(1.5 + 1.1 * len(report.models), 4), layout="constrained")
         FigureCanvasAgg(figure)

@@ -14,7 +14,7 @@ from zoomldm.mil.bags import Bags
 from zoomldm.mil.clam import ClamSB
 from zoomldm.mil.dsmil import DSMIL
 from zoomldm.mil.logistic import logistic
-from zoomldm.mil.metrics import auc, measure
+from zoomldm.mil.metrics import measure
 from zoomldm.mil.optimiser import PackedAdam
 from zoomldm.mil.pooling import MaxInstance, Pooled
 from zoomldm.mil.splits import Fold, hipt_subset, stratified_subset
@@ -243,10 +243,19 @@ def run_fold(
     ), model
 
 
-def pooled_auc(results: list[FoldResult]) -> float:
-    """AUC of class 1 over all folds' test slides together, for folds that hold one class each."""
-    rows = [(y, p[1]) for r in results for y, p in zip(r.labels, r.probabilities, strict=True)]
-    if not rows or len(results[0].probabilities[0]) != 2:
-        return math.nan
-    labels, scores = map(np.array, zip(*rows, strict=True))
-    return auc(labels == 1, scores)
+def pooled_scores(results: list[FoldResult]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Class 1 or not (n,), its probabilities (n,) and slides of all folds' test sets together.
+
+    For folds that hold one class each. Empty where there are more than two classes.
+    """
+    rows = [
+        (y == 1, p[1], slide)
+        for r in results
+        for y, p, slide in zip(r.labels, r.probabilities, r.slides, strict=True)
+        if len(p) == 2
+    ]
+    return (
+        np.array([row[0] for row in rows], bool),
+        np.array([row[1] for row in rows]),
+        [row[2] for row in rows],
+    )

@@ -10,9 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from zoomldm.mil.bags import Bags
-from zoomldm.mil.metrics import Paired, mean_sd, paired
-from zoomldm.mil.protocol import FoldResult, Protocol, pooled_auc
+from zoomldm.mil.metrics import Paired, auc, case_interval, mean_sd, paired
+from zoomldm.mil.protocol import FoldResult, Protocol, pooled_scores
 from zoomldm.mil.splits import Fold
 
 _MEASURES = ("auc", "balanced_accuracy", "f1")
@@ -32,6 +34,7 @@ class Source:
         patients_known: whether patients were told apart from slides.
         skipped: a line for each slide left out.
         results: of all trainings.
+        patients: of each slide.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Source:
     patients_known: bool
     skipped: tuple[str, ...]
     results: tuple[FoldResult, ...]
+    patients: dict[str, str]
 
     @classmethod
     def of(cls, bags: Bags, results: Sequence[FoldResult]) -> "Source":
@@ -57,11 +61,25 @@ class Source:
             bags.patients_known,
             bags.skipped,
             tuple(results),
+            dict(zip(bags.slides, bags.patients, strict=True)),
         )
 
     def of_model(self, model: str, fraction: float) -> list[FoldResult]:
         """Results of one model at one fraction."""
         return [r for r in self.results if (r.model, r.fraction) == (model, fraction)]
+
+    def pooled(self, model: str, fraction: float) -> tuple[float, float, float]:
+        """AUC over the test slides of all folds together, mean over seeds, and its interval."""
+        by_seed: dict[int, list[FoldResult]] = {}
+        for result in self.of_model(model, fraction):
+            by_seed.setdefault(result.seed, []).append(result)
+        found = [pooled_scores(results) for results in by_seed.values()]
+        positive, _, slides = found[0] if found else (np.empty(0, bool), np.empty(0), [])
+        if not positive.any() or positive.all():
+            return math.nan, math.nan, math.nan
+        scores = np.array([scores for _, scores, _ in found])
+        mean = float(np.mean([auc(positive, s) for s in scores]))
+        return mean, *case_interval(positive, scores, [self.patients[s] for s in slides])
 
     def per_fold(self, model: str, fraction: float, measure: str = "auc") -> dict[int, float]:
         """A measure by fold, mean over the seeds; NaN where no seed has one."""
@@ -94,7 +112,8 @@ class Report:
         return {
             "protocol": asdict(self.protocol),
             "sources": [
-                {k: v for k, v in asdict(s).items() if k != "results"} for s in self.sources
+                {k: v for k, v in asdict(s).items() if k not in ("results", "patients")}
+                for s in self.sources
             ],
             "splits": [
                 {
@@ -118,19 +137,18 @@ class Report:
         }
 
     def _entry(self, source: Source, model: str, fraction: float) -> dict[str, Any]:
-        results = source.of_model(model, fraction)
         entry: dict[str, Any] = {"source": source.name, "model": model, "fraction": fraction}
         for measure in _MEASURES:
             mean, sd = mean_sd(list(source.per_fold(model, fraction, measure).values()))
             entry |= {f"{measure}_mean": _finite(mean), f"{measure}_std": _finite(sd)}
-        by_seed = {}
-        for result in results:
-            by_seed.setdefault(result.seed, []).append(result)
-        pooled = mean_sd([pooled_auc([r for r in rs if r.slides]) for rs in by_seed.values()])[0]
-        entry["auc_pooled"] = _finite(pooled)
+        if entry["auc_mean"] is None:
+            names = ("auc_pooled", "auc_pooled_low", "auc_pooled_high")
+            values = map(_finite, source.pooled(model, fraction))
+            entry |= dict(zip(names, values, strict=True))
         dropped = ("slides", "labels", "probabilities", "model", "fraction")
         entry["folds"] = [
-            {k: v for k, v in r.to_json().items() if k not in dropped} for r in results
+            {k: v for k, v in r.to_json().items() if k not in dropped}
+            for r in source.of_model(model, fraction)
         ]
         return entry
 
@@ -213,10 +231,10 @@ class Report:
         """Mean ± sd over the folds of a measure; a dash where there is none."""
         mean, sd = mean_sd(list(source.per_fold(model, fraction, measure).values()))
         if math.isnan(mean):
-            pooled = (
-                self._entry(source, model, fraction)["auc_pooled"] if measure == "auc" else None
-            )
-            return "-" if pooled is None else f"{pooled:.3f} pooled"
+            if measure != "auc":
+                return "-"
+            pooled, low, high = source.pooled(model, fraction)
+            return "-" if math.isnan(pooled) else f"{pooled:.2f} pooled ({low:.2f} to {high:.2f})"
         return f"{mean:.3f}" if math.isnan(sd) else f"{mean:.3f} ± {sd:.3f}"
 
     def notes(self) -> list[str]:
