@@ -162,7 +162,9 @@ def test_leave_one_out_is_pooled(make_npz: Npz, out: Path) -> None:
     assert 0 <= low <= mean <= high <= 1
     cells = report.all_models()[1][0][3:]
     assert cells[0] == f"{mean:.2f} pooled ({low:.2f} to {high:.2f})"
-    assert entry["auc_mean"] is None
+    assert cells[1:] == ["-", "-"]
+    assert entry["auc_mean"] is entry["f1_mean"] is None
+    assert any("each test set holds one class" in line for line in report.notes())
 
 
 def test_maps_of_test_slides(tmp_path: Path, out: Path) -> None:

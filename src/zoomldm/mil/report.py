@@ -68,6 +68,10 @@ class Source:
         """Results of one model at one fraction."""
         return [r for r in self.results if (r.model, r.fraction) == (model, fraction)]
 
+    def one_class(self, model: str, fraction: float) -> bool:
+        """Whether no fold's test set has an AUC; other measures of a fold mean nothing then."""
+        return all(math.isnan(r.auc) for r in self.of_model(model, fraction))
+
     def pooled(self, model: str, fraction: float) -> tuple[float, float, float]:
         """AUC over the test slides of all folds together, mean over seeds, and its interval."""
         by_seed: dict[int, list[FoldResult]] = {}
@@ -138,10 +142,12 @@ class Report:
 
     def _entry(self, source: Source, model: str, fraction: float) -> dict[str, Any]:
         entry: dict[str, Any] = {"source": source.name, "model": model, "fraction": fraction}
+        one_class = source.one_class(model, fraction)
         for measure in _MEASURES:
-            mean, sd = mean_sd(list(source.per_fold(model, fraction, measure).values()))
+            values = [] if one_class else list(source.per_fold(model, fraction, measure).values())
+            mean, sd = mean_sd(values)
             entry |= {f"{measure}_mean": _finite(mean), f"{measure}_std": _finite(sd)}
-        if entry["auc_mean"] is None:
+        if one_class:
             names = ("auc_pooled", "auc_pooled_low", "auc_pooled_high")
             values = map(_finite, source.pooled(model, fraction))
             entry |= dict(zip(names, values, strict=True))
@@ -212,7 +218,8 @@ class Report:
         """Header and rows of the paired tests.
 
         Args:
-            chosen: only those against the logistic regression and those between sources.
+            chosen: only those against the logistic regression and those between sources, where
+                folds have an AUC.
         """
         header = ["Training", "Of", "First", "Second", "Difference", "p corrected", "p sign flip"]
         rows = []
@@ -220,6 +227,8 @@ class Report:
             if chosen and "model" not in test and "logistic" not in (test["first"], test["second"]):
                 continue
             values = (test["difference"], test["p_corrected"], test["p_sign_flip"])
+            if chosen and values[0] is None:
+                continue
             cells = [
                 "-" if v is None else f"{v:{f}}" for v, f in zip(values, _FORMATS, strict=True)
             ]
@@ -230,7 +239,7 @@ class Report:
     def cell(self, source: Source, model: str, fraction: float, measure: str) -> str:
         """Mean ± sd over the folds of a measure; a dash where there is none."""
         mean, sd = mean_sd(list(source.per_fold(model, fraction, measure).values()))
-        if math.isnan(mean):
+        if math.isnan(mean) or source.one_class(model, fraction):
             if measure != "auc":
                 return "-"
             pooled, low, high = source.pooled(model, fraction)
@@ -249,7 +258,12 @@ class Report:
             failed = [r for r in source.results if r.skipped]
             lines += [f"{r.model} {r.fraction:.0%} fold {r.fold}: {r.skipped}" for r in failed]
             empty = sorted({r.fold for r in source.results if not r.skipped and math.isnan(r.auc)})
-            if empty:
+            if len(empty) == len(self.folds):
+                lines.append(
+                    f"{source.name}: each test set holds one class, so the AUC is that of all "
+                    "folds together, with its 95 % bootstrap interval over cases"
+                )
+            elif empty:
                 lines.append(
                     f"{source.name}: no AUC in folds {', '.join(map(str, empty))}: "
                     "a class is absent from the test set; they are left out of the mean"
