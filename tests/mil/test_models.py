@@ -69,6 +69,23 @@ def test_packed_adam_is_adam(name: str) -> None:
             torch.testing.assert_close(a, b, atol=1e-7, rtol=1e-5)
 
 
+def test_packed_adam_is_fused_adam_to_the_bit() -> None:
+    torch.manual_seed(0)
+    ours, theirs = ClamSB(24), ClamSB(24)
+    theirs.load_state_dict(ours.state_dict())
+    packed = PackedAdam(ours, 2e-4, 1e-5)
+    adam = torch.optim.Adam(theirs.parameters(), lr=2e-4, weight_decay=1e-5, fused=True)
+    for _ in range(60):
+        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+            b.grad = torch.randn_like(b) / 100
+            assert a.grad is not None
+            a.grad.copy_(b.grad)
+        packed.step([0, 1, 2])
+        adam.step()
+    for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(a, b), name
+
+
 @pytest.mark.parametrize("name", [m for m in MODELS if m != "logistic"])
 @pytest.mark.parametrize("protocol", ["hipt", "clean"])
 @pytest.mark.parametrize("classes", [2, 3])

@@ -9,6 +9,9 @@ from torch.optim.adam import adam
 from zoomldm.mil.attention import BagModel
 
 
+_LANES = 16  # floats that a vector register holds, at most
+
+
 class PackedAdam:
     """PyTorch's fused Adam (L2 weight decay), each part of the model packed into one vector.
 
@@ -24,6 +27,9 @@ class PackedAdam:
         self.rate, self.decay = rate, decay
         self.parts: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = []
         for part in model.parts():
+            # Odd sizes last: what runs through vector registers then is what does so in a tensor
+            # of its own, and the rounding is the same to the bit.
+            part = sorted(part, key=lambda p: p.numel() % _LANES > 0)
             vector = torch.cat([p.detach().flatten() for p in part])
             gradient = torch.zeros_like(vector)
             at = 0
