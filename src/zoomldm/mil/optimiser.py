@@ -8,7 +8,6 @@ from torch.optim.adam import adam
 
 from zoomldm.mil.attention import BagModel
 
-
 _LANES = 16  # floats that a vector register holds, at most
 
 
