@@ -12,6 +12,7 @@ import numpy as np
 from zoomldm import __version__
 from zoomldm.archive import ArchiveWriter, open_archive, verify_archive
 from zoomldm.archive.manifest import Encoder, Header, Network, SlideFacts, TissueFacts
+from zoomldm.encoders import PatchEncoder, PipelineEncoder, load_encoder
 from zoomldm.errors import ArchiveError, ConfigError, SlideError, TargetError
 from zoomldm.files import claim
 from zoomldm.latents import add_latents
@@ -122,7 +123,7 @@ def compress(
     *,
     pipeline: str | ZoomLDMPipeline = "demo",
     name: str | None = None,
-    encoder: str | None = None,
+    encoder: str | PatchEncoder | None = None,
     advance: Advance | None = None,
 ) -> CompressReport:
     """Compress one slide into one archive.
@@ -134,7 +135,8 @@ def compress(
         pipeline: the pipeline, its id or its directory; gives the patch encoder and, for
             training archives, the autoencoder.
         name: what the archive calls the pipeline, where `pipeline` is no name itself.
-        encoder: pipeline (id or directory) whose patch encoder is taken instead.
+        encoder: patch encoder to take instead of the pipeline's: loaded, or what `load_encoder`
+            takes (an id such as `uni`, a path, a pipeline).
         advance: told of progress.
 
     Raises:
@@ -145,11 +147,13 @@ def compress(
     slide, start = Path(slide), time.monotonic()
     target = archive_path(slide, Path(out))
     model = load_pipeline(pipeline) if isinstance(pipeline, str) else pipeline
-    source = load_pipeline(encoder) if encoder else model
+    label = name or (pipeline if isinstance(pipeline, str) else "unnamed")
+    source: PatchEncoder = PipelineEncoder(model, label)
+    if encoder is not None:
+        source = load_encoder(encoder) if isinstance(encoder, str) else encoder
     advance = advance or (lambda what, done, total: None)
     with claim(target), open_slide(slide, options.mpp) as opened:
-        label = name or (pipeline if isinstance(pipeline, str) else "unnamed")
-        networks = _networks(model, source, label, encoder or label, options)
+        networks = _networks(model, source, label, options)
         overview = _overview_level(opened, options)
         if _is_done(target, opened, networks, options):
             return _report(opened, target, start, done_before=True)
@@ -179,16 +183,13 @@ def compress(
 
 def _networks(
     model: ZoomLDMPipeline,
-    source: ZoomLDMPipeline,
+    source: PatchEncoder,
     name: str,
-    encoder: str,
     options: CompressOptions,
 ) -> dict[str, Any]:
     latents = options.for_training
     return {
-        "encoder": Encoder(
-            id=encoder, digest=source.digest("patch_encoder"), dim=source.embedding_dim
-        ),
+        "encoder": Encoder(id=source.id, digest=source.digest, dim=source.embedding_dim),
         "autoencoder": Network(id=name, digest=model.digest("vae")) if latents else None,
         "pipeline": Network(id=name, digest=model.digest()) if latents else None,
     }
@@ -252,7 +253,7 @@ def _report(slide: Slide, target: Path, start: float, done_before: bool = False)
 
 
 def _embed(
-    slide: Slide, tissue: Tissue, source: ZoomLDMPipeline, writer: ArchiveWriter, advance: Advance
+    slide: Slide, tissue: Tissue, source: PatchEncoder, writer: ArchiveWriter, advance: Advance
 ) -> list[tuple[int, int]]:
     """Embed all tissue tiles; returns those that could not be read."""
     lost: list[tuple[int, int]] = []

@@ -15,6 +15,7 @@ from zoomldm.cli.evaluate import evaluate
 from zoomldm.cli.features import features
 from zoomldm.cli.info import info
 from zoomldm.cli.mil import mil
+from zoomldm.cli.models import models
 from zoomldm.cli.train import train
 from zoomldm.cli.verify import verify
 from zoomldm.errors import ZoomLDMError
@@ -28,7 +29,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (compress, decompress, info, verify, features, mil, train, evaluate, convert, doctor):
+_VERBS = (
+    *(compress, decompress, info, verify, features, mil),
+    *(train, evaluate, convert, models, doctor),
+)
+for verb in _VERBS:
     app.command()(verb)
 
 

@@ -19,7 +19,11 @@ def compress(
     tissue: Annotated[str, typer.Option(help="otsu, or all to keep every tile.")] = "otsu",
     quality: Annotated[int, typer.Option(help="JPEG quality of the overview.")] = 75,
     encoder: Annotated[
-        str | None, typer.Option(help="Pipeline whose patch encoder is taken instead.")
+        str | None,
+        typer.Option(
+            metavar="ID|ID=PATH|PATH",
+            help="Patch encoder to take instead of the pipeline's; `zoomldm models` lists them.",
+        ),
     ] = None,
     pipeline: Annotated[str, typer.Option(help="Pipeline id or directory.")] = "demo",
     for_training: Annotated[
@@ -40,6 +44,7 @@ def compress(
     from zoomldm.cli.output import megabytes, print_json, print_table, progress
     from zoomldm.compression import CompressOptions, archive_path
     from zoomldm.compression import compress as run
+    from zoomldm.encoders import load_encoder
     from zoomldm.errors import SomeFailedError, TargetError, ZoomLDMError
     from zoomldm.pipeline import load_pipeline
 
@@ -57,6 +62,7 @@ def compress(
     if len(set(targets)) < len(targets):
         raise TargetError(f"{out}: two of the slides have the same name; compress them apart")
     model = load_pipeline(pipeline)
+    chosen = load_encoder(encoder) if encoder else None
     reports, failures = [], []
     for slide in slides:
         try:
@@ -68,7 +74,7 @@ def compress(
                         options,
                         pipeline=model,
                         name=pipeline,
-                        encoder=encoder,
+                        encoder=chosen,
                         advance=advance,
                     )
                 )
@@ -90,7 +96,7 @@ def compress(
             ["archive", "tissue tiles", "unreadable", "slide", "archive size", "ratio", "seconds"],
             [
                 [
-                    r.archive,
+                    Path(r.archive).name,
                     r.tissue_tiles,
                     len(r.unreadable),
                     megabytes(r.source_bytes),

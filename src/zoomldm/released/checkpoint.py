@@ -113,8 +113,8 @@ class Tensors(dict[str, Tensor]):
 class Faults:
     """Keys that are missing, extra or of another shape, gathered and told together."""
 
-    def __init__(self, tensors: Tensors) -> None:
-        self.tensors, self.used = tensors, set[str]()
+    def __init__(self, tensors: Tensors, what: str = "a ZoomLDM checkpoint") -> None:
+        self.tensors, self.what, self.used = tensors, what, set[str]()
         self.missing: list[str] = []
         self.misshapen: list[str] = []
 
@@ -145,8 +145,7 @@ class Faults:
         ]
         if told:
             raise PipelineError(
-                f"{self.tensors.path}: not a ZoomLDM checkpoint, or a changed one: "
-                + "; ".join(told)
+                f"{self.tensors.path}: not {self.what}, or changed: " + "; ".join(told)
             )
 
 

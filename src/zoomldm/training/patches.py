@@ -133,7 +133,8 @@ class PatchStore:
         tissue = np.zeros(len(patches), np.int64)
         for number, archive in enumerate(self.archives):
             own = patches[:, 0] == number
-            tissue[own] = tiles_within(archive.mask, *patches[own, 2:].T, patch_tiles(level))
+            rows, cols = patches[own, 2], patches[own, 3]
+            tissue[own] = tiles_within(archive.mask, rows, cols, patch_tiles(level))
         most = np.sort(np.argsort(-tissue, kind="stable")[: max(count, len(patches) // 4)])
         return patches[most[np.linspace(0, len(most) - 1, min(count, len(most))).astype(int)]]
 

@@ -1,0 +1,53 @@
+"""`zoomldm models`: what can embed tiles and make pictures."""
+
+from typing import Annotated
+
+import typer
+
+
+def models(
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """List the shipped pipelines and the patch encoders known by name."""
+    from zoomldm.cli.output import print_json, print_table
+    from zoomldm.encoders import ENCODERS
+    from zoomldm.pipeline import SHIPPED, load_pipeline
+
+    pipelines = []
+    for name in (SHIPPED,):
+        pipeline = load_pipeline(name)
+        pipelines.append(
+            {
+                "id": name,
+                "digest": pipeline.digest(),
+                "encoder_digest": pipeline.digest("patch_encoder"),
+                "dim": pipeline.embedding_dim,
+                "licence": "MIT",
+            }
+        )
+    encoders = [facts.as_dict() for facts in ENCODERS.values()]
+    if json:
+        print_json({"pipelines": pipelines, "encoders": encoders})
+        return
+    print_table(
+        "pipelines (--pipeline, or a directory)",
+        ["id", "digest", "numbers a tile", "licence"],
+        [[p["id"], p["digest"][:12], p["dim"], p["licence"]] for p in pipelines],
+    )
+    print_table(
+        "patch encoders (--encoder ID, or ID=PATH for weights at hand)",
+        ["id", "numbers a tile", "network", "input", "licence", "gated", "source", "library"],
+        [
+            [
+                e["id"],
+                e["dim"],
+                e["architecture"],
+                f"{e['preparation']['size']} px",
+                e["licence"],
+                "yes" if e["gated"] else "no",
+                e["source"].rsplit("/", 1)[-1] if "://" in e["source"] else e["source"],
+                e["library"] + ("" if e["installed"] else " (not installed)"),
+            ]
+            for e in encoders
+        ],
+    )

@@ -1,0 +1,103 @@
+"""A loaded patch encoder: tiles in, embeddings and the digest of what made them out."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoomldm.encoders.table import Preparation
+from zoomldm.pipeline import ZoomLDMPipeline
+
+
+class PatchEncoder(Protocol):
+    """What compression asks of a patch encoder."""
+
+    @property
+    def id(self) -> str:
+        """What archives call it."""
+        ...
+
+    @property
+    def embedding_dim(self) -> int:
+        """D, length of an embedding."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over its weights and how it prepares a tile."""
+        ...
+
+    def encode_tiles(self, tiles: np.ndarray) -> np.ndarray:
+        """Embed tiles (n, 256, 256, 3) uint8 sRGB: (n, D) float32."""
+        ...
+
+
+class PipelineEncoder:
+    """The patch encoder of a pipeline."""
+
+    def __init__(self, pipeline: ZoomLDMPipeline, name: str) -> None:
+        self._pipeline, self.id = pipeline, name
+        self.digest = pipeline.digest("patch_encoder")
+        self.embedding_dim = pipeline.embedding_dim
+
+    def encode_tiles(self, tiles: np.ndarray) -> np.ndarray:
+        """Embed tiles (n, 256, 256, 3) uint8 sRGB: (n, D) float32."""
+        return self._pipeline.encode_tiles(tiles)
+
+
+class NetworkEncoder:
+    """A network from elsewhere.
+
+    Args:
+        name: its id.
+        network: prepared pictures (B, 3, S, S) to embeddings (B, D).
+        preparation: of a tile.
+        dim: D.
+        digest: see `digest_of`.
+        device: where it runs.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        network: nn.Module,
+        preparation: Preparation,
+        dim: int,
+        digest: str,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.id, self.embedding_dim, self.digest = name, dim, digest
+        self.preparation, self.device = preparation, torch.device(device)
+        self.network = network.eval().requires_grad_(False).to(self.device)
+
+    @torch.no_grad()
+    def encode_tiles(self, tiles: np.ndarray) -> np.ndarray:
+        """Embed tiles (n, 256, 256, 3) uint8 sRGB: (n, D) float32."""
+        pictures = torch.from_numpy(np.ascontiguousarray(tiles)).permute(0, 3, 1, 2)
+        x = prepared(pictures.to(self.device), self.preparation)
+        return self.network(x).float().cpu().numpy()
+
+
+def prepared(pictures: Tensor, preparation: Preparation) -> Tensor:
+    """Pictures (n, 3, 256, 256) in 0..255 as a network's input (n, 3, size, size) float32."""
+    x = pictures.float()
+    if x.shape[-1] != preparation.size:
+        side = (preparation.size, preparation.size)
+        # Rounded, because the encoders' own transforms resize pictures of whole numbers.
+        x = F.interpolate(x, side, mode="bilinear", antialias=True).round_().clamp_(0, 255)
+    mean, std = (x.new_tensor(v).view(1, 3, 1, 1) for v in (preparation.mean, preparation.std))
+    return (x / 255 - mean) / std
+
+
+def digest_of(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over plain facts and float32 values; the file they came in does not matter."""
+    sha = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for name, value in sorted(tensors.items()):
+        sha.update(name.encode())
+        sha.update(value.detach().float().contiguous().numpy().tobytes())
+    return sha.hexdigest()

@@ -1,0 +1,319 @@
+"""From the name of a patch encoder to the encoder: the hub, folders, files, pipelines."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from zoomldm.encoders.encoder import NetworkEncoder, PatchEncoder, PipelineEncoder, digest_of
+from zoomldm.encoders.table import ENCODERS, EncoderFacts, Preparation
+from zoomldm.errors import PipelineError
+from zoomldm.networks.patch_vit import PatchViT, ViTSizes
+from zoomldm.pipeline import SHIPPED, load_pipeline
+from zoomldm.released.checkpoint import Faults, Tensors, fill, read_checkpoint
+
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+ENDINGS = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
+CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
+# Parts of a checkpoint that hold an encoder, and what its names may begin with there.
+_HOLDERS = ("teacher", "state_dict", "model")
+_PREFIXES = ("module.", "backbone.", "encoder.")
+
+
+def load_encoder(name: str, device: torch.device | str | None = None) -> PatchEncoder:
+    """Load a patch encoder.
+
+    Args:
+        name: an id of `ENCODERS`, downloaded where needed; `ID=PATH` for that encoder's weights
+            in a local file or folder; a local file or folder alone, known by its sizes or its
+            config.json; or a pipeline (id or directory).
+        device: where a network runs; None for a GPU where there is one.
+
+    Raises:
+        PipelineError: no such encoder; weights that can't be had, are damaged or unsafe, or are
+            not that encoder's; a library that is not installed.
+    """
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    known, equals, path = name.partition("=")
+    if equals and known in ENCODERS:
+        return _load(ENCODERS[known], known, Path(path), place)
+    if name in ENCODERS:
+        facts = ENCODERS[name]
+        return _load(facts, name, _downloaded(facts), place)
+    folder = Path(name)
+    if name in (SHIPPED, "tiny") or (folder / "model_index.json").is_file():
+        return PipelineEncoder(load_pipeline(name), name)
+    if not folder.exists():
+        near = get_close_matches(known, ENCODERS, 1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise PipelineError(
+            f"encoder {name!r}: no such encoder, file or folder{hint}; expected one of "
+            f"{', '.join(ENCODERS)}, a pipeline, or a path to weights"
+        )
+    return _load(None, name, folder, place)
+
+
+def _load(
+    facts: EncoderFacts | None, name: str, path: Path, device: torch.device
+) -> NetworkEncoder:
+    """The encoder of weights at `path`, which must be those of `facts` where it is given."""
+    if not path.exists():
+        raise PipelineError(f"encoder {name}: {path}: no such file or folder")
+    file = _weights_file(path)
+    config = _json(path / CONFIG) if path.is_dir() else {}
+    if (facts and facts.library == "transformers") or "model_type" in config:
+        return _transformers_encoder(facts, name, path, file, config, device)
+    tensors = _tensors(file)
+    try:
+        sizes = ViTSizes.of(dict(tensors))  # whose missing keys are plain KeyErrors
+    except (KeyError, ValueError) as error:
+        raise PipelineError(
+            f"{file}: holds no vision transformer under timm's or DINO's names "
+            f"({str(error).strip(chr(39))[:80]}); expected the weights of a patch encoder"
+        ) from error
+    if facts is not None and sizes != facts.sizes:
+        raise PipelineError(
+            f"{file}: is a ViT of width {sizes.dim}, depth {sizes.depth}, patch {sizes.patch}, "
+            f"not {facts.id} ({facts.architecture}); give that encoder's weights"
+        )
+    preparation = facts.preparation if facts else _preparation(file, sizes, config)
+    _check_size(file, preparation, sizes)
+    with torch.device("meta"):
+        network = PatchViT(sizes)
+    own = {key: key for key in network.state_dict()}
+    faults = Faults(tensors, "this encoder's weights")
+    for key, value in network.state_dict().items():
+        faults.expect(key, value.shape)
+    faults.check()
+    fill(network, tensors, own)
+    digest = digest_of(
+        {"sizes": sizes.as_dict(), "preparation": preparation.as_dict()}, network.state_dict()
+    )
+    return NetworkEncoder(name, network, preparation, sizes.dim, digest, device)
+
+
+def _weights_file(path: Path) -> Path:
+    """The file of weights: `path` itself, or the one in that folder."""
+    if path.is_file():
+        return path
+    for name in WEIGHTS:
+        if (path / name).is_file():
+            return path / name
+    found = sorted(p for p in path.iterdir() if p.suffix in ENDINGS and p.is_file())
+    if len(found) != 1:
+        what = f"{len(found)} files of weights" if found else "no file of weights"
+        raise PipelineError(
+            f"{path}: a folder with {what}; expected {WEIGHTS[0]}, {WEIGHTS[1]}, or name one file"
+        )
+    return found[0]
+
+
+def _content(file: Path) -> Mapping[str, Tensor]:
+    """Tensors of a file as they are named there, nothing in the file executed."""
+    if file.suffix == ".safetensors":
+        try:
+            content: Any = load_file(file)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise PipelineError(
+                f"{file}: can't be read as safetensors ({str(error)[:80]}); the file is cut short "
+                "or damaged: download it again"
+            ) from error
+    else:
+        content = read_checkpoint(file)
+    for holder in _HOLDERS:
+        if isinstance(content, Mapping) and isinstance(content.get(holder), Mapping):
+            content = content[holder]
+            break
+    if not isinstance(content, Mapping):
+        raise PipelineError(f"{file}: holds a {type(content).__name__}; expected a state dict")
+    return content
+
+
+def _tensors(file: Path) -> Tensors:
+    """Tensors of a file under an encoder's own names."""
+    out: dict[str, Tensor] = {}
+    for key, value in _content(file).items():
+        short = str(key)
+        for prefix in _PREFIXES:
+            short = short.removeprefix(prefix)
+        if not short.startswith("head."):  # of the training that made it
+            out[short] = value
+    return Tensors(file, out)
+
+
+def _preparation(file: Path, sizes: ViTSizes, config: Mapping[str, Any]) -> Preparation:
+    """From timm's config.json beside the weights, or of the known encoder of these sizes."""
+    given = config.get("pretrained_cfg")
+    if isinstance(given, Mapping):
+        try:
+            return Preparation(given["input_size"][-1], tuple(given["mean"]), tuple(given["std"]))
+        except (KeyError, TypeError, IndexError) as error:
+            raise PipelineError(
+                f"{file.parent / CONFIG}: pretrained_cfg has no usable {error}; expected "
+                "input_size, mean and std"
+            ) from error
+    for facts in ENCODERS.values():
+        if facts.sizes == sizes:
+            return facts.preparation
+    named = ", ".join(e.id for e in ENCODERS.values() if e.sizes)
+    raise PipelineError(
+        f"{file}: a ViT of width {sizes.dim}, depth {sizes.depth}, patch {sizes.patch} is none of "
+        f"{named}; put it in a folder with timm's {CONFIG}, which says how its input is prepared"
+    )
+
+
+def _check_size(file: Path, preparation: Preparation, sizes: ViTSizes) -> None:
+    if preparation.size % sizes.patch:
+        raise PipelineError(
+            f"{file}: takes pictures of {preparation.size} px, which its patches of "
+            f"{sizes.patch} px do not divide"
+        )
+
+
+class _ClassToken(nn.Module):
+    """A model of transformers as a function of pictures alone."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Embed prepared pictures (B, 3, S, S): (B, D)."""
+        return self.model(pixel_values=pictures).last_hidden_state[:, 0]
+
+
+def _transformers_encoder(
+    facts: EncoderFacts | None,
+    name: str,
+    path: Path,
+    file: Path,
+    config: Mapping[str, Any],
+    device: torch.device,
+) -> NetworkEncoder:
+    transformers = _transformers(name)
+    if "model_type" not in config:
+        raise PipelineError(
+            f"encoder {name}: {path}: expected a folder with {CONFIG} of transformers and weights"
+        )
+    preparation = facts.preparation if facts else _processor(path)
+    dim = config.get("hidden_size")
+    if facts and dim != facts.dim:
+        raise PipelineError(
+            f"encoder {name}: {path} has embeddings of {dim} numbers, {facts.id} has {facts.dim}; "
+            "give that encoder's folder"
+        )
+    content = _content(file)
+    held = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity(50)
+    try:
+        with TemporaryDirectory() as safe:
+            # Only ever given tensors of our own safe reader, never a pickle to open.
+            tensors = {str(k): v.contiguous() for k, v in content.items()}
+            save_file(tensors, Path(safe) / WEIGHTS[0], {"format": "pt"})
+            shutil.copy(path / CONFIG, safe)
+            model, found = transformers.AutoModel.from_pretrained(
+                safe, local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        raise PipelineError(f"encoder {name}: {path} can't be loaded ({reason})") from error
+    finally:
+        transformers.logging.set_verbosity(held)
+    missing = sorted(key for key in found["missing_keys"] if not key.startswith("pooler."))
+    if missing or found.get("mismatched_keys"):
+        listed = missing or sorted(str(key) for key in found["mismatched_keys"])
+        raise PipelineError(
+            f"{file}: lacks tensors of {config['model_type']}, or has them in other shapes: "
+            f"{', '.join(listed[:6])}; download it again"
+        )
+    digest = digest_of(
+        {"model_type": config["model_type"], "preparation": preparation.as_dict()}, tensors
+    )
+    return NetworkEncoder(
+        name, _ClassToken(model.float()), preparation, int(model.config.hidden_size), digest, device
+    )
+
+
+def _transformers(name: str) -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise PipelineError(
+            f"encoder {name}: needs transformers, which is not installed; run "
+            "pip install 'zoomldm[encoders]'"
+        ) from error
+    return transformers
+
+
+def _processor(path: Path) -> Preparation:
+    """Preparation that a folder of transformers says; the whole tile is always resized."""
+    given = _json(path / PROCESSOR)
+    size = given.get("crop_size") or given.get("size")
+    if isinstance(size, Mapping):
+        size = size.get("height") or size.get("shortest_edge")
+    try:
+        return Preparation(int(size), tuple(given["image_mean"]), tuple(given["image_std"]))  # type: ignore[arg-type]
+    except (KeyError, TypeError, ValueError) as error:
+        raise PipelineError(
+            f"{path}: {PROCESSOR} is missing or has no size, image_mean and image_std; expected "
+            "the folder as its makers published it"
+        ) from error
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise PipelineError(f"{path}: can't be read as JSON ({str(error)[:80]})") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _downloaded(facts: EncoderFacts) -> Path:
+    """Folder with an encoder's files, from the hub's cache or the hub."""
+    by_hand = f"pass its files as --encoder {facts.id}=PATH"
+    if not facts.on_hub:
+        raise PipelineError(
+            f"encoder {facts.id}: is on no hub; download {facts.source} and {by_hand}"
+        )
+    from huggingface_hub import errors, hf_hub_download
+
+    if facts.library == "transformers":
+        _transformers(facts.id)
+    files = (CONFIG,) if facts.library == "transformers" else ()
+    try:
+        for name in files:
+            hf_hub_download(facts.source, name)
+        for name in WEIGHTS:
+            try:
+                return Path(hf_hub_download(facts.source, name)).parent
+            except errors.RemoteEntryNotFoundError:
+                continue
+        raise PipelineError(
+            f"encoder {facts.id}: {facts.source} holds neither {' nor '.join(WEIGHTS)}; {by_hand}"
+        )
+    except (errors.GatedRepoError, errors.RepositoryNotFoundError) as error:
+        todo = (
+            f"accept its terms at https://huggingface.co/{facts.source} and log in with "
+            "`hf auth login`"
+            if facts.gated
+            else "log in with `hf auth login`"
+        )
+        raise PipelineError(
+            f"encoder {facts.id}: the hub gives {facts.source} to no one unknown; {todo}, or "
+            f"{by_hand}"
+        ) from error
+    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
+        raise PipelineError(
+            f"encoder {facts.id}: {facts.source} is not in the cache and the hub can't be "
+            f"reached; download it where it can and {by_hand}"
+        ) from error
