@@ -15,7 +15,12 @@ import matplotlib.pyplot as plt
 SHOWN = {
     "autoencoder": [("train", "loss"), ("train", "psnr"), ("held-out", "psnr")],
     "patch encoder": [("train", "contrast"), ("train", "hit"), ("held-out", "auc")],
-    "denoiser": [("train", "loss"), ("train", "level/20x"), ("train", "level/1.25x")],
+    "denoiser": [
+        ("train", "loss"),
+        ("train", "level/20x"),
+        ("train", "level/1.25x"),
+        ("held-out", "held-out"),
+    ],
 }
 
 
