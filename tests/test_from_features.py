@@ -158,6 +158,10 @@ def test_our_own_tiles_come_back(make, pipeline, tmp_path):  # noqa: F811
         rows, cols = np.nonzero(one.mask)
         worst = np.abs(one.embeddings_of(rows, cols) - other.embeddings_of(rows, cols)).max()
         assert worst < 5e-3
+    archive_from_features(tmp_path / "a.h5", tmp_path / "d.zldm", encoder="tiny")
+    with open_archive(tmp_path / "d.zldm") as given, open_archive(path) as one:
+        assert given.manifest.encoder == one.manifest.encoder
+        np.testing.assert_array_equal(given.background, one.background)
     report = features(tmp_path / "b.zldm", tmp_path, pipeline=pipeline)  # the encoder still fits
     with pytest.raises(ConfigError, match="of the summarizer, but an archive holds those of tiles"):
         archive_from_features(report.output, tmp_path / "c.zldm")

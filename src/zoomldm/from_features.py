@@ -18,10 +18,10 @@ from zoomldm import __version__
 from zoomldm.archive import ArchiveWriter
 from zoomldm.archive.manifest import Encoder, Header, SlideFacts, TissueFacts
 from zoomldm.description.formats import SETTINGS
+from zoomldm.encoders import PatchEncoder, load_encoder
 from zoomldm.errors import ArchiveError, ConfigError, TargetError, ZoomLDMError
 from zoomldm.files import claim
 from zoomldm.levels import BASE_MPP, TILE
-from zoomldm.pipeline import ZoomLDMPipeline
 
 TILE_UM = TILE * BASE_MPP
 SPACING = 0.02  # of a tile's side that its scale may be off
@@ -66,8 +66,7 @@ def archive_from_features(
     *,
     mpp: float | None = None,
     precision: Literal["int8", "float16"] = "int8",
-    encoder: ZoomLDMPipeline | None = None,
-    encoder_name: str | None = None,
+    encoder: str | PatchEncoder | None = None,
 ) -> dict[str, Any]:
     """Write an archive of the tile features of one h5 file.
 
@@ -79,8 +78,7 @@ def archive_from_features(
         out: file ending in .zldm, or an existing folder.
         mpp: micrometres per pixel of the slide's finest level, over what the file says.
         precision: of the stored embeddings.
-        encoder: the pipeline whose patch encoder made the features.
-        encoder_name: its id.
+        encoder: the patch encoder that made the features: loaded, or what `load_encoder` takes.
 
     Returns:
         archive, source, layout, tissue_tiles, grid, dim, encoder, bytes.
@@ -91,14 +89,15 @@ def archive_from_features(
     """
     path, out = Path(path), Path(out)
     found = read_feature_file(path, mpp)
+    source = load_encoder(encoder) if isinstance(encoder, str) else encoder
     target = out if out.suffix == ".zldm" else out / f"{slide_name(path)}.zldm"
     if target.parent == out and not out.is_dir():
         raise TargetError(f"{out}: no such folder; -o takes a .zldm file or an existing folder")
-    made = _encoder(path, found, encoder, encoder_name)
+    made = _encoder(path, found, source)
     background = found.background
-    if encoder is not None and found.digest != made.digest:
+    if source is not None and found.digest != made.digest:
         white = np.full((1, TILE, TILE, 3), 255, np.uint8)
-        background = encoder.encode_tiles(white)[0]
+        background = source.encode_tiles(white)[0]
     if background is None:
         background = np.zeros(made.dim, np.float32)
     header = Header(
@@ -374,9 +373,7 @@ def _named_encoder(
     return (_text(name) if name is not None else "unknown"), None
 
 
-def _encoder(
-    path: Path, found: FeatureFile, given: ZoomLDMPipeline | None, name: str | None
-) -> Encoder:
+def _encoder(path: Path, found: FeatureFile, given: PatchEncoder | None) -> Encoder:
     dim = found.values.shape[1]
     if given is None:
         return Encoder(id=found.encoder, digest=found.digest or "unknown", dim=dim)
@@ -384,7 +381,7 @@ def _encoder(
         raise ConfigError(
             f"{path}: features of {dim} numbers, but that patch encoder gives {given.embedding_dim}"
         )
-    return Encoder(id=name or "unnamed", digest=given.digest("patch_encoder"), dim=dim)
+    return Encoder(id=given.id, digest=given.digest, dim=dim)
 
 
 def _number(value: Any) -> float | None:

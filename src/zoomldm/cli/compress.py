@@ -123,15 +123,15 @@ def _from_features(
     files: list[Path], out: Path, mpp: float | None, precision: str, encoder: str | None, json: bool
 ) -> None:
     from zoomldm.cli.output import megabytes, print_json, print_table
+    from zoomldm.encoders import load_encoder
     from zoomldm.errors import SomeFailedError, TargetError, ZoomLDMError
     from zoomldm.from_features import archive_from_features, slide_name
-    from zoomldm.pipeline import load_pipeline
 
     if len(files) > 1 and not out.is_dir():
         raise TargetError(f"{out}: several files need an existing folder")
     if len({slide_name(f) for f in files}) < len(files):
         raise TargetError(f"{out}: two of the files are of the same name; take them apart")
-    source = load_pipeline(encoder) if encoder else None
+    source = load_encoder(encoder) if encoder else None
     made, failures = [], []
     for file in files:
         try:
@@ -142,7 +142,6 @@ def _from_features(
                     mpp=mpp,
                     precision=precision,  # type: ignore[arg-type]
                     encoder=source,
-                    encoder_name=encoder,
                 )
             )
         except ZoomLDMError as error:
@@ -159,7 +158,7 @@ def _from_features(
             ["archive", "layout", "tissue tiles", "numbers", "encoder", "size"],
             [
                 [
-                    m["archive"],
+                    Path(m["archive"]).name,
                     m["layout"],
                     m["tissue_tiles"],
                     m["dim"],
