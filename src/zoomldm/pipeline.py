@@ -17,6 +17,7 @@ from zoomldm.diffusion.guidance import guided
 from zoomldm.errors import PipelineError
 from zoomldm.levels import COUNT, NAMES, TILE
 from zoomldm.networks.autoencoder import FoldedAutoencoder
+from zoomldm.networks.context_dit import ContextDiT
 from zoomldm.networks.denoiser import Denoiser
 from zoomldm.networks.embedding_dit import EmbeddingDiT
 from zoomldm.networks.patch_encoder import TileCNN
@@ -31,6 +32,8 @@ KINDS: dict[str, Any] = {
     "vit": ViTSummarizer,
     "folded": FoldedAutoencoder,
     "vq": VQAutoencoder,
+    "context": ContextDiT,
+    "released": EmbeddingDiT,
 }
 
 
@@ -233,7 +236,7 @@ def build_pipeline(name: str, seed: int = 0) -> ZoomLDMPipeline:
             patch_encoder=TileCNN(**table["patch_encoder"]) if "patch_encoder" in table else None,
             scheduler=DDIMScheduler(**table["scheduler"]),
             embedding_diffusion=(
-                EmbeddingDiT(**table["embedding_diffusion"])
+                _made(table["embedding_diffusion"], "released")
                 if "embedding_diffusion" in table
                 else None
             ),

@@ -37,6 +37,14 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "heads": 2,
             "context_dim": 32,
         },
+        "embedding_diffusion": {
+            "kind": "context",
+            "context_dim": 32,
+            "reference_dim": 32,
+            "width": 32,
+            "depth": 2,
+            "heads": 2,
+        },
         "scheduler": {**SCHEDULE, "prediction_type": "v_prediction"},
     },
     "demo": {
@@ -44,6 +52,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "patch_encoder": {},
         "summarizer": {},
         "unet": {},
+        "embedding_diffusion": {"kind": "context"},
         "scheduler": {**SCHEDULE, "prediction_type": "v_prediction"},
     },
     "paper": {  # no patch encoder: UNI's weights are others' to give
