@@ -9,13 +9,16 @@ import typer
 def train(
     data: Annotated[
         Path,
-        typer.Option(help="Folder of archives made with --for-training, or of slides."),
+        typer.Option(help="Folder of archives (made with --for-training), or of slides."),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the run.")],
     preset: Annotated[str, typer.Option(help="Sizes and settings: tiny or demo.")] = "demo",
     stage: Annotated[
         str,
-        typer.Option(help="diffusion (from archives), autoencoder or patch-encoder (from slides)."),
+        typer.Option(
+            help="diffusion or embedding-diffusion (from archives), autoencoder or patch-encoder "
+            "(from slides)."
+        ),
     ] = "diffusion",
     pipeline: Annotated[
         str | None,

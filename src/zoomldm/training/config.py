@@ -37,7 +37,7 @@ class TrainConfig(BaseModel):
     bf16: bool = Field(True, description="bfloat16 autocast where the hardware has it")
 
 
-STAGES = ("autoencoder", "patch-encoder", "diffusion")
+STAGES = ("autoencoder", "patch-encoder", "diffusion", "embedding-diffusion")
 
 _TINY = {
     "steps": 20,
@@ -52,6 +52,7 @@ TABLE: dict[str, dict[str, dict[str, Any]]] = {
         "autoencoder": {**_TINY, "batch_size": 4},
         "patch-encoder": {**_TINY, "batch_size": 8},
         "diffusion": {**_TINY, "batch_size": 8},
+        "embedding-diffusion": {**_TINY, "batch_size": 8},
     },
     "demo": {
         "autoencoder": {
@@ -80,6 +81,15 @@ TABLE: dict[str, dict[str, dict[str, Any]]] = {
             "warmup": 500,
             "ema": 0.9995,
             "show_every": 2000,
+        },
+        "embedding-diffusion": {
+            "steps": 20_000,
+            "batch_size": 64,
+            "learning_rate": 1e-3,
+            "warmup": 200,
+            "cooldown": 0.3,
+            "ema": 0.999,
+            "show_every": 1000,
         },
     },
 }

@@ -12,8 +12,9 @@ import torch
 from accelerate import PartialState
 
 from zoomldm.archive import Archive, open_archive
-from zoomldm.errors import ArchiveError, ConfigError, TargetError
+from zoomldm.errors import ArchiveError, ConfigError, PipelineError, TargetError
 from zoomldm.networks.autoencoder import FoldedAutoencoder
+from zoomldm.networks.context_dit import ContextDiT
 from zoomldm.networks.denoiser import Denoiser
 from zoomldm.networks.patch_encoder import TileCNN
 from zoomldm.networks.summarizers import CNNSummarizer
@@ -21,10 +22,12 @@ from zoomldm.pipeline import SHIPPED, ZoomLDMPipeline, build_pipeline, load_pipe
 from zoomldm.presets import preset as preset_table
 from zoomldm.training.cases import Split, split_cases
 from zoomldm.training.config import STAGES, make_config
+from zoomldm.training.contexts import ContextStore
 from zoomldm.training.loop import Stage, train
 from zoomldm.training.patches import PatchStore
 from zoomldm.training.stages.autoencoder import AutoencoderStage
 from zoomldm.training.stages.diffusion import DiffusionStage
+from zoomldm.training.stages.embedding_diffusion import FIXED, EmbeddingDiffusionStage
 from zoomldm.training.stages.patch_encoder import PatchEncoderStage
 from zoomldm.training.tiles import TileStore, cache_tiles
 
@@ -35,6 +38,10 @@ ENDINGS = frozenset(
     ]
 )
 _PARTS = {"autoencoder": "vae", "patch-encoder": "patch_encoder"}
+_FROZEN = {  # networks that a stage on archives takes as they are
+    "diffusion": ("vae", "patch_encoder"),
+    "embedding-diffusion": ("summarizer", "patch_encoder"),
+}
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class TrainReport:
     """What a run came to.
 
     Attributes:
-        stage: autoencoder, patch-encoder or diffusion.
+        stage: autoencoder, patch-encoder, diffusion or embedding-diffusion.
         run: folder of the run.
         pipeline: folder of the pipeline with the averaged networks in it.
         steps: steps that the schedule has.
@@ -78,10 +85,10 @@ def train_stage(
     """Train one stage, or go on with it if `out` holds its checkpoints.
 
     Args:
-        stage: `diffusion` (summarizer and denoiser, from archives), or `autoencoder` or
-            `patch-encoder` (from slides).
+        stage: `diffusion` (summarizer and denoiser) or `embedding-diffusion`, from archives;
+            `autoencoder` or `patch-encoder`, from slides.
         preset: sizes of the networks and settings.
-        data: folder of archives made with --for-training, or of slides.
+        data: folder of archives (for `diffusion` made with --for-training), or of slides.
         out: folder of the run; made if its parent exists.
         holdout: cases to keep out.
         cases: CSV with the columns `file` and `case`.
@@ -106,8 +113,12 @@ def train_stage(
     processes = PartialState(cpu=not torch.cuda.is_available())
     _make_folder(out)
     files = {name: sources[name] for name in [*split.training, *split.held_out]}
-    if stage == "diffusion":
-        built = _diffusion_stage(base, files, split.training, split.held_out)
+    if stage in _FROZEN:
+        opened = _opened(base, files, latents=stage == "diffusion")
+        build = _diffusion_stage if stage == "diffusion" else _embedding_stage
+        built = build(
+            base, [opened[n] for n in split.training], [opened[n] for n in split.held_out]
+        )
     else:
         with processes.main_process_first():
             cache_tiles(list(files.values()), out / "tiles", quiet=quiet)
@@ -117,7 +128,7 @@ def train_stage(
         "preset": preset,
         "training": split.training,
         "held_out": split.held_out,
-        "frozen": base.digest("vae", "patch_encoder") if stage == "diffusion" else "",
+        "frozen": base.digest(*_FROZEN[stage]) if stage in _FROZEN else "",
         "data": _identity(files),
     }
     networks = train(built, config, out, extra=extra, minutes=minutes, quiet=quiet)
@@ -135,13 +146,14 @@ def assemble(
 
     Args:
         base: gives every network that `networks` does not hold, and the scheduler.
-        networks: a run's `networks/`: folders `unet`, `summarizer`, `autoencoder` or
-            `patch_encoder`.
+        networks: a run's `networks/`: folders `unet`, `summarizer`, `autoencoder`,
+            `patch_encoder` or `embedding_diffusion`.
         out: the directory; replaced if it exists.
         half: store weights as float16. Networks that made archives must have been stored so
             before, for their digest changes with their weights.
     """
-    parts = {name: getattr(base, name) for name in ("unet", "vae", "summarizer", "patch_encoder")}
+    names = ("unet", "vae", "summarizer", "patch_encoder", "embedding_diffusion")
+    parts = {name: getattr(base, name) for name in names}
     for name, part in parts.items():
         folder = networks / ("autoencoder" if name == "vae" else name)
         if part is not None and folder.is_dir():
@@ -165,17 +177,17 @@ def _sources(stage: str, data: Path) -> dict[str, Path]:
     visible = sorted(p for p in data.iterdir() if p.is_file() and not p.name.startswith("."))
     archives = [p for p in visible if p.suffix.lower() == ".zldm"]
     slides = [p for p in visible if p.suffix.lower() in ENDINGS]
-    found, other = (archives, slides) if stage == "diffusion" else (slides, archives)
-    wanted, others = ("archives", "slides") if stage == "diffusion" else ("slides", "archives")
+    found, other = (archives, slides) if stage in _FROZEN else (slides, archives)
+    wanted, others = ("archives", "slides") if stage in _FROZEN else ("slides", "archives")
     if not found:
         hint = f"; it holds {len(other)} {others}" if other else ""
         todo = (
             "make them with `zoomldm compress --for-training`"
-            if stage == "diffusion"
+            if stage in _FROZEN
             else f"the stage {stage} takes slides"
         )
         raise ConfigError(f"{data}: holds no {wanted}{hint}; {todo}")
-    if stage != "diffusion":
+    if stage not in _FROZEN:
         return {p.name: p for p in found}
     named: dict[str, Path] = {}
     for path in found:
@@ -200,6 +212,8 @@ def _base(stage: str, preset: str, pipeline: str | None, seed: int) -> ZoomLDMPi
             for name in ("unet", "vae", "summarizer", "patch_encoder")
         }
         return ZoomLDMPipeline(**parts, scheduler=given.scheduler)
+    if stage == "embedding-diffusion":
+        return _with_embedding_diffusion(given, table["embedding_diffusion"], seed)
     state = torch.random.get_rng_state()
     torch.manual_seed(seed)
     channels, side, _ = given.latent_shape
@@ -214,6 +228,29 @@ def _base(stage: str, preset: str, pipeline: str | None, seed: int) -> ZoomLDMPi
         )
     finally:
         torch.random.set_rng_state(state)
+
+
+def _with_embedding_diffusion(
+    given: ZoomLDMPipeline, settings: dict[str, Any], seed: int
+) -> ZoomLDMPipeline:
+    """The pipeline with an untrained embedding diffusion that fits its summarizer."""
+    if not isinstance(given.summarizer, CNNSummarizer):
+        raise PipelineError(
+            f"pipeline has a {type(given.summarizer).__name__} for a summarizer; an embedding "
+            "diffusion is trained for 8 x 8 tokens: give a pipeline of `zoomldm train`"
+        )
+    settings = {k: v for k, v in settings.items() if k != "kind"} | {
+        "context_dim": given.summarizer.context_shape[1],
+        "reference_dim": given.embedding_dim,
+    }
+    names = ("unet", "vae", "summarizer", "patch_encoder", "scheduler")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ZoomLDMPipeline(
+            **{name: getattr(given, name) for name in names},
+            embedding_diffusion=ContextDiT(**settings),
+            source=given.config.get("source"),
+        )
 
 
 def _make_folder(out: Path) -> None:
@@ -242,14 +279,15 @@ def _identity(files: dict[str, Path]) -> str:
     return sha.hexdigest()
 
 
-def _diffusion_stage(
-    base: ZoomLDMPipeline, files: dict[str, Path], training: list[str], held_out: list[str]
-) -> Stage:
-    wanted = {"encoder": base.digest("patch_encoder"), "autoencoder": base.digest("vae")}
+def _opened(base: ZoomLDMPipeline, files: dict[str, Path], latents: bool) -> dict[str, Archive]:
+    """Archives that the pipeline's frozen networks made, by slide."""
+    wanted = {"encoder": base.digest("patch_encoder")}
+    if latents:
+        wanted["autoencoder"] = base.digest("vae")
     opened: dict[str, Archive] = {}
     for name, path in files.items():
         archive = opened[name] = open_archive(path)
-        if not archive.manifest.latents:
+        if latents and not archive.manifest.latents:
             raise ArchiveError(
                 f"{path}: holds no latents; compress its slide again with --for-training"
             )
@@ -261,11 +299,22 @@ def _diffusion_stage(
                     f"{path}: its {part} is {found}, the pipeline's is {digest[:12]}; "
                     "give the pipeline that made it, or compress again with this one"
                 )
-    return DiffusionStage(
-        base,
-        PatchStore([opened[n] for n in training]),
-        PatchStore([opened[n] for n in held_out], share=0) if held_out else None,
-    )
+    return opened
+
+
+def _diffusion_stage(
+    base: ZoomLDMPipeline, training: list[Archive], held_out: list[Archive]
+) -> Stage:
+    kept = PatchStore(held_out, share=0) if held_out else None
+    return DiffusionStage(base, PatchStore(training), kept)
+
+
+def _embedding_stage(
+    base: ZoomLDMPipeline, training: list[Archive], held_out: list[Archive]
+) -> Stage:
+    kept = ContextStore(base, held_out, share=0, most=FIXED) if held_out else None
+    withheld = ContextStore(base, training, withheld=True, most=FIXED)
+    return EmbeddingDiffusionStage(base, ContextStore(base, training), withheld, kept)
 
 
 def _tile_stage(stage: str, base: ZoomLDMPipeline, cache: Path, split: Split, seed: int) -> Stage:

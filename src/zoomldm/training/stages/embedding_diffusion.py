@@ -1,0 +1,170 @@
+"""Stage 4: the embedding diffusion, on contexts that the frozen summarizer makes."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from zoomldm.diffusion.learned_range import LearnedRange
+from zoomldm.levels import COUNT, NAMES
+from zoomldm.networks.context_dit import ContextDiT
+from zoomldm.pipeline import ZoomLDMPipeline
+from zoomldm.training.contexts import ContextStore
+from zoomldm.training.loop import Stage
+
+NULL = 0.1  # probability that everything is left out, level included
+REFERENCE = 0.3  # probability of a reference otherwise
+PARENT = 0.5  # probability of the parent otherwise
+FIXED = 24  # contexts a level for losses on what was kept out
+
+
+class EmbeddingDiffusionStage(Stage):
+    """Squared error of clean contexts predicted from noised ones, levels and times uniform.
+
+    Contexts are standardised per dimension by statistics that the network keeps; the schedule is
+    the squared cosine (`LearnedRange.cosine`).
+
+    Args:
+        pipeline: its `embedding_diffusion` is trained.
+        contexts: of training patches.
+        withheld: of patches in the withheld blocks.
+        held_out: of held-out cases, or None.
+    """
+
+    name = "embedding-diffusion"
+
+    def __init__(
+        self,
+        pipeline: ZoomLDMPipeline,
+        contexts: ContextStore,
+        withheld: ContextStore | None = None,
+        held_out: ContextStore | None = None,
+    ) -> None:
+        super().__init__()
+        network: ContextDiT = pipeline.embedding_diffusion
+        self.network = network.requires_grad_(True)
+        self.store, self.withheld, self.kept = contexts, withheld, held_out
+        self.diffusion = LearnedRange.cosine()
+        self.pools = [k for k in range(COUNT) if len(contexts.levels[k].patches)]
+        mean, deviation = contexts.statistics()
+        self.network.mean.copy_(torch.from_numpy(mean))
+        self.network.deviation.copy_(torch.from_numpy(deviation))
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The embedding diffusion alone."""
+        return {"embedding_diffusion": self.network}
+
+    def worth_compiling(self) -> list[nn.Module]:
+        """The network: every step has the same shapes."""
+        return [self.network]
+
+    def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
+        """Draw `size` items.
+
+        Returns:
+            `contexts` and `noise` (size, tokens, width), `parent` (size, tokens / 4, width) and
+            `reference` (size, D), zeros for their nulls; `time`, `level`, `shown` (size,), the
+            last being the level that the network is told.
+        """
+        # Systematic sampling: each level is as likely as any other, no step lacks many of them.
+        drawn = ((np.arange(size) + rng.random()) * len(self.pools) / size).astype(int)
+        levels = np.asarray(self.pools)[drawn % len(self.pools)]
+        chosen = [int(rng.integers(len(self.store.levels[k].patches))) for k in levels]
+        null = rng.random(size) < NULL
+        return self._items(
+            self.store,
+            levels,
+            chosen,
+            rng,
+            null,
+            (rng.random(size) < REFERENCE) & ~null,
+            (rng.random(size) < PARENT) & ~null,
+        )
+
+    def _items(
+        self,
+        store: ContextStore,
+        levels: np.ndarray,
+        chosen: list[int],
+        rng: np.random.Generator,
+        null: np.ndarray,
+        reference: np.ndarray,
+        parent: np.ndarray,
+    ) -> dict[str, Tensor]:
+        size = len(chosen)
+        pairs = list(zip(levels.tolist(), chosen, strict=True))
+        contexts = np.stack([store.levels[k].contexts[i] for k, i in pairs]).astype(np.float32)
+        parents = np.stack([store.levels[k].parents[i] for k, i in pairs]).astype(np.float32)
+        parents[~parent] = 0
+        references = np.stack([store.reference(k, i, rng) for k, i in pairs])
+        references[~reference] = 0
+        # One time out of each of `size` equal spans: uniform for each item, even over the step.
+        times = (rng.permutation(size) + rng.random(size)) / size * len(self.diffusion.betas)
+        return {
+            "contexts": torch.from_numpy(contexts),
+            "noise": torch.from_numpy(rng.standard_normal(contexts.shape, dtype=np.float32)),
+            "parent": torch.from_numpy(parents),
+            "reference": torch.from_numpy(references),
+            "time": torch.from_numpy(times.astype(np.int64)),
+            "level": torch.from_numpy(levels.astype(np.int64)),
+            "shown": torch.from_numpy(np.where(null, COUNT, levels).astype(np.int64)),
+        }
+
+    def _errors(self, batch: dict[str, Tensor]) -> Tensor:
+        """Squared error of each item (size,) float32."""
+        clean = self.network.standardised(batch["contexts"])
+        noised = self.diffusion.noised(clean, batch["time"], batch["noise"])
+        out = self.network(
+            noised, batch["time"], batch["shown"], batch["reference"], batch["parent"]
+        )
+        return (out.float() - clean).square().mean((1, 2))
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Mean loss, and that of each level in the batch as `level/20x` and so on."""
+        errors = self._errors(batch)
+        seen = errors.detach()
+        named = {
+            f"level/{NAMES[k]}": seen[batch["level"] == k].mean()
+            for k in self.pools
+            if bool((batch["level"] == k).any())
+        }
+        return {"loss": errors.mean(), **named}
+
+    def held_out(self) -> dict[str, float]:
+        """Losses on fixed contexts with fixed times and noise, without reference and parent.
+
+        Each of `seen` (trained on), `withheld` and `held-out` alone and as `held-out/20x` and so
+        on; `reference` and `parent` are the last of them again under that condition (all levels
+        but the coarsest have a parent).
+        """
+        found: dict[str, float] = {}
+        sets = {"seen": self.store, "withheld": self.withheld, "held-out": self.kept}
+        for name, store in sets.items():
+            if store is not None:
+                found |= self._loss(name, store)
+        last = self.kept or self.withheld or self.store
+        for name in ("reference", "parent"):
+            found |= {k: v for k, v in self._loss(name, last, name).items() if k == name}
+        return found
+
+    def _loss(self, name: str, store: ContextStore, condition: str = "") -> dict[str, float]:
+        found: dict[str, float] = {}
+        device = self.network.mean.device
+        for level, held in enumerate(store.levels):
+            count = min(FIXED, len(held.patches))
+            if not count:
+                continue
+            rng = np.random.default_rng(level)
+            chosen = np.linspace(0, len(held.patches) - 1, count).astype(int).tolist()
+            none, every = np.zeros(count, bool), np.ones(count, bool)
+            batch = self._items(
+                store,
+                np.full(count, level),
+                chosen,
+                rng,
+                none,
+                every if condition == "reference" else none,
+                every if condition == "parent" else none,
+            )
+            errors = self._errors({k: v.to(device) for k, v in batch.items()})
+            found[f"{name}/{NAMES[level]}"] = float(errors.mean())
+        return {name: float(np.mean(list(found.values()))), **found} if found else {}
