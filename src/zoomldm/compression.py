@@ -148,8 +148,9 @@ def compress(
     target = archive_path(slide, Path(out))
     model = load_pipeline(pipeline) if isinstance(pipeline, str) else pipeline
     label = name or (pipeline if isinstance(pipeline, str) else "unnamed")
-    source: PatchEncoder = PipelineEncoder(model, label)
-    if encoder is not None:
+    if encoder is None:
+        source: PatchEncoder = PipelineEncoder(model, label)
+    else:
         source = load_encoder(encoder) if isinstance(encoder, str) else encoder
     advance = advance or (lambda what, done, total: None)
     with claim(target), open_slide(slide, options.mpp) as opened:

@@ -14,6 +14,7 @@ from zoomldm.archive import Archive
 from zoomldm.diffusion.noise import noise
 from zoomldm.errors import ArchiveError, ConfigError
 from zoomldm.levels import NAMES, TILE, patch_tiles
+from zoomldm.matching import check_encoder
 from zoomldm.pipeline import ZoomLDMPipeline
 
 FIXED_PATCHES = 2  # the seed: on average a slide has two patches at 0.15625x
@@ -56,20 +57,6 @@ def tissue_patches(mask: NDArray[np.bool_], level: int) -> NDArray[np.int64]:
     return np.stack([row, col, tissue[row, col]], 1)
 
 
-def check_pipeline(archive: Archive, pipeline: ZoomLDMPipeline) -> None:
-    """Refuse an archive that another patch encoder made.
-
-    Raises:
-        ArchiveError: naming both encoders.
-    """
-    made, own = archive.manifest.encoder, pipeline.digest("patch_encoder")
-    if made.digest != own:
-        raise ArchiveError(
-            f"{archive.path}: was made by patch encoder {made.id!r} ({made.digest[:12]}), but the "
-            f"pipeline's is {own[:12]}; pass --pipeline with the one that it was compressed with"
-        )
-
-
 def describe_tiles(archive: Archive) -> Description:
     """The embedding of each tissue tile, as stored: the paper's first row."""
     rows, cols = np.nonzero(archive.mask)
@@ -91,7 +78,7 @@ def describe_summarizer(
     Returns:
         A feature per token; its square is the cell of the patch that it stands for.
     """
-    check_pipeline(archive, pipeline)
+    check_encoder(archive, pipeline)
     found = tissue_patches(archive.mask, level)
     chosen = _fullest(found) if fixed else found[:, :2]
     parts, places, side = [], [], TILE
@@ -133,7 +120,7 @@ def describe_unet(
         ConfigError: no such layer or timestep.
         ArchiveError: no latents of this pipeline's autoencoder, and no overview as fine as that.
     """
-    check_pipeline(archive, pipeline)
+    check_encoder(archive, pipeline)
     most = int(pipeline.scheduler.config["num_train_timesteps"])
     if not 0 <= timestep < most:
         raise ConfigError(f"timestep is {timestep}; expected 0 to {most - 1}")

@@ -14,8 +14,8 @@ from PIL import Image
 from zoomldm.archive import Archive
 from zoomldm.diffusion.noise import noise
 from zoomldm.diffusion.schedule import Schedule, make_schedule
-from zoomldm.errors import ArchiveError
 from zoomldm.levels import COARSEST, COUNT, NAMES, TILE, level_size
+from zoomldm.matching import check_encoder
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.rendering.options import RenderOptions
 from zoomldm.rendering.store import PatchStore
@@ -298,20 +298,6 @@ def grouped(rows: range, cols: range) -> Iterator[list[tuple[int, int]]]:
     for i in range(0, len(rows), high):
         for j in range(0, len(cols), wide):
             yield [(r, c) for r in rows[i : i + high] for c in cols[j : j + wide]]
-
-
-def check_encoder(archive: Archive, pipeline: ZoomLDMPipeline) -> None:
-    """Refuse an archive that another patch encoder made.
-
-    Raises:
-        ArchiveError: naming both encoders.
-    """
-    made, own = archive.manifest.encoder, pipeline.digest("patch_encoder")
-    if made.digest != own:
-        raise ArchiveError(
-            f"{archive.path}: was made by patch encoder {made.id!r} ({made.digest[:12]}), but the "
-            f"pipeline's is {own[:12]}; give the pipeline that it was compressed with"
-        )
 
 
 def _union(a: Window, b: Window) -> Window:

@@ -15,8 +15,9 @@ from zoomldm.archive import Archive, open_archive
 from zoomldm.errors import ConfigError, RegionError
 from zoomldm.files import atomic_path, claim
 from zoomldm.levels import COUNT, NAMES, check_region, level_mpp, parse_level
+from zoomldm.matching import check_encoder
 from zoomldm.pipeline import SHIPPED, ZoomLDMPipeline, load_pipeline
-from zoomldm.rendering.cascade import Cascade, Window, check_encoder
+from zoomldm.rendering.cascade import Cascade, Window
 from zoomldm.rendering.ladder import draw_ladder
 from zoomldm.rendering.options import RenderOptions
 from zoomldm.rendering.region import (

@@ -128,7 +128,7 @@ def train_stage(
         "preset": preset,
         "training": split.training,
         "held_out": split.held_out,
-        "frozen": base.digest(*_FROZEN[stage]) if stage in _FROZEN else "",
+        "frozen": _frozen_digest(base, stage),
         "data": _identity(files),
     }
     networks = train(built, config, out, extra=extra, minutes=minutes, quiet=quiet)
@@ -199,6 +199,11 @@ def _sources(stage: str, data: Path) -> dict[str, Path]:
     return named
 
 
+def _frozen_digest(base: ZoomLDMPipeline, stage: str) -> str:
+    names = [name for name in _FROZEN.get(stage, ()) if getattr(base, name) is not None]
+    return base.digest(*names) if names else ""
+
+
 def _base(stage: str, preset: str, pipeline: str | None, seed: int) -> ZoomLDMPipeline:
     """The frozen networks, with untrained ones of the preset where this stage trains."""
     fresh = build_pipeline(preset, seed)
@@ -217,7 +222,7 @@ def _base(stage: str, preset: str, pipeline: str | None, seed: int) -> ZoomLDMPi
     state = torch.random.get_rng_state()
     torch.manual_seed(seed)
     channels, side, _ = given.latent_shape
-    dim = given.patch_encoder.config["dim"]
+    dim = given.embedding_dim
     try:
         return ZoomLDMPipeline(
             unet=Denoiser(**{**table["unet"], "latent_channels": channels, "sample_size": side}),
@@ -281,7 +286,9 @@ def _identity(files: dict[str, Path]) -> str:
 
 def _opened(base: ZoomLDMPipeline, files: dict[str, Path], latents: bool) -> dict[str, Archive]:
     """Archives that the pipeline's frozen networks made, by slide."""
-    wanted = {"encoder": base.digest("patch_encoder")}
+    wanted: dict[str, str] = {}
+    if base.patch_encoder is not None:
+        wanted["encoder"] = base.digest("patch_encoder")
     if latents:
         wanted["autoencoder"] = base.digest("vae")
     opened: dict[str, Archive] = {}
