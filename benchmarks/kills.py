@@ -3,8 +3,9 @@
 Usage: python benchmarks/kills.py [--kills 25] [--what compress,train] [--seed 0]
 
 Each run is killed at a random moment between the start of the work and its usual end; runs that
-end before are not counted as kills. After each, the final name must be absent or sound; at the end the same command must complete,
-and a killed archive must have the same bytes as one made without kills.
+end before are not counted as kills. After each, the final name must be absent or sound; at the
+end the same command must complete, and a killed archive must have the same bytes as one made
+without kills.
 """
 
 import argparse
