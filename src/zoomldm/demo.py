@@ -8,7 +8,7 @@ from typing import Any
 
 from zoomldm.cli.output import megabytes, print_table, progress
 
-SIDE = 1024  # px of the 0.5 mpp raster that are written as a TIFF
+SIDE = 2048  # px of the 0.5 mpp raster that are written as a TIFF
 
 
 def densest_region(mask: Any, size: tuple[int, int], side: int) -> tuple[int, int, int, int]:
@@ -60,16 +60,16 @@ def main(folder: Path) -> None:
         ),
     )
     raw = size[0] * size[1] * 3
-    rows.append(_row("slide -> archive (shipped)", manifest.slide.file_bytes, source, raw, "-"))
+    rows.append(_row("slide -> archive", manifest.slide.file_bytes, source, raw, "-"))
     rows.append(
         [
-            "archive -> ladder.png",
+            "-> ladder.png",
             megabytes(source.stat().st_size),
             megabytes(ladder.stat().st_size),
             "-",
             "-",
             f"{seconds:.0f}",
-            "all levels generated",
+            "all levels",
         ]
     )
     _, seconds = step(
@@ -80,13 +80,13 @@ def main(folder: Path) -> None:
     )
     rows.append(
         [
-            "archive -> region.tif",
+            "-> region.tif",
             megabytes(source.stat().st_size),
             megabytes(picture.stat().st_size),
             "-",
             "-",
             f"{seconds:.0f}",
-            "all levels generated",
+            "all levels",
         ]
     )
     _, seconds = step(
@@ -95,17 +95,17 @@ def main(folder: Path) -> None:
     raw = region[2] * region[3] * 3
     rows.append(
         _row(
-            "region.tif -> region.zldm",
+            "region -> archive",
             picture.stat().st_size,
             again,
             raw,
             f"{seconds:.0f}",
-            "overview real, rest generated on demand",
+            "nothing yet",
         )
     )
     print_table(
         f"demo: {manifest.slide.name}",
-        ["what", "bytes in", "bytes out", "of the file", "of raw pixels", "seconds", "generated"],
+        ["what", "in", "out", "of file", "of pixels", "seconds", "generated"],
         rows,
     )
     print(f"look at {ladder} and {picture}")
