@@ -41,7 +41,7 @@ def test_schedule(tape: Callable, assert_close: Callable) -> None:
         assert_close(alphas, recorded["alphas"], 1e-6)
         assert_close(before, recorded["alphas_prev"], 1e-6)
         sigmas = ((1 - before) / (1 - alphas)).sqrt() * (1 - alphas / before).sqrt()
-        assert_close(sigmas, recorded["sigmas_eta1"], 1e-5)
+        assert_close(sigmas, recorded["sigmas_eta1"], 1e-6)
         assert not recorded["sigmas_eta0"].any()
 
 
@@ -168,18 +168,35 @@ def test_step_counts_that_crash_the_released_code(name: str, steps: int) -> None
         assert max(model.times) > 880
 
 
-@pytest.mark.parametrize("name", ["plms", "dpm++", "unipc"])
-def test_swapped_samplers_end_where_many_steps_do(name: str) -> None:
-    def drawn(kind: str, steps: int) -> torch.Tensor:
-        scheduler = make_sampler(kind, SCHEDULE)
-        scheduler.set_timesteps(steps)
-        x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-        model = _Exact(scheduler.alphas_cumprod)
-        for time in scheduler.timesteps:
-            x = scheduler.step(model(x, time.expand(2), None), time, x, return_dict=False)[0]
-        return x
+@pytest.mark.parametrize(
+    ("name", "steps", "tolerance"),
+    [("ddim", 1000, 0.01), ("plms", 200, 2e-3), ("dpm++", 200, 5e-3), ("unipc", 200, 3e-3)],
+)
+def test_samplers_follow_the_exact_flow(name: str, steps: int, tolerance: float) -> None:
+    """Against the flow's closed form, which for a Gaussian shifts and scales the start.
 
-    assert (drawn(name, 200) - drawn("ddim", 1000)).abs().max() < 0.05
+    The released grid ends at the noise of its first timestep. diffusers' other samplers end
+    clean: from their last timestep they jump to the mean of what may lie behind it.
+    """
+    scheduler = make_sampler(name, SCHEDULE)
+    scheduler.set_timesteps(steps)
+    start = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1)).double()
+    model, x = _Exact(scheduler.alphas_cumprod.double()), start
+    for time in scheduler.timesteps:
+        x = scheduler.step(model(x, time.expand(2), None), time, x, return_dict=False)[0]
+
+    first, last = (scheduler.alphas_cumprod[scheduler.timesteps[i]].double() for i in (0, -1))
+    jumps = name in ("dpm++", "unipc")
+    end = last if jumps else scheduler.alphas_cumprod[0].double()
+
+    def spread(alpha: torch.Tensor) -> torch.Tensor:
+        return 0.25 * alpha + 1 - alpha
+
+    scale = (spread(end) / spread(first)).sqrt()
+    expected = 0.3 * end.sqrt() + scale * (start - 0.3 * first.sqrt())
+    if jumps:
+        expected = 0.3 + 0.25 * end.sqrt() / spread(end) * (expected - 0.3 * end.sqrt())
+    assert (x - expected).abs().max() < tolerance
 
 
 def test_steps_out_of_range() -> None:
@@ -222,11 +239,13 @@ def test_losses(tape: Callable, raw_pipeline: ZoomLDMPipeline, assert_close: Cal
         assert_close(each.mean(), p[name], 1e-6)
     # The bound that the released code logs beside the loss, without training on it.
     betas, alphas = scheduler.betas, scheduler.alphas_cumprod
-    before = torch.cat([torch.ones(1), alphas[:-1]])
-    posterior = betas * (1 - before) / (1 - alphas)
+    wide = torch.linspace(0.0015**0.5, 0.0195**0.5, 1000, dtype=torch.float64).square()
+    left = (1 - wide).cumprod(0)
+    before = torch.cat([left.new_ones(1), left[:-1]])
+    posterior = (wide * (1 - before) / (1 - left)).float()  # of float64, the rest of float32
     weights = betas**2 / (2 * posterior * (1 - betas) * (1 - alphas))
     weights[0] = weights[1]
-    assert_close((weights[p["t"]] * each).mean(), p["val_loss_vlb"], 1e-5)
+    assert_close((weights[p["t"]] * each).mean(), p["val_loss_vlb"], 1e-6)
 
 
 def test_history_of_the_moving_average(tape: Callable, assert_close: Callable) -> None:
