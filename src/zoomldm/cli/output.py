@@ -38,7 +38,7 @@ def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
     """Print a table on standard output."""
     table = Table(title=title, title_justify="left")
     for column in columns:
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(str(v) for v in row))
     Console().print(table)
