@@ -144,4 +144,4 @@ class ViTSummarizer(ModelMixin, ConfigMixin):
         Returns:
             Context (B, 65, context_dim).
         """
-        return self.summarise(self.prepare(grid), level)
+        return self.summarise(self.prepare(grid).to(self.out.weight.dtype), level)
