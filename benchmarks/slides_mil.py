@@ -29,11 +29,12 @@ SOURCES = {
 LIMITS = """\
 What it is: a demonstration that the path from archives to Table 2 works, on {slides} slides of
 {cases} cases, of which six trained the networks themselves (without labels). It can't rank the
-sources. Intervals are 95 % bootstrap intervals over cases; with four cases a class they are too
-narrow still. The slides are biopsies that fit one 0.15625x patch each, so the ratio is far from the
-paper's (8000 x 384 against 128 x 512: 46.9, stated as 45), and organ and stain go along with the
-label: an AUC near 1 may mean that, and one below 0.5 is what leaving cases out does to a model
-that has learned little."""
+sources: intervals are 95 % bootstrap intervals over cases, and with four cases a class they are
+too narrow still. Organ and stain go along with the label, so an AUC near 1 may mean those, and
+leaving a case out shifts the classes' shares against it, so that models which learned little fall
+below 0.5. The slides are biopsies of a fraction of one 0.15625x patch: most of the 64 tokens
+stand for background or lie beyond the slide, and the ratio is far from the paper's (8000 x 384
+against 128 x 512: 46.9, stated as 45)."""
 
 
 def write_labels(index: Path, path: Path) -> tuple[int, int]:

@@ -7,6 +7,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -72,18 +73,10 @@ class Source:
         """Whether no fold's test set has an AUC; other measures of a fold mean nothing then."""
         return all(math.isnan(r.auc) for r in self.of_model(model, fraction))
 
-    def pooled(self, model: str, fraction: float) -> tuple[float, float, float]:
+    def pooled(self, model: str, fraction: float) -> tuple[float, ...]:
         """AUC over the test slides of all folds together, mean over seeds, and its interval."""
-        by_seed: dict[int, list[FoldResult]] = {}
-        for result in self.of_model(model, fraction):
-            by_seed.setdefault(result.seed, []).append(result)
-        found = [pooled_scores(results) for results in by_seed.values()]
-        positive, _, slides = found[0] if found else (np.empty(0, bool), np.empty(0), [])
-        if not positive.any() or positive.all():
-            return math.nan, math.nan, math.nan
-        scores = np.array([scores for _, scores, _ in found])
-        mean = float(np.mean([auc(positive, s) for s in scores]))
-        return mean, *case_interval(positive, scores, [self.patients[s] for s in slides])
+        results = tuple(self.of_model(model, fraction))
+        return _pooled(results, tuple(self.patients[s] for r in results for s in r.slides))
 
     def per_fold(self, model: str, fraction: float, measure: str = "auc") -> dict[int, float]:
         """A measure by fold, mean over the seeds; NaN where no seed has one."""
@@ -91,6 +84,21 @@ class Source:
         for result in self.of_model(model, fraction):
             found.setdefault(result.fold, []).append(getattr(result, measure))
         return {fold: mean_sd(values)[0] for fold, values in sorted(found.items())}
+
+
+@lru_cache(maxsize=256)  # tables, plots and JSON all ask for the same bootstraps
+def _pooled(results: tuple[FoldResult, ...], patients: tuple[str, ...]) -> tuple[float, ...]:
+    by_seed: dict[int, list[FoldResult]] = {}
+    for result in results:
+        by_seed.setdefault(result.seed, []).append(result)
+    found = [pooled_scores(seed) for seed in by_seed.values()]
+    positive = found[0][0] if found else np.empty(0, bool)
+    if not positive.any() or positive.all():
+        return math.nan, math.nan, math.nan
+    patient_of = dict(zip((s for r in results for s in r.slides), patients, strict=True))
+    scores = np.array([scores for _, scores, _ in found])
+    mean = float(np.mean([auc(positive, s) for s in scores]))
+    return mean, *case_interval(positive, scores, [patient_of[s] for s in found[0][2]])
 
 
 @dataclass(frozen=True)
