@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from synthetic import paint_slide
 
@@ -117,6 +118,45 @@ def test_a_folder_of_transformers_is_read(tmp_path: Path, tiles: np.ndarray) -> 
     assert load_encoder(f"phikon={tmp_path / 'phikon'}").digest == encoder.digest
 
 
+def test_dinov2_with_registers_by_name_and_by_its_folder(tmp_path: Path, tiles: np.ndarray) -> None:
+    """The widths of the released NAIP system's encoder, one block deep."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.Dinov2WithRegistersConfig(
+        hidden_size=1024, num_hidden_layers=1, num_attention_heads=16, mlp_ratio=1,
+        image_size=518, patch_size=14, num_register_tokens=4,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.Dinov2WithRegistersModel(config).eval()
+    folder = tmp_path / "dinov2"
+    model.save_pretrained(folder)
+    encoder = load_encoder(f"dinov2={folder}")
+    with torch.no_grad():
+        x = prepared(torch.from_numpy(tiles).permute(0, 3, 1, 2), ENCODERS["dinov2"].preparation)
+        expected = model(pixel_values=x).last_hidden_state[:, 0].numpy()
+    np.testing.assert_allclose(encoder.encode_tiles(tiles), expected, atol=1e-5)
+    with pytest.raises(PipelineError, match=r"preprocessor_config\.json is missing"):
+        load_encoder(str(folder))
+    processor = {
+        "crop_size": {"height": 224, "width": 224},
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    assert load_encoder(str(folder)).digest == encoder.digest
+    with pytest.raises(PipelineError, match="1024 numbers, phikon has 768"):
+        load_encoder(f"phikon={folder}")
+
+
+def test_resizing_is_pillow_s(tiles: np.ndarray) -> None:
+    """The encoders' own transforms resize with Pillow, whose results are whole numbers."""
+    plain = Preparation(224, (0.0,) * 3, (1.0,) * 3)
+    x = prepared(torch.from_numpy(tiles).permute(0, 3, 1, 2), plain).mul(255).round()
+    for ours, tile in zip(x, tiles, strict=True):
+        resized = np.asarray(Image.fromarray(tile).resize((224, 224), Image.Resampling.BILINEAR))
+        difference = np.abs(ours.permute(1, 2, 0).numpy() - resized)
+        assert difference.max() <= 1 and (difference > 0).mean() < 0.02
+
+
 def test_compress_with_it_and_refuse_to_render(tmp_path: Path) -> None:
     slide = paint_slide(tmp_path / "a.tif", 700, 600)
     encoder = load_encoder(str(folder_of(tmp_path / "mine")))
@@ -184,6 +224,22 @@ def test_weights_of_another_encoder_are_refused(tmp_path: Path) -> None:
 def test_a_folder_of_unknown_sizes_needs_its_preparation(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="is none of"):
         load_encoder(str(folder_of(tmp_path / "mine", config={})))
+
+
+def test_gated_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def refuse(*_: object, **__: object) -> str:
+        error = huggingface_hub.errors.GatedRepoError
+        raise error.__new__(error)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    with pytest.raises(PipelineError) as refused:
+        load_encoder("uni2")
+    message = str(refused.value)
+    for part in ("https://huggingface.co/MahmoodLab/UNI2-h", "hf auth login", "uni2=PATH"):
+        assert part in message
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize("name", ["uni", "phikon"])

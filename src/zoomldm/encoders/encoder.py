@@ -79,17 +79,18 @@ class NetworkEncoder:
     def encode_tiles(self, tiles: np.ndarray) -> np.ndarray:
         """Embed tiles (n, 256, 256, 3) uint8 sRGB: (n, D) float32."""
         pictures = torch.from_numpy(np.ascontiguousarray(tiles)).permute(0, 3, 1, 2)
-        x = prepared(pictures.to(self.device), self.preparation)
+        x = prepared(pictures, self.preparation, self.device)
         return self.network(x).float().cpu().numpy()
 
 
-def prepared(pictures: Tensor, preparation: Preparation) -> Tensor:
-    """Pictures (n, 3, 256, 256) in 0..255 as a network's input (n, 3, size, size) float32."""
-    x = pictures.float()
-    if x.shape[-1] != preparation.size:
-        side = (preparation.size, preparation.size)
-        # Rounded, because the encoders' own transforms resize pictures of whole numbers.
-        x = F.interpolate(x, side, mode="bilinear", antialias=True).round_().clamp_(0, 255)
+def prepared(pictures: Tensor, preparation: Preparation, device: Any = None) -> Tensor:
+    """Pictures (n, 3, 256, 256), whole numbers 0..255, as input (n, 3, size, size) float32."""
+    x, side = pictures.to("cpu", torch.uint8), preparation.size
+    if x.shape[-1] != side:
+        # On bytes, because the encoders' own transforms resize with Pillow, which rounds between
+        # rows and columns; only PyTorch's kernel for bytes, on the CPU, does so too.
+        x = F.interpolate(x, (side, side), mode="bilinear", antialias=True)
+    x = x.to(device).float()
     mean, std = (x.new_tensor(v).view(1, 3, 1, 1) for v in (preparation.mean, preparation.std))
     return (x / 255 - mean) / std
 
