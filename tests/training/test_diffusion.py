@@ -1,12 +1,14 @@
 """The diffusion stage: what a batch holds and what the loss is."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from training.archives import make_archive
 from zoomldm.archive import open_archive
-from zoomldm.errors import PipelineError
+from zoomldm.errors import ConfigError, PipelineError
 from zoomldm.levels import NAMES
 from zoomldm.pipeline import build_pipeline
 from zoomldm.training.patches import PatchStore
@@ -143,3 +145,10 @@ def test_pipeline_that_does_not_fit_refused(store: PatchStore) -> None:
     pipeline.vae.register_to_config(latent_channels=2)
     with pytest.raises(PipelineError, match="archives hold"):
         DiffusionStage(pipeline, store)
+
+
+def test_nothing_left_to_train_on_is_an_error(tmp_path: Path) -> None:
+    pipeline = build_pipeline("tiny")
+    archive = open_archive(make_archive(tmp_path / "a.zldm", pipeline, 1, 1, seed=0))
+    with pytest.raises(ConfigError, match="no patch is left"):
+        DiffusionStage(pipeline, PatchStore([archive]))

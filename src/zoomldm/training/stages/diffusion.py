@@ -9,7 +9,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from zoomldm.diffusion.guidance import guided
-from zoomldm.errors import PipelineError
+from zoomldm.errors import ConfigError, PipelineError
 from zoomldm.levels import COUNT, NAMES
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.training.loop import Stage
@@ -65,6 +65,11 @@ class DiffusionStage(Stage):
         if self.prediction not in ("epsilon", "v_prediction", "sample"):
             raise PipelineError(
                 f"scheduler predicts {self.prediction!r}; expected epsilon, v_prediction or sample"
+            )
+        if not patches.levels:
+            raise ConfigError(
+                "no patch is left to train on: the archives' tissue is so little that the withheld "
+                "block takes all of it; add larger slides"
             )
         self.register_buffer("alphas", pipeline.scheduler.alphas_cumprod.clone(), persistent=False)
         wanted = (pipeline.embedding_dim, *pipeline.latent_shape)
