@@ -149,6 +149,6 @@ def test_pipeline_that_does_not_fit_refused(store: PatchStore) -> None:
 
 def test_nothing_left_to_train_on_is_an_error(tmp_path: Path) -> None:
     pipeline = build_pipeline("tiny")
-    archive = open_archive(make_archive(tmp_path / "a.zldm", pipeline, 1, 1, seed=0))
+    archive = open_archive(make_archive(tmp_path / "a.zldm", pipeline, 5, 5, seed=0))
     with pytest.raises(ConfigError, match="no patch is left"):
-        DiffusionStage(pipeline, PatchStore([archive]))
+        DiffusionStage(pipeline, PatchStore([archive], share=1.0))
