@@ -25,9 +25,9 @@ class AutoencoderStage(Stage):
     """Pictures read back from latents that a denoiser can learn; half of them are of level 0.
 
     Two things push the latents towards the spectrum of pictures, strong at low frequencies, where
-    left alone they tend to white noise, which cannot be predicted. Latents of halved side must decode
-    to the halved picture (scale equivariance: Kouzelis et al. 2025, EQ-VAE, equation 4); and
-    some crops are decoded under noise, so that what matters most is held most strongly.
+    left alone they tend to white noise, which cannot be predicted. Latents of halved side must
+    decode to the halved picture (scale equivariance: Kouzelis et al. 2025, EQ-VAE, equation 4);
+    and some crops are decoded under noise, so that what matters most is held most strongly.
 
     Args:
         autoencoder: the network.
