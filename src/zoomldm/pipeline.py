@@ -222,6 +222,43 @@ class ZoomLDMPipeline(DiffusionPipeline):
         array = ((pictures + 1) / 2).permute(0, 2, 3, 1).cpu().numpy()
         return array if output_type == "np" else self.numpy_to_pil(array)
 
+    def sample(
+        self,
+        level: int,
+        n: int = 1,
+        generator: torch.Generator | int | None = None,
+        *,
+        reference: Tensor | np.ndarray | None = None,
+        output_type: str = "pil",
+        **options: Any,
+    ) -> Any:
+        """Draw n pictures of new tissue: contexts by the embedding diffusion, pictures under them.
+
+        Args:
+            level: 0 (20x) to 7 (0.15625x).
+            n: how many.
+            generator: a seed from 0 on, or where one is drawn from; sample i depends on it, on
+                the level and on i, never on n.
+            reference: (D,) embedding of a tile like which the tissue is to be, or (n, D).
+            output_type: `pil`, `np` (n, 256, 256, 3) in [0, 1] or `uint8` of the same shape.
+            options: further ones of `zoomldm.sampling.options.SampleOptions`.
+
+        Raises:
+            PipelineError: there is no embedding diffusion.
+            ConfigError: an argument out of its range.
+        """
+        # A convenience on top of a room that stands on this file.
+        from zoomldm.sampling.contexts import as_seed
+        from zoomldm.sampling.options import SampleOptions
+        from zoomldm.sampling.sampler import Sampler
+
+        chosen = SampleOptions(seed=as_seed(generator), **options)
+        pixels = Sampler(self, chosen).sample(level, n, reference=reference)
+        if output_type == "uint8":
+            return pixels
+        array = pixels.astype(np.float32) / 255
+        return array if output_type == "np" else self.numpy_to_pil(array)
+
 
 def build_pipeline(name: str, seed: int = 0) -> ZoomLDMPipeline:
     """Untrained pipeline of a preset; the same weights for the same seed."""

@@ -18,6 +18,7 @@ from zoomldm.levels import COARSEST, COUNT, NAMES, TILE, level_size
 from zoomldm.matching import check_encoder
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.rendering.options import RenderOptions
+from zoomldm.rendering.pixels import make_pixels, upsampled_quarter
 from zoomldm.rendering.store import PatchStore
 
 GROUP = 128  # patches asked for at once: fills batches, bounds memory
@@ -240,12 +241,12 @@ class Cascade:
             if self._tissue[level][place]:
                 tissue.append(place)
             elif parents:
-                yield place, _quarter(parents, *place)
+                yield place, upsampled_quarter(parents[place[0] // 2, place[1] // 2], *place)
             else:
                 yield place, np.full((TILE, TILE, 3), 255, np.uint8)
         for i in range(0, len(tissue), self.batch):
             part = tissue[i : i + self.batch]
-            starts = [_quarter(parents, *place) for place in part] if parents else None
+            starts = [upsampled_quarter(parents[place[0] // 2, place[1] // 2], *place) for place in part] if parents else None
             yield from zip(part, self._generate(level, part, starts), strict=True)
             if self.on_patch:
                 self.on_patch(len(part))
@@ -261,7 +262,7 @@ class Cascade:
     def _pixels(
         self, level: int, places: list[tuple[int, int]], starts: list[NDArray[np.uint8]] | None
     ) -> list[NDArray[np.uint8]]:
-        pipeline, device = self.pipeline, self.pipeline.device
+        pipeline = self.pipeline
         schedule = self._whole if starts is None else self._part
         context = self._filled(
             [
@@ -269,16 +270,12 @@ class Cascade:
                 for r, c in places
             ]
         )
-        drawn = self._filled([self._noise(level, r, c, schedule) for r, c in places]).to(device)
-        latents = drawn
+        drawn = self._filled([self._noise(level, r, c, schedule) for r, c in places])
+        pictures = None
         if starts is not None:
             pictures = self._filled([torch.from_numpy(s).permute(2, 0, 1) for s in starts])
-            pictures = pictures.to(device).float().div_(127.5).sub_(1)
-            latents = schedule.noised(pipeline.encode_pictures(pictures), drawn)
-        model = pipeline.denoise(context, self.options.guidance)
-        pictures = pipeline.decode_latents(schedule.denoised(model, latents))
-        pixels = pictures.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
-        array = pixels.permute(0, 2, 3, 1).cpu().numpy()
+        drawn = drawn.to(pipeline.device)
+        array = make_pixels(pipeline, schedule, self.options.guidance, context, drawn, pictures)
         return [np.ascontiguousarray(array[i]) for i in range(len(places))]
 
     def _filled(self, parts: list[torch.Tensor]) -> torch.Tensor:
@@ -313,16 +310,3 @@ def _tissue_by_level(mask: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
         even = np.pad(fine, ((0, rows % 2), (0, cols % 2)))
         out.append(even[::2, ::2] | even[1::2, ::2] | even[::2, 1::2] | even[1::2, 1::2])
     return out
-
-
-def _quarter(
-    parents: Mapping[tuple[int, int], NDArray[np.uint8]], row: int, col: int
-) -> NDArray[np.uint8]:
-    """The quarter of the parent that patch (row, col) covers, upsampled by 2 (bicubic)."""
-    half = TILE // 2
-    top, left = row % 2 * half, col % 2 * half
-    # A box samples its surroundings too, so siblings meet without an edge of their own.
-    picture = Image.fromarray(parents[row // 2, col // 2]).resize(
-        (TILE, TILE), Image.Resampling.BICUBIC, box=(left, top, left + half, top + half)
-    )
-    return np.array(picture)

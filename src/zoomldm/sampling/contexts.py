@@ -1,0 +1,103 @@
+"""Contexts drawn by an embedding diffusion, and the noise of sample i."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoomldm.diffusion.learned_range import STEPS, LearnedRange
+from zoomldm.diffusion.noise import BLOCK, noise
+from zoomldm.errors import ConfigError, PipelineError
+from zoomldm.networks.context_dit import ContextDiT
+
+
+def context_noise(seed: int, level: int, index: int, shape: tuple[int, int]) -> Tensor:
+    """Standard normal noise (tokens, width) of a sample: a function of its arguments alone."""
+    numbers = shape[0] * shape[1]
+    channels = -(-numbers // BLOCK**2)
+    # Pictures' noise is keyed by timesteps below STEPS: this field is none of theirs.
+    field = noise(seed, level, STEPS, index * BLOCK, 0, (channels, BLOCK, BLOCK))
+    return torch.from_numpy(field.reshape(-1)[:numbers].reshape(shape))
+
+
+def picture_noise(
+    seed: int, level: int, step: int, index: int, shape: tuple[int, int, int]
+) -> Tensor:
+    """Standard normal noise (C, h, w) added to a sample's latents at timestep `step`."""
+    return torch.from_numpy(noise(seed, level, step, index * max(shape[1], BLOCK), 0, shape))
+
+
+def check_conditions(
+    network: torch.nn.Module | None, guidance: float, reference: bool, parent: bool
+) -> None:
+    """Refuse what an embedding diffusion can't follow.
+
+    Raises:
+        PipelineError: there is none.
+        ConfigError: a condition or a guidance that it was not trained for.
+    """
+    if network is None:
+        raise PipelineError(
+            "pipeline has no embedding diffusion; train one with "
+            "`zoomldm train --stage embedding-diffusion`"
+        )
+    if isinstance(network, ContextDiT):
+        if reference and network.reference is None:
+            raise ConfigError("this embedding diffusion was trained without references")
+        return
+    if guidance != 1:
+        raise ConfigError(
+            f"context guidance is {guidance}; a released embedding diffusion knows no null "
+            "condition, so only 1 (none) works"
+        )
+    if reference or parent:
+        what = "a reference" if reference else "a parent (zoom)"
+        raise ConfigError(f"a released embedding diffusion takes no {what}; train one's own")
+
+
+@torch.no_grad()
+def draw_contexts(
+    network: torch.nn.Module,
+    level: int,
+    start: Tensor,
+    steps: int,
+    guidance: float = 1.0,
+    reference: Tensor | None = None,
+    parent: Tensor | None = None,
+) -> Tensor:
+    """Contexts of a level by DDIM, from noise.
+
+    Args:
+        network: a ContextDiT, or an EmbeddingDiT for contexts of the released model.
+        level: 0 (20x) to 7 (0.15625x).
+        start: (n, tokens, width) standard normal.
+        steps: of 1,000, evenly spread.
+        guidance: w in u + w (c - u), u being predicted without level, reference and parent.
+        reference: (n, D) embeddings of tiles like which the tissue is to be.
+        parent: (n, tokens / 4, width), see `matching_quarter`.
+
+    Returns:
+        (n, tokens, width) in the summarizer's units.
+    """
+    check_conditions(network, guidance, reference is not None, parent is not None)
+    levels = torch.full((len(start),), level, device=start.device)
+
+    def model(x: Tensor, time: Tensor) -> Tensor:
+        if not isinstance(network, ContextDiT):
+            return network(x, time, levels)
+        if guidance == 0:
+            return network(x, time, null)
+        out = network(x, time, levels, reference, parent)
+        return out if guidance == 1 else torch.lerp(network(x, time, null), out, guidance)
+
+    null = torch.full_like(levels, network.config["levels"])
+    drawn = LearnedRange.cosine().respaced(steps).sample(model, start)
+    return network.restored(drawn) if isinstance(network, ContextDiT) else drawn
+
+
+def as_seed(generator: torch.Generator | int | None) -> int:
+    """The seed that a caller means: a number, one drawn from a generator, or a fresh one."""
+    if isinstance(generator, int | np.integer):
+        if not 0 <= generator < 2**63:
+            raise ConfigError(f"seed is {generator}; expected a whole number from 0 to 2^63 - 1")
+        return int(generator)
+    return int(torch.randint(2**62, (), generator=generator))

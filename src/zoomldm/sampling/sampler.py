@@ -1,0 +1,209 @@
+"""New tissue: a context drawn by the embedding diffusion, then a picture under it."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from zoomldm.diffusion.schedule import make_schedule
+from zoomldm.errors import ConfigError
+from zoomldm.levels import COARSEST, COUNT, NAMES, TILE
+from zoomldm.networks.context_dit import matching_quarter
+from zoomldm.pipeline import ZoomLDMPipeline
+from zoomldm.rendering.pixels import make_pixels, upsampled_quarter
+from zoomldm.sampling.contexts import check_conditions, context_noise, draw_contexts, picture_noise
+from zoomldm.sampling.options import SampleOptions
+
+Pictures = NDArray[np.uint8]
+
+
+class Sampler:
+    """Samples of a pipeline: sample i is a function of pipeline, options, level and i alone.
+
+    Samples are made in batches of just `batch`, those of one batch always the same ones, so that
+    neither their number nor the number of processes changes a bit (torch's own numbers of threads,
+    as its versions, may change the last ones).
+
+    Args:
+        pipeline: one with an embedding diffusion.
+        options: see SampleOptions.
+        on_picture: called after each batch with the number of pictures that it made.
+
+    Raises:
+        PipelineError: a pipeline that draws no contexts.
+        ConfigError: options that the pipeline can't follow.
+    """
+
+    def __init__(
+        self,
+        pipeline: ZoomLDMPipeline,
+        options: SampleOptions | None = None,
+        on_picture: Callable[[int], None] | None = None,
+    ) -> None:
+        self.pipeline = pipeline
+        self.options = options or SampleOptions()
+        self.on_picture = on_picture
+        config = pipeline.scheduler.config
+        self._whole = make_schedule(config, self.options.steps)
+        self._part = make_schedule(config, self.options.steps, self.options.start)
+        self.batch = self.options.batch_on(pipeline.device)
+        check_conditions(
+            pipeline.embedding_diffusion, self.options.context_guidance, False, False
+        )
+        self.context_shape = tuple(pipeline.summarizer.context_shape)
+
+    def sample(
+        self, level: int, n: int, first: int = 0, reference: NDArray | Tensor | None = None
+    ) -> Pictures:
+        """Samples first..first + n - 1 of a level, (n, 256, 256, 3) uint8 sRGB.
+
+        Args:
+            level: 0 (20x) to 7 (0.15625x).
+            n: how many, 1 or more.
+            first: number of the first.
+            reference: (D,) embedding of a tile like which the tissue is to be, or (n, D).
+        """
+        contexts = self.contexts(level, n, first, reference)
+        return self.pictures(level, contexts, first)
+
+    def contexts(
+        self,
+        level: int,
+        n: int,
+        first: int = 0,
+        reference: NDArray | Tensor | None = None,
+        parent: Tensor | None = None,
+    ) -> Tensor:
+        """Contexts (n, tokens, width) of samples; `parent` (n, tokens / 4, width).
+
+        Raises:
+            ConfigError: a level, number or reference that there can't be.
+        """
+        _check(level, n, first)
+        pipeline, options = self.pipeline, self.options
+        given = None if reference is None else self._references(reference, n)
+        network = pipeline.embedding_diffusion
+        check_conditions(network, options.context_guidance, given is not None, parent is not None)
+        parts = []
+        for numbers, rows in self._batches(n, first):
+            noise = [context_noise(options.seed, level, i, self.context_shape) for i in numbers]
+            drawn = draw_contexts(
+                network,
+                level,
+                torch.stack(noise).to(pipeline.device),
+                options.context_steps,
+                options.context_guidance,
+                None if given is None else given[rows],
+                None if parent is None else parent[rows],
+            )
+            parts.append(drawn)
+        return self._cut(torch.cat(parts), n, first)
+
+    def pictures(
+        self, level: int, contexts: Tensor, first: int = 0, starts: Pictures | None = None
+    ) -> Pictures:
+        """Pictures (n, 256, 256, 3) uint8 under contexts (n, tokens, width).
+
+        Args:
+            level: of the samples.
+            contexts: theirs.
+            first: number of the first.
+            starts: pictures (n, 256, 256, 3) uint8 to start from, noised to `options.start`.
+        """
+        n = len(contexts)
+        _check(level, n, first)
+        pipeline, options = self.pipeline, self.options
+        schedule = self._whole if starts is None else self._part
+        shape, begin = pipeline.latent_shape, None
+        if starts is not None:
+            begin = torch.from_numpy(starts).permute(0, 3, 1, 2)
+        parts = []
+        for numbers, rows in self._batches(n, first):
+            noise = [picture_noise(options.seed, level, schedule.first, i, shape) for i in numbers]
+            with options.autocast(pipeline.device):
+                made = make_pixels(
+                    pipeline,
+                    schedule,
+                    options.guidance,
+                    contexts[rows],
+                    torch.stack(noise).to(pipeline.device),
+                    None if begin is None else begin[rows],
+                )
+            parts.append(made)
+            if self.on_picture:
+                self.on_picture(sum(first <= i < first + n for i in numbers))
+        return self._cut(np.concatenate(parts), n, first)
+
+    def zoom(
+        self, n: int, first: int = 0, reference: NDArray | Tensor | None = None
+    ) -> tuple[dict[int, Pictures], dict[int, NDArray]]:
+        """Zoom into imaginary slides, 0.15625x to 20x, each picture into its fullest quarter.
+
+        The coarsest pictures are those of `sample`. Each finer one starts from the quarter of the
+        picture above, upsampled and noised to `options.start`, under a context that was drawn with
+        the quarter's tokens of the context above.
+
+        Returns:
+            Pictures (n, 256, 256, 3) by level, and by level the quarter (n, 2) of the picture
+            above, row and column, that each shows (none for the coarsest).
+
+        Raises:
+            ConfigError: an embedding diffusion that takes no parent.
+        """
+        guidance = self.options.context_guidance
+        check_conditions(self.pipeline.embedding_diffusion, guidance, reference is not None, True)
+        context = self.contexts(COARSEST, n, first, reference)
+        pictures = {COARSEST: self.pictures(COARSEST, context, first)}
+        quarters: dict[int, NDArray] = {}
+        for level in reversed(range(COARSEST)):
+            above = pictures[level + 1]
+            quarters[level] = np.array([fullest_quarter(p) for p in above])
+            row, col = torch.from_numpy(quarters[level]).unbind(1)
+            parent = matching_quarter(context, row, col)
+            context = self.contexts(level, n, first, reference, parent)
+            pairs = zip(above, quarters[level].tolist(), strict=True)
+            starts = np.stack([upsampled_quarter(p, r, c) for p, (r, c) in pairs])
+            pictures[level] = self.pictures(level, context, first, starts)
+        return pictures, quarters
+
+    def _references(self, reference: NDArray | Tensor, n: int) -> Tensor:
+        given = torch.as_tensor(reference).float().to(self.pipeline.device)
+        dim = self.pipeline.embedding_dim
+        if given.shape not in ((dim,), (n, dim)):
+            raise ConfigError(
+                f"reference of shape {tuple(given.shape)}; expected ({dim},) or ({n}, {dim})"
+            )
+        return given.expand(n, dim)
+
+    def _batches(self, n: int, first: int) -> Iterator[tuple[range, list[int]]]:
+        """Whole batches: the numbers of their samples, and for each its row among the n wanted.
+
+        Rows of samples that are not wanted repeat the first or last; they are dropped.
+        """
+        for start in range(first - first % self.batch, first + n, self.batch):
+            numbers = range(start, start + self.batch)
+            yield numbers, [min(max(i - first, 0), n - 1) for i in numbers]
+
+    def _cut(self, values, n: int, first: int):  # noqa: ANN001, ANN202 - array or tensor
+        before = first % self.batch
+        return values[before : before + n]
+
+
+def fullest_quarter(picture: Pictures) -> tuple[int, int]:
+    """Row and column (0 or 1) of the quarter with most tissue: the darkest in green.
+
+    Both haematoxylin and eosin absorb green; of equal quarters the first in reading order.
+    """
+    half = TILE // 2
+    green = picture[..., 1].astype(np.int64).reshape(2, half, 2, half).sum((1, 3))
+    row, col = divmod(int(green.argmin()), 2)
+    return row, col
+
+
+def _check(level: int, n: int, first: int) -> None:
+    if not 0 <= level < COUNT:
+        raise ConfigError(f"level {level} does not exist; expected 0 ({NAMES[0]}) to {COUNT - 1}")
+    if n < 1 or first < 0:
+        raise ConfigError(f"{n} samples from number {first}; expected at least one, from 0 on")
