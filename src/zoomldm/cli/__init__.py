@@ -16,6 +16,7 @@ from zoomldm.cli.features import features
 from zoomldm.cli.info import info
 from zoomldm.cli.mil import mil
 from zoomldm.cli.models import models
+from zoomldm.cli.sample import sample
 from zoomldm.cli.train import train
 from zoomldm.cli.verify import verify
 from zoomldm.errors import ZoomLDMError
@@ -30,11 +31,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _VERBS = (
-    *(compress, decompress, info, verify, features, mil),
-    *(train, evaluate, convert, models, doctor),
+    *(compress, decompress, info, verify, sample, features, mil),
+    *(train, convert, models, doctor),
 )
 for verb in _VERBS:
     app.command()(verb)
+app.add_typer(evaluate, name="evaluate")
 
 
 def main() -> NoReturn:

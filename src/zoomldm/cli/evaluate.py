@@ -1,12 +1,31 @@
-"""`zoomldm evaluate`: figures of a pipeline on held-out slides."""
+"""`zoomldm evaluate`: figures of a pipeline; `copies` and `samples` of what it draws."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
 
-def evaluate(
+class _SlidesFirst(TyperGroup):
+    """`evaluate SLIDE...` is `evaluate networks SLIDE...`."""
+
+    def parse_args(self, ctx, args):  # noqa: ANN001, ANN201 - click's own types
+        """Name the command that slides mean."""
+        if args and args[0] not in self.commands and args[0] != "--help":
+            args = ["networks", *args]
+        return super().parse_args(ctx, args)
+
+
+evaluate = typer.Typer(
+    cls=_SlidesFirst,
+    no_args_is_help=True,
+    help="Measure a pipeline: its networks (`evaluate SLIDE...`), its samples, copies among them.",
+)
+
+
+@evaluate.command()
+def networks(
     slides: Annotated[list[Path], typer.Argument(metavar="SLIDE...", show_default=False)],
     out: Annotated[Path, typer.Option("-o", "--out", help="Existing folder for results.*")],
     archives: Annotated[
@@ -20,19 +39,13 @@ def evaluate(
 ) -> None:
     """Measure autoencoder, patch encoder and denoiser on slides kept out of training."""
     from zoomldm.cli.output import print_json
-    from zoomldm.errors import TargetError
     from zoomldm.evaluation.report import evaluate as run
     from zoomldm.evaluation.report import write_report
     from zoomldm.pipeline import load_pipeline
 
-    if not out.is_dir():
-        raise TargetError(f"{out}: is no folder; expected one that exists")
-
-    def say(text: str) -> None:
-        typer.echo(f"measuring {text}", err=True)
-
+    _check_folder(out)
     figures, picture = run(
-        load_pipeline(pipeline), slides, archives or [], tiles=tiles, judge=judge, say=say
+        load_pipeline(pipeline), slides, archives or [], tiles=tiles, judge=judge, say=_say
     )
     names = " ".join(s.name for s in slides)
     files = write_report(figures, picture, out, f"zoomldm evaluate {names} -o {out.name}")
@@ -40,3 +53,113 @@ def evaluate(
         print_json(figures)
     else:
         typer.echo("\n".join(str(f) for f in files))
+
+
+@evaluate.command()
+def copies(
+    data: Annotated[Path, typer.Option(help="Folder of the training archives.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Existing folder for copies.*")],
+    pipeline: Annotated[str, typer.Option(help="Pipeline id or directory.")] = "demo",
+    n: Annotated[int, typer.Option("-n", help="Samples a level.")] = 64,
+    share: Annotated[float, typer.Option(help="Of each slide, withheld from training.")] = 0.1,
+    holdout: Annotated[
+        str, typer.Option(help="Endings of names of archives that were held out, with commas.")
+    ] = "",
+    seed: Annotated[int, typer.Option(help="0 or more.")] = 0,
+    precision: Annotated[str, typer.Option(help="float32, or bfloat16 (faster).")] = "float32",
+    batch: Annotated[int | None, typer.Option(help="Samples a call.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Count samples that come nearer to a training patch than withheld tissue does."""
+    from zoomldm.cli.output import print_json
+    from zoomldm.errors import ConfigError
+    from zoomldm.evaluation.copies import copies_table, measure_copies
+    from zoomldm.pipeline import load_pipeline
+    from zoomldm.sampling.options import SampleOptions
+
+    _check_folder(out)
+    if not data.is_dir():
+        raise ConfigError(f"{data}: no such folder; --data takes the training archives' folder")
+    left_out = [part for part in holdout.split(",") if part]
+    archives = [
+        path for path in sorted(data.glob("*.zldm")) if not any(w in path.stem for w in left_out)
+    ]
+    if not archives:
+        raise ConfigError(f"{data}: holds no archives to compare with")
+    options = SampleOptions(seed=seed, precision=precision, batch=batch)  # type: ignore[arg-type]
+    figures, picture = measure_copies(
+        load_pipeline(pipeline), archives, n=n, share=share, options=options, say=_say
+    )
+    _write(out, "copies", figures, copies_table(figures), picture)
+    print_json(figures) if json else typer.echo(copies_table(figures))
+
+
+@evaluate.command()
+def samples(
+    slides: Annotated[list[Path], typer.Argument(metavar="SLIDE...", show_default=False)],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Existing folder for samples.*")],
+    other: Annotated[list[Path], typer.Option(help="Slides of another case to compare with.")],
+    archives: Annotated[
+        list[Path], typer.Option("--archive", help="Archives of all these slides.")
+    ],
+    pipeline: Annotated[str, typer.Option(help="Pipeline id or directory.")] = "demo",
+    n: Annotated[int, typer.Option("-n", help="Pictures of each kind and level.")] = 128,
+    level: Annotated[
+        list[str] | None, typer.Option(help="20x, 10x, ...; several.", show_default="all")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="0 or more.")] = 0,
+    precision: Annotated[str, typer.Option(help="float32, or bfloat16 (faster).")] = "float32",
+    batch: Annotated[int | None, typer.Option(help="Samples a call.")] = None,
+    judge: Annotated[Path | None, typer.Option(help="Folder of another judge.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Fréchet and kernel distances of samples to real patches of held-out slides."""
+    import numpy as np
+
+    from zoomldm.cli.output import print_json
+    from zoomldm.evaluation.samples import measure_samples, samples_table
+    from zoomldm.levels import COUNT, parse_level
+    from zoomldm.pipeline import load_pipeline
+    from zoomldm.sampling.options import SampleOptions
+
+    _check_folder(out)
+    figures, pictures = measure_samples(
+        load_pipeline(pipeline),
+        slides,
+        other,
+        archives,
+        n=n,
+        levels=[parse_level(v) for v in level] if level else range(COUNT),
+        options=SampleOptions(seed=seed, precision=precision, batch=batch),  # type: ignore[arg-type]
+        judge=judge,
+        say=_say,
+    )
+    strips = [
+        np.concatenate(list(kind[:8]), 1) for sets in pictures.values() for kind in sets.values()
+    ]
+    _write(
+        out, "samples", figures, samples_table(figures), np.concatenate(strips) if strips else None
+    )
+    print_json(figures) if json else typer.echo(samples_table(figures))
+
+
+def _say(text: str) -> None:
+    typer.echo(f"measuring {text}", err=True)
+
+
+def _check_folder(out: Path) -> None:
+    from zoomldm.errors import TargetError
+
+    if not out.is_dir():
+        raise TargetError(f"{out}: is no folder; expected one that exists")
+
+
+def _write(out: Path, name: str, figures: dict, table: str, picture: object) -> None:
+    from json import dumps
+
+    from PIL import Image
+
+    (out / f"{name}.json").write_text(dumps(figures, indent=1) + "\n")
+    (out / f"{name}.md").write_text(table + "\n")
+    if picture is not None:
+        Image.fromarray(picture).save(out / f"{name}.jpg", quality=85)  # type: ignore[arg-type]

@@ -246,7 +246,11 @@ class Cascade:
                 yield place, np.full((TILE, TILE, 3), 255, np.uint8)
         for i in range(0, len(tissue), self.batch):
             part = tissue[i : i + self.batch]
-            starts = [upsampled_quarter(parents[place[0] // 2, place[1] // 2], *place) for place in part] if parents else None
+            starts = (
+                [upsampled_quarter(parents[place[0] // 2, place[1] // 2], *place) for place in part]
+                if parents
+                else None
+            )
             yield from zip(part, self._generate(level, part, starts), strict=True)
             if self.on_patch:
                 self.on_patch(len(part))

@@ -49,9 +49,7 @@ class Sampler:
         self._whole = make_schedule(config, self.options.steps)
         self._part = make_schedule(config, self.options.steps, self.options.start)
         self.batch = self.options.batch_on(pipeline.device)
-        check_conditions(
-            pipeline.embedding_diffusion, self.options.context_guidance, False, False
-        )
+        check_conditions(pipeline.embedding_diffusion, self.options.context_guidance, False, False)
         self.context_shape = tuple(pipeline.summarizer.context_shape)
 
     def sample(

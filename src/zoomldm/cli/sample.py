@@ -1,0 +1,79 @@
+"""`zoomldm sample`: new tissue."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def sample(
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder; made if its parent exists.")],
+    level: Annotated[
+        str | None, typer.Option(help="20x, 10x, ... 0.15625x, or all.", show_default="all")
+    ] = None,
+    n: Annotated[
+        int | None, typer.Option("-n", help="Samples a level, or zooms.", show_default="16; 1 zoom")
+    ] = None,
+    zoom: Annotated[
+        bool, typer.Option("--zoom", help="Zoom into imaginary slides, all levels of each.")
+    ] = False,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TILE.png|ARCHIVE@X,Y",
+            help="Tissue like this tile: a picture of 256 px at 0.5 mpp, or the tile at a pixel "
+            "of an archive at 20x.",
+        ),
+    ] = None,
+    pipeline: Annotated[str, typer.Option(help="Pipeline id or directory.")] = "demo",
+    seed: Annotated[int, typer.Option(help="0 or more.")] = 0,
+    steps: Annotated[int, typer.Option(help="Of the denoiser.")] = 20,
+    guidance: Annotated[float, typer.Option(help="Of the denoiser; 1 is none.")] = 1.5,
+    context_steps: Annotated[int, typer.Option(help="Of the embedding diffusion.")] = 50,
+    context_guidance: Annotated[
+        float, typer.Option(help="Of the embedding diffusion; 1 is none.")
+    ] = 1.0,
+    precision: Annotated[str, typer.Option(help="float32, or bfloat16 (faster).")] = "float32",
+    batch: Annotated[
+        int | None, typer.Option(help="Samples a call.", show_default="1 on a CPU, 32 on a GPU")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Draw new tissue at any magnification, or zoom into an imaginary slide."""
+    from zoomldm.cli.output import print_json, progress
+    from zoomldm.errors import ConfigError
+    from zoomldm.levels import COUNT, parse_level
+    from zoomldm.pipeline import load_pipeline
+    from zoomldm.sampling.exports import write_samples
+    from zoomldm.sampling.options import SampleOptions
+    from zoomldm.sampling.reference import read_reference
+
+    if zoom and level is not None:
+        raise ConfigError("--zoom shows all levels; leave --level out")
+    levels = list(range(COUNT)) if level in (None, "all") else [parse_level(level)]
+    options = SampleOptions(
+        seed=seed,
+        steps=steps,
+        guidance=guidance,
+        context_steps=context_steps,
+        context_guidance=context_guidance,
+        precision=precision,  # type: ignore[arg-type]
+        batch=batch,
+    )
+    model = load_pipeline(pipeline)
+    reference = read_reference(like, model) if like else None
+    with progress(quiet=json) as advance:
+        report = write_samples(
+            model,
+            out,
+            levels,
+            n if n is not None else 1 if zoom else 16,
+            options,
+            reference,
+            zoom=zoom,
+            advance=advance,
+        )
+    if json:
+        print_json(report)
+    else:
+        typer.echo(f"{len(report['samples'])} pictures, {out / report['sheet']}")

@@ -1,0 +1,92 @@
+"""The tile like which tissue is asked for: a picture, or a place in an archive."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from zoomldm.archive import open_archive
+from zoomldm.errors import ConfigError, RegionError
+from zoomldm.levels import TILE
+from zoomldm.matching import check_encoder
+from zoomldm.pipeline import ZoomLDMPipeline
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A tile's embedding and where it is from.
+
+    Attributes:
+        embedding: (D,) float32.
+        source: what it was read from, for provenance.
+    """
+
+    embedding: NDArray[np.float32]
+    source: dict[str, Any]
+
+
+def read_reference(text: str, pipeline: ZoomLDMPipeline) -> Reference:
+    """Read what `--like` names.
+
+    Args:
+        text: a picture of one tile (256 x 256 px at 0.5 mpp), or `ARCHIVE@X,Y`: the tile that
+            holds the pixel X, Y of the archive's 20x raster (0.5 mpp).
+        pipeline: its patch encoder describes the picture, or made the archive.
+
+    Raises:
+        ConfigError: neither, or a picture that is no tile.
+        RegionError: a place outside the slide, or on background.
+        ArchiveError: an archive of another patch encoder.
+    """
+    path, at, place = text.rpartition("@")
+    if at and path and not Path(text).is_file():
+        return _of_archive(Path(path), place, pipeline)
+    return _of_picture(Path(text), pipeline)
+
+
+def _of_archive(path: Path, place: str, pipeline: ZoomLDMPipeline) -> Reference:
+    try:
+        x, y = (int(v) for v in place.split(","))
+    except ValueError:
+        raise ConfigError(
+            f"{path}@{place}: no place; expected @X,Y in whole pixels at 0.5 mpp"
+        ) from None
+    with open_archive(path) as archive:
+        check_encoder(archive, pipeline)
+        row, col, (width, height) = y // TILE, x // TILE, archive.size
+        if not (0 <= x < width and 0 <= y < height):
+            raise RegionError(f"{path}: {x},{y} lies outside; the slide has {width} x {height} px")
+        if not archive.mask[row, col]:
+            rows, cols = np.nonzero(archive.mask)
+            near = int(np.argmin((rows - row) ** 2 + (cols - col) ** 2)) if len(rows) else -1
+            hint = (
+                f"; the nearest tissue is at {cols[near] * TILE},{rows[near] * TILE}"
+                if near >= 0
+                else ""
+            )
+            raise RegionError(f"{path}: {x},{y} is background{hint}")
+        embedding = archive.embeddings(row, row + 1, col, col + 1)[0, 0].astype(np.float32)
+        source = {"archive": path.name, "archive_digest": archive.digest, "x": x, "y": y}
+    return Reference(embedding, source)
+
+
+def _of_picture(path: Path, pipeline: ZoomLDMPipeline) -> Reference:
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such picture; --like takes TILE.png or ARCHIVE@X,Y")
+    try:
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert("RGB"))
+    except (UnidentifiedImageError, OSError) as error:
+        hint = "; for an archive give ARCHIVE@X,Y" if path.suffix == ".zldm" else ""
+        raise ConfigError(f"{path}: is no picture{hint}") from error
+    if pixels.shape != (TILE, TILE, 3):
+        raise ConfigError(
+            f"{path}: is {pixels.shape[1]} x {pixels.shape[0]} px; expected one tile, "
+            f"{TILE} x {TILE} px at 0.5 mpp"
+        )
+    digest = hashlib.sha256(pixels.tobytes()).hexdigest()
+    return Reference(pipeline.encode_tiles(pixels[None])[0], {"picture": path.name, "sha": digest})
