@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 class _SlidesFirst(TyperGroup):
     """`evaluate SLIDE...` is `evaluate networks SLIDE...`."""
 
-    def parse_args(self, ctx, args):  # noqa: ANN001, ANN201 - click's own types
+    def parse_args(self, ctx, args):
         """Name the command that slides mean."""
         if args and args[0] not in self.commands and args[0] != "--help":
             args = ["networks", *args]

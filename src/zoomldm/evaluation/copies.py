@@ -122,7 +122,9 @@ def measure_copies(
                     "col": col,
                 }
                 latents = store.latents(level, patches[which[i]][None])
-                pairs.append((near[i] / limit, facts, pictures[i], _decoded(pipeline, latents)[0]))
+                pairs.append(
+                    (facts["of_limit"], facts, pictures[i], _decoded(pipeline, latents)[0])
+                )
     pairs.sort(key=lambda pair: pair[0])
     pairs = pairs[:PAIRS]
     picture = None

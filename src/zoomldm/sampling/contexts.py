@@ -80,18 +80,18 @@ def draw_contexts(
     """
     check_conditions(network, guidance, reference is not None, parent is not None)
     levels = torch.full((len(start),), level, device=start.device)
+    diffusion = LearnedRange.cosine().respaced(steps)
+    if not isinstance(network, ContextDiT):
+        return diffusion.sample(lambda x, time: network(x, time, levels), start)
+    null = torch.full_like(levels, int(network.config["levels"]))
 
     def model(x: Tensor, time: Tensor) -> Tensor:
-        if not isinstance(network, ContextDiT):
-            return network(x, time, levels)
         if guidance == 0:
             return network(x, time, null)
         out = network(x, time, levels, reference, parent)
         return out if guidance == 1 else torch.lerp(network(x, time, null), out, guidance)
 
-    null = torch.full_like(levels, network.config["levels"])
-    drawn = LearnedRange.cosine().respaced(steps).sample(model, start)
-    return network.restored(drawn) if isinstance(network, ContextDiT) else drawn
+    return network.restored(diffusion.sample(model, start))
 
 
 def as_seed(generator: torch.Generator | int | None) -> int:

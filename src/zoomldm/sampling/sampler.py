@@ -184,7 +184,7 @@ class Sampler:
             numbers = range(start, start + self.batch)
             yield numbers, [min(max(i - first, 0), n - 1) for i in numbers]
 
-    def _cut(self, values, n: int, first: int):  # noqa: ANN001, ANN202 - array or tensor
+    def _cut(self, values, n: int, first: int):
         before = first % self.batch
         return values[before : before + n]
 
