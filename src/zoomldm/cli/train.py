@@ -24,6 +24,9 @@ def train(
         str | None,
         typer.Option(help="Pipeline id or directory with the frozen networks (default: demo)."),
     ] = None,
+    finetune: Annotated[
+        bool, typer.Option("--finetune", help="Begin with the pipeline's own weights.")
+    ] = False,
     holdout: Annotated[
         str, typer.Option(metavar="CASE,...", help="Cases to keep out of training.")
     ] = "",
@@ -67,6 +70,7 @@ def train(
         cases=cases,
         changes=changes,
         pipeline=pipeline,
+        finetune=finetune,
         minutes=minutes,
         quiet=json,
     )

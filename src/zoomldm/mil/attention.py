@@ -180,17 +180,14 @@ class ABMIL(BagModel):
         kept = state.gates if state.gate_mask is None else state.gates * state.gate_mask
         a, b = kept.chunk(2, 1)
         dgated = dscores[:, None] * self.attention.w.weight
-        dgates = torch.cat([dgated * b, dgated * a], 1)
+        dgates = torch.empty_like(kept)
+        (dv, du), (tanh, sigmoid) = dgates.chunk(2, 1), state.gates.chunk(2, 1)
+        torch.mul(dgated, b, out=dv)
+        torch.mul(dgated, a, out=du)
         if state.gate_mask is not None:
             dgates *= state.gate_mask
-        (dv, du), (tanh, sigmoid) = dgates.chunk(2, 1), state.gates.chunk(2, 1)
-        dgates = torch.cat(
-            [
-                torch.ops.aten.tanh_backward(dv, tanh),
-                torch.ops.aten.sigmoid_backward(du, sigmoid),
-            ],
-            1,
-        )
+        torch.ops.aten.tanh_backward(dv, tanh, grad_input=dv)
+        torch.ops.aten.sigmoid_backward(du, sigmoid, grad_input=du)
         add_linear(self.attention.vu, dgates, h)
         total += dgates @ self.attention.vu.weight
         if state.h_mask is not None:

@@ -146,7 +146,7 @@ class ClamSB(ABMIL):
             share = (1 - self.bag_weight) / len(found)
             for layer, chosen, target in found:
                 h = state.h[chosen]
-                sign = 2 * target - 1
+                sign = (2 * target - 1).to(h.dtype)
                 margin = self.instance_margin - sign * layer(h).diff(dim=1).squeeze(1)
                 weight = torch.full_like(margin, share) / len(target)
                 slope = torch.ops.aten.softplus_backward(weight, margin, 1, 20)

@@ -35,6 +35,10 @@ class TrainConfig(BaseModel):
     threads: int | None = Field(None, ge=1, description="CPU threads; None leaves PyTorch's choice")
     compile: bool = Field(False, description="torch.compile what gains by it; needs a compiler")
     bf16: bool = Field(True, description="bfloat16 autocast where the hardware has it")
+    level_power: float = Field(
+        0, ge=0, le=1, description="draw levels as their number of patches to this; 0 all alike"
+    )
+    freeze_summarizer: bool = Field(False, description="diffusion: train the denoiser alone")
 
 
 STAGES = ("autoencoder", "patch-encoder", "diffusion", "embedding-diffusion")

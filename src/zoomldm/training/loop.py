@@ -306,8 +306,9 @@ def _resume(
     tensors, state = load_checkpoint(folder)
     now = json.loads(json.dumps(settings))
     for part in ("config", "extra"):
-        for key, value in now[part].items():
-            before = state[part].get(key)
+        unset = TrainConfig().model_dump() if part == "config" else {}
+        for key in {**now[part], **state[part]}:
+            before, value = (have.get(key, unset.get(key)) for have in (state[part], now[part]))
             if key not in FREE and before != value:
                 raise ConfigError(
                     f"{run}: began with {key} = {before!r}, now {value!r}; "

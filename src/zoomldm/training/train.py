@@ -21,7 +21,7 @@ from zoomldm.networks.summarizers import CNNSummarizer
 from zoomldm.pipeline import SHIPPED, ZoomLDMPipeline, build_pipeline, load_pipeline
 from zoomldm.presets import preset as preset_table
 from zoomldm.training.cases import Split, split_cases
-from zoomldm.training.config import STAGES, make_config
+from zoomldm.training.config import STAGES, TrainConfig, make_config
 from zoomldm.training.contexts import ContextStore
 from zoomldm.training.loop import Stage, train
 from zoomldm.training.patches import PatchStore
@@ -79,6 +79,7 @@ def train_stage(
     cases: Path | str | None = None,
     changes: Mapping[str, Any] | None = None,
     pipeline: str | None = None,
+    finetune: bool = False,
     minutes: float | None = None,
     quiet: bool = False,
 ) -> TrainReport:
@@ -95,6 +96,7 @@ def train_stage(
         changes: settings other than the preset's, by name.
         pipeline: id or directory of the frozen networks; None takes the preset's own, for the
             first two stages an untrained one. Its other networks go into the run's pipeline.
+        finetune: begin with the weights that `pipeline` has in place of untrained ones.
         minutes: stop after so long, checkpointed.
         quiet: no progress display.
 
@@ -109,7 +111,8 @@ def train_stage(
     split = split_cases(sources, holdout, Path(cases) if cases else None)
     if config.threads:
         torch.set_num_threads(config.threads)
-    base = _base(stage, preset, pipeline, config.seed)
+    base = _base(stage, preset, pipeline, config, finetune)
+    start = {"start": base.digest()} if finetune else {}
     processes = PartialState(cpu=not torch.cuda.is_available())
     _make_folder(out)
     files = {name: sources[name] for name in [*split.training, *split.held_out]}
@@ -117,7 +120,10 @@ def train_stage(
         opened = _opened(base, files, latents=stage == "diffusion")
         build = _diffusion_stage if stage == "diffusion" else _embedding_stage
         built = build(
-            base, [opened[n] for n in split.training], [opened[n] for n in split.held_out]
+            base,
+            config,
+            [opened[n] for n in split.training],
+            [opened[n] for n in split.held_out],
         )
     else:
         with processes.main_process_first():
@@ -130,6 +136,7 @@ def train_stage(
         "held_out": split.held_out,
         "frozen": _frozen_digest(base, stage),
         "data": _identity(files),
+        **start,
     }
     networks = train(built, config, out, extra=extra, minutes=minutes, quiet=quiet)
     if processes.is_main_process:
@@ -204,35 +211,43 @@ def _frozen_digest(base: ZoomLDMPipeline, stage: str) -> str:
     return base.digest(*names) if names else ""
 
 
-def _base(stage: str, preset: str, pipeline: str | None, seed: int) -> ZoomLDMPipeline:
-    """The frozen networks, with untrained ones of the preset where this stage trains."""
-    fresh = build_pipeline(preset, seed)
-    if pipeline is None and stage in _PARTS:
+def _base(
+    stage: str, preset: str, pipeline: str | None, config: TrainConfig, finetune: bool
+) -> ZoomLDMPipeline:
+    """The frozen networks, and those that this stage trains: untrained, or given ones."""
+    fresh = build_pipeline(preset, config.seed)
+    if pipeline is None and stage in _PARTS and not finetune:
         return fresh
     given = load_pipeline(pipeline or ("tiny" if preset == "tiny" else SHIPPED))
     table = preset_table(preset)
     if stage in _PARTS:
         parts = {
-            name: getattr(fresh if name == _PARTS[stage] else given, name)
+            name: getattr(fresh if name == _PARTS[stage] and not finetune else given, name)
             for name in ("unet", "vae", "summarizer", "patch_encoder")
         }
         return ZoomLDMPipeline(**parts, scheduler=given.scheduler)
     if stage == "embedding-diffusion":
-        return _with_embedding_diffusion(given, table["embedding_diffusion"], seed)
-    state = torch.random.get_rng_state()
-    torch.manual_seed(seed)
+        if finetune and isinstance(given.embedding_diffusion, ContextDiT):
+            return given
+        if finetune:
+            raise PipelineError("pipeline has no embedding diffusion of ours to go on with")
+        return _with_embedding_diffusion(given, table["embedding_diffusion"], config.seed)
+    parts = {"vae": given.vae, "patch_encoder": given.patch_encoder}
+    if config.freeze_summarizer:  # contexts stay as they are, and so does what draws them
+        parts["embedding_diffusion"] = given.embedding_diffusion
+    if finetune:
+        return ZoomLDMPipeline(
+            **parts, unet=given.unet, summarizer=given.summarizer, scheduler=given.scheduler
+        )
     channels, side, _ = given.latent_shape
     dim = given.embedding_dim
-    try:
-        return ZoomLDMPipeline(
-            unet=Denoiser(**{**table["unet"], "latent_channels": channels, "sample_size": side}),
-            vae=given.vae,
-            summarizer=CNNSummarizer(**{**table["summarizer"], "dim": dim}),
-            patch_encoder=given.patch_encoder,
-            scheduler=fresh.scheduler,
-        )
-    finally:
-        torch.random.set_rng_state(state)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        unet = Denoiser(**{**table["unet"], "latent_channels": channels, "sample_size": side})
+        summarizer = CNNSummarizer(**{**table["summarizer"], "dim": dim})
+    if config.freeze_summarizer:
+        summarizer = given.summarizer
+    return ZoomLDMPipeline(**parts, unet=unet, summarizer=summarizer, scheduler=fresh.scheduler)
 
 
 def _with_embedding_diffusion(
@@ -310,18 +325,25 @@ def _opened(base: ZoomLDMPipeline, files: dict[str, Path], latents: bool) -> dic
 
 
 def _diffusion_stage(
-    base: ZoomLDMPipeline, training: list[Archive], held_out: list[Archive]
+    base: ZoomLDMPipeline, config: TrainConfig, training: list[Archive], held_out: list[Archive]
 ) -> Stage:
     kept = PatchStore(held_out, share=0) if held_out else None
-    return DiffusionStage(base, PatchStore(training), kept)
+    return DiffusionStage(
+        base,
+        PatchStore(training),
+        kept,
+        level_power=config.level_power,
+        freeze_summarizer=config.freeze_summarizer,
+    )
 
 
 def _embedding_stage(
-    base: ZoomLDMPipeline, training: list[Archive], held_out: list[Archive]
+    base: ZoomLDMPipeline, config: TrainConfig, training: list[Archive], held_out: list[Archive]
 ) -> Stage:
     kept = ContextStore(base, held_out, share=0, most=FIXED) if held_out else None
     withheld = ContextStore(base, training, withheld=True, most=FIXED)
-    return EmbeddingDiffusionStage(base, ContextStore(base, training), withheld, kept)
+    contexts = ContextStore(base, training)
+    return EmbeddingDiffusionStage(base, contexts, withheld, kept, config.level_power)
 
 
 def _tile_stage(stage: str, base: ZoomLDMPipeline, cache: Path, split: Split, seed: int) -> Stage:

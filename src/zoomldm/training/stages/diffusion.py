@@ -12,6 +12,7 @@ from zoomldm.diffusion.guidance import guided
 from zoomldm.errors import ConfigError, PipelineError
 from zoomldm.levels import COUNT, NAMES
 from zoomldm.pipeline import ZoomLDMPipeline
+from zoomldm.training.balance import draw_levels
 from zoomldm.training.loop import Stage
 from zoomldm.training.patches import PatchStore
 from zoomldm.training.stages.autoencoder import to_pixels
@@ -25,8 +26,8 @@ _CHUNK = 16  # items denoised at once outside of training
 class DiffusionStage(Stage):
     """Denoising loss of the latents of patches under their summarised grids.
 
-    Levels are drawn uniformly (as evenly as the batch allows in every step), times uniformly
-    from the schedule. At the coarse levels, whose grids are large, a few items of a step share
+    Levels are drawn by `draw_levels`, uniformly unless told otherwise, times uniformly from the
+    schedule. At the coarse levels, whose grids are large, a few items of a step share
     one patch under different times and noise: that changes no expectation.
 
     Args:
@@ -34,6 +35,8 @@ class DiffusionStage(Stage):
         patches: training patches.
         held_out: patches of held-out cases, or None.
         null: probability of the null condition.
+        level_power: see `draw_levels`.
+        freeze_summarizer: train the denoiser alone.
         snr_limit: weigh each item by min(SNR, limit) in units of x0's error (Hang et al. 2023,
             equation 8); None weighs all alike.
     """
@@ -49,11 +52,14 @@ class DiffusionStage(Stage):
         held_out: PatchStore | None = None,
         null: float = NULL,
         snr_limit: float | None = None,
+        level_power: float = 0,
+        freeze_summarizer: bool = False,
     ) -> None:
         super().__init__()
         self.pipeline = pipeline
         self.unet = pipeline.unet.requires_grad_(True)
-        self.summarizer = pipeline.summarizer.requires_grad_(True)
+        self.summarizer = pipeline.summarizer.requires_grad_(not freeze_summarizer)
+        self.freeze_summarizer, self.level_power = freeze_summarizer, level_power
         if not torch.cuda.is_available():
             for module in self.unet.modules():
                 # On a CPU the backward pass of PyTorch's fused attention costs a sixth of a step.
@@ -80,8 +86,9 @@ class DiffusionStage(Stage):
             )
 
     def networks(self) -> dict[str, nn.Module]:
-        """Denoiser and summarizer."""
-        return {"unet": self.unet, "summarizer": self.summarizer}
+        """Denoiser and, where it is trained, summarizer."""
+        networks = {"unet": self.unet, "summarizer": self.summarizer}
+        return {"unet": self.unet} if self.freeze_summarizer else networks
 
     def worth_compiling(self) -> list[nn.Module]:
         """The U-Net; the summarizer meets grids of every size."""
@@ -95,9 +102,8 @@ class DiffusionStage(Stage):
             level drawn `time/k` (n,) and `grid/k` (ceil(n / repeats), 2**k, 2**k, D) float16.
         """
         levels = self.patches.levels
-        # Systematic sampling: each level is as likely as any other, no step lacks many of them.
-        drawn = ((np.arange(size) + rng.random()) * len(levels) / size).astype(int) % len(levels)
         pools = {k: self.patches.patches[k] for k in levels}
+        drawn = draw_levels(rng, size, [len(p) for p in pools.values()], self.level_power)
         chosen = {}
         for place, count in zip(*np.unique(drawn, return_counts=True), strict=True):
             level = levels[place]

@@ -8,6 +8,7 @@ from zoomldm.diffusion.learned_range import LearnedRange
 from zoomldm.levels import COUNT, NAMES
 from zoomldm.networks.context_dit import ContextDiT
 from zoomldm.pipeline import ZoomLDMPipeline
+from zoomldm.training.balance import draw_levels
 from zoomldm.training.contexts import ContextStore
 from zoomldm.training.loop import Stage
 
@@ -18,8 +19,9 @@ FIXED = 24  # contexts a level for losses on what was kept out
 
 
 class EmbeddingDiffusionStage(Stage):
-    """Squared error of clean contexts predicted from noised ones, levels and times uniform.
+    """Squared error of clean contexts predicted from noised ones.
 
+    Levels are drawn by `draw_levels`, uniformly unless told otherwise, times uniformly.
     Contexts are standardised per dimension by statistics that the network keeps; the schedule is
     the squared cosine (`LearnedRange.cosine`).
 
@@ -28,6 +30,7 @@ class EmbeddingDiffusionStage(Stage):
         contexts: of training patches.
         withheld: of patches in the withheld blocks.
         held_out: of held-out cases, or None.
+        level_power: see `draw_levels`.
     """
 
     name = "embedding-diffusion"
@@ -38,12 +41,13 @@ class EmbeddingDiffusionStage(Stage):
         contexts: ContextStore,
         withheld: ContextStore | None = None,
         held_out: ContextStore | None = None,
+        level_power: float = 0,
     ) -> None:
         super().__init__()
         network: ContextDiT = pipeline.embedding_diffusion
         self.network = network.requires_grad_(True)
         self.store, self.withheld, self.kept = contexts, withheld, held_out
-        self.diffusion = LearnedRange.cosine()
+        self.diffusion, self.level_power = LearnedRange.cosine(), level_power
         self.pools = [k for k in range(COUNT) if len(contexts.levels[k].patches)]
         mean, deviation = contexts.statistics()
         self.network.mean.copy_(torch.from_numpy(mean))
@@ -65,9 +69,8 @@ class EmbeddingDiffusionStage(Stage):
             `reference` (size, D), zeros for their nulls; `time`, `level`, `shown` (size,), the
             last being the level that the network is told.
         """
-        # Systematic sampling: each level is as likely as any other, no step lacks many of them.
-        drawn = ((np.arange(size) + rng.random()) * len(self.pools) / size).astype(int)
-        levels = np.asarray(self.pools)[drawn % len(self.pools)]
+        counts = [len(self.store.levels[k].patches) for k in self.pools]
+        levels = np.asarray(self.pools)[draw_levels(rng, size, counts, self.level_power)]
         chosen = [int(rng.integers(len(self.store.levels[k].patches))) for k in levels]
         null = rng.random(size) < NULL
         return self._items(

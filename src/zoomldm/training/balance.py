@@ -1,0 +1,23 @@
+"""How often each level is drawn."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def draw_levels(
+    rng: np.random.Generator, size: int, counts: Sequence[int], power: float
+) -> np.ndarray:
+    """Places (size,) in `counts`, ascending.
+
+    Sampling is systematic: every step has as many of each level as its share allows.
+
+    Args:
+        rng: draws one number.
+        size: items.
+        counts: patches of each level, above zero.
+        power: levels are drawn in proportion to counts ** power; 0 draws all alike.
+    """
+    shares = np.cumsum(np.asarray(counts, float) ** power)
+    points = (np.arange(size) + rng.random()) / size * shares[-1]
+    return np.minimum(np.searchsorted(shares, points, side="right"), len(counts) - 1)
