@@ -62,8 +62,11 @@ def copies(
     pipeline: Annotated[str, typer.Option(help="Pipeline id or directory.")] = "demo",
     n: Annotated[int, typer.Option("-n", help="Samples a level.")] = 64,
     share: Annotated[float, typer.Option(help="Of each slide, withheld from training.")] = 0.1,
+    cases: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Table with the columns file and case.")
+    ] = None,
     holdout: Annotated[
-        str, typer.Option(help="Endings of names of archives that were held out, with commas.")
+        str, typer.Option(metavar="CASE,...", help="Cases that were kept out of training.")
     ] = "",
     seed: Annotated[int, typer.Option(help="0 or more.")] = 0,
     precision: Annotated[str, typer.Option(help="float32, or bfloat16 (faster).")] = "float32",
@@ -76,19 +79,22 @@ def copies(
     from zoomldm.evaluation.copies import copies_table, measure_copies
     from zoomldm.pipeline import load_pipeline
     from zoomldm.sampling.options import SampleOptions
+    from zoomldm.training.cases import split_cases
 
     _check_folder(out)
-    if not data.is_dir():
-        raise ConfigError(f"{data}: no such folder; --data takes the training archives' folder")
-    left_out = [part for part in holdout.split(",") if part]
-    archives = [
-        path for path in sorted(data.glob("*.zldm")) if not any(w in path.stem for w in left_out)
-    ]
+    archives = {path.name: path for path in sorted(data.glob("*.zldm"))}
     if not archives:
-        raise ConfigError(f"{data}: holds no archives to compare with")
+        raise ConfigError(f"{data}: holds no archives; --data takes a folder of training archives")
+    split = split_cases(archives, [c.strip() for c in holdout.split(",") if c.strip()], cases)
     options = SampleOptions(seed=seed, precision=precision, batch=batch)  # type: ignore[arg-type]
     figures, picture = measure_copies(
-        load_pipeline(pipeline), archives, n=n, share=share, options=options, say=_say
+        load_pipeline(pipeline),
+        [archives[name] for name in split.training],
+        [archives[name] for name in split.held_out],
+        n=n,
+        share=share,
+        options=options,
+        say=_say,
     )
     _write(out, "copies", figures, copies_table(figures), picture)
     print_json(figures) if json else typer.echo(copies_table(figures))
@@ -98,10 +104,14 @@ def copies(
 def samples(
     slides: Annotated[list[Path], typer.Argument(metavar="SLIDE...", show_default=False)],
     out: Annotated[Path, typer.Option("-o", "--out", help="Existing folder for samples.*")],
-    other: Annotated[list[Path], typer.Option(help="Slides of another case to compare with.")],
+    other: Annotated[list[Path], typer.Option(help="A slide of another case; several.")],
     archives: Annotated[
-        list[Path], typer.Option("--archive", help="Archives of all these slides.")
+        list[Path], typer.Option("--archive", help="Archives of all these slides, or a folder.")
     ],
+    cases: Annotated[
+        Path | None,
+        typer.Option(metavar="CSV", help="Columns file and case, where --other has several cases."),
+    ] = None,
     pipeline: Annotated[str, typer.Option(help="Pipeline id or directory.")] = "demo",
     n: Annotated[int, typer.Option("-n", help="Pictures of each kind and level.")] = 128,
     level: Annotated[
@@ -121,13 +131,17 @@ def samples(
     from zoomldm.levels import COUNT, parse_level
     from zoomldm.pipeline import load_pipeline
     from zoomldm.sampling.options import SampleOptions
+    from zoomldm.training.cases import group_cases
 
     _check_folder(out)
+    by_name = {path.name: path for path in other}
+    grouped = group_cases(by_name, cases)
+    files = [f for p in archives for f in (sorted(p.glob("*.zldm")) if p.is_dir() else [p])]
     figures, pictures = measure_samples(
         load_pipeline(pipeline),
         slides,
-        other,
-        archives,
+        {case: [by_name[name] for name in names] for case, names in grouped.items()},
+        files,
         n=n,
         levels=[parse_level(v) for v in level] if level else range(COUNT),
         options=SampleOptions(seed=seed, precision=precision, batch=batch),  # type: ignore[arg-type]

@@ -24,13 +24,15 @@ NEAR = 1.0  # percentile of the withheld patches' distances below which a sample
 LEAST = 8  # withheld patches of a level that a percentile is taken of
 PAIRS = 8  # nearest pairs shown
 _POOL = 4  # latents are averaged over squares of so many cells
-_MOST = 512  # withheld patches a level
+_MOST = 512  # withheld or held-out patches a level
 _CHUNK = 256
+Pair = tuple[dict[str, Any], NDArray[np.uint8], NDArray[np.uint8]]
 
 
 def measure_copies(
     pipeline: ZoomLDMPipeline,
     archives: Sequence[Path],
+    held_out: Sequence[Path] = (),
     *,
     n: int = 64,
     share: float = 0.1,
@@ -40,111 +42,139 @@ def measure_copies(
 ) -> tuple[dict[str, Any], NDArray[np.uint8] | None]:
     """Distance of samples to the nearest training patch, against that of withheld patches.
 
-    These are of the blocks withheld from the same slides: other cases would be too far away.
+    These are of the blocks withheld from the same slides: other cases would be too far away. From
+    1.25x down, where one patch is about as large as a slide, they share up to three quarters of
+    their tissue with training patches, so a null that is too near; patches of held-out cases are
+    then the other bound.
 
     Distances are root mean squares between latents averaged over 4 x 4 cells and standardised
-    over the level's training patches. Samples and withheld patches alike go through the decoder
-    and back first, so both carry the autoencoder's own error.
+    over the level's training patches. Samples and real patches alike go through the decoder and
+    back first, so both carry the autoencoder's own error.
 
     Args:
         pipeline: one with an embedding diffusion.
         archives: the training archives, made with `--for-training`.
+        held_out: archives of cases that were kept out of training.
         n: samples a level.
         share: of each archive's tissue that was withheld from training.
-        levels: 0 to 7; a level without patches, or with fewer than eight withheld ones, is named
-            and left without a share.
+        levels: 0 to 7; a level without patches is left out, one with fewer than eight withheld
+            ones has no share of copies.
         options: of the samples.
         say: told what is being measured.
 
     Returns:
         The figures (`levels`: one row each; `pairs`), and the nearest eight pairs of all levels,
         sample above its nearest training patch; None where no level has a null.
+
+    Raises:
+        ConfigError: no archives.
+        ArchiveError: archives without latents, or of another patch encoder.
     """
+    if not archives:
+        raise ConfigError("no training archives to compare samples with")
     options = options or SampleOptions()
     sampler = Sampler(pipeline, options)
     rows: list[dict[str, Any]] = []
-    pairs: list[tuple[float, dict[str, Any], NDArray, NDArray]] = []
+    pairs: list[Pair] = []
     with ExitStack() as stack:
-        opened = [stack.enter_context(open_archive(path)) for path in archives]
-        if not opened:
-            raise ConfigError("no training archives; --data takes a folder of them")
-        for archive in opened:
+        opened, others = (
+            [stack.enter_context(open_archive(path)) for path in paths]
+            for paths in (archives, held_out)
+        )
+        for archive in [*opened, *others]:
             check_encoder(archive, pipeline)
         store = PatchStore(opened, share)
+        kept = PatchStore(others, 0) if others else None
+        names = [a.manifest.slide.name for a in opened]
         for level in levels:
-            patches, held = store.patches[level], store.withheld[level]
-            if not len(patches):
+            if not len(store.patches[level]):
                 continue
-            say(f"{NAMES[level]}: {n} samples, {len(patches)} training patches")
-            rng = np.random.default_rng(level)
-            held = held[np.sort(rng.permutation(len(held))[:_MOST])]
-            pictures = sampler.sample(level, n)
-            train = np.concatenate(
-                [
-                    _pooled(store.latents(level, patches[i : i + _CHUNK]))
-                    for i in range(0, len(patches), _CHUNK)
-                ]
-            )
-            mean, deviation = train.mean(0), train.std(0) + 1e-6
-            train = (train - mean) / deviation
-            made = (_encoded(pipeline, pictures) - mean) / deviation
-            kept = _encoded(pipeline, _decoded(pipeline, store.latents(level, held)))
-            kept = (kept - mean) / deviation
-            near, which = _nearest(made, train)
-            null, _ = _nearest(kept, train)
-            enough = len(null) >= LEAST
-            limit = float(np.percentile(null, NEAR)) if enough else float("nan")
-            rows.append(
-                {
-                    "level": NAMES[level],
-                    "samples": n,
-                    "training": len(patches),
-                    "withheld": len(held),
-                    "median": float(np.median(near)),
-                    "median_withheld": float(np.median(null)) if len(null) else None,
-                    "nearest": float(near.min()),
-                    "limit": limit if enough else None,
-                    "copies": int((near < limit).sum()) if enough else None,
-                    "share": float((near < limit).mean()) if enough else None,
-                }
-            )
-            if not enough:
-                continue
-            for i in np.argsort(near)[:PAIRS].tolist():
-                number, _, row, col = patches[which[i]].tolist()
-                facts = {
-                    "level": NAMES[level],
-                    "index": i,
-                    "distance": float(near[i]),
-                    "of_limit": float(near[i] / limit),
-                    "slide": opened[number].manifest.slide.name,
-                    "row": row,
-                    "col": col,
-                }
-                latents = store.latents(level, patches[which[i]][None])
-                pairs.append(
-                    (facts["of_limit"], facts, pictures[i], _decoded(pipeline, latents)[0])
-                )
-    pairs.sort(key=lambda pair: pair[0])
-    pairs = pairs[:PAIRS]
-    picture = None
-    if pairs:
-        picture = np.concatenate([np.concatenate([made, real]) for _, _, made, real in pairs], 1)
+            say(f"{NAMES[level]}: {n} samples, {len(store.patches[level])} training patches")
+            row, found = _compare(pipeline, store, kept, level, sampler.sample(level, n), names)
+            rows.append(row)
+            pairs += found
+    pairs = sorted(pairs, key=lambda pair: pair[0]["of_limit"])[:PAIRS]
+    columns = [np.concatenate([made, real]) for _, made, real in pairs]
     figures = {
         "digest": pipeline.digest(),
         "options": asdict(options),
-        "slides": sorted(a.manifest.slide.name for a in opened),
+        "slides": sorted(names),
+        "held_out": sorted(a.manifest.slide.name for a in others),
         "levels": rows,
-        "pairs": [facts for _, facts, _, _ in pairs],
+        "pairs": [facts for facts, _, _ in pairs],
     }
-    return figures, picture
+    return figures, np.concatenate(columns, 1) if columns else None
+
+
+def _compare(
+    pipeline: ZoomLDMPipeline,
+    store: PatchStore,
+    kept: PatchStore | None,
+    level: int,
+    pictures: NDArray[np.uint8],
+    names: list[str],
+) -> tuple[dict[str, Any], list[Pair]]:
+    """One level's row, and its nearest pairs where there is a null."""
+    patches = store.patches[level]
+    train = np.concatenate(
+        [
+            _pooled(store.latents(level, patches[i : i + _CHUNK]))
+            for i in range(0, len(patches), _CHUNK)
+        ]
+    )
+    mean, deviation = train.mean(0), train.std(0) + 1e-6
+    train = (train - mean) / deviation
+
+    def distances(pixels: NDArray[np.uint8]) -> tuple[NDArray, NDArray]:
+        return _nearest((_encoded(pipeline, pixels) - mean) / deviation, train)
+
+    def of_some(source: PatchStore, chosen: NDArray) -> NDArray:
+        order = np.random.default_rng(level).permutation(len(chosen))[:_MOST]
+        pixels = _decoded(pipeline, source.latents(level, chosen[np.sort(order)]))
+        return distances(pixels)[0]
+
+    near, which = distances(pictures)
+    null = of_some(store, store.withheld[level])
+    other = np.empty(0) if kept is None else of_some(kept, kept.patches[level])
+    enough = len(null) >= LEAST
+    limit = float(np.percentile(null, NEAR)) if enough else float("nan")
+    row = {
+        "level": NAMES[level],
+        "samples": len(near),
+        "training": len(patches),
+        "withheld": len(null),
+        "median": float(np.median(near)),
+        "median_withheld": float(np.median(null)) if len(null) else None,
+        "median_held_out": float(np.median(other)) if len(other) else None,
+        "nearest": float(near.min()),
+        "limit": limit if enough else None,
+        "copies": int((near < limit).sum()) if enough else None,
+        "share": float((near < limit).mean()) if enough else None,
+    }
+    pairs: list[Pair] = []
+    for i in np.argsort(near)[:PAIRS].tolist() if enough else []:
+        patch = patches[which[i]]
+        number, _, first_row, first_col = patch.tolist()
+        facts = {
+            "level": NAMES[level],
+            "index": i,
+            "distance": float(near[i]),
+            "of_limit": float(near[i] / limit),
+            "slide": names[number],
+            "row": first_row,
+            "col": first_col,
+        }
+        real = _decoded(pipeline, store.latents(level, patch[None]))[0]
+        pairs.append((facts, pictures[i], real))
+    return row, pairs
 
 
 def copies_table(figures: dict[str, Any]) -> str:
     """The figures as Markdown."""
     columns = [
         *("level", "training patches", "withheld", "samples", "median distance"),
-        *("of withheld", "nearest sample", "1st percentile of withheld", "samples nearer"),
+        *("of withheld", "of held-out cases", "nearest sample", "1st percentile of withheld"),
+        "samples nearer",
     ]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
 
@@ -154,16 +184,17 @@ def copies_table(figures: dict[str, Any]) -> str:
     for row in figures["levels"]:
         nearer = "-" if row["share"] is None else f"{row['copies']} ({row['share']:.1%})"
         counts = [row["level"], row["training"], row["withheld"], row["samples"]]
-        distances = [row["median"], row["median_withheld"], row["nearest"], row["limit"]]
-        cells = [*map(str, counts), *map(cell, distances), nearer]
+        keys = ("median", "median_withheld", "median_held_out", "nearest", "limit")
+        cells = [*map(str, counts), *(cell(row[key]) for key in keys), nearer]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def _pooled(latents: NDArray) -> NDArray[np.float32]:
     n, c, h, w = latents.shape
-    parts = latents.reshape(n, c, h // _POOL, _POOL, w // _POOL, _POOL).mean((3, 5))
-    return parts.reshape(n, -1).astype(np.float32)
+    rows, cols = h // _POOL, w // _POOL
+    means = latents.reshape(n, c, rows, _POOL, cols, _POOL).mean((3, 5))
+    return means.reshape(n, c * rows * cols).astype(np.float32)
 
 
 def _encoded(pipeline: ZoomLDMPipeline, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -14,7 +14,6 @@ from zoomldm.archive import open_archive
 from zoomldm.errors import ConfigError
 from zoomldm.evaluation.distances import Interval, frechet_interval, kernel_draws
 from zoomldm.evaluation.judge import load_judge
-from zoomldm.evaluation.networks import round_trip
 from zoomldm.levels import COUNT, NAMES, TILE
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.sampling.options import SampleOptions
@@ -27,15 +26,13 @@ KINDS = {
     "reference": "(a) contexts of validation patches",
     "drawn": "(b) drawn contexts",
     "like": "(b') drawn contexts, each like a validation tile",
-    "other": "(c) real patches of another case",
-    "other_round_trip": "(c') the same through the autoencoder",
 }
 
 
 def measure_samples(
     pipeline: ZoomLDMPipeline,
     slides: Sequence[Path],
-    others: Sequence[Path],
+    others: Mapping[str, Sequence[Path]],
     archives: Sequence[Path],
     *,
     n: int = 128,
@@ -47,13 +44,14 @@ def measure_samples(
     """Fréchet and kernel distances to real validation patches.
 
     Validation patches (tissue, any tile offset) are split in two halves: the pixels of one are
-    what everything is compared with, the contexts of the other make (a). Features are the judge's,
-    standardised by the real patches'. All sets of a level are equally large.
+    what everything is compared with, the contexts of the other make (a). Each other case gives
+    a set (c) of real patches. Features are the judge's, standardised by the real patches'. All
+    sets of a level are equally large; a level of which any has fewer than eight is left out.
 
     Args:
         pipeline: one with an embedding diffusion.
         slides: validation slides.
-        others: slides of another case, (c).
+        others: slides of other cases, by case.
         archives: archives of all of them.
         n: pictures a set, fewer where a level has no more.
         levels: 0 to 7.
@@ -65,71 +63,77 @@ def measure_samples(
         The figures: `levels`, one row each; and the pictures by level and kind (`real` too).
 
     Raises:
-        ConfigError: a slide without its archive.
+        ConfigError: a slide without its archive, or nothing to compare with.
     """
     describe = load_judge(judge)
     options = options or SampleOptions()
+    if not slides or not others:
+        raise ConfigError("validation slides and slides of another case are both needed")
     rows, shown = [], {}
     with ExitStack() as stack:
         own = {}
         for path in archives:
             archive = stack.enter_context(open_archive(path))
             own[archive.manifest.slide.name] = archive
-        stores = []
-        for group, most in ((slides, 2 * n), (others, n)):
+
+        def patches(group: Sequence[Path], most: int) -> ContextStore:
             missing = [p.name for p in group if p.name not in own]
-            if missing or not group:
-                raise ConfigError(
-                    f"no archive of {', '.join(missing)}; give it with --archive"
-                    if missing
-                    else "validation slides and --other slides are both needed"
-                )
+            if missing:
+                raise ConfigError(f"no archive of {', '.join(missing)}; give it with --archive")
             say(f"contexts of {', '.join(p.name for p in group)}")
-            stores.append(ContextStore(pipeline, [own[p.name] for p in group], 0.0, most=most))
+            return ContextStore(pipeline, [own[p.name] for p in group], 0.0, most=most)
+
+        held = patches(slides, 2 * n)
+        rest = {case: patches(group, n) for case, group in others.items()}
         for level in levels:
-            sizes = len(stores[0].levels[level].patches) // 2, len(stores[1].levels[level].patches)
-            count = min(n, *sizes)
+            sizes = [len(s.levels[level].patches) for s in rest.values()]
+            count = min(n, len(held.levels[level].patches) // 2, *sizes)
             if count < LEAST:
                 continue
             say(f"{NAMES[level]}: {count} pictures of each kind")
-            sets = _sets(pipeline, stores, (slides, others), level, count, options)
-            shown[level] = sets
-            rows.append(_row(level, count, {k: describe(v) for k, v in sets.items()}))
+            sets = _made(pipeline, held, slides, level, count, options)
+            real = {
+                case: _read(others[case], level, _some(store.levels[level].patches, count, level))
+                for case, store in rest.items()
+            }
+            shown[level] = sets | {f"other/{case}": pixels for case, pixels in real.items()}
+            features = {kind: describe(pixels) for kind, pixels in shown[level].items()}
+            rows.append(_row(level, count, features))
     return {
         "digest": pipeline.digest(),
         "options": asdict(options),
         "validation": [p.name for p in slides],
-        "other": [p.name for p in others],
-        "kinds": KINDS,
+        "others": {case: [p.name for p in group] for case, group in others.items()},
         "levels": rows,
     }, shown
 
 
-def _sets(
+def _some(patches: NDArray, count: int, seed: int) -> NDArray:
+    chosen = np.random.default_rng(seed).permutation(len(patches))[:count]
+    return patches[np.sort(chosen)]
+
+
+def _made(
     pipeline: ZoomLDMPipeline,
-    stores: list[ContextStore],
-    slides: tuple[Sequence[Path], Sequence[Path]],
+    held: ContextStore,
+    slides: Sequence[Path],
     level: int,
     count: int,
     options: SampleOptions,
 ) -> dict[str, NDArray[np.uint8]]:
-    held = stores[0].levels[level]
-    order = np.random.default_rng(level).permutation(len(held.patches))
+    """Real validation patches, and what is generated to be compared with them."""
+    known = held.levels[level]
+    order = np.random.default_rng(level).permutation(len(known.patches))
     real, given = np.sort(order[:count]), np.sort(order[count : 2 * count])
-    chosen = np.random.default_rng(level).permutation(len(stores[1].levels[level].patches))
-    other = stores[1].levels[level].patches[np.sort(chosen[:count])]
     sampler = Sampler(pipeline, options)
-    contexts = torch.from_numpy(held.contexts[given].astype(np.float32)).to(pipeline.device)
+    contexts = torch.from_numpy(known.contexts[given].astype(np.float32)).to(pipeline.device)
     rng = np.random.default_rng(level)
-    tiles = np.stack([stores[0].reference(level, int(i), rng) for i in given])
-    pixels = _read(slides[1], level, other)
+    tiles = np.stack([held.reference(level, int(i), rng) for i in given])
     return {
-        "real": _read(slides[0], level, held.patches[real]),
+        "real": _read(slides, level, known.patches[real]),
         "reference": sampler.pictures(level, contexts),
         "drawn": sampler.sample(level, count),
         "like": sampler.sample(level, count, reference=tiles),
-        "other": pixels,
-        "other_round_trip": round_trip(pipeline, pixels),
     }
 
 
@@ -151,39 +155,41 @@ def _row(level: int, count: int, features: Mapping[str, NDArray]) -> dict[str, A
     real = scaled.pop("real")
     draws = kernel_draws(real, scaled)
     ours = draws["drawn"] - draws["reference"]
-    margin = draws["other"] - draws["drawn"]
+    margins = {k: draws[k] - draws["drawn"] for k in draws if k.startswith("other/")}
     return {
         "level": NAMES[level],
         "n": count,
         "kernel": {k: asdict(Interval.of(v)) for k, v in draws.items()},
         "frechet": {k: asdict(frechet_interval(real, v)) for k, v in scaled.items()},
         "drawn_minus_reference": asdict(Interval.of(ours)),
-        "other_minus_drawn": asdict(Interval.of(margin)),
-        "difference": asdict(Interval.of(ours - margin)),
+        "other_minus_drawn": {k: asdict(Interval.of(m)) for k, m in margins.items()},
+        "difference": {k: asdict(Interval.of(ours - m)) for k, m in margins.items()},
     }
 
 
 def samples_table(figures: Mapping[str, Any]) -> str:
-    """The figures as Markdown: a row a level and kind, then the comparison."""
+    """The figures as Markdown: a row a level and kind, then the comparison with each case."""
 
     def cell(part: Mapping[str, float], digits: int) -> str:
         return f"{part['value']:.{digits}f} ({part['low']:.{digits}f} to {part['high']:.{digits}f})"
 
+    kinds = KINDS | {f"other/{c}": f"(c) real patches of {c}" for c in figures["others"]}
     lines = ["| level | n | pictures | kernel distance | Fréchet distance |", "|" + "---|" * 5]
     for row in figures["levels"]:
-        for kind, text in KINDS.items():
+        for kind, text in kinds.items():
             kernel, frechet = cell(row["kernel"][kind], 3), cell(row["frechet"][kind], 1)
             lines.append(f"| {row['level']} | {row['n']} | {text} | {kernel} | {frechet} |")
     lines += [
         "",
-        "| level | KD(b) - KD(a) | KD(c) - KD(b) | the first minus the second | first is smaller |",
-        "|" + "---|" * 5,
+        "| level | (c) | KD(b) - KD(a) | KD(c) - KD(b) | the first minus the second | smaller |",
+        "|" + "---|" * 6,
     ]
     for row in figures["levels"]:
-        parts = [
-            cell(row[k], 3) for k in ("drawn_minus_reference", "other_minus_drawn", "difference")
-        ]
-        sure = "yes" if row["difference"]["high"] < 0 else "not shown"
-        sure = "no" if row["difference"]["low"] > 0 else sure
-        lines.append(f"| {row['level']} | {' | '.join(parts)} | {sure} |")
+        for case in figures["others"]:
+            key = f"other/{case}"
+            apart = row["difference"][key]
+            sure = "yes" if apart["high"] < 0 else "no" if apart["low"] > 0 else "not shown"
+            parts = [row["drawn_minus_reference"], row["other_minus_drawn"][key], apart]
+            cells = " | ".join(cell(part, 3) for part in parts)
+            lines.append(f"| {row['level']} | {case} | {cells} | {sure} |")
     return "\n".join(lines)

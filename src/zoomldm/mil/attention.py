@@ -58,7 +58,7 @@ class BagModel(nn.Module):
 
 def cross_entropy(logits: Tensor, y: int) -> Tensor:
     """Cross-entropy of logits (classes,) against class `y`."""
-    return logits.logsumexp(0) - logits[y]
+    return -logits.log_softmax(0)[y]
 
 
 def keep(like: Tensor, p: float) -> Tensor:
@@ -166,7 +166,7 @@ class ABMIL(BagModel):
             dh: (N, H) gradient that reaches the hidden layer by another way.
         """
         h, attention = state.h, state.scores.softmax(0)
-        dlogits = (state.logits - state.logits.logsumexp(0)).exp() * weight
+        dlogits = state.logits.log_softmax(0).exp() * weight
         dlogits[y] -= weight
         add_linear(self.classifier, dlogits[None], state.mean[None])
         dmean = dlogits[None] @ self.classifier.weight

@@ -147,14 +147,15 @@ class ClamSB(ABMIL):
             for layer, chosen, target in found:
                 h = state.h[chosen]
                 sign = (2 * target - 1).to(h.dtype)
-                margin = self.instance_margin - sign * layer(h).diff(dim=1).squeeze(1)
+                scores = layer(h)
+                lead = scores[:, 1] - scores[:, 0]
+                margin = self.instance_margin - sign * lead
                 weight = torch.full_like(margin, share) / len(target)
                 slope = torch.ops.aten.softplus_backward(weight, margin, 1, 20)
-                if self.instance_loss == "svm":
-                    smooth = (margin - 1).abs() < _SMOOTH_UNTIL
-                    slope = torch.where(smooth, slope, weight * (margin > 0))
-                slope = slope * -sign
-                dlogits = torch.stack([-slope, slope], 1)
+                if self.instance_loss == "svm" and lead.abs().max() >= _SMOOTH_UNTIL:
+                    slope = torch.where(lead.abs() < _SMOOTH_UNTIL, slope, weight * (margin > 0))
+                slope *= sign
+                dlogits = torch.outer(slope, slope.new_tensor([1.0, -1.0]))
                 add_linear(layer, dlogits, h)
                 dh.index_add_(0, chosen, dlogits @ layer.weight)
             self.backpropagate(x, state, y, self.bag_weight, dh)

@@ -50,7 +50,7 @@ def check_conditions(
             "condition, so only 1 (none) works"
         )
     if reference or parent:
-        what = "a reference" if reference else "a parent (zoom)"
+        what = "reference" if reference else "parent (zoom)"
         raise ConfigError(f"a released embedding diffusion takes no {what}; train one's own")
 
 

@@ -44,7 +44,7 @@ def write_samples(
     Args:
         pipeline: one with an embedding diffusion.
         out: the folder; made if its parent exists. Files of the same names are replaced.
-        levels: 0 to 7; a zoom always has all of them.
+        levels: 0 to 7; a zoom has all of them, whatever is given.
         n: samples a level, or zooms.
         options: see SampleOptions.
         reference: a tile like which the tissue is to be.
@@ -58,9 +58,10 @@ def write_samples(
         TargetError: `out` can't be made.
         ConfigError: nothing to sample, or options that the pipeline can't follow.
     """
-    if n < 1 or not levels:
-        raise ConfigError(f"{n} samples of {len(levels)} levels; expected at least one")
-    done, total = 0, n * (COUNT if zoom else len(levels))
+    count = COUNT if zoom else len(levels)
+    if n < 1 or not count:
+        raise ConfigError(f"{n} samples of {count} levels; expected at least one")
+    done, total = 0, n * count
 
     def made(count: int) -> None:
         nonlocal done

@@ -45,9 +45,7 @@ class Sampler:
         self.pipeline = pipeline
         self.options = options or SampleOptions()
         self.on_picture = on_picture
-        config = pipeline.scheduler.config
-        self._whole = make_schedule(config, self.options.steps)
-        self._part = make_schedule(config, self.options.steps, self.options.start)
+        self._whole = make_schedule(pipeline.scheduler.config, self.options.steps)
         self.batch = self.options.batch_on(pipeline.device)
         check_conditions(pipeline.embedding_diffusion, self.options.context_guidance, False, False)
         self.context_shape = tuple(pipeline.summarizer.context_shape)
@@ -113,9 +111,9 @@ class Sampler:
         n = len(contexts)
         _check(level, n, first)
         pipeline, options = self.pipeline, self.options
-        schedule = self._whole if starts is None else self._part
-        shape, begin = pipeline.latent_shape, None
+        shape, schedule, begin = pipeline.latent_shape, self._whole, None
         if starts is not None:
+            schedule = make_schedule(pipeline.scheduler.config, options.steps, options.start)
             begin = torch.from_numpy(starts).permute(0, 3, 1, 2)
         parts = []
         for numbers, rows in self._batches(n, first):

@@ -77,15 +77,34 @@ def split_cases(names: Iterable[str], holdout: Sequence[str], table: Path | None
     cases = read_cases(table)
     for case in holdout:
         _check_case(case, cases, table)
-    found = {name: case_of(name, cases) for name in names}
-    unknown = [name for name, case in found.items() if case is None]
-    if unknown:
-        raise ConfigError(f"{table}: does not list {', '.join(unknown)}; add file and case of each")
+    found = _cases_of(names, cases, table)
     held = [name for name in names if found[name] in holdout]
     training = [name for name in names if found[name] not in holdout]
     if not training:
         raise ConfigError(f"--holdout {','.join(holdout)}: leaves nothing to train on")
     return Split(training, held)
+
+
+def group_cases(names: Iterable[str], table: Path | None) -> dict[str, list[str]]:
+    """Files by case, in order; all of one unnamed case where there is no table.
+
+    Raises:
+        ConfigError: files that the table does not list.
+    """
+    if table is None:
+        return {"another case": list(names)}
+    grouped: dict[str, list[str]] = {}
+    for name, case in _cases_of(names, read_cases(table), table).items():
+        grouped.setdefault(case, []).append(name)
+    return grouped
+
+
+def _cases_of(names: Iterable[str], cases: dict[str, str], table: Path) -> dict[str, str]:
+    found = {name: case_of(name, cases) for name in names}
+    unknown = [name for name, case in found.items() if case is None]
+    if unknown:
+        raise ConfigError(f"{table}: does not list {', '.join(unknown)}; add file and case of each")
+    return {name: case for name, case in found.items() if case is not None}
 
 
 def _check_case(case: str, cases: dict[str, str], table: Path) -> None:

@@ -306,7 +306,8 @@ def _resume(
     tensors, state = load_checkpoint(folder)
     now = json.loads(json.dumps(settings))
     for part in ("config", "extra"):
-        unset = TrainConfig().model_dump() if part == "config" else {}
+        fields = TrainConfig.model_fields if part == "config" else {}
+        unset = {key: field.default for key, field in fields.items()}
         for key in {**now[part], **state[part]}:
             before, value = (have.get(key, unset.get(key)) for have in (state[part], now[part]))
             if key not in FREE and before != value:

@@ -1,0 +1,112 @@
+"""Contexts: noise of their own, guidance, conditions that a network can't follow."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from zoomldm.errors import ConfigError, PipelineError
+from zoomldm.networks.context_dit import ContextDiT
+from zoomldm.networks.embedding_dit import EmbeddingDiT
+from zoomldm.pipeline import ZoomLDMPipeline
+from zoomldm.sampling.contexts import (
+    as_seed,
+    check_conditions,
+    context_noise,
+    draw_contexts,
+    picture_noise,
+)
+
+SHAPE = (64, 32)
+
+
+def test_noise_is_of_its_sample_alone() -> None:
+    fields = [
+        context_noise(seed, level, index, SHAPE).flatten()
+        for seed in (0, 1)
+        for level in (0, 7)
+        for index in (0, 1, 2)
+    ]
+    fields += [
+        picture_noise(0, 0, step, index, (2, 32, 32)).flatten()
+        for step in (0, 999)
+        for index in (0, 1)
+    ]
+    correlation = torch.corrcoef(torch.stack(fields)) - torch.eye(len(fields))
+    assert correlation.abs().max() < 0.12  # 2,048 numbers: 5.4 deviations of 0.022
+    every = torch.stack(fields)
+    assert abs(float(every.mean())) < 0.03
+    assert abs(float(every.std()) - 1) < 0.03
+    assert torch.equal(context_noise(0, 7, 1, SHAPE).flatten(), fields[4])
+
+
+def test_odd_sizes() -> None:
+    assert context_noise(0, 0, 0, (65, 512)).shape == (65, 512)
+
+
+def test_the_right_answer_comes_out(pipeline: ZoomLDMPipeline) -> None:
+    network = copy.deepcopy(pipeline.embedding_diffusion)
+    clean = torch.randn(2, *SHAPE)
+    network.mean.fill_(3)
+    network.deviation.fill_(2)
+    network.forward = lambda *_: clean
+    drawn = draw_contexts(network, 2, torch.randn(2, *SHAPE), steps=10)
+    torch.testing.assert_close(drawn, clean * 2 + 3, atol=0.02, rtol=0)
+
+
+def test_guidance(pipeline: ZoomLDMPipeline) -> None:
+    """One step gives the prediction itself, which guidance moves along a line."""
+    network, start = pipeline.embedding_diffusion, torch.randn(2, *SHAPE)
+    reference = torch.randn(2, 32)
+    none, whole, twice = (
+        draw_contexts(network, 1, start, 1, guidance, reference) for guidance in (0, 1, 2)
+    )
+    assert not torch.allclose(none, whole, atol=1e-3)
+    torch.testing.assert_close(twice - whole, whole - none, atol=1e-4, rtol=1e-3)
+    bare = draw_contexts(network, 1, start, 1, 0)
+    torch.testing.assert_close(none, bare)  # without guidance the reference counts for nothing
+
+
+@pytest.mark.parametrize("condition", ["level", "reference", "parent"])
+def test_every_condition_counts(pipeline: ZoomLDMPipeline, condition: str) -> None:
+    network, start = pipeline.embedding_diffusion, torch.randn(1, *SHAPE)
+    given = {
+        "level": {"level": 3},
+        "reference": {"level": 2, "reference": torch.randn(1, 32)},
+        "parent": {"level": 2, "parent": torch.randn(1, 16, 32)},
+    }[condition]
+    other = draw_contexts(network, start=start, steps=3, **given)
+    assert not torch.allclose(other, draw_contexts(network, 2, start, 3), atol=1e-3)
+
+
+def test_what_a_network_can_not_follow() -> None:
+    with pytest.raises(PipelineError, match="train one with `zoomldm train --stage embedding-d"):
+        check_conditions(None, 1, reference=False, parent=False)
+    released = EmbeddingDiT(width=32, depth=1, heads=2)
+    with pytest.raises(ConfigError, match="context guidance is 2"):
+        check_conditions(released, 2, reference=False, parent=False)
+    with pytest.raises(ConfigError, match="takes no parent"):
+        check_conditions(released, 1, reference=False, parent=True)
+    with pytest.raises(ConfigError, match="takes no reference"):
+        check_conditions(released, 1, reference=True, parent=False)
+    without = ContextDiT(context_dim=32, reference_dim=0, width=32, depth=1, heads=2)
+    with pytest.raises(ConfigError, match="trained without references"):
+        check_conditions(without, 1, reference=True, parent=False)
+
+
+def test_released_networks_draw_their_own_contexts() -> None:
+    torch.manual_seed(0)
+    network = EmbeddingDiT(width=32, depth=1, heads=2).eval()
+    drawn = draw_contexts(network, 4, torch.randn(2, 65, 512), 3)
+    assert drawn.shape == (2, 65, 512) and drawn.isfinite().all()
+
+
+def test_seeds() -> None:
+    assert as_seed(7) == as_seed(np.int64(7)) == 7
+    generator = torch.Generator()
+    first = as_seed(generator.manual_seed(3))
+    assert first == as_seed(generator.manual_seed(3)) != as_seed(generator)
+    assert as_seed(None) != as_seed(None)
+    with pytest.raises(ConfigError, match="seed is -1"):
+        as_seed(-1)
