@@ -5,26 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny import filled_pipeline
 
 from zoomldm.archive import Encoder, Header, SlideFacts, TissueFacts, write_archive
 from zoomldm.levels import grid_shape, level_size
-from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline
+from zoomldm.pipeline import ZoomLDMPipeline
 
 Make = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
 def pipeline() -> ZoomLDMPipeline:
-    """The tiny pipeline with its zero-initialised layers filled, so that every input counts."""
-    import torch
-
-    pipeline = build_pipeline("tiny")
-    generator = torch.Generator().manual_seed(1)
-    for network in (pipeline.unet, pipeline.vae, pipeline.summarizer):
-        for values in network.parameters():
-            if not values.any():
-                values.normal_(std=0.05, generator=generator)
-    return pipeline
+    return filled_pipeline()
 
 
 @pytest.fixture

@@ -1,0 +1,97 @@
+"""Copies are found where samples are copies, and only there."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from training.archives import make_archive
+
+from zoomldm.archive import open_archive
+from zoomldm.errors import ArchiveError, ConfigError
+from zoomldm.evaluation.copies import copies_table, measure_copies
+from zoomldm.evaluation.networks import to_pixels
+from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline
+from zoomldm.sampling.sampler import Sampler
+from zoomldm.training.patches import PatchStore
+
+
+def decode(latents: torch.Tensor) -> torch.Tensor:
+    """Four channels as the quarters of a grey picture: an autoencoder that loses nothing."""
+    quarters = (latents / 5).clamp(-1, 1).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    rows = quarters.unflatten(1, (2, 2)).permute(0, 1, 3, 2, 4).flatten(3, 4).flatten(1, 2)
+    return rows[:, None].expand(-1, 3, -1, -1)
+
+
+def encode(pictures: torch.Tensor) -> torch.Tensor:
+    cells = pictures[:, 0].unflatten(2, (2, 32, 4)).unflatten(1, (2, 32, 4)).mean((3, 6))
+    return cells.permute(0, 1, 3, 2, 4).flatten(1, 2) * 5
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> ZoomLDMPipeline:
+    pipeline = build_pipeline("tiny")
+    pipeline.decode_latents, pipeline.encode_pictures = decode, encode
+    return pipeline
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory: pytest.TempPathFactory, pipeline: ZoomLDMPipeline) -> list[Path]:
+    folder = tmp_path_factory.mktemp("copies")
+    return [
+        make_archive(folder / f"{seed}.zldm", pipeline, 14, 12, seed, levels=(0, 2))
+        for seed in range(3)
+    ]
+
+
+def pictures_of(pipeline: ZoomLDMPipeline, archives: list[Path], which: str, n: int):
+    """A stand-in for samples: decoded training or withheld patches."""
+    store = PatchStore([open_archive(a) for a in archives])
+
+    def sample(self, level: int, count: int) -> np.ndarray:
+        chosen = getattr(store, which)[level][:n]
+        latents = torch.from_numpy(store.latents(level, chosen))
+        return to_pixels(pipeline.decode_latents(latents))
+
+    return sample
+
+
+@pytest.mark.parametrize(("which", "copies"), [("patches", 6), ("withheld", 0)])
+def test_copies(
+    pipeline: ZoomLDMPipeline, archives: list[Path], monkeypatch, which: str, copies: int
+) -> None:
+    monkeypatch.setattr(Sampler, "sample", pictures_of(pipeline, archives[:2], which, 6))
+    found, picture = measure_copies(pipeline, archives[:2], archives[2:], levels=[0])
+    (row,) = found["levels"]
+    assert abs(row["copies"] - copies) <= 1  # of withheld ones, one in a hundred by definition
+    assert row["withheld"] >= 8 and row["training"] > 100
+    assert row["median_held_out"] > 0
+    assert picture is not None and picture.shape == (512, 256 * len(found["pairs"]), 3)
+    if which == "patches":
+        assert row["nearest"] < row["limit"]
+        for facts in found["pairs"]:
+            store = PatchStore([open_archive(a) for a in archives[:2]])
+            row, col = store.patches[0][facts["index"]][2:].tolist()
+            assert (facts["row"], facts["col"]) == (row, col)  # the very patch that it is
+    assert copies_table(found).splitlines()[2].startswith("| 20x | ")
+
+
+def test_levels_with_too_few_withheld_patches(
+    pipeline: ZoomLDMPipeline, tmp_path: Path, monkeypatch
+) -> None:
+    small = make_archive(tmp_path / "small.zldm", pipeline, levels=(0,))
+    monkeypatch.setattr(Sampler, "sample", pictures_of(pipeline, [small], "patches", 2))
+    found, picture = measure_copies(pipeline, [small])
+    (row,) = found["levels"]
+    assert row["copies"] is None and row["withheld"] < 8 and picture is None
+    assert copies_table(found).endswith("| - | - |")
+
+
+def test_refused(pipeline: ZoomLDMPipeline, archives: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no training archives"):
+        measure_copies(pipeline, [])
+    with pytest.raises(ArchiveError, match="patch encoder"):
+        measure_copies(build_pipeline("tiny", seed=1), archives)
+    bare = make_archive(tmp_path / "bare.zldm", pipeline, levels=())
+    with pytest.raises(ArchiveError, match="holds no latents"):
+        measure_copies(pipeline, [bare])
