@@ -1,0 +1,128 @@
+"""Going on with a pipeline's own weights, and with its summarizer as it is."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from synthetic import paint_slide
+from tiny import filled_pipeline
+
+from training.archives import make_archive
+from zoomldm.errors import ConfigError, PipelineError
+from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline, load_pipeline
+from zoomldm.training.loop import Stage
+from zoomldm.training.stages.diffusion import DiffusionStage
+from zoomldm.training.stages.embedding_diffusion import EmbeddingDiffusionStage
+from zoomldm.training.train import train_stage
+
+PARTS = ("unet", "vae", "summarizer", "patch_encoder", "embedding_diffusion")
+STILL = {"steps": 1, "learning_rate": 1e-12, "weight_decay": 0, "warmup": 0}
+
+
+@pytest.fixture(scope="module")
+def start() -> ZoomLDMPipeline:
+    return filled_pipeline()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, start: ZoomLDMPipeline) -> Path:
+    folder = tmp_path_factory.mktemp("finetune")
+    start.save_pretrained(folder / "pipeline")
+    (folder / "data").mkdir()
+    make_archive(folder / "data" / "a.zldm", start, 5, 5)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for stage in (DiffusionStage, EmbeddingDiffusionStage):
+        monkeypatch.setattr(stage, "held_out", Stage.held_out)
+        monkeypatch.setattr(stage, "pictures", Stage.pictures)
+    monkeypatch.setattr("zoomldm.training.contexts.MOST", (9, 9, 9, 9, 6, 4, 2, 2))
+
+
+def trained(folder: Path, out: Path, stage: str = "diffusion", **changes) -> ZoomLDMPipeline:
+    """One step that moves nothing to speak of: what comes out is what training began with."""
+    finetune = changes.pop("finetune", True)
+    report = train_stage(
+        stage,
+        "tiny",
+        folder / "data",
+        out,
+        changes=STILL | changes,
+        pipeline=str(folder / "pipeline"),
+        finetune=finetune,
+        quiet=True,
+    )
+    return load_pipeline(report.pipeline)
+
+
+def apart(a: torch.nn.Module, b: torch.nn.Module) -> float:
+    pairs = zip(a.parameters(), b.parameters(), strict=True)
+    return max(float((x - y).abs().max()) for x, y in pairs)
+
+
+def test_the_denoiser_goes_on(folder: Path, start: ZoomLDMPipeline, tmp_path: Path) -> None:
+    made = trained(folder, tmp_path / "on")
+    assert apart(made.unet, start.unet) < 1e-9 and apart(made.summarizer, start.summarizer) < 1e-9
+    assert made.embedding_diffusion is None  # it draws contexts of another summarizer now
+    fresh = trained(folder, tmp_path / "fresh", finetune=False)
+    assert apart(fresh.unet, start.unet) > 1e-3
+
+
+def test_a_frozen_summarizer_stays_to_the_bit(
+    folder: Path, start: ZoomLDMPipeline, tmp_path: Path
+) -> None:
+    made = trained(folder, tmp_path / "run", freeze_summarizer=True, learning_rate=1e-3, steps=3)
+    for name in PARTS:
+        assert (made.digest(name) == start.digest(name)) == (name != "unet"), name
+    new = trained(folder, tmp_path / "new", freeze_summarizer=True, finetune=False)
+    assert new.digest("summarizer") == start.digest("summarizer")
+    assert apart(new.unet, start.unet) > 1e-3
+
+
+def test_the_embedding_diffusion_goes_on(
+    folder: Path, start: ZoomLDMPipeline, tmp_path: Path
+) -> None:
+    made = trained(folder, tmp_path / "on", "embedding-diffusion", level_power=0.5)
+    assert apart(made.embedding_diffusion, start.embedding_diffusion) < 1e-9
+    fresh = trained(folder, tmp_path / "fresh", "embedding-diffusion", finetune=False)
+    assert apart(fresh.embedding_diffusion, start.embedding_diffusion) > 1e-3
+
+
+def test_frozen_networks_go_on(folder: Path, start: ZoomLDMPipeline, tmp_path: Path) -> None:
+    (tmp_path / "slides").mkdir()
+    paint_slide(tmp_path / "slides" / "a.tif", 1300, 1100, 0.5, tissue=0.9)
+    report = train_stage(
+        "autoencoder",
+        "tiny",
+        tmp_path / "slides",
+        tmp_path / "run",
+        changes={**STILL, "batch_size": 2},
+        pipeline=str(folder / "pipeline"),
+        finetune=True,
+        quiet=True,
+    )
+    assert apart(load_pipeline(report.pipeline).vae, start.vae) < 1e-9
+
+
+def test_another_start_in_a_begun_run(folder: Path, tmp_path: Path) -> None:
+    trained(folder, tmp_path / "run")
+    with pytest.raises(ConfigError, match="began with start = "):
+        trained(folder, tmp_path / "run", finetune=False)
+
+
+def test_nothing_to_go_on_with(folder: Path, tmp_path: Path) -> None:
+    bare = build_pipeline("tiny")
+    bare.register_modules(embedding_diffusion=None)
+    bare.save_pretrained(tmp_path / "bare")
+    with pytest.raises(PipelineError, match="no embedding diffusion of ours"):
+        train_stage(
+            "embedding-diffusion",
+            "tiny",
+            folder / "data",
+            tmp_path / "run",
+            pipeline=str(tmp_path / "bare"),
+            finetune=True,
+            quiet=True,
+        )
