@@ -104,9 +104,15 @@ class ZoomLDMPipeline(DiffusionPipeline):
     def _digest(self, name: str) -> str:
         if name not in self._digests:
             part = self._part(name)
-            config = {k: v for k, v in dict(part.config).items() if not k.startswith("_")}
+            network = isinstance(part, nn.Module)
+            # An option that networks are given later and that is unset changes no digest.
+            config = {
+                k: v
+                for k, v in dict(part.config).items()
+                if not k.startswith("_") and not (network and v in (None, (), []))
+            }
             sha = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-            if isinstance(part, nn.Module):
+            if network:
                 for key, value in sorted(part.state_dict().items()):
                     sha.update(key.encode())
                     sha.update(value.detach().cpu().contiguous().numpy().tobytes())
@@ -229,6 +235,7 @@ class ZoomLDMPipeline(DiffusionPipeline):
         generator: torch.Generator | int | None = None,
         *,
         reference: Tensor | np.ndarray | None = None,
+        label: str | None = None,
         output_type: str = "pil",
         **options: Any,
     ) -> Any:
@@ -240,6 +247,7 @@ class ZoomLDMPipeline(DiffusionPipeline):
             generator: a seed from 0 on, or where one is drawn from; sample i depends on it, on
                 the level and on i, never on n.
             reference: (D,) embedding of a tile like which the tissue is to be, or (n, D).
+            label: one that the embedding diffusion was trained with.
             output_type: `pil`, `np` (n, 256, 256, 3) in [0, 1] or `uint8` of the same shape.
             options: further ones of `zoomldm.sampling.options.SampleOptions`.
 
@@ -253,7 +261,7 @@ class ZoomLDMPipeline(DiffusionPipeline):
         from zoomldm.sampling.sampler import Sampler
 
         chosen = SampleOptions(seed=as_seed(generator), **options)
-        pixels = Sampler(self, chosen).sample(level, n, reference=reference)
+        pixels = Sampler(self, chosen).sample(level, n, 0, reference, label)
         if output_type == "uint8":
             return pixels
         array = pixels.astype(np.float32) / 255

@@ -95,6 +95,25 @@ def test_what_a_network_can_not_follow() -> None:
         check_conditions(without, 1, reference=True, parent=False)
 
 
+def test_labels(pipeline: ZoomLDMPipeline) -> None:
+    torch.manual_seed(0)
+    network = ContextDiT(
+        context_dim=32, reference_dim=32, width=32, depth=1, heads=2, labels=["benign", "malignant"]
+    ).eval()
+    for values in network.parameters():
+        torch.nn.init.normal_(values, std=0.1)
+    start = torch.randn(1, *SHAPE)
+    drawn = [draw_contexts(network, 2, start, 2, label=x) for x in (None, "benign", "malignant")]
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert not torch.allclose(drawn[a], drawn[b], atol=1e-3)
+    with pytest.raises(ConfigError, match=r"'other'.*no such one; it knows benign, malignant"):
+        check_conditions(network, label="other")
+    with pytest.raises(ConfigError, match="it knows none"):
+        check_conditions(pipeline.embedding_diffusion, label="benign")
+    with pytest.raises(ConfigError, match="takes no label"):
+        check_conditions(EmbeddingDiT(width=32, depth=1, heads=2), label="benign")
+
+
 def test_released_networks_draw_their_own_contexts() -> None:
     torch.manual_seed(0)
     network = EmbeddingDiT(width=32, depth=1, heads=2).eval()

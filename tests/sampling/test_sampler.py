@@ -114,9 +114,9 @@ def test_a_zoom_is_told_its_parents_context(pipeline: ZoomLDMPipeline, monkeypat
     contexts: dict[int, torch.Tensor] = {}
     draw = Sampler.contexts
 
-    def watch(self, level, n, first=0, reference=None, parent=None):
+    def watch(self, level, n, first=0, reference=None, label=None, parent=None):
         seen[level] = parent
-        contexts[level] = draw(self, level, n, first, reference, parent)
+        contexts[level] = draw(self, level, n, first, reference, label, parent)
         return contexts[level]
 
     monkeypatch.setattr(Sampler, "contexts", watch)

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from training.archives import make_archive
 from zoomldm.archive import open_archive
 from zoomldm.cli import app
-from zoomldm.errors import ArchiveError, PipelineError
+from zoomldm.errors import ArchiveError, ConfigError, PipelineError
 from zoomldm.levels import COUNT, NAMES
-from zoomldm.networks.context_dit import matching_quarter
+from zoomldm.networks.context_dit import ContextDiT, matching_quarter
 from zoomldm.pipeline import build_pipeline, load_pipeline
 from zoomldm.slides.withheld import withheld_block
 from zoomldm.training.contexts import ContextStore
@@ -233,6 +233,53 @@ def test_command(data: Path, tmp_path: Path) -> None:
     held_out = next(x for x in map(json.loads, lines) if x["kind"] == "held-out")
     wanted = {"seen", "withheld", "held-out", "reference", "parent", "held-out/20x"}
     assert wanted <= held_out.keys()
+
+
+def test_labels(data: Path, tmp_path: Path) -> None:
+    (data / "labels.csv").write_text("file,kind\na1.svs,x\na2.svs,x\nb.svs,y\n")
+    arguments = {
+        "changes": {"steps": 2, "show_every": 2},
+        "labels": data / "labels.csv",
+        "label_column": "kind",
+        "quiet": True,
+    }
+    stage = "embedding-diffusion"
+    report = train_stage(stage, "tiny", data, tmp_path / "run", **arguments)
+    made = load_pipeline(report.pipeline)
+    assert made.embedding_diffusion.labels == ["x", "y"]
+    quick = {"steps": 1, "context_steps": 1, "output_type": "uint8"}
+    assert made.sample(1, 1, 0, label="y", **quick).shape == (1, 256, 256, 3)
+    with pytest.raises(ConfigError, match=r"'z'.*it knows x, y"):
+        made.sample(1, 1, 0, label="z", **quick)
+    again = {**arguments, "pipeline": report.pipeline, "finetune": True}
+    on = train_stage(stage, "tiny", data, tmp_path / "on", **again)
+    assert load_pipeline(on.pipeline).embedding_diffusion.labels == ["x", "y"]
+    for wrong, message in [
+        ({"labels": data / "cases.csv"}, "has no column kind"),
+        ({"labels": None, "pipeline": report.pipeline, "finetune": True}, "knows the labels"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            train_stage(stage, "tiny", data, tmp_path / "no", **(arguments | wrong))
+    with pytest.raises(ConfigError, match="for the stage embedding-diffusion, not for diffusion"):
+        train_stage("diffusion", "tiny", data, tmp_path / "no", **arguments)
+
+
+def test_batches_with_labels(store: ContextStore) -> None:
+    """Each item is told its archive's label or the null, and never beside the null level."""
+    pipeline = build_pipeline("tiny")
+    sizes = {"context_dim": 32, "reference_dim": 32, "width": 32, "depth": 1, "heads": 2}
+    pipeline.embedding_diffusion = ContextDiT(**sizes, labels=["p", "q"])
+    stage = EmbeddingDiffusionStage(pipeline, store, labels=[1, 0])
+    rng = np.random.default_rng(0)
+    batches = [stage.batch(rng, 32) for _ in range(20)]
+    label = torch.cat([b["label"] for b in batches])
+    null = torch.cat([b["shown"] for b in batches]) == COUNT
+    assert set(label.tolist()) == {0, 1, 2}
+    assert (label[null] == 2).all()
+    assert 0.4 < float((label[~null] == 2).float().mean()) < 0.6
+    assert stage(batches[0])["loss"].isfinite()
+    alone = EmbeddingDiffusionStage(pipeline, store)
+    assert "label" not in alone.batch(rng, 8)
 
 
 def test_archive_of_another_encoder(tmp_path: Path) -> None:

@@ -25,6 +25,9 @@ def sample(
             "of an archive at 20x.",
         ),
     ] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Tissue of this label; see `zoomldm train --labels`.")
+    ] = None,
     pipeline: Annotated[str, typer.Option(help="Pipeline id or directory.")] = "demo",
     seed: Annotated[int, typer.Option(help="0 or more.")] = 0,
     steps: Annotated[int, typer.Option(help="Of the denoiser.")] = 20,
@@ -70,6 +73,7 @@ def sample(
             n if n is not None else 1 if zoom else 16,
             options,
             reference,
+            label=label,
             zoom=zoom,
             advance=advance,
         )

@@ -33,6 +33,11 @@ def train(
     cases: Annotated[
         Path | None, typer.Option(metavar="CSV", help="Table with the columns file and case.")
     ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(metavar="CSV", help="Labels by file, for the embedding diffusion to learn."),
+    ] = None,
+    label_column: Annotated[str, typer.Option(help="Column of --labels.")] = "label",
     steps: Annotated[int | None, typer.Option(help="Steps of the whole run.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Items per step and process.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, data order and noise.")] = None,
@@ -71,6 +76,8 @@ def train(
         changes=changes,
         pipeline=pipeline,
         finetune=finetune,
+        labels=labels,
+        label_column=label_column,
         minutes=minutes,
         quiet=json,
     )

@@ -1,5 +1,7 @@
 """Our embedding diffusion's network: a small diffusion transformer with optional conditions."""
 
+from collections.abc import Sequence
+
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
@@ -69,7 +71,7 @@ class ContextDiT(ModelMixin, ConfigMixin):
 
     It works on contexts of zero mean and unit deviation per dimension; `mean` and `deviation`,
     buffers that travel with the weights, lead there and back. Every condition but the timestep
-    has a null: level `levels`, a reference or a parent of zeros.
+    has a null: level `levels`, label `len(labels)`, a reference or a parent of zeros.
 
     Args:
         context_dim: length of a context token.
@@ -78,6 +80,8 @@ class ContextDiT(ModelMixin, ConfigMixin):
         depth: number of blocks.
         heads: attention heads.
         levels: number of levels.
+        labels: names of the labels that tissue may be asked for by; none for a network that knows
+            of none.
     """
 
     mean: Tensor
@@ -92,6 +96,7 @@ class ContextDiT(ModelMixin, ConfigMixin):
         depth: int = 6,
         heads: int = 4,
         levels: int = 8,
+        labels: Sequence[str] = (),
     ) -> None:
         super().__init__()
         tokens = SIDE**2
@@ -104,6 +109,7 @@ class ContextDiT(ModelMixin, ConfigMixin):
         self.time = nn.Sequential(nn.Linear(TIME, width), nn.SiLU(), nn.Linear(width, width))
         self.level = nn.Embedding(levels + 1, width)
         self.reference = nn.Linear(reference_dim, width) if reference_dim else None
+        self.label = nn.Embedding(len(labels) + 1, width) if labels else None
         self.parent = nn.Linear(context_dim, width)
         self.no_reference = nn.Parameter(torch.zeros(width))
         self.no_parent = nn.Parameter(torch.zeros(width))
@@ -115,11 +121,18 @@ class ContextDiT(ModelMixin, ConfigMixin):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
         nn.init.normal_(self.level.weight, std=0.02)
+        if self.label is not None:
+            nn.init.normal_(self.label.weight, std=0.02)
 
     @property
     def context_shape(self) -> tuple[int, int]:
         """Tokens and their length."""
         return SIDE**2, int(self.config["context_dim"])
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the labels that tissue may be asked for by."""
+        return list(self.config["labels"])
 
     def standardised(self, contexts: Tensor) -> Tensor:
         """Contexts (..., context_dim) in the units that the network works in."""
@@ -136,6 +149,7 @@ class ContextDiT(ModelMixin, ConfigMixin):
         level: Tensor,
         reference: Tensor | None = None,
         parent: Tensor | None = None,
+        label: Tensor | None = None,
     ) -> Tensor:
         """Predict the clean context.
 
@@ -147,13 +161,14 @@ class ContextDiT(ModelMixin, ConfigMixin):
                 the null, and so is None.
             parent: (B, 16, context_dim) what `matching_quarter` cuts out of the parent's context,
                 in the summarizer's units; zeros are the null, and so is None.
+            label: (B,) place in `labels`; `len(labels)` is the null, and so is None.
 
         Returns:
             (B, 64, context_dim), standardised.
         """
         x = self.project(contexts) + self.position + self._parent(parent)
         condition = self.time(time_features(time).to(x.dtype)) + self.level(level)
-        condition = F.silu(condition + self._reference(reference))
+        condition = F.silu(condition + self._reference(reference) + self._label(label))
         modulation = self.modulation(condition).unflatten(1, (6, -1))
         for block in self.blocks:
             x = block(x, modulation)
@@ -165,6 +180,11 @@ class ContextDiT(ModelMixin, ConfigMixin):
             return self.no_reference
         given = (reference != 0).any(-1, keepdim=True)
         return torch.where(given, self.reference(standardise(reference)), self.no_reference)
+
+    def _label(self, label: Tensor | None) -> Tensor | float:
+        if self.label is None:
+            return 0.0
+        return self.label.weight[-1] if label is None else self.label(label)
 
     def _parent(self, parent: Tensor | None) -> Tensor:
         if parent is None:

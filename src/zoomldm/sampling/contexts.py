@@ -27,7 +27,11 @@ def picture_noise(
 
 
 def check_conditions(
-    network: torch.nn.Module | None, guidance: float, reference: bool, parent: bool
+    network: torch.nn.Module | None,
+    guidance: float = 1.0,
+    reference: bool = False,
+    parent: bool = False,
+    label: str | None = None,
 ) -> None:
     """Refuse what an embedding diffusion can't follow.
 
@@ -43,14 +47,17 @@ def check_conditions(
     if isinstance(network, ContextDiT):
         if reference and network.reference is None:
             raise ConfigError("this embedding diffusion was trained without references")
+        if label is not None and label not in network.labels:
+            known = f"it knows {', '.join(network.labels)}" if network.labels else "it knows none"
+            raise ConfigError(f"label {label!r}: the embedding diffusion has no such one; {known}")
         return
     if guidance != 1:
         raise ConfigError(
             f"context guidance is {guidance}; a released embedding diffusion knows no null "
             "condition, so only 1 (none) works"
         )
-    if reference or parent:
-        what = "reference" if reference else "parent (zoom)"
+    if reference or parent or label is not None:
+        what = "reference" if reference else "parent (zoom)" if parent else "label"
         raise ConfigError(f"a released embedding diffusion takes no {what}; train one's own")
 
 
@@ -63,6 +70,7 @@ def draw_contexts(
     guidance: float = 1.0,
     reference: Tensor | None = None,
     parent: Tensor | None = None,
+    label: str | None = None,
 ) -> Tensor:
     """Contexts of a level by DDIM, from noise.
 
@@ -71,24 +79,26 @@ def draw_contexts(
         level: 0 (20x) to 7 (0.15625x).
         start: (n, tokens, width) standard normal.
         steps: of 1,000, evenly spread.
-        guidance: w in u + w (c - u), u being predicted without level, reference and parent.
+        guidance: w in u + w (c - u), u being predicted without any condition, level included.
         reference: (n, D) embeddings of tiles like which the tissue is to be.
         parent: (n, tokens / 4, width), see `matching_quarter`.
+        label: one of the network's labels.
 
     Returns:
         (n, tokens, width) in the summarizer's units.
     """
-    check_conditions(network, guidance, reference is not None, parent is not None)
+    check_conditions(network, guidance, reference is not None, parent is not None, label)
     levels = torch.full((len(start),), level, device=start.device)
     diffusion = LearnedRange.cosine().respaced(steps)
     if not isinstance(network, ContextDiT):
         return diffusion.sample(lambda x, time: network(x, time, levels), start)
     null = torch.full_like(levels, int(network.config["levels"]))
+    labels = None if label is None else torch.full_like(levels, network.labels.index(label))
 
     def model(x: Tensor, time: Tensor) -> Tensor:
         if guidance == 0:
             return network(x, time, null)
-        out = network(x, time, levels, reference, parent)
+        out = network(x, time, levels, reference, parent, labels)
         return out if guidance == 1 else torch.lerp(network(x, time, null), out, guidance)
 
     return network.restored(diffusion.sample(model, start))

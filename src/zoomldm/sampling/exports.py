@@ -16,6 +16,7 @@ from zoomldm.errors import ConfigError, TargetError
 from zoomldm.levels import COUNT, NAMES, level_mpp
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.rendering.ladder import draw_ladder
+from zoomldm.sampling.contexts import check_conditions
 from zoomldm.sampling.options import SampleOptions
 from zoomldm.sampling.reference import Reference
 from zoomldm.sampling.sampler import Sampler
@@ -34,6 +35,7 @@ def write_samples(
     options: SampleOptions | None = None,
     reference: Reference | None = None,
     *,
+    label: str | None = None,
     zoom: bool = False,
     advance: Advance = lambda what, done, total: None,
 ) -> dict[str, Any]:
@@ -48,6 +50,7 @@ def write_samples(
         n: samples a level, or zooms.
         options: see SampleOptions.
         reference: a tile like which the tissue is to be.
+        label: one of the embedding diffusion's labels.
         zoom: see `Sampler.zoom`.
         advance: told of progress: what, done, total.
 
@@ -70,13 +73,15 @@ def write_samples(
 
     options = options or SampleOptions()
     sampler = Sampler(pipeline, options, made)
+    guidance, given = options.context_guidance, None if reference is None else reference.embedding
+    check_conditions(pipeline.embedding_diffusion, guidance, given is not None, zoom, label)
     _make_folder(out)
-    given = None if reference is None else reference.embedding
     facts = {
         "seed": options.seed,
         "pipeline_digest": pipeline.digest(),
         "options": {**asdict(options), "batch": sampler.batch},
         "reference": None if reference is None else reference.source,
+        "label": label,
         "device": pipeline.device.type,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -86,7 +91,7 @@ def write_samples(
     advance("pictures", 0, total)
     if zoom:
         for first in range(0, n, sampler.batch):
-            found, quarters = sampler.zoom(min(sampler.batch, n - first), first, given)
+            found, quarters = sampler.zoom(min(sampler.batch, n - first), first, given, label)
             for level in sorted(found, reverse=True):
                 extra = (
                     [{"quarter": q.tolist()} for q in quarters[level]] if level in quarters else []
@@ -97,7 +102,7 @@ def write_samples(
     else:
         for level in levels:
             for first in range(0, n, _GROUP):
-                pictures = sampler.sample(level, min(_GROUP, n - first), first, given)
+                pictures = sampler.sample(level, min(_GROUP, n - first), first, given, label)
                 name = f"{NAMES[level]}-{{index:04d}}.png"
                 rows += _write(out, name, level, pictures, first, facts, [])
                 parts.setdefault(level, []).append(pictures)

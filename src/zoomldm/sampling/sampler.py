@@ -47,11 +47,16 @@ class Sampler:
         self.on_picture = on_picture
         self._whole = make_schedule(pipeline.scheduler.config, self.options.steps)
         self.batch = self.options.batch_on(pipeline.device)
-        check_conditions(pipeline.embedding_diffusion, self.options.context_guidance, False, False)
+        check_conditions(pipeline.embedding_diffusion, self.options.context_guidance)
         self.context_shape = tuple(pipeline.summarizer.context_shape)
 
     def sample(
-        self, level: int, n: int, first: int = 0, reference: NDArray | Tensor | None = None
+        self,
+        level: int,
+        n: int,
+        first: int = 0,
+        reference: NDArray | Tensor | None = None,
+        label: str | None = None,
     ) -> Pictures:
         """Samples first..first + n - 1 of a level, (n, 256, 256, 3) uint8 sRGB.
 
@@ -60,8 +65,9 @@ class Sampler:
             n: how many, 1 or more.
             first: number of the first.
             reference: (D,) embedding of a tile like which the tissue is to be, or (n, D).
+            label: one of the embedding diffusion's labels.
         """
-        contexts = self.contexts(level, n, first, reference)
+        contexts = self.contexts(level, n, first, reference, label)
         return self.pictures(level, contexts, first)
 
     def contexts(
@@ -70,18 +76,19 @@ class Sampler:
         n: int,
         first: int = 0,
         reference: NDArray | Tensor | None = None,
+        label: str | None = None,
         parent: Tensor | None = None,
     ) -> Tensor:
         """Contexts (n, tokens, width) of samples; `parent` (n, tokens / 4, width).
 
         Raises:
-            ConfigError: a level, number or reference that there can't be.
+            ConfigError: a level, number, reference or label that there can't be.
         """
         _check(level, n, first)
         pipeline, options = self.pipeline, self.options
         given = None if reference is None else self._references(reference, n)
-        network = pipeline.embedding_diffusion
-        check_conditions(network, options.context_guidance, given is not None, parent is not None)
+        network, guidance = pipeline.embedding_diffusion, options.context_guidance
+        check_conditions(network, guidance, given is not None, parent is not None, label)
         parts = []
         for numbers, rows in self._batches(n, first):
             noise = [context_noise(options.seed, level, i, self.context_shape) for i in numbers]
@@ -90,9 +97,10 @@ class Sampler:
                 level,
                 torch.stack(noise).to(pipeline.device),
                 options.context_steps,
-                options.context_guidance,
+                guidance,
                 None if given is None else given[rows],
                 None if parent is None else parent[rows],
+                label,
             )
             parts.append(drawn)
         return self._cut(torch.cat(parts), n, first)
@@ -133,7 +141,11 @@ class Sampler:
         return self._cut(np.concatenate(parts), n, first)
 
     def zoom(
-        self, n: int, first: int = 0, reference: NDArray | Tensor | None = None
+        self,
+        n: int,
+        first: int = 0,
+        reference: NDArray | Tensor | None = None,
+        label: str | None = None,
     ) -> tuple[dict[int, Pictures], dict[int, NDArray]]:
         """Zoom into imaginary slides, 0.15625x to 20x, each picture into its fullest quarter.
 
@@ -149,8 +161,9 @@ class Sampler:
             ConfigError: an embedding diffusion that takes no parent.
         """
         guidance = self.options.context_guidance
-        check_conditions(self.pipeline.embedding_diffusion, guidance, reference is not None, True)
-        context = self.contexts(COARSEST, n, first, reference)
+        network = self.pipeline.embedding_diffusion
+        check_conditions(network, guidance, reference is not None, True, label)
+        context = self.contexts(COARSEST, n, first, reference, label)
         pictures = {COARSEST: self.pictures(COARSEST, context, first)}
         quarters: dict[int, NDArray] = {}
         for level in reversed(range(COARSEST)):
@@ -158,7 +171,7 @@ class Sampler:
             quarters[level] = np.array([fullest_quarter(p) for p in above])
             row, col = torch.from_numpy(quarters[level]).unbind(1)
             parent = matching_quarter(context, row, col)
-            context = self.contexts(level, n, first, reference, parent)
+            context = self.contexts(level, n, first, reference, label, parent)
             pairs = zip(above, quarters[level].tolist(), strict=True)
             starts = np.stack([upsampled_quarter(p, r, c) for p, (r, c) in pairs])
             pictures[level] = self.pictures(level, context, first, starts)

@@ -17,8 +17,12 @@ class Split:
     held_out: list[str]
 
 
-def read_cases(path: Path) -> dict[str, str]:
+def read_cases(path: Path, column: str = "case") -> dict[str, str]:
     """Case of each slide from a CSV with the columns `file` and `case`.
+
+    Args:
+        path: the CSV.
+        column: to read in place of `case`.
 
     Returns:
         Case by file name.
@@ -29,20 +33,29 @@ def read_cases(path: Path) -> dict[str, str]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            missing = {"file", "case"} - set(reader.fieldnames or [])
+            missing = {"file", column} - set(reader.fieldnames or [])
             rows = [] if missing else list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{path}: can't be read as a CSV of cases ({error})") from error
+        raise ConfigError(f"{path}: can't be read as a CSV of {column}s ({error})") from error
     if missing:
         raise ConfigError(f"{path}: has no column {' or '.join(sorted(missing))}; expected both")
     cases: dict[str, str] = {}
     for number, row in enumerate(rows, 2):
-        name, case = ((row[k] or "").strip() for k in ("file", "case"))
+        name, case = ((row[k] or "").strip() for k in ("file", column))
         if not name or not case:
-            raise ConfigError(f"{path}: line {number} has an empty file or case")
+            raise ConfigError(f"{path}: line {number} has an empty file or {column}")
         if cases.setdefault(name, case) != case:
-            raise ConfigError(f"{path}: {name} is of case {cases[name]} and of case {case}")
+            raise ConfigError(f"{path}: {name} is of {column} {cases[name]} and of {column} {case}")
     return cases
+
+
+def read_labels(path: Path, column: str, names: Iterable[str]) -> list[str]:
+    """Label of each of `names` (slides, or archives of them), in order.
+
+    Raises:
+        ConfigError: not a CSV with the columns `file` and `column`, or files that it does not list.
+    """
+    return list(_cases_of(names, read_cases(path, column), path, column).values())
 
 
 def case_of(name: str, cases: dict[str, str]) -> str | None:
@@ -99,11 +112,14 @@ def group_cases(names: Iterable[str], table: Path | None) -> dict[str, list[str]
     return grouped
 
 
-def _cases_of(names: Iterable[str], cases: dict[str, str], table: Path) -> dict[str, str]:
+def _cases_of(
+    names: Iterable[str], cases: dict[str, str], table: Path, column: str = "case"
+) -> dict[str, str]:
     found = {name: case_of(name, cases) for name in names}
     unknown = [name for name, case in found.items() if case is None]
     if unknown:
-        raise ConfigError(f"{table}: does not list {', '.join(unknown)}; add file and case of each")
+        listed = ", ".join(unknown)
+        raise ConfigError(f"{table}: does not list {listed}; add file and {column} of each")
     return {name: case for name, case in found.items() if case is not None}
 
 

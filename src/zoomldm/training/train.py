@@ -20,7 +20,7 @@ from zoomldm.networks.patch_encoder import TileCNN
 from zoomldm.networks.summarizers import CNNSummarizer
 from zoomldm.pipeline import SHIPPED, ZoomLDMPipeline, build_pipeline, load_pipeline
 from zoomldm.presets import preset as preset_table
-from zoomldm.training.cases import Split, split_cases
+from zoomldm.training.cases import Split, read_labels, split_cases
 from zoomldm.training.config import STAGES, TrainConfig, make_config
 from zoomldm.training.contexts import ContextStore
 from zoomldm.training.loop import Stage, train
@@ -80,6 +80,8 @@ def train_stage(
     changes: Mapping[str, Any] | None = None,
     pipeline: str | None = None,
     finetune: bool = False,
+    labels: Path | str | None = None,
+    label_column: str = "label",
     minutes: float | None = None,
     quiet: bool = False,
 ) -> TrainReport:
@@ -97,6 +99,9 @@ def train_stage(
         pipeline: id or directory of the frozen networks; None takes the preset's own, for the
             first two stages an untrained one. Its other networks go into the run's pipeline.
         finetune: begin with the weights that `pipeline` has in place of untrained ones.
+        labels: CSV with the column `file` and `label_column`; the embedding diffusion then learns
+            to draw tissue of a label.
+        label_column: of `labels`.
         minutes: stop after so long, checkpointed.
         quiet: no progress display.
 
@@ -109,22 +114,23 @@ def train_stage(
     data, out = Path(data), Path(out)
     sources = _sources(stage, data)
     split = split_cases(sources, holdout, Path(cases) if cases else None)
+    if labels and stage != "embedding-diffusion":
+        raise ConfigError(f"--labels is for the stage embedding-diffusion, not for {stage}")
+    named = read_labels(Path(labels), label_column, split.training) if labels else []
     if config.threads:
         torch.set_num_threads(config.threads)
-    base = _base(stage, preset, pipeline, config, finetune)
+    base = _base(stage, preset, pipeline, config, finetune, sorted(set(named)))
     start = {"start": base.digest()} if finetune else {}
     processes = PartialState(cpu=not torch.cuda.is_available())
     _make_folder(out)
     files = {name: sources[name] for name in [*split.training, *split.held_out]}
     if stage in _FROZEN:
         opened = _opened(base, files, latents=stage == "diffusion")
-        build = _diffusion_stage if stage == "diffusion" else _embedding_stage
-        built = build(
-            base,
-            config,
-            [opened[n] for n in split.training],
-            [opened[n] for n in split.held_out],
-        )
+        training, kept = ([opened[n] for n in names] for names in (split.training, split.held_out))
+        if stage == "diffusion":
+            built = _diffusion_stage(base, config, training, kept)
+        else:
+            built = _embedding_stage(base, config, training, kept, named)
     else:
         with processes.main_process_first():
             cache_tiles(list(files.values()), out / "tiles", quiet=quiet)
@@ -137,6 +143,7 @@ def train_stage(
         "frozen": _frozen_digest(base, stage),
         "data": _identity(files),
         **start,
+        **({"labels": named} if named else {}),
     }
     networks = train(built, config, out, extra=extra, minutes=minutes, quiet=quiet)
     if processes.is_main_process:
@@ -212,7 +219,12 @@ def _frozen_digest(base: ZoomLDMPipeline, stage: str) -> str:
 
 
 def _base(
-    stage: str, preset: str, pipeline: str | None, config: TrainConfig, finetune: bool
+    stage: str,
+    preset: str,
+    pipeline: str | None,
+    config: TrainConfig,
+    finetune: bool,
+    labels: list[str],
 ) -> ZoomLDMPipeline:
     """The frozen networks, and those that this stage trains: untrained, or given ones."""
     fresh = build_pipeline(preset, config.seed)
@@ -227,11 +239,18 @@ def _base(
         }
         return ZoomLDMPipeline(**parts, scheduler=given.scheduler)
     if stage == "embedding-diffusion":
-        if finetune and isinstance(given.embedding_diffusion, ContextDiT):
-            return given
-        if finetune:
+        if not finetune:
+            settings = table["embedding_diffusion"] | {"labels": labels}
+            return _with_embedding_diffusion(given, settings, config.seed)
+        before = given.embedding_diffusion
+        if not isinstance(before, ContextDiT):
             raise PipelineError("pipeline has no embedding diffusion of ours to go on with")
-        return _with_embedding_diffusion(given, table["embedding_diffusion"], config.seed)
+        if before.labels != labels:
+            raise ConfigError(
+                f"--finetune: the pipeline's embedding diffusion knows the labels {before.labels}, "
+                f"now they are {labels}; give the same, or leave --finetune out"
+            )
+        return given
     parts = {"vae": given.vae, "patch_encoder": given.patch_encoder}
     if config.freeze_summarizer:  # contexts stay as they are, and so does what draws them
         parts["embedding_diffusion"] = given.embedding_diffusion
@@ -338,12 +357,17 @@ def _diffusion_stage(
 
 
 def _embedding_stage(
-    base: ZoomLDMPipeline, config: TrainConfig, training: list[Archive], held_out: list[Archive]
+    base: ZoomLDMPipeline,
+    config: TrainConfig,
+    training: list[Archive],
+    held_out: list[Archive],
+    named: list[str],
 ) -> Stage:
     kept = ContextStore(base, held_out, share=0, most=FIXED) if held_out else None
     withheld = ContextStore(base, training, withheld=True, most=FIXED)
     contexts = ContextStore(base, training)
-    return EmbeddingDiffusionStage(base, contexts, withheld, kept, config.level_power)
+    places = [base.embedding_diffusion.labels.index(name) for name in named] or None
+    return EmbeddingDiffusionStage(base, contexts, withheld, kept, config.level_power, places)
 
 
 def _tile_stage(stage: str, base: ZoomLDMPipeline, cache: Path, split: Split, seed: int) -> Stage:

@@ -1,5 +1,7 @@
 """Stage 4: the embedding diffusion, on contexts that the frozen summarizer makes."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from zoomldm.training.loop import Stage
 NULL = 0.1  # probability that everything is left out, level included
 REFERENCE = 0.3  # probability of a reference otherwise
 PARENT = 0.5  # probability of the parent otherwise
+LABEL = 0.5  # probability of the label otherwise
 FIXED = 24  # contexts a level for losses on what was kept out
 
 
@@ -31,6 +34,7 @@ class EmbeddingDiffusionStage(Stage):
         withheld: of patches in the withheld blocks.
         held_out: of held-out cases, or None.
         level_power: see `draw_levels`.
+        labels: place in the network's labels of each archive of `contexts`; None for none.
     """
 
     name = "embedding-diffusion"
@@ -42,12 +46,14 @@ class EmbeddingDiffusionStage(Stage):
         withheld: ContextStore | None = None,
         held_out: ContextStore | None = None,
         level_power: float = 0,
+        labels: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         network: ContextDiT = pipeline.embedding_diffusion
         self.network = network.requires_grad_(True)
         self.store, self.withheld, self.kept = contexts, withheld, held_out
         self.diffusion, self.level_power = LearnedRange.cosine(), level_power
+        self.labels = None if labels is None else np.asarray(labels)
         self.pools = [k for k in range(COUNT) if len(contexts.levels[k].patches)]
         mean, deviation = contexts.statistics()
         self.network.mean.copy_(torch.from_numpy(mean))
@@ -67,7 +73,7 @@ class EmbeddingDiffusionStage(Stage):
         Returns:
             `contexts` and `noise` (size, tokens, width), `parent` (size, tokens / 4, width) and
             `reference` (size, D), zeros for their nulls; `time`, `level`, `shown` (size,), the
-            last being the level that the network is told.
+            last being the level that the network is told; with labels `label` (size,).
         """
         counts = [len(self.store.levels[k].patches) for k in self.pools]
         levels = np.asarray(self.pools)[draw_levels(rng, size, counts, self.level_power)]
@@ -81,7 +87,17 @@ class EmbeddingDiffusionStage(Stage):
             null,
             (rng.random(size) < REFERENCE) & ~null,
             (rng.random(size) < PARENT) & ~null,
-        )
+        ) | self._drawn_labels(levels, chosen, rng, null)
+
+    def _drawn_labels(
+        self, levels: np.ndarray, chosen: list[int], rng: np.random.Generator, null: np.ndarray
+    ) -> dict[str, Tensor]:
+        if self.labels is None:
+            return {}
+        pairs = zip(levels.tolist(), chosen, strict=True)
+        own = self.labels[[self.store.levels[k].patches[i, 0] for k, i in pairs]]
+        given = (rng.random(len(own)) < LABEL) & ~null
+        return {"label": torch.from_numpy(np.where(given, own, len(self.network.labels)))}
 
     def _items(
         self,
@@ -117,7 +133,12 @@ class EmbeddingDiffusionStage(Stage):
         clean = self.network.standardised(batch["contexts"])
         noised = self.diffusion.noised(clean, batch["time"], batch["noise"])
         out = self.network(
-            noised, batch["time"], batch["shown"], batch["reference"], batch["parent"]
+            noised,
+            batch["time"],
+            batch["shown"],
+            batch["reference"],
+            batch["parent"],
+            batch.get("label"),
         )
         return (out.float() - clean).square().mean((1, 2))
 

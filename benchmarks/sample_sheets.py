@@ -1,0 +1,47 @@
+"""The pictures of docs/sampling.md: samples of all levels, a zoom, samples like two tiles.
+
+    python benchmarks/sample_sheets.py docs/
+"""
+
+import argparse
+import tempfile
+from importlib import resources
+from pathlib import Path
+
+from PIL import Image
+
+from zoomldm.pipeline import load_pipeline
+from zoomldm.sampling.exports import SHEET, write_samples
+from zoomldm.sampling.options import SampleOptions
+from zoomldm.sampling.reference import read_reference
+
+LIKE = ("8350,10900", "11400,6300")  # pixels of the shipped archive at 20x
+
+
+def main() -> None:
+    """Draw them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--pipeline", default="demo")
+    arguments = parser.parse_args()
+    pipeline = load_pipeline(arguments.pipeline)
+    options = SampleOptions(precision="bfloat16", batch=8)
+    archive = resources.files("zoomldm") / "weights" / "demo.zldm"
+    references = [read_reference(f"{archive}@{place}", pipeline) for place in LIKE]
+    every = list(range(8))
+    sheets = {
+        "samples": {"levels": every, "n": 8},
+        "zoom": {"levels": every, "n": 1, "zoom": True},
+        "like-1": {"levels": [0], "n": 8, "reference": references[0]},
+        "like-2": {"levels": [0], "n": 8, "reference": references[1]},
+    }
+    for name, wanted in sheets.items():
+        with tempfile.TemporaryDirectory() as folder:
+            write_samples(pipeline, Path(folder), options=options, **wanted)
+            with Image.open(Path(folder) / SHEET) as sheet:
+                sheet.convert("RGB").save(arguments.out / f"{name}.jpg", quality=85)
+        print(arguments.out / f"{name}.jpg", flush=True)
+
+
+if __name__ == "__main__":
+    main()
