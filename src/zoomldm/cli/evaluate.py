@@ -1,10 +1,14 @@
 """`zoomldm evaluate`: figures of a pipeline; `copies` and `samples` of what it draws."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class _SlidesFirst(TyperGroup):
@@ -96,8 +100,18 @@ def copies(
         options=options,
         say=_say,
     )
-    _write(out, "copies", figures, copies_table(figures), picture)
-    print_json(figures) if json else typer.echo(copies_table(figures))
+    table = copies_table(figures)
+    _write(
+        out,
+        "copies",
+        f"zoomldm evaluate copies --data {data.name} -n {n}"
+        + (f" --cases {cases.name} --holdout {holdout}" if cases and holdout else ""),
+        figures,
+        table,
+        picture,
+        "Eight pairs nearest to their limit: sample above, its nearest training patch below",
+    )
+    print_json(figures) if json else typer.echo(table)
 
 
 @evaluate.command()
@@ -151,10 +165,19 @@ def samples(
     strips = [
         np.concatenate(list(kind[:8]), 1) for sets in pictures.values() for kind in sets.values()
     ]
+    table = samples_table(figures)
+    shown = ", ".join(next(iter(pictures.values()), {}))
     _write(
-        out, "samples", figures, samples_table(figures), np.concatenate(strips) if strips else None
+        out,
+        "samples",
+        f"zoomldm evaluate samples {' '.join(s.name for s in slides)} "
+        f"{' '.join(f'--other {s.name}' for s in other)} -n {n}",
+        figures,
+        table,
+        np.concatenate(strips) if strips else None,
+        f"Eight of each kind, level by level from 20x; rows: {shown}",
     )
-    print_json(figures) if json else typer.echo(samples_table(figures))
+    print_json(figures) if json else typer.echo(table)
 
 
 def _say(text: str) -> None:
@@ -168,12 +191,24 @@ def _check_folder(out: Path) -> None:
         raise TargetError(f"{out}: is no folder; expected one that exists")
 
 
-def _write(out: Path, name: str, figures: dict, table: str, picture: object) -> None:
+def _write(
+    out: Path,
+    name: str,
+    command: str,
+    figures: dict[str, Any],
+    table: str,
+    picture: "NDArray[np.uint8] | None",
+    caption: str,
+) -> None:
+    """Write figures as JSON, the table as a page, and the picture beside it."""
     from json import dumps
 
     from PIL import Image
 
-    (out / f"{name}.json").write_text(dumps(figures, indent=1) + "\n")
-    (out / f"{name}.md").write_text(table + "\n")
+    page = [f"# {name.capitalize()}", "", f"Printed by `{command} -o {out.name}`; pipeline digest"]
+    page += [f"`{figures['digest'][:16]}`.", "", table]
     if picture is not None:
-        Image.fromarray(picture).save(out / f"{name}.jpg", quality=85)  # type: ignore[arg-type]
+        Image.fromarray(picture).save(out / f"{name}.jpg", quality=80)
+        page += ["", f"![{caption}]({name}.jpg)", "", f"{caption}."]
+    (out / f"{name}.json").write_text(dumps(figures, indent=1) + "\n")
+    (out / f"{name}.md").write_text("\n".join(page) + "\n")
