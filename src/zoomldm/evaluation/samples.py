@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -76,15 +76,18 @@ def measure_samples(
             archive = stack.enter_context(open_archive(path))
             own[archive.manifest.slide.name] = archive
 
-        def patches(group: Sequence[Path], most: int) -> ContextStore:
+        def patches(
+            group: Sequence[Path], most: int, hold: Literal["patches", "contexts"]
+        ) -> ContextStore:
             missing = [p.name for p in group if p.name not in own]
             if missing:
                 raise ConfigError(f"no archive of {', '.join(missing)}; give it with --archive")
-            say(f"contexts of {', '.join(p.name for p in group)}")
-            return ContextStore(pipeline, [own[p.name] for p in group], 0.0, most=most)
+            found = [own[p.name] for p in group]
+            return ContextStore(pipeline, found, 0.0, most=most, hold=hold)
 
-        held = patches(slides, 2 * n)
-        rest = {case: patches(group, n) for case, group in others.items()}
+        say(f"contexts of {', '.join(p.name for p in slides)}")
+        held = patches(slides, 2 * n, "contexts")
+        rest = {case: patches(group, n, "patches") for case, group in others.items()}
         for level in levels:
             sizes = [len(s.levels[level].patches) for s in rest.values()]
             count = min(n, len(held.levels[level].patches) // 2, *sizes)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -49,6 +50,7 @@ class ContextStore:
         withheld: hold the patches that the withheld blocks keep out, in place of the others.
         most: contexts a level; None for `MOST`.
         seed: of the choice among more than `most`.
+        hold: `patches` alone, their `contexts` too, or `all`, parents too; what isn't held is empty.
 
     Raises:
         ConfigError: no patch at all.
@@ -62,8 +64,9 @@ class ContextStore:
         withheld: bool = False,
         most: int | None = None,
         seed: int = 0,
+        hold: Literal["patches", "contexts", "all"] = "all",
     ) -> None:
-        self.pipeline = pipeline
+        self.pipeline, self.hold = pipeline, hold
         self.archives = list(archives)
         self._masks = [a.mask for a in self.archives]
         self._blocks = [
@@ -86,6 +89,11 @@ class ContextStore:
         chosen = np.sort(rng.permutation(len(patches))[:most])
         patches = patches[chosen]
         tokens, width = self.pipeline.summarizer.context_shape
+        if self.hold == "patches":
+            return LevelContexts(patches, *np.zeros((2, 0, tokens, width), np.float16))
+        contexts = self._summarised(level, patches)
+        if self.hold == "contexts":
+            return LevelContexts(patches, contexts, np.zeros((0, tokens // 4, width), np.float16))
         parents = np.zeros((len(patches), tokens // 4, width), np.float16)
         if level < COARSEST:
             corner = rng.integers(0, 2, (len(patches), 2))
@@ -95,7 +103,7 @@ class ContextStore:
             whole = self._summarised(level + 1, above[known])
             row, col = torch.from_numpy(corner[known]).unbind(1)
             parents[known] = matching_quarter(torch.from_numpy(whole), row, col).numpy()
-        return LevelContexts(patches, self._summarised(level, patches), parents)
+        return LevelContexts(patches, contexts, parents)
 
     def _starts(self, number: int, level: int, withheld: bool) -> np.ndarray:
         """First tiles (n, 3) of an archive's patches that hold enough tissue."""
