@@ -50,7 +50,7 @@ class ContextStore:
         withheld: hold the patches that the withheld blocks keep out, in place of the others.
         most: contexts a level; None for `MOST`.
         seed: of the choice among more than `most`.
-        hold: `patches` alone, their `contexts` too, or `all`, parents too; what isn't held is empty.
+        hold: `patches` alone, their `contexts` too, or `all`, parents too; the rest is empty.
 
     Raises:
         ConfigError: no patch at all.
