@@ -20,6 +20,7 @@ from zoomldm.levels import NAMES, TILE, parse_level
 from zoomldm.pipeline import ZoomLDMPipeline, load_pipeline
 from zoomldm.slides import Slide, SlideReadError, open_slide
 from zoomldm.slides.tissue import VIEW_LEVEL, Tissue, TissueMode, find_tissue
+from zoomldm.slides.turned import TURNS, TurnedSlide
 
 ENDING = ".zldm"
 BATCH = 32  # tiles per call of the encoder; the last call is padded, so results never vary with it
@@ -44,6 +45,8 @@ class CompressOptions:
         mpp: micrometres per pixel of the slide, where it does not say or says it wrongly.
         tissue: `otsu`, or `all` for every tile.
         for_training: store latents of patches at every level as well.
+        turn: mirror and turn the slide first, 0 to 7 (see `zoomldm.slides.turned`): more to train
+            on. The archive's name then ends in `.turnN`.
     """
 
     overview: str = "1.25x"
@@ -52,6 +55,7 @@ class CompressOptions:
     mpp: float | None = None
     tissue: TissueMode = "otsu"
     for_training: bool = False
+    turn: int = 0
 
     def __post_init__(self) -> None:
         if self.precision not in ("int8", "float16"):
@@ -60,6 +64,8 @@ class CompressOptions:
             raise ConfigError(f"tissue {self.tissue!r}; expected otsu or all")
         if not 1 <= self.quality <= 95:
             raise ConfigError(f"quality {self.quality}; expected 1 to 95")
+        if not 0 <= self.turn < TURNS:
+            raise ConfigError(f"turn is {self.turn}; expected 0 to {TURNS - 1}")
         self.overview_level  # noqa: B018
 
     @property
@@ -103,7 +109,7 @@ class CompressReport:
         return asdict(self)
 
 
-def archive_path(slide: Path, out: Path) -> Path:
+def archive_path(slide: Path, out: Path, turn: int = 0) -> Path:
     """Where the archive of a slide goes: `out` itself, or a file in the folder `out`.
 
     Raises:
@@ -112,7 +118,7 @@ def archive_path(slide: Path, out: Path) -> Path:
     if out.suffix == ENDING:
         return out
     if out.is_dir():
-        return out / f"{slide.stem}{ENDING}"
+        return out / f"{slide.stem}{f'.turn{turn}' if turn else ''}{ENDING}"
     raise TargetError(f"{out}: expected a name ending in {ENDING} or an existing folder")
 
 
@@ -145,7 +151,7 @@ def compress(
     """
     options = options or CompressOptions()
     slide, start = Path(slide), time.monotonic()
-    target = archive_path(slide, Path(out))
+    target = archive_path(slide, Path(out), options.turn)
     model = load_pipeline(pipeline) if isinstance(pipeline, str) else pipeline
     label = name or (pipeline if isinstance(pipeline, str) else "unnamed")
     if encoder is None:
@@ -153,7 +159,7 @@ def compress(
     else:
         source = load_encoder(encoder) if isinstance(encoder, str) else encoder
     advance = advance or (lambda what, done, total: None)
-    with claim(target), open_slide(slide, options.mpp) as opened:
+    with claim(target), _opened(slide, options) as opened:
         networks = _networks(model, source, label, options)
         overview = _overview_level(opened, options)
         if _is_done(target, opened, networks, options):
@@ -162,7 +168,7 @@ def compress(
         tissue = find_tissue(opened, options.tissue, keep_view=overview == VIEW_LEVEL)
         advance("finding tissue", 1, 1)
         header = Header(
-            slide=_slide_facts(opened),
+            slide=_slide_facts(opened, options),
             tissue=TissueFacts(
                 mode=options.tissue, threshold=tissue.threshold, view_mpp=tissue.view_mpp
             ),
@@ -182,6 +188,11 @@ def compress(
         return _report(opened, target, start)
 
 
+def _opened(path: Path, options: CompressOptions) -> Slide:
+    slide = open_slide(path, options.mpp)
+    return TurnedSlide(slide, options.turn) if options.turn else slide
+
+
 def _networks(
     model: ZoomLDMPipeline,
     source: PatchEncoder,
@@ -196,7 +207,7 @@ def _networks(
     }
 
 
-def _slide_facts(slide: Slide) -> SlideFacts:
+def _slide_facts(slide: Slide, options: CompressOptions) -> SlideFacts:
     return SlideFacts(
         name=slide.path.name,
         file_bytes=slide.file_bytes,
@@ -207,6 +218,7 @@ def _slide_facts(slide: Slide) -> SlideFacts:
         mpp_source=slide.mpp_source,
         vendor=slide.vendor,
         icc=slide.icc,
+        turn=options.turn,
     )
 
 
@@ -223,7 +235,7 @@ def _is_done(
         return False
     level = m.overview.level if m.overview else None
     same = (
-        m.slide == _slide_facts(slide)
+        m.slide == _slide_facts(slide, options)
         and m.encoder.digest == networks["encoder"].digest
         and m.tissue.mode == options.tissue
         and m.quantisation.precision == options.precision

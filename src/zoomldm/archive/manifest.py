@@ -14,7 +14,7 @@ from zoomldm.errors import ArchiveError
 from zoomldm.levels import COARSEST, grid_shape, level_size
 
 FORMAT = "zldm"
-FORMAT_VERSION = "1.0"
+FORMAT_VERSION = "1.1"
 MANIFEST_NAME = "zarr.json"
 MAX_TILES = 1 << 26
 
@@ -34,7 +34,8 @@ class SlideFacts(_Part):
     """The slide that was compressed; sizes are (width, height) in px, mpp in micrometres/px.
 
     `native_size` is that of its finest stored level, `size` that of its 0.5 mpp raster;
-    `icc` describes the colour profile that was applied, None where there was none.
+    `icc` describes the colour profile that was applied, None where there was none. `turn` says how
+    the raster was mirrored and turned (see `zoomldm.slides.turned`; from version 1.1 on).
     """
 
     name: str
@@ -46,6 +47,12 @@ class SlideFacts(_Part):
     mpp_source: str
     vendor: str
     icc: str | None
+    turn: Annotated[int, Field(ge=0, le=7)] = 0
+
+    @property
+    def version(self) -> str:
+        """The lowest format version that can say all of this."""
+        return FORMAT_VERSION if self.turn else "1.0"
 
 
 class TissueFacts(_Part):
@@ -163,6 +170,8 @@ class Manifest(Header):
 def dump_manifest(manifest: Manifest) -> bytes:
     """The root `zarr.json`: a Zarr v3 group with the manifest as attributes, compact JSON."""
     attributes = manifest.model_dump(mode="json")
+    if not manifest.slide.turn:
+        del attributes["slide"]["turn"]
     attributes["members"] = [[m.name, m.size, m.sha256] for m in manifest.members]
     return dump_json({"zarr_format": 3, "node_type": "group", "attributes": attributes})
 

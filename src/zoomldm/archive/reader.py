@@ -78,6 +78,11 @@ class Archive:
         return self.manifest.encoder.dim
 
     @property
+    def turn(self) -> int:
+        """How the slide was mirrored and turned, 0 for not at all (see `zoomldm.slides.turned`)."""
+        return self.manifest.slide.turn
+
+    @property
     def size(self) -> tuple[int, int]:
         """Width and height (px) of the 0.5 mpp raster."""
         return self.manifest.slide.size

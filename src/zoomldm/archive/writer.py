@@ -14,7 +14,6 @@ from zoomldm.archive.arrays import ArraySpec
 from zoomldm.archive.container import ContainerWriter
 from zoomldm.archive.manifest import (
     FORMAT,
-    FORMAT_VERSION,
     MAX_TILES,
     Grid,
     Header,
@@ -294,7 +293,7 @@ class ArchiveWriter:
         manifest = Manifest(
             **{name: getattr(self.header, name) for name in Header.model_fields},
             format=FORMAT,
-            version=FORMAT_VERSION,
+            version=self.header.slide.version,
             grid=Grid(rows=self.rows, cols=self.cols),
             tissue_tiles=int(self._mask.sum()),
             unreadable=sorted(self._unreadable),

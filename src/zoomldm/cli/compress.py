@@ -29,6 +29,9 @@ def compress(
     for_training: Annotated[
         bool, typer.Option("--for-training", help="Store latents of patches at all levels too.")
     ] = False,
+    turn: Annotated[
+        int, typer.Option(help="Mirror and turn the slide, 1 to 7: more training data of it.")
+    ] = 0,
     from_features: Annotated[
         bool,
         typer.Option(
@@ -55,10 +58,11 @@ def compress(
         mpp=mpp,
         tissue=tissue,  # type: ignore[arg-type]
         for_training=for_training,
+        turn=turn,
     )
     if len(slides) > 1 and not out.is_dir():
         raise TargetError(f"{out}: several slides need an existing folder")
-    targets = [archive_path(s, out) for s in slides]
+    targets = [archive_path(s, out, turn) for s in slides]
     if len(set(targets)) < len(targets):
         raise TargetError(f"{out}: two of the slides have the same name; compress them apart")
     model = load_pipeline(pipeline)

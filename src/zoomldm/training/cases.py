@@ -2,6 +2,7 @@
 
 import csv
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,11 @@ def read_labels(path: Path, column: str, names: Iterable[str]) -> list[str]:
 
 
 def case_of(name: str, cases: dict[str, str]) -> str | None:
-    """Case of a slide or archive: by its name, else by its name without ending."""
+    """Case of a slide or archive: by its name, else by its name without ending.
+
+    The mark `.turnN` of a turned slide counts for nothing.
+    """
+    name = re.sub(r"\.turn[1-7](?=\.|$)", "", name)
     if name in cases:
         return cases[name]
     stem = name.removesuffix(".zldm")

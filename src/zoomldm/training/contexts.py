@@ -70,7 +70,8 @@ class ContextStore:
         self.archives = list(archives)
         self._masks = [a.mask for a in self.archives]
         self._blocks = [
-            withheld_block(m, share) if share else np.zeros_like(m) for m in self._masks
+            withheld_block(m, share, a.turn) if share else np.zeros_like(m)
+            for a, m in zip(self.archives, self._masks, strict=True)
         ]
         self._backgrounds = [a.background.astype(np.float16) for a in self.archives]
         self._embeddings = [

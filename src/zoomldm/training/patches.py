@@ -83,7 +83,7 @@ class PatchStore:
         withheld: list[list[np.ndarray]] = [[] for _ in range(COUNT)]
         for number, archive in enumerate(self.archives):
             mask = archive.mask
-            block = withheld_block(mask, share) if share else np.zeros_like(mask)
+            block = withheld_block(mask, share, archive.turn) if share else np.zeros_like(mask)
             for level in archive.latent_levels:
                 starts = archive.offsets(level).astype(np.int64)
                 rows = np.empty((len(starts), FIELDS), np.int64)

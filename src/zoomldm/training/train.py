@@ -206,7 +206,9 @@ def _sources(stage: str, data: Path) -> dict[str, Path]:
     named: dict[str, Path] = {}
     for path in found:
         with open_archive(path) as archive:
-            name = archive.manifest.slide.name
+            name, turn = archive.manifest.slide.name, archive.turn
+        if turn:
+            name = f"{Path(name).stem}.turn{turn}{Path(name).suffix}"
         if name in named:
             raise ConfigError(f"{named[name]} and {path} are of one slide, {name}; remove one")
         named[name] = path

@@ -1,0 +1,70 @@
+"""A slide seen mirrored and turned: the eight symmetries of a square, for training."""
+
+import numpy as np
+
+from zoomldm import levels
+from zoomldm.errors import ConfigError
+from zoomldm.slides.slide import Slide
+
+TURNS = 8
+
+
+def turn_array(values: np.ndarray, turn: int) -> np.ndarray:
+    """Turn rows and columns (R, C, ...).
+
+    Args:
+        values: the array.
+        turn: 0 to 7; from 4 on mirrored left to right first, then `turn % 4` quarter turns
+            counter-clockwise.
+    """
+    return np.rot90(values[:, ::-1] if turn >= 4 else values, turn % 4)
+
+
+def turn_back(values: np.ndarray, turn: int) -> np.ndarray:
+    """Undo `turn_array`."""
+    straight = np.rot90(values, -(turn % 4))
+    return straight[:, ::-1] if turn >= 4 else straight
+
+
+class TurnedSlide(Slide):
+    """A slide whose raster, filled up with white to whole tiles, is turned by `turn_array`.
+
+    Its tiles are the turned tiles of the slide, and so are its patches.
+
+    Args:
+        slide: the slide; closed with this one.
+        turn: 0 to 7.
+
+    Raises:
+        ConfigError: no such turn.
+    """
+
+    def __init__(self, slide: Slide, turn: int) -> None:
+        if not 0 <= turn < TURNS:
+            raise ConfigError(f"turn is {turn}; expected 0 to {TURNS - 1}")
+        self._slide, self.turn = slide, turn
+        self.path, self.backend, self.vendor = slide.path, slide.backend, slide.vendor
+        self.mpp_source, self.icc = slide.mpp_source, slide.icc
+        self.file_bytes, self.properties = slide.file_bytes, slide.properties
+        order = -1 if turn % 2 else 1
+        rows, cols = slide.grid[::order]
+        self.grid = rows, cols
+        self.size = cols * levels.TILE, rows * levels.TILE
+        width, height = slide.native_size[::order]
+        self.native_size = width, height
+        self.mpp_x, self.mpp_y = (slide.mpp_x, slide.mpp_y)[::order]
+
+    def close(self) -> None:
+        """Give the file back; later reads are an error."""
+        self._slide.close()
+
+    def read(self, level: int, x: int, y: int, w: int, h: int) -> np.ndarray:
+        """See `Slide.read`."""
+        width, height = self.level_size(level)
+        region = x, y, w, h
+        for _ in range(self.turn % 4):
+            region = height - region[1] - region[3], region[0], region[3], region[2]
+            width, height = height, width
+        if self.turn >= 4:
+            region = width - region[0] - region[2], *region[1:]
+        return np.ascontiguousarray(turn_array(self._slide.read(level, *region), self.turn))
