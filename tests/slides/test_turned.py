@@ -50,7 +50,7 @@ def test_pixels(path: Path, turn: int, level: int) -> None:
             assert found.shape == (h, w, 3)
             padded = np.pad(whole, ((64, 64), (64, 64), (0, 0)), constant_values=255)
             expected = padded[y + 64 : y + 64 + h, x + 64 : x + 64 + w]
-            assert np.abs(found.astype(int) - expected).max() <= 1  # what a read is good to
+            assert np.abs(found.astype(int) - expected).max() <= 2  # each read is good to 1
 
 
 @pytest.mark.parametrize("turn", [1, 3, 6])
