@@ -24,7 +24,7 @@ NEAR = 1.0  # percentile of the withheld patches' distances below which a sample
 LEAST = 8  # withheld patches of a level that a percentile is taken of
 PAIRS = 8  # nearest pairs shown
 _POOL = 4  # latents are averaged over squares of so many cells
-_MOST = 512  # withheld or held-out patches a level
+_MOST = 256  # withheld or held-out patches a level
 _CHUNK = 256
 Pair = tuple[dict[str, Any], NDArray[np.uint8], NDArray[np.uint8]]
 
@@ -90,7 +90,9 @@ def measure_copies(
             if not len(store.patches[level]):
                 continue
             say(f"{NAMES[level]}: {n} samples, {len(store.patches[level])} training patches")
-            row, found = _compare(pipeline, store, kept, level, sampler.sample(level, n), names)
+            pictures = sampler.sample(level, n)
+            with options.autocast(pipeline.device):
+                row, found = _compare(pipeline, store, kept, level, pictures, names)
             rows.append(row)
             pairs += found
     pairs = sorted(pairs, key=lambda pair: pair[0]["of_limit"])[:PAIRS]
