@@ -1,4 +1,4 @@
-"""Whether an archive is of a pipeline's patch encoder."""
+"""Whether an archive is of a pipeline's patch encoder and autoencoder."""
 
 from zoomldm.archive import Archive
 from zoomldm.errors import ArchiveError
@@ -28,4 +28,22 @@ def check_encoder(archive: Archive, pipeline: ZoomLDMPipeline) -> None:
         raise ArchiveError(
             f"{archive.path}: was made by patch encoder {made.id!r} ({made.digest[:12]}), but the "
             f"pipeline's is {own[:12]}; give the pipeline that it was compressed with"
+        )
+
+
+def check_latents(archive: Archive, pipeline: ZoomLDMPipeline) -> None:
+    """Refuse an archive without latents, or with those of another autoencoder.
+
+    Raises:
+        ArchiveError: saying which.
+    """
+    made, own = archive.manifest.autoencoder, pipeline.digest("vae")
+    if not archive.manifest.latents or made is None:
+        raise ArchiveError(
+            f"{archive.path}: holds no latents; compress its slide again with --for-training"
+        )
+    if made.digest != own:
+        raise ArchiveError(
+            f"{archive.path}: its autoencoder is {made.id} ({made.digest[:12]}), the pipeline's is "
+            f"{own[:12]}; give the pipeline that made it, or compress again with this one"
         )

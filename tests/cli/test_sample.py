@@ -60,7 +60,7 @@ def test_copies(run, tmp_path: Path) -> None:
     command = ("evaluate", "copies", "--data", data, "-o", tmp_path, "--pipeline", "tiny")
     done = run(*command, "-n", 3, "--cases", tmp_path / "cases.csv", "--holdout", "C", "--json")
     figures = json.loads(done.out)
-    assert (figures["slides"], figures["held_out"]) == (["a", "b"], ["c"])
+    assert (figures["archives"], figures["held_out"]) == (["a.zldm", "b.zldm"], ["c.zldm"])
     assert [r["level"] for r in figures["levels"]] == ["20x", "10x"]
     assert figures == json.loads((tmp_path / "copies.json").read_text())
     page = (tmp_path / "copies.md").read_text()
@@ -69,4 +69,15 @@ def test_copies(run, tmp_path: Path) -> None:
     assert "--cases CSV" in run(*command, "--holdout", "C").line
     empty = tmp_path / "empty"
     empty.mkdir()
+    assert "copies --data data -o" in page
+    assert "share is 2" in run(*command, "--share", 2).line
     assert "holds no archives" in run("evaluate", "copies", "--data", empty, "-o", tmp_path).line
+
+
+def test_a_pipeline_of_an_embedding_diffusion_alone(run, tmp_path: Path) -> None:
+    alone = build_pipeline("tiny")
+    for name in ("unet", "vae", "summarizer", "patch_encoder"):
+        alone.register_modules(**{name: None})
+    alone.save_pretrained(tmp_path / "alone")
+    command = ("sample", "-o", tmp_path / "o", "--pipeline", tmp_path / "alone")
+    assert "has no unet, vae, summarizer" in run(*command).line

@@ -92,6 +92,13 @@ def test_refused(pipeline: ZoomLDMPipeline, archives: list[Path], tmp_path: Path
         measure_copies(pipeline, [])
     with pytest.raises(ArchiveError, match="patch encoder"):
         measure_copies(build_pipeline("tiny", seed=1), archives)
+    other = build_pipeline("tiny")
+    other.vae = build_pipeline("tiny", seed=1).vae
+    with pytest.raises(ArchiveError, match=r"its autoencoder is tiny .* the pipeline's is"):
+        measure_copies(other, archives)
+    for share in (-0.1, 0, 2):
+        with pytest.raises(ConfigError, match="share is"):
+            measure_copies(pipeline, archives, share=share)
     bare = make_archive(tmp_path / "bare.zldm", pipeline, levels=())
     with pytest.raises(ArchiveError, match="holds no latents"):
         measure_copies(pipeline, [bare])

@@ -59,14 +59,18 @@ def test_draws_repeat_the_distance_and_cover_the_truth() -> None:
 
 
 def test_real_pictures_are_resampled_alike_for_all_sets() -> None:
-    real, made = draw(0, 40), draw(1, 40)
-    draws = kernel_draws(real, {"a": made, "b": made + 1e-6})
-    alone = Interval.of(draws["a"])
-    apart = Interval.of(draws["a"] - draws["b"])
-    assert apart.low < 0 < apart.high  # the sets themselves are resampled apart
-    assert alone.low < alone.value < alone.high
+    """What two sets share then cancels: few real pictures blur each, not their difference."""
+    real, sets = draw(0, 20), {k: draw(i, 400, shift=0.5) for i, k in enumerate("ab", 1)}
+    draws = kernel_draws(real, sets)
+    together = (draws["a"] - draws["b"])[1:].std()
+    alone = [kernel_draws(real, {k: v}, seed=i)[k][1:] for i, (k, v) in enumerate(sets.items())]
+    assert together < 0.5 * (alone[0] - alone[1]).std()
 
 
 def test_frechet_interval_holds_its_value() -> None:
-    found = frechet_interval(draw(0, 60), draw(1, 60, shift=1))
+    """Its width is that of distances of fresh pictures."""
+    found = frechet_interval(draw(0, 60), draw(1, 60, shift=1), draws=200)
+    fresh = [frechet(draw(2 * i, 60), draw(2 * i + 1, 60, shift=1)) for i in range(200)]
+    low, high = np.percentile(fresh, [2.5, 97.5])
+    assert 0.6 < (found.high - found.low) / (high - low) < 1.7
     assert found.low < found.value < found.high

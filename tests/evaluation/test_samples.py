@@ -9,13 +9,15 @@ import torch
 from synthetic import paint_slide
 from tiny import filled_pipeline
 
+from zoomldm.archive import open_archive
 from zoomldm.compression import CompressOptions, compress
-from zoomldm.errors import ConfigError
-from zoomldm.evaluation.samples import measure_samples, samples_table
+from zoomldm.errors import ArchiveError, ConfigError
+from zoomldm.evaluation.samples import _read, measure_samples, samples_table
 from zoomldm.networks.patch_encoder import TileCNN
-from zoomldm.pipeline import ZoomLDMPipeline
+from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline
 from zoomldm.sampling.options import SampleOptions
 from zoomldm.slides import open_slide
+from zoomldm.training.contexts import ContextStore
 
 QUICK = SampleOptions(steps=1, context_steps=1)
 
@@ -88,8 +90,38 @@ def test_real_patches_are_cuts_of_the_slide(pipeline: ZoomLDMPipeline, folder: P
     assert not np.array_equal(shown[0]["drawn"], shown[0]["like"])
 
 
-def test_refused(pipeline: ZoomLDMPipeline, folder: Path) -> None:
+def test_refused(pipeline: ZoomLDMPipeline, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no archive of a\.tif; give it with --archive"):
         measured(pipeline, folder, archives=[folder / "held.zldm"])
     with pytest.raises(ConfigError, match="are both needed"):
         measured(pipeline, folder, others={})
+    with pytest.raises(ConfigError, match="n is 7; distances need at least 8"):
+        measured(pipeline, folder, n=7)
+    with pytest.raises(ArchiveError, match="was made by patch encoder"):
+        measured(build_pipeline("tiny", seed=1), folder)
+    with pytest.raises(ArchiveError, match=r"is of a raster of \(1800, 1300\) px"):
+        other = paint_slide(tmp_path / "a.tif", 900, 900, mpp=0.5)
+        measured(pipeline, folder, others={"A": [other]})
+
+
+def test_turned_archives_are_passed_over(
+    pipeline: ZoomLDMPipeline, folder: Path, tmp_path: Path
+) -> None:
+    options = CompressOptions(overview="none", turn=1)
+    compress(folder / "held.tif", tmp_path, options, pipeline=pipeline, name="tiny")
+    turned = tmp_path / "held.turn1.zldm"
+    with pytest.raises(ConfigError, match=r"no archive of held\.tif"):
+        measured(pipeline, folder, archives=[turned, folder / "a.zldm", folder / "b.zldm"])
+
+
+def test_a_slide_whose_scale_was_told(pipeline: ZoomLDMPipeline, tmp_path: Path) -> None:
+    """It is read at the scale that its archive was made at."""
+    path = paint_slide(tmp_path / "a.tif", 1500, 1300, mpp=0.25, tissue=1)
+    options = CompressOptions(overview="none", mpp=0.5)
+    compress(path, tmp_path, options, pipeline=pipeline, name="tiny")
+    with open_archive(tmp_path / "a.zldm") as archive, open_slide(path, 0.5) as slide:
+        store = ContextStore(pipeline, [archive], 0.0, most=3, hold="patches")
+        patches = store.levels[0].patches
+        row, col = patches[0, 1:].tolist()
+        expected = slide.read(0, col * 256, row * 256, 256, 256)
+        assert np.array_equal(_read(store, [path], 0, patches)[0], expected)

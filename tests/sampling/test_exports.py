@@ -53,6 +53,20 @@ def test_zooms(tmp_path: Path, pipeline: ZoomLDMPipeline) -> None:
     assert same[0] == same[1]
 
 
+@pytest.mark.parametrize(("batch", "n", "calls"), [(32, 40, 2), (12, 24, 2), (5, 16, 4)])
+def test_no_batch_is_made_twice(
+    tmp_path: Path, pipeline: ZoomLDMPipeline, monkeypatch, batch: int, n: int, calls: int
+) -> None:
+    made: list[int] = []
+    pixels = np.zeros((batch, 256, 256, 3), np.uint8)
+    monkeypatch.setattr(
+        "zoomldm.sampling.sampler.make_pixels", lambda *a: made.append(len(a[3])) or pixels
+    )
+    options = SampleOptions(steps=1, context_steps=1, batch=batch)
+    write_samples(pipeline, tmp_path / "out", [0], n, options)
+    assert made == [batch] * calls
+
+
 def test_refused(tmp_path: Path, pipeline: ZoomLDMPipeline) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(TargetError, match="is a file; expected a folder"):

@@ -8,7 +8,7 @@ from PIL import Image
 from training.archives import make_archive
 
 from zoomldm.archive import open_archive
-from zoomldm.errors import ArchiveError, ConfigError, RegionError
+from zoomldm.errors import ArchiveError, ConfigError, PipelineError, RegionError
 from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline
 from zoomldm.sampling.reference import read_reference
 
@@ -53,7 +53,15 @@ def test_refused(archive: Path, tmp_path: Path, pipeline: ZoomLDMPipeline) -> No
         read_reference(str(tmp_path / "none.png"), pipeline)
     with pytest.raises(ConfigError, match="for an archive give ARCHIVE@X,Y"):
         read_reference(str(archive), pipeline)
+    huge = tmp_path / "huge.png"
+    Image.new("1", (20_000, 20_000)).save(huge)
+    with pytest.raises(ConfigError, match=r"huge\.png: is no picture"):
+        read_reference(str(huge), pipeline)
     small = tmp_path / "small.png"
     Image.new("RGB", (300, 256)).save(small)
     with pytest.raises(ConfigError, match="300 x 256 px; expected one tile, 256 x 256 px"):
         read_reference(str(small), pipeline)
+    bare = build_pipeline("tiny")
+    bare.patch_encoder = None
+    with pytest.raises(PipelineError, match="no patch encoder to describe it"):
+        read_reference(str(small), bare)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from zoomldm.errors import ConfigError
-from zoomldm.training.cases import read_cases, split_cases
+from zoomldm.training.cases import case_of, read_cases, split_cases
 
 TABLE = "file,case,organ\na1.svs,A,colon\na2.svs,A,colon\nb.ome.tif,B,lung\nc.svs,C,skin\n"
 
@@ -73,3 +73,9 @@ def test_bad_table(tmp_path: Path, text: str, message: str) -> None:
 def test_missing_table(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no\.csv: can't be read"):
         read_cases(tmp_path / "no.csv")
+
+
+def test_turned_slides_are_of_their_slides_case() -> None:
+    cases = {"scan.svs": "A", "scan.turn3.svs": "B"}
+    assert case_of("scan.turn5.zldm", cases) == case_of("scan.turn5.svs", cases) == "A"
+    assert case_of("scan.turn3.svs", cases) == "B"  # a name that is listed counts as it is

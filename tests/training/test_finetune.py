@@ -9,6 +9,7 @@ from tiny import filled_pipeline
 
 from training.archives import make_archive
 from zoomldm.errors import ConfigError, PipelineError
+from zoomldm.networks.summarizers import CNNSummarizer
 from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline, load_pipeline
 from zoomldm.training.loop import Stage
 from zoomldm.training.stages.diffusion import DiffusionStage
@@ -58,7 +59,8 @@ def trained(folder: Path, out: Path, stage: str = "diffusion", **changes) -> Zoo
 
 
 def apart(a: torch.nn.Module, b: torch.nn.Module) -> float:
-    pairs = zip(a.parameters(), b.parameters(), strict=True)
+    """Largest difference of weights and buffers (the embedding diffusion's statistics)."""
+    pairs = zip(a.state_dict().values(), b.state_dict().values(), strict=True)
     return max(float((x - y).abs().max()) for x, y in pairs)
 
 
@@ -103,7 +105,42 @@ def test_frozen_networks_go_on(folder: Path, start: ZoomLDMPipeline, tmp_path: P
         finetune=True,
         quiet=True,
     )
-    assert apart(load_pipeline(report.pipeline).vae, start.vae) < 1e-9
+    made = load_pipeline(report.pipeline)
+    pairs = zip(made.vae.parameters(), start.vae.parameters(), strict=True)
+    assert max(float((a - b).abs().max()) for a, b in pairs) < 1e-9
+    assert made.digest("embedding_diffusion") == start.digest("embedding_diffusion")
+
+
+def test_a_frozen_summarizer_of_another_width(folder: Path, tmp_path: Path) -> None:
+    """The denoiser is built for the contexts that there are."""
+    wide = filled_pipeline()
+    wide.summarizer = CNNSummarizer(dim=32, width=16, body=16, context_dim=48, depth=1)
+    wide.register_modules(embedding_diffusion=None)
+    wide.save_pretrained(tmp_path / "wide")
+    changes = {**STILL, "freeze_summarizer": True}
+    arguments = {"pipeline": str(tmp_path / "wide"), "changes": changes, "quiet": True}
+    report = train_stage("diffusion", "tiny", folder / "data", tmp_path / "run", **arguments)
+    made = load_pipeline(report.pipeline)
+    assert made.summarizer.context_shape == (64, 48)
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "patch-encoder"])
+def test_networks_that_a_stage_can_not_train(tmp_path: Path, stage: str) -> None:
+    bare = build_pipeline("tiny")
+    bare.register_modules(vae=None, patch_encoder=None)
+    bare.save_pretrained(tmp_path / "bare")
+    (tmp_path / "slides").mkdir()
+    (tmp_path / "slides" / "a.tif").touch()
+    with pytest.raises(PipelineError, match="can't train none"):
+        train_stage(
+            stage,
+            "tiny",
+            tmp_path / "slides",
+            tmp_path / "run",
+            pipeline=str(tmp_path / "bare"),
+            finetune=True,
+            quiet=True,
+        )
 
 
 def test_another_start_in_a_begun_run(folder: Path, tmp_path: Path) -> None:

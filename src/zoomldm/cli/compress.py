@@ -41,7 +41,11 @@ def compress(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Keep a slide as one embedding per tissue tile."""
+    from zoomldm.errors import ConfigError
+
     if from_features:
+        if turn:
+            raise ConfigError("--turn turns slides; features can't be turned")
         _from_features(slides, out, mpp, precision, encoder, json)
         return
     from zoomldm.cli.output import megabytes, print_json, print_table, progress

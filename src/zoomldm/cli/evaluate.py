@@ -51,8 +51,7 @@ def networks(
     figures, picture = run(
         load_pipeline(pipeline), slides, archives or [], tiles=tiles, judge=judge, say=_say
     )
-    names = " ".join(s.name for s in slides)
-    files = write_report(figures, picture, out, f"zoomldm evaluate {names} -o {out.name}")
+    files = write_report(figures, picture, out, _command())
     if json:
         print_json(figures)
     else:
@@ -104,8 +103,6 @@ def copies(
     _write(
         out,
         "copies",
-        f"zoomldm evaluate copies --data {data.name} -n {n}"
-        + (f" --cases {cases.name} --holdout {holdout}" if cases and holdout else ""),
         figures,
         table,
         picture,
@@ -170,14 +167,21 @@ def samples(
     _write(
         out,
         "samples",
-        f"zoomldm evaluate samples {' '.join(s.name for s in slides)} "
-        f"{' '.join(f'--other {s.name}' for s in other)} -n {n}",
         figures,
         table,
         np.concatenate(strips) if strips else None,
         f"Eight of each kind, level by level from 20x; rows: {shown}",
     )
     print_json(figures) if json else typer.echo(table)
+
+
+def _command() -> str:
+    """The command that runs, paths cut to their last names."""
+    import shlex
+    import sys
+
+    words = [w if w.startswith("-") else Path(w).name for w in sys.argv[1:]]
+    return shlex.join(["zoomldm", *words])
 
 
 def _say(text: str) -> None:
@@ -194,7 +198,6 @@ def _check_folder(out: Path) -> None:
 def _write(
     out: Path,
     name: str,
-    command: str,
     figures: dict[str, Any],
     table: str,
     picture: "NDArray[np.uint8] | None",
@@ -205,7 +208,7 @@ def _write(
 
     from PIL import Image
 
-    page = [f"# {name.capitalize()}", "", f"Printed by `{command} -o {out.name}`; pipeline digest"]
+    page = [f"# {name.capitalize()}", "", f"Printed by `{_command()}`; pipeline digest"]
     page += [f"`{figures['digest'][:16]}`.", "", table]
     if picture is not None:
         Image.fromarray(picture).save(out / f"{name}.jpg", quality=80)

@@ -14,7 +14,7 @@ from zoomldm.archive import open_archive
 from zoomldm.errors import ConfigError
 from zoomldm.evaluation.networks import to_pixels
 from zoomldm.levels import COUNT, NAMES, TILE
-from zoomldm.matching import check_encoder
+from zoomldm.matching import check_encoder, check_latents
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.sampling.options import SampleOptions
 from zoomldm.sampling.sampler import Sampler
@@ -67,11 +67,13 @@ def measure_copies(
         sample above its nearest training patch; None where no level has a null.
 
     Raises:
-        ConfigError: no archives.
-        ArchiveError: archives without latents, or of another patch encoder.
+        ConfigError: no archives, or a share out of its range.
+        ArchiveError: archives without latents, or of another patch encoder or autoencoder.
     """
     if not archives:
         raise ConfigError("no training archives to compare samples with")
+    if not 0 < share < 1:
+        raise ConfigError(f"share is {share}; expected what training withheld, above 0, below 1")
     options = options or SampleOptions()
     sampler = Sampler(pipeline, options)
     rows: list[dict[str, Any]] = []
@@ -83,9 +85,10 @@ def measure_copies(
         )
         for archive in [*opened, *others]:
             check_encoder(archive, pipeline)
+            check_latents(archive, pipeline)
         store = PatchStore(opened, share)
         kept = PatchStore(others, 0) if others else None
-        names = [a.manifest.slide.name for a in opened]
+        names = [a.path.name for a in opened]
         for level in levels:
             if not len(store.patches[level]):
                 continue
@@ -100,8 +103,9 @@ def measure_copies(
     figures = {
         "digest": pipeline.digest(),
         "options": asdict(options),
-        "slides": sorted(names),
-        "held_out": sorted(a.manifest.slide.name for a in others),
+        "share": share,
+        "archives": names,
+        "held_out": [a.path.name for a in others],
         "levels": rows,
         "pairs": [facts for facts, _, _ in pairs],
     }
@@ -162,7 +166,7 @@ def _compare(
             "index": i,
             "distance": float(near[i]),
             "of_limit": float(near[i] / limit),
-            "slide": names[number],
+            "archive": names[number],
             "row": first_row,
             "col": first_col,
         }

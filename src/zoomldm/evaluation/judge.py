@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from zoomldm.errors import PipelineError
-from zoomldm.evaluation.statistics import colour_statistics, cosine
 from zoomldm.networks.patch_encoder import TileCNN
+from zoomldm.statistics import colour_statistics, cosine
 
 Describe = Callable[[np.ndarray], np.ndarray]
 """Pictures (n, 256, 256, 3) uint8 to descriptions (n, D)."""

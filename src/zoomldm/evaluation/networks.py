@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from zoomldm.evaluation.judge import Describe, retrieval
-from zoomldm.evaluation.statistics import auc, bootstrap, colour_statistics, cosine
 from zoomldm.evaluation.tiles import SlideTiles
 from zoomldm.pipeline import ZoomLDMPipeline
+from zoomldm.statistics import auc, bootstrap, colour_statistics, cosine
 
 
 def _signed(pixels: np.ndarray) -> torch.Tensor:

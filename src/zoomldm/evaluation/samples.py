@@ -1,5 +1,6 @@
 """Whether drawn contexts make tissue as real ones do: distances to real patches by level."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -11,10 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from zoomldm.archive import open_archive
-from zoomldm.errors import ConfigError
+from zoomldm.errors import ArchiveError, ConfigError
 from zoomldm.evaluation.distances import Interval, frechet_interval, kernel_draws
 from zoomldm.evaluation.judge import load_judge
 from zoomldm.levels import COUNT, NAMES, TILE
+from zoomldm.matching import check_encoder
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.sampling.options import SampleOptions
 from zoomldm.sampling.sampler import Sampler
@@ -22,6 +24,7 @@ from zoomldm.slides import open_slide
 from zoomldm.training.contexts import ContextStore
 
 LEAST = 8  # pictures a set that distances are taken of
+SEPARATE = 4  # level from which patches of a slide overlap so much that n counts for little
 KINDS = {
     "reference": "(a) contexts of validation patches",
     "drawn": "(b) drawn contexts",
@@ -63,8 +66,11 @@ def measure_samples(
         The figures: `levels`, one row each; and the pictures by level and kind (`real` too).
 
     Raises:
-        ConfigError: a slide without its archive, or nothing to compare with.
+        ConfigError: a slide without its archive, nothing to compare with, or too little of it.
+        ArchiveError: an archive of another patch encoder, or that does not fit its slide.
     """
+    if n < LEAST:
+        raise ConfigError(f"n is {n}; distances need at least {LEAST} pictures of each kind")
     describe = load_judge(judge)
     options = options or SampleOptions()
     if not slides or not others:
@@ -74,7 +80,8 @@ def measure_samples(
         own = {}
         for path in archives:
             archive = stack.enter_context(open_archive(path))
-            own[archive.manifest.slide.name] = archive
+            if not archive.turn:
+                own[archive.manifest.slide.name] = archive
 
         def patches(
             group: Sequence[Path], most: int, hold: Literal["patches", "contexts"]
@@ -83,6 +90,8 @@ def measure_samples(
             if missing:
                 raise ConfigError(f"no archive of {', '.join(missing)}; give it with --archive")
             found = [own[p.name] for p in group]
+            for archive in found:
+                check_encoder(archive, pipeline)
             return ContextStore(pipeline, found, 0.0, most=most, hold=hold)
 
         say(f"contexts of {', '.join(p.name for p in slides)}")
@@ -96,12 +105,17 @@ def measure_samples(
             say(f"{NAMES[level]}: {count} pictures of each kind")
             sets = _made(pipeline, held, slides, level, count, options)
             real = {
-                case: _read(others[case], level, _some(store.levels[level].patches, count, level))
+                case: _read(store, others[case], level, _some(store, level, count))
                 for case, store in rest.items()
             }
             shown[level] = sets | {f"other/{case}": pixels for case, pixels in real.items()}
             features = {kind: describe(pixels) for kind, pixels in shown[level].items()}
             rows.append(_row(level, count, features))
+    if not rows:
+        raise ConfigError(
+            f"no level has {LEAST} patches in every set (validation slides need twice as many); "
+            "give more slides, or other levels"
+        )
     return {
         "digest": pipeline.digest(),
         "options": asdict(options),
@@ -111,8 +125,9 @@ def measure_samples(
     }, shown
 
 
-def _some(patches: NDArray, count: int, seed: int) -> NDArray:
-    chosen = np.random.default_rng(seed).permutation(len(patches))[:count]
+def _some(store: ContextStore, level: int, count: int) -> NDArray:
+    patches = store.levels[level].patches
+    chosen = np.random.default_rng(level).permutation(len(patches))[:count]
     return patches[np.sort(chosen)]
 
 
@@ -133,18 +148,28 @@ def _made(
     rng = np.random.default_rng(level)
     tiles = np.stack([held.reference(level, int(i), rng) for i in given])
     return {
-        "real": _read(slides, level, known.patches[real]),
+        "real": _read(held, slides, level, known.patches[real]),
         "reference": sampler.pictures(level, contexts),
         "drawn": sampler.sample(level, count),
         "like": sampler.sample(level, count, reference=tiles),
     }
 
 
-def _read(slides: Sequence[Path], level: int, patches: NDArray) -> NDArray[np.uint8]:
+def _read(
+    store: ContextStore, slides: Sequence[Path], level: int, patches: NDArray
+) -> NDArray[np.uint8]:
     """Real pixels (n, 256, 256, 3) of patches (n, 3): slide, row and column of the first tile."""
     out = np.empty((len(patches), TILE, TILE, 3), np.uint8)
     for number, path in enumerate(slides):
-        with open_slide(path) as slide:
+        archive = store.archives[number]
+        facts = archive.manifest.slide
+        told = math.sqrt(facts.mpp_x * facts.mpp_y) if facts.mpp_source == "option" else None
+        with open_slide(path, told) as slide:
+            if slide.size != archive.size:
+                raise ArchiveError(
+                    f"{archive.path}: is of a raster of {archive.size} px, {path} has one of "
+                    f"{slide.size}; compress it again"
+                )
             for place in np.flatnonzero(patches[:, 0] == number):
                 row, col = patches[place, 1:].tolist()
                 out[place] = slide.read(level, col * TILE >> level, row * TILE >> level, TILE, TILE)
@@ -192,6 +217,8 @@ def samples_table(figures: Mapping[str, Any]) -> str:
             key = f"other/{case}"
             apart = row["difference"][key]
             sure = "yes" if apart["high"] < 0 else "no" if apart["low"] > 0 else "not shown"
+            if NAMES.index(row["level"]) >= SEPARATE:
+                sure = "-"
             parts = [row["drawn_minus_reference"], row["other_minus_drawn"][key], apart]
             cells = " | ".join(cell(part, 3) for part in parts)
             lines.append(f"| {row['level']} | {case} | {cells} | {sure} |")

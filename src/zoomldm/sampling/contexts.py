@@ -42,7 +42,8 @@ def check_conditions(
     if network is None:
         raise PipelineError(
             "pipeline has no embedding diffusion; train one with "
-            "`zoomldm train --stage embedding-diffusion`"
+            "`zoomldm train --stage embedding-diffusion`, or add the released one with "
+            "`zoomldm convert CDM.pt -o PIPELINE`"
         )
     if isinstance(network, ContextDiT):
         if reference and network.reference is None:
@@ -110,4 +111,5 @@ def as_seed(generator: torch.Generator | int | None) -> int:
         if not 0 <= generator < 2**63:
             raise ConfigError(f"seed is {generator}; expected a whole number from 0 to 2^63 - 1")
         return int(generator)
-    return int(torch.randint(2**62, (), generator=generator))
+    device = None if generator is None else generator.device
+    return int(torch.randint(2**62, (), generator=generator, device=device))

@@ -24,7 +24,7 @@ from zoomldm.sampling.sheet import draw_sheet
 
 Advance = Callable[[str, int, int], None]
 SHEET = "contact-sheet.png"
-_GROUP = 16  # pictures made between two writes
+_GROUP = 16  # pictures made between two writes, or one batch
 
 
 def write_samples(
@@ -86,6 +86,7 @@ def write_samples(
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
+    group = max(1, _GROUP // sampler.batch) * sampler.batch  # whole batches: none is made twice
     parts: dict[int, list[NDArray[np.uint8]]] = {}
     rows: list[dict[str, Any]] = []
     advance("pictures", 0, total)
@@ -101,8 +102,8 @@ def write_samples(
                 parts.setdefault(level, []).append(found[level])
     else:
         for level in levels:
-            for first in range(0, n, _GROUP):
-                pictures = sampler.sample(level, min(_GROUP, n - first), first, given, label)
+            for first in range(0, n, group):
+                pictures = sampler.sample(level, min(group, n - first), first, given, label)
                 name = f"{NAMES[level]}-{{index:04d}}.png"
                 rows += _write(out, name, level, pictures, first, facts, [])
                 parts.setdefault(level, []).append(pictures)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from zoomldm.archive import open_archive
-from zoomldm.errors import ConfigError, RegionError
+from zoomldm.errors import ConfigError, PipelineError, RegionError
 from zoomldm.levels import TILE
 from zoomldm.matching import check_encoder
 from zoomldm.pipeline import ZoomLDMPipeline
@@ -41,6 +41,7 @@ def read_reference(text: str, pipeline: ZoomLDMPipeline) -> Reference:
         ConfigError: neither, or a picture that is no tile.
         RegionError: a place outside the slide, or on background.
         ArchiveError: an archive of another patch encoder.
+        PipelineError: a picture for a pipeline without patch encoder.
     """
     path, at, place = text.rpartition("@")
     if at and path and not Path(text).is_file():
@@ -79,10 +80,14 @@ def _of_picture(path: Path, pipeline: ZoomLDMPipeline) -> Reference:
         raise ConfigError(f"{path}: no such picture; --like takes TILE.png or ARCHIVE@X,Y")
     try:
         with Image.open(path) as picture:
-            pixels = np.asarray(picture.convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
+            pixels = np.array(picture.convert("RGB"))
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
         hint = "; for an archive give ARCHIVE@X,Y" if path.suffix == ".zldm" else ""
         raise ConfigError(f"{path}: is no picture{hint}") from error
+    if pipeline.patch_encoder is None:
+        raise PipelineError(
+            f"{path}: pipeline has no patch encoder to describe it; give ARCHIVE@X,Y instead"
+        )
     if pixels.shape != (TILE, TILE, 3):
         raise ConfigError(
             f"{path}: is {pixels.shape[1]} x {pixels.shape[0]} px; expected one tile, "

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zoomldm.diffusion.schedule import make_schedule
-from zoomldm.errors import ConfigError
+from zoomldm.errors import ConfigError, PipelineError
 from zoomldm.levels import COARSEST, COUNT, NAMES, TILE
 from zoomldm.networks.context_dit import matching_quarter
 from zoomldm.pipeline import ZoomLDMPipeline
@@ -17,6 +17,7 @@ from zoomldm.sampling.contexts import check_conditions, context_noise, draw_cont
 from zoomldm.sampling.options import SampleOptions
 
 Pictures = NDArray[np.uint8]
+_NEEDED = ("unet", "vae", "summarizer", "scheduler")
 
 
 class Sampler:
@@ -45,6 +46,11 @@ class Sampler:
         self.pipeline = pipeline
         self.options = options or SampleOptions()
         self.on_picture = on_picture
+        missing = [n for n in _NEEDED if getattr(pipeline, n) is None]
+        if missing:
+            raise PipelineError(
+                f"pipeline has no {', '.join(missing)}; sampling needs all networks"
+            )
         self._whole = make_schedule(pipeline.scheduler.config, self.options.steps)
         self.batch = self.options.batch_on(pipeline.device)
         check_conditions(pipeline.embedding_diffusion, self.options.context_guidance)

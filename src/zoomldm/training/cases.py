@@ -64,6 +64,8 @@ def case_of(name: str, cases: dict[str, str]) -> str | None:
 
     The mark `.turnN` of a turned slide counts for nothing.
     """
+    if name in cases:
+        return cases[name]
     name = re.sub(r"\.turn[1-7](?=\.|$)", "", name)
     if name in cases:
         return cases[name]

@@ -12,7 +12,8 @@ import torch
 from accelerate import PartialState
 
 from zoomldm.archive import Archive, open_archive
-from zoomldm.errors import ArchiveError, ConfigError, PipelineError, TargetError
+from zoomldm.errors import ConfigError, PipelineError, TargetError
+from zoomldm.matching import check_encoder, check_latents
 from zoomldm.networks.autoencoder import FoldedAutoencoder
 from zoomldm.networks.context_dit import ContextDiT
 from zoomldm.networks.denoiser import Denoiser
@@ -108,6 +109,7 @@ def train_stage(
     Raises:
         ConfigError: settings, cases or data that don't fit.
         ArchiveError: an archive without latents, or made by other networks.
+        PipelineError: a pipeline that the stage can't take.
         TargetError: `out` can't be written, or another process trains there.
     """
     config = make_config(preset, stage, changes)
@@ -130,7 +132,7 @@ def train_stage(
         if stage == "diffusion":
             built = _diffusion_stage(base, config, training, kept)
         else:
-            built = _embedding_stage(base, config, training, kept, named)
+            built = _embedding_stage(base, config, training, kept, named, finetune)
     else:
         with processes.main_process_first():
             cache_tiles(list(files.values()), out / "tiles", quiet=quiet)
@@ -235,10 +237,16 @@ def _base(
     given = load_pipeline(pipeline or ("tiny" if preset == "tiny" else SHIPPED))
     table = preset_table(preset)
     if stage in _PARTS:
+        own = getattr(given, _PARTS[stage])
+        if finetune and not isinstance(own, FoldedAutoencoder | TileCNN):
+            found = "none" if own is None else f"a {type(own).__name__}"
+            raise PipelineError(f"--finetune: the stage {stage} can't train {found}")
         parts = {
             name: getattr(fresh if name == _PARTS[stage] and not finetune else given, name)
             for name in ("unet", "vae", "summarizer", "patch_encoder")
         }
+        if stage == "autoencoder":  # contexts stay as they are, and so does what draws them
+            parts["embedding_diffusion"] = given.embedding_diffusion
         return ZoomLDMPipeline(**parts, scheduler=given.scheduler)
     if stage == "embedding-diffusion":
         if not finetune:
@@ -261,13 +269,14 @@ def _base(
             **parts, unet=given.unet, summarizer=given.summarizer, scheduler=given.scheduler
         )
     channels, side, _ = given.latent_shape
-    dim = given.embedding_dim
+    settings = {**table["unet"], "latent_channels": channels, "sample_size": side}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        unet = Denoiser(**{**table["unet"], "latent_channels": channels, "sample_size": side})
-        summarizer = CNNSummarizer(**{**table["summarizer"], "dim": dim})
-    if config.freeze_summarizer:
-        summarizer = given.summarizer
+        summarizer = CNNSummarizer(**{**table["summarizer"], "dim": given.embedding_dim})
+        if config.freeze_summarizer:
+            summarizer = _eight_by_eight(given)
+            settings["context_dim"] = summarizer.context_shape[1]
+        unet = Denoiser(**settings)
     return ZoomLDMPipeline(**parts, unet=unet, summarizer=summarizer, scheduler=fresh.scheduler)
 
 
@@ -275,13 +284,9 @@ def _with_embedding_diffusion(
     given: ZoomLDMPipeline, settings: dict[str, Any], seed: int
 ) -> ZoomLDMPipeline:
     """The pipeline with an untrained embedding diffusion that fits its summarizer."""
-    if not isinstance(given.summarizer, CNNSummarizer):
-        raise PipelineError(
-            f"pipeline has a {type(given.summarizer).__name__} for a summarizer; an embedding "
-            "diffusion is trained for 8 x 8 tokens: give a pipeline of `zoomldm train`"
-        )
+    summarizer = _eight_by_eight(given)
     settings = {k: v for k, v in settings.items() if k != "kind"} | {
-        "context_dim": given.summarizer.context_shape[1],
+        "context_dim": summarizer.context_shape[1],
         "reference_dim": given.embedding_dim,
     }
     names = ("unet", "vae", "summarizer", "patch_encoder", "scheduler")
@@ -290,8 +295,16 @@ def _with_embedding_diffusion(
         return ZoomLDMPipeline(
             **{name: getattr(given, name) for name in names},
             embedding_diffusion=ContextDiT(**settings),
-            source=given.config.get("source"),
         )
+
+
+def _eight_by_eight(given: ZoomLDMPipeline) -> CNNSummarizer:
+    if isinstance(given.summarizer, CNNSummarizer):
+        return given.summarizer
+    raise PipelineError(
+        f"pipeline has a {type(given.summarizer).__name__} for a summarizer; networks are trained "
+        "on contexts of 8 x 8 tokens: give a pipeline of `zoomldm train`"
+    )
 
 
 def _make_folder(out: Path) -> None:
@@ -322,26 +335,12 @@ def _identity(files: dict[str, Path]) -> str:
 
 def _opened(base: ZoomLDMPipeline, files: dict[str, Path], latents: bool) -> dict[str, Archive]:
     """Archives that the pipeline's frozen networks made, by slide."""
-    wanted: dict[str, str] = {}
-    if base.patch_encoder is not None:
-        wanted["encoder"] = base.digest("patch_encoder")
-    if latents:
-        wanted["autoencoder"] = base.digest("vae")
     opened: dict[str, Archive] = {}
     for name, path in files.items():
         archive = opened[name] = open_archive(path)
-        if latents and not archive.manifest.latents:
-            raise ArchiveError(
-                f"{path}: holds no latents; compress its slide again with --for-training"
-            )
-        for part, digest in wanted.items():
-            made = getattr(archive.manifest, part)
-            if made is None or made.digest != digest:
-                found = f"{made.id} ({made.digest[:12]})" if made else "none"
-                raise ArchiveError(
-                    f"{path}: its {part} is {found}, the pipeline's is {digest[:12]}; "
-                    "give the pipeline that made it, or compress again with this one"
-                )
+        check_encoder(archive, base)
+        if latents:
+            check_latents(archive, base)
     return opened
 
 
@@ -364,12 +363,16 @@ def _embedding_stage(
     training: list[Archive],
     held_out: list[Archive],
     named: list[str],
+    finetune: bool,
 ) -> Stage:
     kept = ContextStore(base, held_out, share=0, most=FIXED) if held_out else None
     withheld = ContextStore(base, training, withheld=True, most=FIXED)
     contexts = ContextStore(base, training)
     places = [base.embedding_diffusion.labels.index(name) for name in named] or None
-    return EmbeddingDiffusionStage(base, contexts, withheld, kept, config.level_power, places)
+    stage = EmbeddingDiffusionStage(base, contexts, withheld, kept, config.level_power, places)
+    if not finetune:
+        stage.standardise()
+    return stage
 
 
 def _tile_stage(stage: str, base: ZoomLDMPipeline, cache: Path, split: Split, seed: int) -> Stage:

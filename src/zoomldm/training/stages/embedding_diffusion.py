@@ -25,8 +25,8 @@ class EmbeddingDiffusionStage(Stage):
     """Squared error of clean contexts predicted from noised ones.
 
     Levels are drawn by `draw_levels`, uniformly unless told otherwise, times uniformly.
-    Contexts are standardised per dimension by statistics that the network keeps; the schedule is
-    the squared cosine (`LearnedRange.cosine`).
+    Contexts are standardised per dimension by statistics that the network keeps (an untrained one
+    needs `standardise` first); the schedule is the squared cosine (`LearnedRange.cosine`).
 
     Args:
         pipeline: its `embedding_diffusion` is trained.
@@ -55,7 +55,10 @@ class EmbeddingDiffusionStage(Stage):
         self.diffusion, self.level_power = LearnedRange.cosine(), level_power
         self.labels = None if labels is None else np.asarray(labels)
         self.pools = [k for k in range(COUNT) if len(contexts.levels[k].patches)]
-        mean, deviation = contexts.statistics()
+
+    def standardise(self) -> None:
+        """Give an untrained network the statistics of the training contexts."""
+        mean, deviation = self.store.statistics()
         self.network.mean.copy_(torch.from_numpy(mean))
         self.network.deviation.copy_(torch.from_numpy(deviation))
 

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoomldm.evaluation.statistics import auc
 from zoomldm.networks.patch_encoder import TileCNN
+from zoomldm.statistics import auc
 from zoomldm.training.loop import Stage
 from zoomldm.training.tiles import TileStore
 from zoomldm.training.views import recolour, warp

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from zoomldm.evaluation.judge import colour_judge, retrieval
-from zoomldm.evaluation.statistics import auc, bootstrap, colour_statistics, cosine
 from zoomldm.evaluation.tiles import SlideTiles
+from zoomldm.statistics import auc, bootstrap, colour_statistics, cosine
 
 
 def test_auc() -> None:
