@@ -1,6 +1,6 @@
 """The pictures of docs/sampling.md: samples of all levels, a zoom, samples like two tiles.
 
-    python benchmarks/sample_sheets.py docs/
+python benchmarks/sample_sheets.py docs/
 """
 
 import argparse
