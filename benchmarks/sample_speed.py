@@ -1,6 +1,8 @@
 """Time of a sample: its context and its picture, by precision and batch.
 
-python benchmarks/sample_speed.py [--n 16]
+    python benchmarks/sample_speed.py [--n 16]
+
+One thread; 20 steps of the denoiser at guidance 1.5, 50 of the embedding diffusion.
 """
 
 import argparse
