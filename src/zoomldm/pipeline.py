@@ -295,12 +295,36 @@ def _made(settings: dict[str, Any], kind: str) -> Any:
     return KINDS[settings.pop("kind", kind)](**settings)
 
 
-def load_pipeline(name: str = SHIPPED) -> ZoomLDMPipeline:
-    """Load a pipeline: `demo` (shipped), `tiny` (untrained), or a directory.
+def pick_device(name: str = "auto") -> torch.device:
+    """A device by PyTorch's name for it; `auto` is the first GPU, the CPU where there is none.
 
     Raises:
-        PipelineError: nothing of that name, or a directory that holds no pipeline.
+        PipelineError: no such device here.
     """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        found = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))])
+        raise PipelineError(f"device {name!r} can't be used; here are {found}") from error
+
+
+def load_pipeline(name: str = SHIPPED, device: str = "cpu") -> ZoomLDMPipeline:
+    """Load a pipeline: `demo` (shipped), `tiny` (untrained), or a directory.
+
+    Args:
+        name: of the pipeline.
+        device: see `pick_device`.
+
+    Raises:
+        PipelineError: nothing of that name, a directory that holds no pipeline, or no such device.
+    """
+    place = pick_device(device)
+    return _loaded(name).to(place)
+
+
+def _loaded(name: str) -> ZoomLDMPipeline:
     if name == "tiny":
         return build_pipeline("tiny")
     folder = (

@@ -81,3 +81,12 @@ def test_a_pipeline_of_an_embedding_diffusion_alone(run, tmp_path: Path) -> None
     alone.save_pretrained(tmp_path / "alone")
     command = ("sample", "-o", tmp_path / "o", "--pipeline", tmp_path / "alone")
     assert "has no unet, vae, summarizer" in run(*command).line
+
+
+def test_devices(run, tmp_path: Path) -> None:
+    done = run("sample", "--level", "20x", "-n", 1, "-o", tmp_path / "o", "--device", "cpu", *QUICK)
+    assert done.code == 0
+    assert (
+        "device 'abc' can't be used"
+        in run("sample", "-o", tmp_path / "o", "--device", "abc", *QUICK).line
+    )

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from zoomldm.cli.device import Device
+
 
 def compress(
     slides: Annotated[list[Path], typer.Argument(metavar="SLIDE...", show_default=False)],
@@ -38,6 +40,7 @@ def compress(
             "--from-features", help="The inputs are h5 files of TRIDENT, CLAM or STAMP instead."
         ),
     ] = False,
+    device: Device = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Keep a slide as one embedding per tissue tile."""
@@ -69,7 +72,7 @@ def compress(
     targets = [archive_path(s, out, turn) for s in slides]
     if len(set(targets)) < len(targets):
         raise TargetError(f"{out}: two of the slides have the same name; compress them apart")
-    model = load_pipeline(pipeline)
+    model = load_pipeline(pipeline, device)
     chosen = load_encoder(encoder) if encoder else None
     reports, failures = [], []
     for slide in slides:

@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from zoomldm.cli.device import Device
+
 
 def decompress(
     archive: Annotated[Path, typer.Argument(metavar="ARCHIVE", show_default=False)],
@@ -39,11 +41,13 @@ def decompress(
         int | None, typer.Option(help="Patches per network call; else 1 on a CPU, 32 on a GPU.")
     ] = None,
     pipeline: Annotated[str, typer.Option(help="Pipeline id or directory.")] = "demo",
+    device: Device = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Turn an archive back into pixels: any region, at any magnification."""
     window = parse_region(region) if region is not None else None
     from zoomldm.cli.output import print_json, progress
+    from zoomldm.pipeline import load_pipeline
     from zoomldm.rendering.exports import decompress as run
 
     with progress(quiet=json) as advance:
@@ -57,7 +61,7 @@ def decompress(
             guidance=guidance,
             precision=precision,
             batch=batch,
-            pipeline=pipeline,
+            pipeline=load_pipeline(pipeline, device),
             progress=lambda done, total: advance("patches", done, total),
         )
     if json:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from zoomldm.cli.device import Device
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -39,6 +41,7 @@ def networks(
     pipeline: Annotated[str, typer.Option(help="Pipeline id or directory.")] = "demo",
     judge: Annotated[Path | None, typer.Option(help="Folder of another judge.")] = None,
     tiles: Annotated[int, typer.Option(help="Real tiles of each slide.")] = 100,
+    device: Device = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Measure autoencoder, patch encoder and denoiser on slides kept out of training."""
@@ -49,7 +52,7 @@ def networks(
 
     _check_folder(out)
     figures, picture = run(
-        load_pipeline(pipeline), slides, archives or [], tiles=tiles, judge=judge, say=_say
+        load_pipeline(pipeline, device), slides, archives or [], tiles=tiles, judge=judge, say=_say
     )
     files = write_report(figures, picture, out, _command())
     if json:
@@ -74,6 +77,7 @@ def copies(
     seed: Annotated[int, typer.Option(help="0 or more.")] = 0,
     precision: Annotated[str, typer.Option(help="float32, or bfloat16 (faster).")] = "float32",
     batch: Annotated[int | None, typer.Option(help="Samples a call.")] = None,
+    device: Device = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Count samples that come nearer to a training patch than withheld tissue does."""
@@ -91,7 +95,7 @@ def copies(
     split = split_cases(archives, [c.strip() for c in holdout.split(",") if c.strip()], cases)
     options = SampleOptions(seed=seed, precision=precision, batch=batch)  # type: ignore[arg-type]
     figures, picture = measure_copies(
-        load_pipeline(pipeline),
+        load_pipeline(pipeline, device),
         [archives[name] for name in split.training],
         [archives[name] for name in split.held_out],
         n=n,
@@ -132,6 +136,7 @@ def samples(
     precision: Annotated[str, typer.Option(help="float32, or bfloat16 (faster).")] = "float32",
     batch: Annotated[int | None, typer.Option(help="Samples a call.")] = None,
     judge: Annotated[Path | None, typer.Option(help="Folder of another judge.")] = None,
+    device: Device = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Fréchet and kernel distances of samples to real patches of held-out slides."""
@@ -149,7 +154,7 @@ def samples(
     grouped = group_cases(by_name, cases)
     files = [f for p in archives for f in (sorted(p.glob("*.zldm")) if p.is_dir() else [p])]
     figures, pictures = measure_samples(
-        load_pipeline(pipeline),
+        load_pipeline(pipeline, device),
         slides,
         {case: [by_name[name] for name in names] for case, names in grouped.items()},
         files,

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from zoomldm.cli.device import Device
+
 
 def features(
     archives: Annotated[list[Path], typer.Argument(metavar="ARCHIVE...", show_default=False)],
@@ -30,6 +32,7 @@ def features(
         str, typer.Option(help="Of the denoiser, with --source unet: down.0, mid, up.1 ...")
     ] = "mid",
     timestep: Annotated[int, typer.Option(help="Of the denoiser, 0 to 999.")] = 50,
+    device: Device = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Describe slides in few numbers, for multiple-instance learning and other tools."""
@@ -52,7 +55,7 @@ def features(
         raise TargetError(f"{out}: no such folder; -o takes an existing one")
     if len({a.stem for a in archives}) < len(archives):
         raise TargetError(f"{out}: two of the archives have the same name; describe them apart")
-    model = pipeline if source == "tiles" else load_pipeline(pipeline)
+    model = pipeline if source == "tiles" else load_pipeline(pipeline, device)
     reports, failures = [], []
     with progress(quiet=json) as advance:
         for done, archive in enumerate(archives):

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from zoomldm.cli.device import Device
+
 
 def sample(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder; made if its parent exists.")],
@@ -40,6 +42,7 @@ def sample(
     batch: Annotated[
         int | None, typer.Option(help="Samples a call.", show_default="1 on a CPU, 32 on a GPU")
     ] = None,
+    device: Device = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Draw new tissue at any magnification, or zoom into an imaginary slide."""
@@ -63,7 +66,7 @@ def sample(
         precision=precision,  # type: ignore[arg-type]
         batch=batch,
     )
-    model = load_pipeline(pipeline)
+    model = load_pipeline(pipeline, device)
     reference = read_reference(like, model) if like else None
     with progress(quiet=json) as advance:
         report = write_samples(
