@@ -89,7 +89,7 @@ def test_what_a_network_can_not_follow() -> None:
     with pytest.raises(ConfigError, match="takes no parent"):
         check_conditions(released, 1, reference=False, parent=True)
     with pytest.raises(ConfigError, match="takes no reference"):
-        check_conditions(released, 1, reference=True, parent=False)
+        check_conditions(released, 4, reference=True, parent=False)
     without = ContextDiT(context_dim=32, reference_dim=0, width=32, depth=1, heads=2)
     with pytest.raises(ConfigError, match="trained without references"):
         check_conditions(without, 1, reference=True, parent=False)

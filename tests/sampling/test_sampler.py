@@ -66,6 +66,18 @@ def test_every_option_counts(pipeline: ZoomLDMPipeline) -> None:
     assert len(set(made)) == len(made)
 
 
+def test_guidance_where_tissue_is_asked_for(pipeline: ZoomLDMPipeline) -> None:
+    plain, none, four = (
+        Sampler(pipeline, SampleOptions(steps=2, context_steps=2, context_guidance=w))
+        for w in (None, 1, 4)
+    )
+    reference = np.ones(32, np.float32)
+    assert torch.equal(plain.contexts(1, 1), none.contexts(1, 1))
+    asked = plain.contexts(1, 1, reference=reference)
+    assert torch.equal(asked, four.contexts(1, 1, reference=reference))
+    assert not torch.equal(asked, none.contexts(1, 1, reference=reference))
+
+
 def test_references_of_single_samples(pipeline: ZoomLDMPipeline) -> None:
     references = np.random.default_rng(0).standard_normal((3, 32)).astype(np.float32)
     sampler = Sampler(pipeline, with_batch(2))

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from zoomldm.sampling.options import SampleOptions
+
 
 class _SlidesFirst(TyperGroup):
     """`evaluate SLIDE...` is `evaluate networks SLIDE...`."""
@@ -85,7 +87,6 @@ def copies(
     from zoomldm.errors import ConfigError
     from zoomldm.evaluation.copies import copies_table, measure_copies
     from zoomldm.pipeline import load_pipeline
-    from zoomldm.sampling.options import SampleOptions
     from zoomldm.training.cases import split_cases
 
     _check_folder(out)
@@ -93,7 +94,7 @@ def copies(
     if not archives:
         raise ConfigError(f"{data}: holds no archives; --data takes a folder of training archives")
     split = split_cases(archives, [c.strip() for c in holdout.split(",") if c.strip()], cases)
-    options = SampleOptions(seed=seed, precision=precision, batch=batch)  # type: ignore[arg-type]
+    options = _plain(seed, precision, batch)
     figures, picture = measure_copies(
         load_pipeline(pipeline, device),
         [archives[name] for name in split.training],
@@ -146,7 +147,6 @@ def samples(
     from zoomldm.evaluation.samples import measure_samples, samples_table
     from zoomldm.levels import COUNT, parse_level
     from zoomldm.pipeline import load_pipeline
-    from zoomldm.sampling.options import SampleOptions
     from zoomldm.training.cases import group_cases
 
     _check_folder(out)
@@ -160,7 +160,7 @@ def samples(
         files,
         n=n,
         levels=[parse_level(v) for v in level] if level else range(COUNT),
-        options=SampleOptions(seed=seed, precision=precision, batch=batch),  # type: ignore[arg-type]
+        options=_plain(seed, precision, batch),
         judge=judge,
         say=_say,
     )
@@ -178,6 +178,18 @@ def samples(
         f"Eight of each kind, level by level from 20x; rows: {shown}",
     )
     print_json(figures) if json else typer.echo(table)
+
+
+def _plain(seed: int, precision: str, batch: int | None) -> "SampleOptions":
+    """Samples without guidance of their contexts, which would cost variety."""
+    from zoomldm.sampling.options import SampleOptions
+
+    return SampleOptions(
+        seed=seed,
+        precision=precision,  # type: ignore[arg-type]
+        batch=batch,
+        context_guidance=1.0,
+    )
 
 
 def _command() -> str:

@@ -36,8 +36,12 @@ def sample(
     guidance: Annotated[float, typer.Option(help="Of the denoiser; 1 is none.")] = 1.5,
     context_steps: Annotated[int, typer.Option(help="Of the embedding diffusion.")] = 50,
     context_guidance: Annotated[
-        float, typer.Option(help="Of the embedding diffusion; 1 is none.")
-    ] = 1.0,
+        float | None,
+        typer.Option(
+            help="Of the embedding diffusion; 1 is none.",
+            show_default="4 with --like or --label, else 1",
+        ),
+    ] = None,
     precision: Annotated[str, typer.Option(help="float32, or bfloat16 (faster).")] = "float32",
     batch: Annotated[
         int | None, typer.Option(help="Samples a call.", show_default="1 on a CPU, 32 on a GPU")

@@ -52,14 +52,14 @@ def check_conditions(
             known = f"it knows {', '.join(network.labels)}" if network.labels else "it knows none"
             raise ConfigError(f"label {label!r}: the embedding diffusion has no such one; {known}")
         return
+    if reference or parent or label is not None:
+        what = "reference" if reference else "parent (zoom)" if parent else "label"
+        raise ConfigError(f"a released embedding diffusion takes no {what}; train one's own")
     if guidance != 1:
         raise ConfigError(
             f"context guidance is {guidance}; a released embedding diffusion knows no null "
             "condition, so only 1 (none) works"
         )
-    if reference or parent or label is not None:
-        what = "reference" if reference else "parent (zoom)" if parent else "label"
-        raise ConfigError(f"a released embedding diffusion takes no {what}; train one's own")
 
 
 @torch.no_grad()

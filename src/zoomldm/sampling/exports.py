@@ -73,13 +73,14 @@ def write_samples(
 
     options = options or SampleOptions()
     sampler = Sampler(pipeline, options, made)
-    guidance, given = options.context_guidance, None if reference is None else reference.embedding
+    given = None if reference is None else reference.embedding
+    guidance = options.guidance_of_contexts(given is not None or label is not None)
     check_conditions(pipeline.embedding_diffusion, guidance, given is not None, zoom, label)
     _make_folder(out)
     facts = {
         "seed": options.seed,
         "pipeline_digest": pipeline.digest(),
-        "options": {**asdict(options), "batch": sampler.batch},
+        "options": {**asdict(options), "batch": sampler.batch, "context_guidance": guidance},
         "reference": None if reference is None else reference.source,
         "label": label,
         "device": pipeline.device.type,

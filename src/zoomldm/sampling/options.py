@@ -7,6 +7,8 @@ from zoomldm.diffusion.learned_range import STEPS
 from zoomldm.errors import ConfigError
 from zoomldm.rendering.options import RenderOptions
 
+ASKED = 4.0
+
 
 @dataclass(frozen=True)
 class SampleOptions(RenderOptions):
@@ -14,7 +16,9 @@ class SampleOptions(RenderOptions):
 
     Attributes:
         context_steps: steps of the embedding diffusion, 1..1000.
-        context_guidance: w in u + w (c - u) of the embedding diffusion; 1 is none.
+        context_guidance: w in u + w (c - u) of the embedding diffusion; 1 is none. None takes 4
+            where a reference or a label asks for some tissue, and 1 otherwise, since guidance
+            costs variety (`benchmarks/like.py`).
 
     The others are those of RenderOptions: `steps` and `guidance` are the denoiser's, and `start`
     matters to a zoom alone.
@@ -24,13 +28,22 @@ class SampleOptions(RenderOptions):
     """
 
     context_steps: int = 50
-    context_guidance: float = 1.0
+    context_guidance: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 1 <= self.context_steps <= STEPS:
             raise ConfigError(f"context steps is {self.context_steps}; expected 1 to {STEPS}")
-        if not (math.isfinite(self.context_guidance) and 0 <= self.context_guidance <= 100):
-            raise ConfigError(
-                f"context guidance is {self.context_guidance}; expected 0 to 100 (1 is none)"
-            )
+        guidance = self.context_guidance
+        if guidance is not None and not (math.isfinite(guidance) and 0 <= guidance <= 100):
+            raise ConfigError(f"context guidance is {guidance}; expected 0 to 100 (1 is none)")
+
+    def guidance_of_contexts(self, asked: bool) -> float:
+        """The w that contexts are drawn with.
+
+        Args:
+            asked: whether a reference or a label asks for some tissue.
+        """
+        if self.context_guidance is not None:
+            return self.context_guidance
+        return ASKED if asked else 1.0

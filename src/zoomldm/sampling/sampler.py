@@ -53,7 +53,8 @@ class Sampler:
             )
         self._whole = make_schedule(pipeline.scheduler.config, self.options.steps)
         self.batch = self.options.batch_on(pipeline.device)
-        check_conditions(pipeline.embedding_diffusion, self.options.context_guidance)
+        guidance = self.options.guidance_of_contexts(asked=False)
+        check_conditions(pipeline.embedding_diffusion, guidance)
         self.context_shape = tuple(pipeline.summarizer.context_shape)
 
     def sample(
@@ -93,7 +94,8 @@ class Sampler:
         _check(level, n, first)
         pipeline, options = self.pipeline, self.options
         given = None if reference is None else self._references(reference, n)
-        network, guidance = pipeline.embedding_diffusion, options.context_guidance
+        network = pipeline.embedding_diffusion
+        guidance = options.guidance_of_contexts(given is not None or label is not None)
         check_conditions(network, guidance, given is not None, parent is not None, label)
         parts = []
         for numbers, rows in self._batches(n, first):
@@ -166,8 +168,8 @@ class Sampler:
         Raises:
             ConfigError: an embedding diffusion that takes no parent.
         """
-        guidance = self.options.context_guidance
         network = self.pipeline.embedding_diffusion
+        guidance = self.options.guidance_of_contexts(reference is not None or label is not None)
         check_conditions(network, guidance, reference is not None, True, label)
         context = self.contexts(COARSEST, n, first, reference, label)
         pictures = {COARSEST: self.pictures(COARSEST, context, first)}
