@@ -32,7 +32,7 @@ def main() -> None:
     references = [read_reference(f"{archive}@{place}", pipeline) for place in LIKE]
     every = list(range(8))
     sheets = {
-        "samples": {"levels": every, "n": 8},
+        "new-tissue": {"levels": every, "n": 8},
         "zoom": {"levels": every, "n": 1, "zoom": True},
         "like-1": {"levels": [0], "n": 8, "reference": references[0]},
         "like-2": {"levels": [0], "n": 8, "reference": references[1]},
