@@ -86,6 +86,26 @@ def test_packed_adam_is_the_default_adam_to_the_bit() -> None:
         assert torch.equal(a, b), name
 
 
+def test_clam_trains_as_autograd_and_adam_do_to_the_bit() -> None:
+    torch.manual_seed(0)
+    ours, theirs = ClamSB(24), ClamSB(24)
+    theirs.load_state_dict(ours.state_dict())
+    packed = PackedAdam(ours, 2e-3, 1e-5)
+    adam = torch.optim.Adam(theirs.parameters(), lr=2e-3, weight_decay=1e-5)
+    ours.train(), theirs.train()
+    for step in range(40):
+        x, y = torch.randn(3 + step, 24), step % 2
+        torch.manual_seed(step)
+        ours.backward(x, y)
+        packed.step(ours.trained(y))
+        torch.manual_seed(step)
+        adam.zero_grad()
+        theirs.loss(x, y).backward()
+        adam.step()
+    for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(a, b), name
+
+
 @pytest.mark.parametrize("name", [m for m in MODELS if m != "logistic"])
 @pytest.mark.parametrize("protocol", ["hipt", "clean"])
 @pytest.mark.parametrize("classes", [2, 3])

@@ -166,8 +166,11 @@ class ABMIL(BagModel):
             dh: (N, H) gradient that reaches the hidden layer by another way.
         """
         h, attention = state.h, state.scores.softmax(0)
-        dlogits = state.logits.log_softmax(0).exp() * weight
-        dlogits[y] -= weight
+        dlogits = torch.zeros_like(state.logits)
+        dlogits[y] = -weight
+        dlogits = torch.ops.aten._log_softmax_backward_data(
+            dlogits, state.logits.log_softmax(0), 0, dlogits.dtype
+        )
         add_linear(self.classifier, dlogits[None], state.mean[None])
         dmean = dlogits[None] @ self.classifier.weight
         total = attention[:, None] * dmean
