@@ -349,6 +349,11 @@ def _loaded(name: str) -> ZoomLDMPipeline:
     finally:
         if shown:
             logging.enable_progress_bar()
+    for network in pipeline.components.values():
+        if isinstance(network, nn.Module):
+            # Weights lie in a mapped file at any address; matrix products round by alignment.
+            for values in [*network.parameters(), *network.buffers()]:
+                values.data = values.data.clone()
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
