@@ -13,6 +13,9 @@ from diffusers import DDIMScheduler, DiffusionPipeline
 from diffusers.utils import logging
 from torch import Tensor, nn
 
+# diffusers loads a component only from a module that has been imported: every class that a saved
+# pipeline may name is imported here, the schedulers of converted ones too.
+import zoomldm.diffusion.samplers  # noqa: F401
 from zoomldm.diffusion.guidance import guided
 from zoomldm.errors import PipelineError
 from zoomldm.levels import COUNT, NAMES, TILE
