@@ -10,6 +10,7 @@ import torch
 
 from zoomldm.errors import ConfigError
 from zoomldm.mil.bags import plain_id, read_bags, read_features, read_labels
+from zoomldm.mil.splits import published_folds
 
 Npz = Callable[..., Path]
 
@@ -148,3 +149,38 @@ def test_errors_name_what_was_found(folder: Path, tmp_path: Path, make_npz: Npz)
         read_bags(make_npz(y=np.array([0, 1])))
     with pytest.raises(ConfigError, match="expected arrays X and bag"):
         read_bags(make_npz(X=None))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int64, np.float32])
+def test_masks_of_numbers_are_masks(make_npz: Npz, tmp_path: Path, kind: type) -> None:
+    """`~mask` of integers is never 0, which made every slide a test slide."""
+    train = np.arange(40) < 30
+    folds = published_folds(read_bags(make_npz(train_mask=train[None].astype(kind))))
+    assert folds[0].train.tolist() == list(range(30))
+    assert folds[0].test.tolist() == list(range(30, 40))
+    keep = np.array([1, 0, 1], kind)
+    values = np.arange(12, dtype=np.float32).reshape(3, 4)
+    (tmp_path / "masks").mkdir()
+    np.save(tmp_path / "masks" / "a.npy", keep)
+    np.save(tmp_path / "a.npy", values)
+    assert torch.equal(read_features(tmp_path / "a.npy")[0], torch.from_numpy(values[[0, 2]]))
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        file["features"], file["mask"] = values, keep
+    assert torch.equal(read_features(tmp_path / "b.h5")[0], torch.from_numpy(values[[0, 2]]))
+
+
+def test_masks_of_other_values_are_refused(make_npz: Npz, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="train_mask: found 2, expected booleans, or 0 and 1"):
+        read_bags(make_npz(train_mask=np.full((1, 40), 2)))
+    with pytest.raises(ConfigError, match="train_mask: found nan"):
+        read_bags(make_npz(train_mask=np.full((1, 40), np.nan)))
+    with pytest.raises(ConfigError, match=r"train_mask of shape \(40, 3\); expected \(folds, 40\)"):
+        read_bags(make_npz(train_mask=np.zeros((40, 3), bool)))
+    (tmp_path / "masks").mkdir()
+    np.save(tmp_path / "masks" / "a.npy", np.array([0, 5]))
+    np.save(tmp_path / "a.npy", np.zeros((2, 4), np.float32))
+    with pytest.raises(ConfigError, match=r"masks/a\.npy: found 5"):
+        read_features(tmp_path / "a.npy")
+    np.save(tmp_path / "masks" / "a.npy", np.array([True]))
+    with pytest.raises(ConfigError, match="2 instances but a mask of 1"):
+        read_features(tmp_path / "a.npy")

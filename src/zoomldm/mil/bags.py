@@ -189,7 +189,12 @@ def read_features(path: Path) -> tuple[Tensor, Coordinates | None]:
         values = torch.as_tensor(values)
         mask = path.parent / "masks" / f"{path.stem}.npy"
         if path.suffix != ".h5" and mask.is_file():
-            values = values[torch.from_numpy(np.load(mask, allow_pickle=False))]
+            keep = as_mask(np.load(mask, allow_pickle=False), str(mask)).ravel()
+            if values.ndim > 2 and values.shape[0] == 1:
+                values = values[0]
+            if len(keep) != len(values):
+                raise ConfigError(f"{path}: {len(values)} instances but a mask of {len(keep)}")
+            values = values[torch.from_numpy(keep)]
     except ConfigError:
         raise
     except Exception as error:
@@ -217,7 +222,7 @@ def _read_h5(path: Path) -> tuple[np.ndarray, Coordinates | None]:
         count = values.size // values.shape[-1]
         if "scales" in file:  # int8 codes, a scale per instance
             values = values * np.asarray(file["scales"])[:, None]
-        keep = np.asarray(file["mask"], dtype=bool).ravel() if "mask" in file else None
+        keep = as_mask(np.asarray(file["mask"]), f"{path}: mask").ravel() if "mask" in file else None
         if keep is not None:
             if len(keep) != count:
                 raise ConfigError(f"{path}: {count} instances but a mask of {len(keep)}")
@@ -234,6 +239,28 @@ def _read_h5(path: Path) -> tuple[np.ndarray, Coordinates | None]:
     width, height = (_number(attributes.get(f"level0_{side}")) for side in ("width", "height"))
     size = (int(width), int(height)) if width and height else None
     return values, Coordinates(xy[:, :2].astype(np.float64), _side(xy, attributes), size)
+
+
+def as_mask(values: np.ndarray, where: str) -> np.ndarray:
+    """A mask as booleans, whatever type it was stored in.
+
+    On integers `~mask` and `array[mask]` mean other things than on booleans, without an error.
+
+    Args:
+        values: any shape; booleans, or numbers that are all 0 or 1.
+        where: what the error names.
+
+    Raises:
+        ConfigError: other values.
+    """
+    if values.dtype == bool:
+        return values
+    if values.dtype.kind not in "iuf":
+        raise ConfigError(f"{where}: found {values.dtype}, expected booleans, or 0 and 1")
+    odd = values[(values != 0) & (values != 1)]
+    if odd.size:
+        raise ConfigError(f"{where}: found {odd.flat[0]}, expected booleans, or 0 and 1")
+    return values.astype(bool)
 
 
 def _number(value: Any) -> float | None:
@@ -393,5 +420,11 @@ def _read_npz(
         for index, (slide, part) in enumerate(zip(slides, parts, strict=True))
         if slide in rows
     ]
-    masks = arrays.get("train_mask")
-    return entries, missing, None if masks is None else masks.reshape(-1, count)
+    if "train_mask" not in arrays:
+        return entries, missing, None
+    masks = as_mask(arrays["train_mask"], f"{path}: train_mask")
+    if masks.ndim == 0 or masks.shape[-1] != count:
+        raise ConfigError(
+            f"{path}: train_mask of shape {masks.shape}; expected (folds, {count}), a row per fold"
+        )
+    return entries, missing, masks.reshape(-1, count)
