@@ -23,6 +23,7 @@ from zoomldm.networks.autoencoder import FoldedAutoencoder
 from zoomldm.networks.context_dit import ContextDiT
 from zoomldm.networks.denoiser import Denoiser
 from zoomldm.networks.embedding_dit import EmbeddingDiT
+from zoomldm.networks.finite import check_finite
 from zoomldm.networks.patch_encoder import TileCNN
 from zoomldm.networks.released_autoencoder import VQAutoencoder
 from zoomldm.networks.summarizer_vit import ViTSummarizer
@@ -352,8 +353,10 @@ def _loaded(name: str) -> ZoomLDMPipeline:
     finally:
         if shown:
             logging.enable_progress_bar()
-    for network in pipeline.components.values():
+    for name, network in pipeline.components.items():
         if isinstance(network, nn.Module):
+            tensors = network.state_dict().items()
+            check_finite(folder, ((f"{name}.{key}", value) for key, value in tensors))
             # Weights lie in a mapped file at any address; matrix products round by alignment.
             for values in [*network.parameters(), *network.buffers()]:
                 values.data = values.data.clone()

@@ -9,13 +9,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from zoomldm.encoders.encoder import NetworkEncoder, PatchEncoder, PipelineEncoder, digest_of
 from zoomldm.encoders.table import ENCODERS, EncoderFacts, Preparation
 from zoomldm.errors import PipelineError
+from zoomldm.networks.finite import check_finite
 from zoomldm.networks.patch_vit import PatchViT, ViTSizes
 from zoomldm.pipeline import SHIPPED, load_pipeline
 from zoomldm.released.checkpoint import Faults, Tensors, fill, read_checkpoint
@@ -118,16 +118,7 @@ def _weights_file(path: Path) -> Path:
 
 def _content(file: Path) -> Mapping[str, Tensor]:
     """Tensors of a file as they are named there, nothing in the file executed."""
-    if file.suffix == ".safetensors":
-        try:
-            content: Any = load_file(file)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise PipelineError(
-                f"{file}: can't be read as safetensors ({str(error)[:80]}); the file is cut short "
-                "or damaged: download it again"
-            ) from error
-    else:
-        content = read_checkpoint(file)
+    content: Any = read_checkpoint(file)
     for holder in _HOLDERS:
         if isinstance(content, Mapping) and isinstance(content.get(holder), Mapping):
             content = content[holder]
@@ -211,6 +202,7 @@ def _transformers_encoder(
             "give that encoder's folder"
         )
     content = _content(file)
+    check_finite(file, ((str(key), value) for key, value in content.items()))
     held = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity(50)
     try:

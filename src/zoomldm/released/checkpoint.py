@@ -10,23 +10,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, _weights_only_unpickler, nn
 
 from zoomldm.errors import PipelineError
+from zoomldm.networks.finite import check_finite
 
 SHOWN = 12
 
 
 def read_checkpoint(path: Path, allowed: Iterable[type] = (argparse.Namespace,)) -> Any:
-    """Content of a file that torch.save wrote, nothing in it executed.
+    """Content of a file that torch.save wrote, nothing in it executed, or of safetensors.
 
     Args:
-        path: the file.
+        path: the file; safetensors are known by their ending or their first bytes.
         allowed: harmless classes that may occur in it.
 
     Raises:
         PipelineError: names of other code in the file, which are listed; a damaged file.
     """
+    if _is_safetensors(path):
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+            raise PipelineError(
+                f"{path}: can't be read as safetensors ({str(error)[:80]}); the file is cut short "
+                "or damaged: download it again"
+            ) from error
     with torch.serialization.safe_globals(list(allowed)):
         try:
             unsafe = _unsafe_globals(path)
@@ -46,6 +57,15 @@ def read_checkpoint(path: Path, allowed: Iterable[type] = (argparse.Namespace,))
             IndexError, TypeError, AttributeError, MemoryError, AssertionError, UnicodeError,
         ) as error:  # fmt: skip
             raise _damaged(path, error) from error
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By the ending, or by what it begins with: eight bytes of a header's length, then JSON."""
+    if path.suffix.lower() == ".safetensors":
+        return True
+    with path.open("rb") as file:
+        head = file.read(9)
+    return head[8:] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= 100_000_000
 
 
 def _damaged(path: Path, error: Exception) -> PipelineError:
@@ -161,8 +181,20 @@ def _fits(found: Iterable[int], expected: tuple[int, ...]) -> bool:
 
 
 def fill(network: nn.Module, tensors: Tensors, source: Mapping[str, str]) -> None:
-    """Give a network on the meta device the tensors that `source` names for its own."""
-    shapes = {k: v.shape for k, v in network.state_dict().items()}
-    values = {k: tensors[source[k]].float().reshape(shape) for k, shape in shapes.items()}
+    """Give a network on the meta device the tensors that `source` names for its own, in float32.
+
+    Raises:
+        PipelineError: a tensor with NaN or infinite values, or of whole numbers (quantised).
+    """
+    own = network.state_dict()
+    for key, value in own.items():
+        kind = tensors[source[key]].dtype
+        if value.is_floating_point() and not kind.is_floating_point:
+            raise PipelineError(
+                f"{tensors.path}: {source[key]} is {kind}, expected floating point numbers; "
+                "quantised weights can't be taken, give the file that they were made from"
+            )
+    check_finite(tensors.path, ((source[key], tensors[source[key]]) for key in own))
+    values = {k: tensors[source[k]].float().reshape(v.shape) for k, v in own.items()}
     network.load_state_dict(values, assign=True)
     network.eval().requires_grad_(False)

@@ -180,22 +180,32 @@ def _system(path: Path, content: Any, weights: Weights) -> dict[str, Any]:
 
 
 def _schedule(tensors: Tensors) -> dict[str, Any]:
-    """Settings of the scheduler, its ends read off `betas`; its shape is checked."""
-    betas = tensors["betas"].double()
-    start, end = round(float(betas[0]), 7), round(float(betas[-1]), 7)
-    expected = torch.linspace(start**0.5, end**0.5, len(betas), dtype=torch.float64) ** 2
-    if not torch.allclose(betas, expected, rtol=1e-4):
-        raise PipelineError(
-            f"{tensors.path}: betas from {start} to {end} are not linear in their square root; "
-            "expected the released schedule"
-        )
-    return {
-        **SCHEDULE,
-        "num_train_timesteps": len(betas),
-        "beta_start": start,
-        "beta_end": end,
-        "prediction_type": "epsilon",
-    }
+    """Settings of the scheduler, its ends read off `betas`; its shape is checked.
+
+    Betas of a checkpoint that was pruned to half precision are the released ones, rounded: where
+    they agree as far as their type tells them apart, the released ends are taken.
+    """
+    betas = tensors["betas"]
+    if not betas.is_floating_point() or not len(betas):
+        raise PipelineError(f"{tensors.path}: betas are {betas.dtype}; expected a schedule")
+    tolerance = max(1e-4, 2 * torch.finfo(betas.dtype).eps)
+    betas = betas.double()
+    read = round(float(betas[0]), 7), round(float(betas[-1]), 7)
+    ends = [(SCHEDULE["beta_start"], SCHEDULE["beta_end"])] if tolerance > 1e-4 else []
+    for start, end in [*ends, read]:
+        expected = torch.linspace(start**0.5, end**0.5, len(betas), dtype=torch.float64) ** 2
+        if torch.allclose(betas, expected, rtol=tolerance):
+            return {
+                **SCHEDULE,
+                "num_train_timesteps": len(betas),
+                "beta_start": start,
+                "beta_end": end,
+                "prediction_type": "epsilon",
+            }
+    raise PipelineError(
+        f"{tensors.path}: betas from {read[0]} to {read[1]} are not linear in their square root; "
+        "expected the released schedule"
+    )
 
 
 def _is_embedding_diffusion(content: Any) -> bool:
