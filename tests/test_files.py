@@ -1,5 +1,6 @@
 """Outputs appear whole or not at all."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -151,3 +152,111 @@ def test_claim_ends_with_its_block(tmp_path):
     with pytest.raises(TargetError), claim(tmp_path / "a"), claim(tmp_path / "a"):
         pass
     assert names(tmp_path) == []
+
+
+def test_importable_without_fcntl():
+    """As on Windows, where an archive is to be read at least."""
+    code = """
+        import sys
+        sys.modules["fcntl"] = None
+        import zoomldm.files, zoomldm.archive
+        print("read")
+    """
+    out, err = child(code).communicate(timeout=120)
+    assert out == "read\n", err
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_file_system_without_locks(tmp_path, monkeypatch, number):
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    target = tmp_path / "a.zldm"
+    with pytest.warns(UserWarning, match="no locks") as told, claim(target):
+        assert len(told) == 1 and str(tmp_path) in str(told[0].message)
+        with pytest.raises(TargetError, match="another process"), claim(target):
+            pass
+        with atomic_path(target) as part:
+            part.write_bytes(b"whole")
+    assert names(tmp_path) == ["a.zldm"]
+
+
+def test_killed_without_locks(tmp_path):
+    code = """
+        import errno, fcntl, os, sys
+        from zoomldm.files import claim
+        def refuse(*_):
+            raise OSError(errno.ENOLCK, "No locks available")
+        fcntl.flock = refuse
+        with claim(sys.argv[1]):
+            if sys.argv[2] == "die":
+                os.kill(os.getpid(), 9)
+            print("held")
+    """
+    child(code, str(tmp_path / "a.zldm"), "die").communicate(timeout=60)
+    assert len(names(tmp_path)) == 1
+    out, err = child(code, str(tmp_path / "a.zldm"), "live").communicate(timeout=60)
+    assert out == "held\n", err
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("length", [230, 250, 255])
+def test_long_names(tmp_path, length):
+    target = tmp_path / ("n" * (length - 5) + ".zldm")
+    for data in (b"old", b"new"):
+        with claim(target), atomic_path(target) as part:
+            part.write_bytes(data)
+    assert target.read_bytes() == b"new" and names(tmp_path) == [target.name]
+
+
+def test_killed_with_a_long_name(tmp_path):
+    target = tmp_path / ("n" * 250)
+    holder = child(HOLD, str(target))
+    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    holder.send_signal(signal.SIGKILL)
+    holder.communicate(timeout=60)
+    assert len(names(tmp_path)) == 2
+    with claim(target):
+        assert len(names(tmp_path)) == 1
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("manager", [atomic_path, claim])
+def test_name_that_is_too_long(tmp_path, manager):
+    with (
+        pytest.raises(TargetError, match=r"its name has 256 bytes; .* up to 255: give a shorter"),
+        manager(tmp_path / ("é" * 128)),
+    ):
+        pass
+    assert names(tmp_path) == []
+
+
+def test_written_through_a_link(tmp_path):
+    (tmp_path / "disk").mkdir()
+    link, place = tmp_path / "a.zldm", tmp_path / "disk" / "b.zldm"
+    link.symlink_to(place)
+    for data in (b"old", b"new"):  # at first the link dangles
+        with claim(link), pytest.raises(TargetError, match="another"), claim(place):
+            pass
+        with claim(link) as target, atomic_path(target) as part:
+            assert part.parent == place.parent
+            part.write_bytes(data)
+        assert link.is_symlink() and place.read_bytes() == data
+    assert names(tmp_path / "disk") == ["b.zldm"]
+
+
+@pytest.mark.parametrize("manager", [atomic_path, claim])
+def test_links_in_a_circle(tmp_path, manager):
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    with pytest.raises(TargetError, match="leads back to itself"), manager(tmp_path / "a"):
+        pass
+
+
+def test_dangling_link_into_no_folder(tmp_path):
+    (tmp_path / "a").symlink_to(tmp_path / "none" / "b")
+    with pytest.raises(TargetError, match="does not exist"), claim(tmp_path / "a"):
+        pass

@@ -1,18 +1,50 @@
 """Outputs that appear whole or not at all: a temporary file beside the target, then a rename."""
 
 import errno
-import fcntl
+import hashlib
 import os
 import secrets
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
 
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+
 from zoomldm.errors import TargetError
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} if hasattr(errno, "EDQUOT") else {errno.ENOSPC}
+# What file systems without locks answer: Lustre without the option flock, some NFS and FUSE.
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
 _PART = ".part"
+_LOCK = ".lock"
+_MARKER = ".writing"  # not the lock's name: a refused lock leaves an empty file of that name
+_TOKEN = 16  # hexadecimal digits that make a temporary name unpredictable
+_NAME_BYTES = 255  # the most that nearly all file systems take
+
+
+def _followed(target: Path) -> Path:
+    """The target, or what it links to: an output written to a link goes where the link points.
+
+    Raises:
+        TargetError: links that go round in a circle.
+    """
+    try:
+        return target.resolve() if target.is_symlink() else target
+    except (OSError, RuntimeError) as error:  # RuntimeError: Python up to 3.12
+        if isinstance(error, OSError) and error.errno != errno.ELOOP:
+            return target  # the checks that follow say what is wrong with it
+        raise TargetError(
+            f"{target}: is a link that leads back to itself; give another name"
+        ) from error
+
+
+def _name_limit(folder: Path) -> int:
+    try:
+        return os.pathconf(folder, "PC_NAME_MAX")
+    except (AttributeError, OSError, ValueError):  # Windows has no such call
+        return _NAME_BYTES
 
 
 def _check(target: Path) -> None:
@@ -25,10 +57,24 @@ def _check(target: Path) -> None:
     if not parent.is_dir():
         found = "is not a folder" if parent.exists() else "does not exist"
         raise TargetError(f"{target}: folder {parent} {found}; create it first")
+    length, limit = len(os.fsencode(target.name)), _name_limit(parent)
+    if length > limit:
+        raise TargetError(
+            f"{target}: its name has {length} bytes; {parent} takes up to {limit}: "
+            "give a shorter one with -o"
+        )
     if target.is_dir():
         raise TargetError(f"{target}: is a folder; expected a file name to write to")
     if target.exists() and not target.is_file():
         raise TargetError(f"{target}: is not a regular file; give another name")
+
+
+def _hidden_stem(target: Path) -> str:
+    """What the names of a target's temporary files begin with; short where its own is long."""
+    rest = 2 + _TOKEN + len(_PART)
+    if len(os.fsencode(target.name)) + rest <= _name_limit(target.parent):
+        return f".{target.name}"
+    return f".{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:32]}"
 
 
 def _refusal(target: Path, error: OSError) -> TargetError:
@@ -39,6 +85,8 @@ def _refusal(target: Path, error: OSError) -> TargetError:
 
 
 def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # where folders can't be opened
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -54,14 +102,15 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
     """Give a temporary path beside `target`; flush it and rename it to `target` on success.
 
     The temporary file exists, is empty and has an unpredictable name. On any exception it is
-    removed and `target` stays as it was.
+    removed and `target` stays as it was. Where `target` is a symbolic link, it stays one, and what
+    it points to is written.
 
     Raises:
-        TargetError: missing folder, not writable, or full.
+        TargetError: missing folder, not writable, name too long, or full.
     """
-    target = Path(target)
+    target = _followed(Path(target))
     _check(target)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}{_PART}")
+    temporary = target.with_name(f"{_hidden_stem(target)}.{secrets.token_hex(_TOKEN // 2)}{_PART}")
     try:
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     except OSError as error:
@@ -88,23 +137,49 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def _lock(path: Path) -> int | None:
-    """Descriptor of the locked lock file, or None where another process holds it."""
-    while True:
-        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The last holder unlinks its lock file: a lock on an unlinked file is worth nothing.
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), path.stat()):
-                    return descriptor
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        except BaseException:
-            os.close(descriptor)
+def _lock(target: Path) -> BaseFileLock | None:
+    """The lock of a target, held; None where another process holds it.
+
+    Where the file system has no locks, a marker file that is created exclusively stands for one;
+    what a killed process of this machine left of it is taken over.
+
+    Raises:
+        OSError: no lock file can be made.
+    """
+    path = target.with_name(_hidden_stem(target) + _LOCK)
+    # filelock takes a file that can't be made for one that another process holds.
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o666))
+    lock = FileLock(path, thread_local=False, fallback_to_soft=False)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
             raise
-        os.close(descriptor)
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        warnings.warn(
+            f"{target.parent}: this file system has no locks ({error.strerror}); a marker file is "
+            "used, which keeps processes of one machine apart",
+            stacklevel=5,
+        )
+        lock = SoftFileLock(path.with_suffix(_MARKER), thread_local=False)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            return None
+    return lock
+
+
+def _release(lock: BaseFileLock) -> None:
+    """Give a lock back and leave no file of it behind."""
+    if not isinstance(lock, SoftFileLock):
+        # Before the release: who locked the old file meanwhile finds it unlinked and tries again.
+        # Windows can't unlink what is open, and removes it itself.
+        with suppress(OSError):
+            Path(lock.lock_file).unlink(missing_ok=True)
+    lock.release()
 
 
 @contextmanager
@@ -112,28 +187,28 @@ def claim(target: Path | str) -> Iterator[Path]:
     """Hold `target` for this process alone, so that two never write to one name.
 
     The lock ends with the process, however it ends. What a killed holder of the same name left
-    behind is removed.
+    behind is removed. A file system without locks costs a warning.
 
     Raises:
         TargetError: another process holds it, or its folder is missing or not writable.
     """
     target = Path(target)
-    _check(target)
-    path = target.with_name(f".{target.name}.lock")
+    place = _followed(target)
+    _check(place)
     try:
-        descriptor = _lock(path)
+        lock = _lock(place)
     except OSError as error:
         raise _refusal(target, error) from error
-    if descriptor is None:
+    if lock is None:
+        marker = place.with_name(_hidden_stem(place) + _MARKER)
+        also = f" (if none does, remove {marker})" if marker.exists() else ""
         raise TargetError(
-            f"{target}: another process is writing to it; wait for it or give another name"
+            f"{target}: another process is writing to it; wait for it or give another name{also}"
         )
     try:
-        for left in target.parent.glob(f".{escape(target.name)}.{'[0-9a-f]' * 16}{_PART}"):
+        for left in place.parent.glob(f"{escape(_hidden_stem(place))}.{'[0-9a-f]' * 16}{_PART}"):
             with suppress(OSError):
                 left.unlink()
         yield target
     finally:
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
-        os.close(descriptor)
+        _release(lock)
