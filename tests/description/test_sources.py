@@ -130,7 +130,7 @@ def test_unet_says_what_is_missing(make, pipeline):
     latents = {2: (np.array([[0, 0]]), np.zeros((1, *pipeline.latent_shape)))}
     with (
         open_archive(make("c", overview=4, latents=latents)) as archive,
-        pytest.raises(ArchiveError, match=r"no latents of 1 of its .* overview begins at 1\.25x"),
+        pytest.raises(ArchiveError, match=r"no latents of 1 of its .* base layer begins at 1\.25x"),
     ):
         describe_unet(archive, pipeline, 2, "mid", 0)
     other = Network(id="other", digest="f" * 64)

@@ -1,7 +1,9 @@
 """The .zldm format: one slide as a grid of embeddings, in a zip that is a Zarr v3 store."""
 
+from zoomldm.archive.base import BaseLayer
 from zoomldm.archive.manifest import (
     FORMAT_VERSION,
+    Base,
     Encoder,
     Grid,
     Header,
@@ -22,6 +24,8 @@ __all__ = [
     "FORMAT_VERSION",
     "Archive",
     "ArchiveWriter",
+    "Base",
+    "BaseLayer",
     "Encoder",
     "Grid",
     "Header",

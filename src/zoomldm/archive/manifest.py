@@ -14,7 +14,7 @@ from zoomldm.errors import ArchiveError
 from zoomldm.levels import COARSEST, grid_shape, level_size
 
 FORMAT = "zldm"
-FORMAT_VERSION = "1.1"
+FORMAT_VERSION = "1.2"
 MANIFEST_NAME = "zarr.json"
 MAX_TILES = 1 << 26
 
@@ -52,7 +52,7 @@ class SlideFacts(_Part):
     @property
     def version(self) -> str:
         """The lowest format version that can say all of this."""
-        return FORMAT_VERSION if self.turn else "1.0"
+        return "1.1" if self.turn else "1.0"
 
 
 class TissueFacts(_Part):
@@ -91,13 +91,27 @@ class Quantisation(_Part):
 
 
 class Overview(_Part):
-    """The stored picture: its level, JPEG quality and size in px."""
+    """The picture of versions 1.0 and 1.1, one JPEG: its level, quality and size in px."""
 
     level: Level
     codec: str
     quality: Annotated[int, Field(ge=1, le=100)]
     width: Side
     height: Side
+
+
+class Base(_Part):
+    """The base layer: its level, how it is coded, its size and its chunks' side in px.
+
+    `quality` is None where the codec is lossless.
+    """
+
+    level: Level
+    codec: str
+    quality: Annotated[int, Field(ge=1, le=100)] | None
+    width: Side
+    height: Side
+    chunk: Annotated[int, Field(ge=1, le=8192)]
 
 
 class Latents(_Part):
@@ -137,7 +151,8 @@ class Manifest(Header):
     """All that an archive says about itself.
 
     `tissue_tiles` counts the stored tiles; `unreadable` lists the (row, col) of tissue tiles
-    that the slide's reader could not decode and that are therefore background here.
+    that the slide's reader could not decode and that are therefore background here. There is an
+    `overview` (before version 1.2) or a `base` layer or neither.
     """
 
     format: Literal["zldm"]
@@ -147,6 +162,7 @@ class Manifest(Header):
     unreadable: list[tuple[int, int]]
     quantisation: Quantisation
     overview: Overview | None
+    base: Base | None = None
     latents: list[Latents]
     members: list[Member]
 
@@ -158,9 +174,11 @@ class Manifest(Header):
             raise ValueError(f"grid is not {expected} as the raster's size gives")
         if self.grid.rows * self.grid.cols > MAX_TILES:
             raise ValueError(f"grid is over the limit of {MAX_TILES} tiles")
-        view = self.overview
-        if view and (view.width, view.height) != level_size(width, height, view.level):
-            raise ValueError("overview does not have the size of its level")
+        for name, view in (("overview", self.overview), ("base", self.base)):
+            if view and (view.width, view.height) != level_size(width, height, view.level):
+                raise ValueError(f"{name} does not have the size of its level")
+        if self.overview and self.base:
+            raise ValueError("both an overview and a base layer; expected one of them at most")
         levels = [part.level for part in self.latents]
         if len(set(levels)) != len(levels):
             raise ValueError("latents list a level twice")
@@ -172,6 +190,8 @@ def dump_manifest(manifest: Manifest) -> bytes:
     attributes = manifest.model_dump(mode="json")
     if not manifest.slide.turn:
         del attributes["slide"]["turn"]
+    if not manifest.base:
+        del attributes["base"]
     attributes["members"] = [[m.name, m.size, m.sha256] for m in manifest.members]
     return dump_json({"zarr_format": 3, "node_type": "group", "attributes": attributes})
 

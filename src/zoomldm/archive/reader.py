@@ -5,13 +5,22 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-from imagecodecs import Jpeg8Error, jpeg8_decode
 from numpy.typing import ArrayLike, NDArray
 
 from zoomldm.archive.arrays import ArraySpec, parse_spec
+from zoomldm.archive.base import (
+    NAME,
+    BaseLayer,
+    Pixels,
+    check_metadata,
+    chunk_name,
+    chunk_tiles,
+    touches,
+)
 from zoomldm.archive.cache import SHARED
 from zoomldm.archive.container import Container, Handle
 from zoomldm.archive.manifest import Manifest
+from zoomldm.archive.pictures import decode_picture
 from zoomldm.archive.quantise import dequantise
 from zoomldm.errors import ArchiveError
 from zoomldm.levels import patch_tiles
@@ -37,6 +46,7 @@ class Archive:
         self._digest = self._open.digests.content
         self._file_bytes = self._open.file_bytes
         self._specs: dict[str, ArraySpec] = {}
+        self._base_checked = False
         self._key = next(_serial)
 
     def __getstate__(self) -> dict:
@@ -214,7 +224,11 @@ class Archive:
         return self.embeddings(row, row + side, col, col + side)
 
     def overview_bytes(self) -> bytes | None:
-        """The stored overview as the JPEG file that it is, None where there is none."""
+        """The one JPEG file that versions 1.0 and 1.1 store as overview, None where there is none.
+
+        Raises:
+            ArchiveError: it is coded otherwise.
+        """
         facts = self.manifest.overview
         if facts is None:
             return None
@@ -230,21 +244,68 @@ class Archive:
                 raise ArchiveError(f"{self.path}: its overview is not one whole, plain chunk")
             return handle.read("overview/c/0")
 
+    def _overview_pixels(self, *_: int) -> Pixels:
+        """The whole picture of versions 1.0 and 1.1."""
+        facts = self.manifest.overview
+        assert facts is not None
+
+        def load() -> Pixels:
+            data, shape = self.overview_bytes(), (facts.height, facts.width, 3)
+            assert data is not None
+            return decode_picture(data, "jpeg", shape, f"{self.path}: its overview")
+
+        return SHARED.get((self._key, "overview/c/0"), load)
+
+    def _base_chunk(self, row: int, col: int) -> Pixels | None:
+        """Chunk (row, col) of the base layer, None where nothing is stored."""
+        facts = self.manifest.base
+        assert facts is not None
+        name, meta = chunk_name(row, col), f"{NAME}/zarr.json"
+        with self._container.open() as handle:
+            if name not in self._container:
+                if touches(self._mask_of(handle), chunk_tiles(facts, row, col)):
+                    raise ArchiveError(f"{self.path}: member {name} is missing for its tissue")
+                return None
+
+            def load() -> Pixels:
+                if not self._base_checked:
+                    if meta not in self._container:
+                        raise ArchiveError(f"{self.path}: member {meta} is missing")
+                    check_metadata(handle.read(meta), facts, self.path)
+                    self._base_checked = True
+                shape = (facts.chunk, facts.chunk, 3)
+                what = f"{self.path}: member {name}"
+                return decode_picture(handle.read(name), facts.codec, shape, what)
+
+            return SHARED.get((self._key, name), load)
+
+    @property
+    def base(self) -> BaseLayer | None:
+        """The base layer, None where there is none.
+
+        The overview of an archive of version 1.0 or 1.1 is one too, coded as a single chunk.
+        """
+        facts, old = self.manifest.base, self.manifest.overview
+        if facts is not None:
+            size, chunk = (facts.width, facts.height), (facts.chunk, facts.chunk)
+            return BaseLayer(facts.level, facts.codec, facts.quality, size, chunk, self._base_chunk)
+        if old is not None:
+            size = old.width, old.height
+            return BaseLayer(old.level, old.codec, old.quality, size, size, self._overview_pixels)
+        return None
+
     def overview(self) -> tuple[int, NDArray[np.uint8]] | None:
-        """Level and (H, W, 3) uint8 sRGB of the stored picture, None where there is none.
+        """Level and (H, W, 3) uint8 sRGB of the slide as a whole, None where nothing is stored.
+
+        A base layer of over 2048 px a side is averaged down, at most to the coarsest level.
 
         Raises:
             ArchiveError: it can't be decoded, or not to its declared size.
         """
-        data, facts = self.overview_bytes(), self.manifest.overview
-        if data is None or facts is None:
-            return None
-        out = np.empty((facts.height, facts.width, 3), np.uint8)
-        try:
-            jpeg8_decode(data, out=out)  # refuses a picture of another size before decoding
-        except (Jpeg8Error, ValueError, TypeError) as error:
-            raise ArchiveError(f"{self.path}: its overview can't be decoded ({error})") from error
-        return facts.level, out
+        facts, base = self.manifest.overview, self.base
+        if facts is not None:
+            return facts.level, self._overview_pixels().copy()
+        return base.overview() if base else None
 
     @property
     def latent_levels(self) -> list[int]:

@@ -11,10 +11,12 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from zoomldm.archive.arrays import ArraySpec
+from zoomldm.archive.base import CHUNK, NAME, Pixels, base_metadata, chunk_name, stored_chunks
 from zoomldm.archive.container import ContainerWriter
 from zoomldm.archive.manifest import (
     FORMAT,
     MAX_TILES,
+    Base,
     Grid,
     Header,
     Latents,
@@ -24,6 +26,7 @@ from zoomldm.archive.manifest import (
     dump_json,
     dump_manifest,
 )
+from zoomldm.archive.pictures import encode_picture, resolve_quality
 from zoomldm.archive.quantise import COSINE_MIN, cosines, dequantise, quantise, to_float16
 from zoomldm.errors import ArchiveError
 from zoomldm.levels import COARSEST, NAMES, grid_shape, level_size
@@ -56,6 +59,17 @@ class _LatentLevel:
         container.add(spec.chunk_name(self.written, 0, 0, 0), spec.encode(np.stack(self.pending)))
         self.written += 1
         self.pending.clear()
+
+
+def whole_chunk(pixels: Pixels, chunk: int) -> Pixels:
+    """Pixels (h, w, 3) at a slide's edge filled up to (chunk, chunk, 3).
+
+    The last row and column are repeated: cheaper than an edge to white. Readers cut it off.
+    """
+    high, wide = pixels.shape[:2]
+    if (high, wide) == (chunk, chunk):
+        return pixels
+    return np.pad(pixels, ((0, chunk - high), (0, chunk - wide), (0, 0)), mode="edge")
 
 
 class ArchiveWriter:
@@ -108,6 +122,8 @@ class ArchiveWriter:
         self._cosine_min = 1.0
         self._unreadable: set[tuple[int, int]] = set()
         self._overview: tuple[Overview, bytes] | None = None
+        self._base: Base | None = None
+        self._base_chunks: set[tuple[int, int]] = set()
         self._latents: dict[int, _LatentLevel] = {}
         self._container = ContainerWriter(self.path)
 
@@ -216,6 +232,68 @@ class ArchiveWriter:
         facts = Overview(level=level, codec="jpeg", quality=quality, width=width, height=height)
         self._overview = facts, buffer.getvalue()
 
+    def start_base(
+        self, level: int, codec: str = "avif", quality: int | None = None, chunk: int = CHUNK
+    ) -> Base:
+        """Say what base layer the archive has; `add_base_chunk` then takes its pictures.
+
+        Args:
+            level: 0..7.
+            codec: `avif`, `jpegxl`, `webp`, `jpeg` or `png`.
+            quality: 1..100; None takes the codec's default.
+            chunk: side in px of a chunk.
+
+        Raises:
+            ConfigError: no such codec here, or a quality out of range.
+        """
+        if self._base or self._overview:
+            raise ValueError("the archive has a base layer or an overview already")
+        width, height = level_size(*self.header.slide.size, level)
+        kept = resolve_quality(codec, quality)
+        self._base = Base(
+            level=level, codec=codec, quality=kept, width=width, height=height, chunk=chunk
+        )
+        return self._base
+
+    def add_base_chunk(self, row: int, col: int, data: bytes) -> None:
+        """Append chunk (row, col) of the base layer, a picture file, to the file.
+
+        Those of `stored_chunks` are wanted; each chunk that tissue overlaps must come.
+        """
+        if self._base is None or (row, col) in self._base_chunks:
+            raise ValueError(f"chunk ({row}, {col}) was added before, or before the base layer")
+        self._base_chunks.add((row, col))
+        self._container.add(chunk_name(row, col), data)
+
+    def add_base(
+        self,
+        level: int,
+        pixels: ArrayLike,
+        codec: str = "avif",
+        quality: int | None = None,
+        chunk: int = CHUNK,
+    ) -> None:
+        """Store a base layer from the whole slide's pixels; the tiles must be there already.
+
+        Args:
+            level: 0..7.
+            pixels: (H, W, 3) uint8 sRGB, of just the level's size.
+            codec: as in `start_base`.
+            quality: as in `start_base`.
+            chunk: as in `start_base`.
+        """
+        picture = np.asarray(pixels)
+        width, height = level_size(*self.header.slide.size, level)
+        if picture.shape != (height, width, 3) or picture.dtype != np.uint8:
+            raise ValueError(
+                f"base layer is {picture.dtype} {picture.shape}, "
+                f"expected uint8 ({height}, {width}, 3)"
+            )
+        facts = self.start_base(level, codec, quality, chunk)
+        for row, col in stored_chunks(facts, self._mask):
+            part = picture[row * chunk : (row + 1) * chunk, col * chunk : (col + 1) * chunk]
+            self.add_base_chunk(row, col, encode_picture(whole_chunk(part, chunk), codec, quality))
+
     def add_latents(self, level: int, offsets: ArrayLike, values: ArrayLike) -> None:
         """Append latents of patches of one level to the file.
 
@@ -290,10 +368,12 @@ class ArchiveWriter:
         if self._overview:
             jpeg = np.frombuffer(self._overview[1], np.uint8)
             self._add_whole("overview", jpeg, zstd=False)
+        if self._base:
+            self._container.add(f"{NAME}/zarr.json", base_metadata(self._base))
         manifest = Manifest(
             **{name: getattr(self.header, name) for name in Header.model_fields},
             format=FORMAT,
-            version=self.header.slide.version,
+            version="1.2" if self._base else self.header.slide.version,
             grid=Grid(rows=self.rows, cols=self.cols),
             tissue_tiles=int(self._mask.sum()),
             unreadable=sorted(self._unreadable),
@@ -301,6 +381,7 @@ class ArchiveWriter:
                 precision=self.precision, cosine_min=round(self._cosine_min, 6)
             ),
             overview=self._overview[0] if self._overview else None,
+            base=self._base,
             latents=latents,
             members=list(self._container.members),
         )
@@ -317,17 +398,23 @@ def write_archive(
     precision: Precision = "int8",
     overview: tuple[int, ArrayLike] | None = None,
     quality: int = 75,
+    base: tuple[int, ArrayLike] | None = None,
+    base_codec: str = "avif",
+    base_quality: int | None = None,
     latents: Mapping[int, tuple[ArrayLike, ArrayLike]] | None = None,
     unreadable: ArrayLike = (),
 ) -> None:
     """Write an archive in one call; see `ArchiveWriter` for shapes and errors.
 
-    `overview` is (level, pixels), `latents` maps levels to (offsets, values).
+    `overview` (before version 1.2) and `base` are (level, pixels), `latents` maps levels
+    to (offsets, values).
     """
     with ArchiveWriter(path, header, background, precision) as writer:
         writer.add_embeddings(positions, embeddings)
         writer.add_unreadable(unreadable)
         if overview is not None:
             writer.set_overview(*overview, quality=quality)
+        if base is not None:
+            writer.add_base(*base, codec=base_codec, quality=base_quality)
         for level in sorted(latents or {}):
             writer.add_latents(level, *(latents or {})[level])

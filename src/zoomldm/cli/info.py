@@ -1,9 +1,12 @@
 """`zoomldm info`: what an archive holds."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from zoomldm.archive import BaseLayer, Manifest
 
 
 def info(
@@ -17,7 +20,7 @@ def info(
 
     with open_archive(archive) as opened:
         m = opened.manifest
-        size = opened.file_bytes
+        size, base = opened.file_bytes, opened.base
     facts = {
         "archive": str(archive),
         "slide": m.slide.name,
@@ -35,7 +38,8 @@ def info(
         "encoder": m.encoder.model_dump(),
         "precision": m.quantisation.precision,
         "cosine_min": m.quantisation.cosine_min,
-        "levels_real": list(NAMES[m.overview.level :]) if m.overview else [],
+        "levels_real": list(NAMES[base.level :]) if base else [],
+        "base": _base_facts(m, base) if base else None,
         "latent_levels": [NAMES[part.level] for part in m.latents],
         "format_version": m.version,
         "creator": m.creator,
@@ -43,4 +47,35 @@ def info(
     if json:
         print_json(facts)
     else:
-        print_table(str(archive), ["", ""], [[k, v] for k, v in facts.items() if k != "archive"])
+        print_table(
+            str(archive),
+            ["", ""],
+            [[k, _words(v) if k == "base" else v] for k, v in facts.items() if k != "archive"],
+        )
+
+
+def _base_facts(manifest: "Manifest", base: "BaseLayer") -> dict[str, Any]:
+    """What of an archive is real, and what it costs."""
+    from zoomldm.levels import NAMES
+
+    names = [m for m in manifest.members if m.name.startswith("overview/c/")]
+    cost = sum(m.size for m in names)
+    return {
+        "level": NAMES[base.level],
+        "codec": base.codec,
+        "quality": base.quality,
+        "size": list(base.size),
+        "chunks": len(names),
+        "bytes": cost,
+        "bytes_per_tile": round(cost / max(1, manifest.tissue_tiles), 1),
+    }
+
+
+def _words(base: dict[str, Any] | None) -> str:
+    if base is None:
+        return "none"
+    quality = "lossless" if base["quality"] is None else f"quality {base['quality']}"
+    return (
+        f"{base['level']}, {base['codec']} {quality}, {base['size'][0]} x {base['size'][1]} px in "
+        f"{base['chunks']} chunks, {base['bytes']} bytes, {base['bytes_per_tile']} a tissue tile"
+    )

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from zoomldm.archive import Archive
@@ -104,7 +103,7 @@ def describe_unet(
 ) -> Description:
     """What a layer of the denoiser says of each patch of a level, averaged over the patch.
 
-    The patch's latents are those stored with `--for-training`, or else those of the overview's
+    The patch's latents are those stored with `--for-training`, or else those of the base layer's
     real pixels. They are noised to `timestep` with noise that depends on the place alone, and the
     denoiser reads them under the patch's own context.
 
@@ -118,7 +117,7 @@ def describe_unet(
 
     Raises:
         ConfigError: no such layer or timestep.
-        ArchiveError: no latents of this pipeline's autoencoder, and no overview as fine as that.
+        ArchiveError: no latents of this pipeline's autoencoder, and no base layer as fine as that.
     """
     check_encoder(archive, pipeline)
     most = int(pipeline.scheduler.config["num_train_timesteps"])
@@ -213,7 +212,7 @@ def _latents(
 ) -> tuple[Any, str]:
     """A function from indices of `patches` to latents (n, C, h, w), and what they are made from."""
     made = archive.manifest.autoencoder
-    view = archive.manifest.overview
+    view = archive.base
     reason = "no latents of that level"
     if level in archive.latent_levels and made is not None:
         where = {(int(r), int(c)): i for i, (r, c) in enumerate(archive.offsets(level))}
@@ -230,21 +229,19 @@ def _latents(
                 "latents",
             )
     if view is None or view.level > level:
-        finest = f"its overview begins at {NAMES[view.level]}" if view else "it has no overview"
+        finest = f"its base layer begins at {NAMES[view.level]}" if view else "it has no base layer"
         raise ArchiveError(
             f"{archive.path}: nothing to noise at {NAMES[level]}: {reason}, and {finest}; pass a "
             "coarser --level, or compress the slide with --for-training"
         )
-    opened = archive.overview()
-    assert opened is not None
-    reduced = Image.fromarray(opened[1]).reduce(2 ** (level - view.level))
-    pixels = np.asarray(reduced)
 
     def encoded(chosen: range) -> Tensor:
-        pictures = np.full((len(chosen), TILE, TILE, 3), 255, np.uint8)
-        for picture, (row, col) in zip(pictures, patches[list(chosen)], strict=True):
-            part = pixels[row * TILE : (row + 1) * TILE, col * TILE : (col + 1) * TILE]
-            picture[: part.shape[0], : part.shape[1]] = part
+        pictures = np.stack(
+            [
+                view.read_level(level, int(col) * TILE, int(row) * TILE, TILE, TILE)
+                for row, col in patches[list(chosen)]
+            ]
+        )
         x = torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
         return pipeline.encode_pictures(x.to(pipeline.device)).float()
 

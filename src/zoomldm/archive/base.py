@@ -1,0 +1,230 @@
+"""The base layer: the real picture stored at one level, read in parts.
+
+It is the array `overview`, cut into square chunks that are picture files of their own. Only
+chunks that tissue touches are stored; the others are white.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoomldm.archive.manifest import Base, dump_json, parse_json
+from zoomldm.errors import ArchiveError
+from zoomldm.levels import COARSEST, TILE, level_size
+
+NAME = "overview"
+CHUNK = 512  # px of the level along a chunk's side
+MARGIN = 1  # tiles around tissue that are stored with it
+WHITE = 255
+OVERVIEW_SIDE = 2048  # px: the most that a base layer shown as a whole has
+_STRIP = 1 << 22  # px read at once while a large layer is averaged
+
+Pixels = NDArray[np.uint8]
+
+
+class Span(NamedTuple):
+    """Rows and columns (half-open) of the grid."""
+
+    row0: int
+    row1: int
+    col0: int
+    col1: int
+
+
+def chunk_tiles(facts: Base, row: int, col: int, margin: int = 0) -> Span:
+    """Tiles that chunk (row, col) overlaps, and `margin` more on each side; may leave the grid."""
+    side = facts.chunk << facts.level
+    return Span(
+        row * side // TILE - margin,
+        -(-(row + 1) * side // TILE) + margin,
+        col * side // TILE - margin,
+        -(-(col + 1) * side // TILE) + margin,
+    )
+
+
+def touches(mask: NDArray[np.bool_], span: Span) -> bool:
+    """Whether any tile of a span is true in a mask (rows, cols)."""
+    return bool(mask[max(span.row0, 0) : span.row1, max(span.col0, 0) : span.col1].any())
+
+
+def stored_chunks(facts: Base, mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """(row, col), in order, of the chunks that lie within a tile of tissue.
+
+    Args:
+        facts: the base layer.
+        mask: bool (rows, cols) of tissue tiles.
+    """
+    rows, cols = -(-facts.height // facts.chunk), -(-facts.width // facts.chunk)
+    return [
+        (row, col)
+        for row, col in itertools.product(range(rows), range(cols))
+        if touches(mask, chunk_tiles(facts, row, col, MARGIN))
+    ]
+
+
+def chunk_name(row: int, col: int) -> str:
+    """Name of the member that is chunk (row, col)."""
+    return f"{NAME}/c/{row}/{col}/0"
+
+
+def base_metadata(facts: Base) -> bytes:
+    """The array's `zarr.json`; the codecs' names are those of the package imagecodecs-zarr."""
+    return dump_json(
+        {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": [facts.height, facts.width, 3],
+            "data_type": "uint8",
+            "chunk_grid": {
+                "name": "regular",
+                "configuration": {"chunk_shape": [facts.chunk, facts.chunk, 3]},
+            },
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "fill_value": WHITE,
+            "codecs": [{"name": f"imagecodecs_{facts.codec}", "configuration": {}}],
+            "attributes": {},
+        }
+    )
+
+
+def check_metadata(data: bytes, facts: Base, path: object) -> None:
+    """Whether an array's `zarr.json` is of the base layer that the manifest describes.
+
+    Raises:
+        ArchiveError: it is not.
+    """
+    what = f"{path}: member {NAME}/zarr.json"
+    found, expected = parse_json(data, what), parse_json(base_metadata(facts), what)
+    for key in ("shape", "data_type", "chunk_grid", "chunk_key_encoding", "fill_value"):
+        if found.get(key) != expected[key]:
+            raise ArchiveError(
+                f"{what} declares {key} {found.get(key)}, expected {expected[key]} as in the "
+                "manifest"
+            )
+    codecs = found.get("codecs")
+    names = [c.get("name") if isinstance(c, dict) else c for c in codecs or [None]]
+    if names != [expected["codecs"][0]["name"]]:
+        raise ArchiveError(f"{what} declares codecs {names}, expected imagecodecs_{facts.codec}")
+
+
+def halve(pixels: Pixels, octaves: int) -> Pixels:
+    """Average blocks of 2**octaves px of (h, w, 3), h and w being multiples; rounded to nearest."""
+    side = 2**octaves
+    if side == 1:
+        return pixels
+    h, w, c = pixels.shape
+    sums = pixels.reshape(h // side, side, w // side, side, c).sum((1, 3), dtype=np.uint32)
+    return ((sums + side * side // 2) // (side * side)).astype(np.uint8)
+
+
+class BaseLayer:
+    """The real picture of a slide at one level; see `Archive.base`.
+
+    Reads from several threads are safe; decoded chunks stay in a cache of bounded size.
+
+    Attributes:
+        level: 0 to 7.
+        codec: `avif`, `jpegxl`, `webp`, `jpeg` or `png`, which alone is lossless.
+        quality: of the codec, 1 to 100; None where it is lossless.
+        size: width, height (px) of the slide at this level.
+    """
+
+    def __init__(
+        self,
+        level: int,
+        codec: str,
+        quality: int | None,
+        size: tuple[int, int],
+        chunk: tuple[int, int],
+        load: Callable[[int, int], Pixels | None],
+    ) -> None:
+        """What `Archive.base` makes.
+
+        Args:
+            level: 0 to 7.
+            codec: of the chunks.
+            quality: of the codec.
+            size: width, height (px) of the level.
+            chunk: width, height (px) of a chunk.
+            load: gives chunk (row, col), (height, width, 3), None where it is white.
+        """
+        self.level, self.codec, self.quality, self.size = level, codec, quality, size
+        self._chunk, self._load = chunk, load
+
+    def read(self, x: int, y: int, w: int, h: int) -> Pixels:
+        """A region of this level's pixels.
+
+        Args:
+            x: its left px; may be negative.
+            y: its top px; may be negative.
+            w: its width in px.
+            h: its height in px.
+
+        Returns:
+            uint8 (h, w, 3) sRGB; white outside the slide and where nothing is stored.
+
+        Raises:
+            ArchiveError: a chunk is damaged or can't be decoded.
+        """
+        out = np.full((h, w, 3), WHITE, np.uint8)
+        x0, y0 = max(x, 0), max(y, 0)
+        x1, y1 = min(x + w, self.size[0]), min(y + h, self.size[1])
+        if x0 >= x1 or y0 >= y1:
+            return out
+        wide, high = self._chunk
+        for row, col in itertools.product(
+            range(y0 // high, (y1 - 1) // high + 1), range(x0 // wide, (x1 - 1) // wide + 1)
+        ):
+            pixels = self._load(row, col)
+            if pixels is None:
+                continue
+            left, top = max(x0, col * wide), max(y0, row * high)
+            right, bottom = min(x1, (col + 1) * wide), min(y1, (row + 1) * high)
+            out[top - y : bottom - y, left - x : right - x] = pixels[
+                top - row * high : bottom - row * high, left - col * wide : right - col * wide
+            ]
+        return out
+
+    def read_level(self, level: int, x: int, y: int, w: int, h: int) -> Pixels:
+        """A region of this level or a coarser one, whose pixels are averages of this level's.
+
+        Args:
+            level: `self.level` to 7.
+            x: left px at that level.
+            y: top px at that level.
+            w: width in px of that level.
+            h: height in px of that level.
+
+        Returns:
+            uint8 (h, w, 3), as `read`.
+
+        Raises:
+            ValueError: a finer level, or none.
+        """
+        if not self.level <= level <= COARSEST:
+            raise ValueError(f"level {level} is not in {self.level}..{COARSEST}")
+        octaves = level - self.level
+        side = 2**octaves
+        out = np.empty((h, w, 3), np.uint8)
+        rows = max(1, _STRIP // max(1, w * side * side))
+        for top in range(0, h, rows):
+            high = min(rows, h - top)
+            whole = self.read(x * side, (y + top) * side, w * side, high * side)
+            out[top : top + high] = halve(whole, octaves)
+        return out
+
+    def levels(self) -> Iterator[tuple[int, tuple[int, int]]]:
+        """(level, (width, height)) of this level and all coarser ones."""
+        for level in range(self.level, COARSEST + 1):
+            yield level, level_size(*self.size, level - self.level)
+
+    def overview(self) -> tuple[int, Pixels]:
+        """The whole slide at the finest level of at most 2048 px a side (else at the coarsest)."""
+        level, size = next(
+            ((k, s) for k, s in self.levels() if max(s) <= OVERVIEW_SIDE),
+            (COARSEST, level_size(*self.size, COARSEST - self.level)),
+        )
+        return level, self.read_level(level, 0, 0, *size)

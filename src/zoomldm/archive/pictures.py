@@ -1,0 +1,126 @@
+"""Pixels as picture files: the codecs of a base layer, which imagecodecs holds."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
+
+from zoomldm.errors import ArchiveError, ConfigError
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class _Codec:
+    """One kind of picture file.
+
+    Attributes:
+        module: its name in imagecodecs, upper case.
+        quality: what `encode` takes if nothing is asked; None where the codec is lossless.
+        encode: (pixels, quality) to the file's bytes.
+    """
+
+    module: str
+    quality: int | None
+    encode: Callable[[Pixels, int], bytes]
+
+    @property
+    def available(self) -> bool:
+        return bool(getattr(getattr(imagecodecs, self.module, None), "available", False))
+
+
+def jpegxl_distance(quality: int) -> float:
+    """The scale of libjxl from quality (1 to 100) to Butteraugli distance (0 is lossless)."""
+    if quality >= 100:
+        return 0.0
+    if quality >= 30:
+        return 0.1 + (100 - quality) * 0.09
+    return 53 / 3000 * quality**2 - 23 / 20 * quality + 25
+
+
+# One thread each: bytes must not depend on the machine, and chunks are coded side by side.
+_CODECS = {
+    "avif": _Codec(
+        "AVIF", 42, lambda p, q: imagecodecs.avif_encode(p, level=q, speed=6, numthreads=1)
+    ),
+    "jpegxl": _Codec(
+        "JPEGXL",
+        50,
+        lambda p, q: imagecodecs.jpegxl_encode(p, distance=jpegxl_distance(q), numthreads=1),
+    ),
+    "webp": _Codec(
+        "WEBP",
+        30,
+        lambda p, q: imagecodecs.webp_encode(p, level=q, lossless=False, numthreads=1),
+    ),
+    "jpeg": _Codec(
+        "JPEG8",
+        40,
+        lambda p, q: imagecodecs.jpeg8_encode(p, level=q, subsampling="420", optimize=True),
+    ),
+    "png": _Codec("PNG", None, lambda p, _: imagecodecs.png_encode(p, level=6)),
+}
+CODECS = tuple(_CODECS)
+
+
+def find_codec(codec: str) -> _Codec:
+    """The codec of a name.
+
+    Raises:
+        ConfigError: no such codec, or not in this installation's imagecodecs.
+    """
+    if codec not in _CODECS:
+        raise ConfigError(f"base codec {codec!r} does not exist; codecs are {', '.join(CODECS)}")
+    if not _CODECS[codec].available:
+        raise ConfigError(
+            f"this installation's imagecodecs {imagecodecs.__version__} lacks {codec}; install "
+            "imagecodecs from its wheel, or take another of " + ", ".join(CODECS)
+        )
+    return _CODECS[codec]
+
+
+def resolve_quality(codec: str, quality: int | None) -> int | None:
+    """The quality that a codec is used with, 1 to 100; None for a lossless one.
+
+    Raises:
+        ConfigError: no such codec, out of range, or asked of a lossless one.
+    """
+    default = find_codec(codec).quality
+    if quality is None:
+        return default
+    if default is None:
+        raise ConfigError(f"base quality {quality} with {codec}, which is lossless; leave it out")
+    if not 1 <= quality <= 100:
+        raise ConfigError(f"base quality {quality}; expected 1 to 100")
+    return quality
+
+
+def encode_picture(pixels: Pixels, codec: str, quality: int | None) -> bytes:
+    """A picture file of pixels (h, w, 3), uint8 sRGB; the same pixels give the same bytes."""
+    exact = np.ascontiguousarray(pixels, np.uint8)
+    return bytes(find_codec(codec).encode(exact, quality or 0))
+
+
+def decode_picture(data: bytes, codec: str, shape: tuple[int, int, int], what: str) -> Pixels:
+    """Pixels, read-only, of a picture file that must be of just this shape (h, w, 3).
+
+    Decoders are given the room: a forged file can't ask for more.
+
+    Raises:
+        ArchiveError: it can't be decoded, or this installation lacks the codec; `what` names it.
+    """
+    if codec not in _CODECS or not _CODECS[codec].available:
+        known = ", ".join(name for name in CODECS if _CODECS[name].available)
+        raise ArchiveError(
+            f"{what} is coded as {codec!r}; this installation reads {known}; update zoomldm and "
+            "imagecodecs"
+        )
+    out = np.empty(shape, np.uint8)
+    try:
+        getattr(imagecodecs, f"{_CODECS[codec].module.lower()}_decode")(data, out=out)
+    except (imagecodecs.DelayedImportError, RuntimeError, ValueError, TypeError) as error:
+        raise ArchiveError(f"{what} can't be decoded ({error})") from error
+    out.flags.writeable = False
+    return out
