@@ -137,9 +137,9 @@ class TestReading:
             base = archive.base
             assert base is not None and copy is not None
             places = [(x, y) for x in range(0, 2000, 190) for y in range(0, 1000, 170)]
-            for from_ in (base, copy):
-                parts = pool.map(lambda p, b=from_: b.read(*p, 250, 250), places)
-                for (x, y), part in zip(places, parts, strict=True):
+            for layer in (base, copy):
+                parts = [pool.submit(layer.read, x, y, 250, 250) for x, y in places]
+                for (x, y), part in zip(places, [p.result() for p in parts], strict=True):
                     np.testing.assert_array_equal(part, pixels[y : y + 250, x : x + 250])
 
     def test_a_slide_smaller_than_one_chunk(self, tmp_path):
@@ -278,7 +278,9 @@ class TestDamage:
 
     def test_a_picture_of_another_size_is_refused(self, corner, tmp_path):
         def change(members):
-            members["overview/c/0/0/0"] = encode_picture(np.zeros((4096, 4096, 3)), "png", None)
+            members["overview/c/0/0/0"] = encode_picture(
+                np.zeros((4096, 4096, 3), np.uint8), "png", None
+            )
 
         path = forge(corner, tmp_path / "f.zldm", members=change)
         with open_archive(path) as archive:

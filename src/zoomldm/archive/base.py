@@ -105,7 +105,9 @@ def check_metadata(data: bytes, facts: Base, path: object) -> None:
                 "manifest"
             )
     codecs = found.get("codecs")
-    names = [c.get("name") if isinstance(c, dict) else c for c in codecs or [None]]
+    names = (
+        [c.get("name") for c in codecs if isinstance(c, dict)] if isinstance(codecs, list) else []
+    )
     if names != [expected["codecs"][0]["name"]]:
         raise ArchiveError(f"{what} declares codecs {names}, expected imagecodecs_{facts.codec}")
 

@@ -24,7 +24,7 @@ class _Codec:
 
     module: str
     quality: int | None
-    encode: Callable[[Pixels, int], bytes]
+    encode: Callable[[Pixels, int], bytes | bytearray]
 
     @property
     def available(self) -> bool:

@@ -222,7 +222,9 @@ def _read_h5(path: Path) -> tuple[np.ndarray, Coordinates | None]:
         count = values.size // values.shape[-1]
         if "scales" in file:  # int8 codes, a scale per instance
             values = values * np.asarray(file["scales"])[:, None]
-        keep = as_mask(np.asarray(file["mask"]), f"{path}: mask").ravel() if "mask" in file else None
+        keep = (
+            as_mask(np.asarray(file["mask"]), f"{path}: mask").ravel() if "mask" in file else None
+        )
         if keep is not None:
             if len(keep) != count:
                 raise ConfigError(f"{path}: {count} instances but a mask of {len(keep)}")
