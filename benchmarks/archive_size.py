@@ -16,7 +16,7 @@ import numpy as np
 
 from zoomldm.archive import open_archive
 from zoomldm.archive.quantise import cosines
-from zoomldm.compression import CompressOptions, compress
+from zoomldm.compression.compress import CompressOptions, compress
 from zoomldm.pipeline import load_pipeline
 
 

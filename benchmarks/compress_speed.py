@@ -18,10 +18,11 @@ import numpy as np
 import openslide
 import torch
 
-from zoomldm.compression import BATCH, compress, read_tiles, tile_boxes
-from zoomldm.levels import TILE
+from zoomldm.compression.compress import BATCH, compress
+from zoomldm.geometry.levels import TILE
 from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline, load_pipeline
 from zoomldm.slides import open_slide
+from zoomldm.slides.tiles import read_tiles, tile_boxes
 from zoomldm.slides.tissue import find_tissue
 
 AIMS = {"compress": 1.15, "reading": 2.0}

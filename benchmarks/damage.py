@@ -19,7 +19,7 @@ import numpy as np
 from paths import painted
 
 from zoomldm.archive import Archive, open_archive, verify_archive
-from zoomldm.compression import CompressOptions, compress
+from zoomldm.compression.compress import CompressOptions, compress
 from zoomldm.errors import ArchiveError
 
 

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 
 from zoomldm.archive import open_archive
-from zoomldm.levels import parse_level
+from zoomldm.data.contexts import ContextStore
+from zoomldm.geometry.levels import parse_level
 from zoomldm.pipeline import load_pipeline
 from zoomldm.sampling.options import SampleOptions
 from zoomldm.sampling.sampler import Sampler
-from zoomldm.training.contexts import ContextStore
 
 GUIDANCE = (1.0, 2.0, 4.0, 7.0)
 

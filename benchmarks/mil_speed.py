@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, WeightedRandomSampler
 
-from zoomldm.mil.attention import BagModel
 from zoomldm.mil.bags import Bags, read_bags
 from zoomldm.mil.metrics import measure
+from zoomldm.mil.models.attention import BagModel
 from zoomldm.mil.protocol import PROTOCOLS, build_model, predict, train_model
 from zoomldm.mil.splits import hipt_subset, read_splits
 

@@ -6,7 +6,7 @@ Run: python benchmarks/network_cost.py
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from zoomldm.levels import NAMES
+from zoomldm.geometry.levels import NAMES
 from zoomldm.pipeline import build_pipeline
 
 

@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from zoomldm.networks.denoiser import Denoiser
 from zoomldm.networks.released_autoencoder import VQAutoencoder
 from zoomldm.networks.summarizer_vit import ViTSummarizer
-from zoomldm.presets import preset
+from zoomldm.pipeline.presets import preset
 
 DIM = 1024
 CPU_REPEATS, GPU_REPEATS = 2, 20

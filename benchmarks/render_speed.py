@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from zoomldm.archive import open_archive
-from zoomldm.demo import densest_region
+from zoomldm.geometry.lattice import densest_region
 from zoomldm.pipeline import load_pipeline
 from zoomldm.rendering import Cascade, RenderOptions
 

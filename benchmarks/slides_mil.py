@@ -13,8 +13,8 @@ import csv
 import time
 from pathlib import Path
 
-from zoomldm.description import FeatureOptions, FeatureReport, features
 from zoomldm.errors import ConfigError
+from zoomldm.features import FeatureOptions, FeatureReport, extract_features
 from zoomldm.mil.report import as_markdown
 from zoomldm.mil.run import run_mil
 from zoomldm.pipeline import load_pipeline
@@ -82,7 +82,7 @@ def main() -> None:
     for name, options in SOURCES.items():
         folder = arguments.out / f"{options.source}-features"
         folder.mkdir(exist_ok=True)
-        reports = [features(a, folder, options, pipeline=model) for a in archives]
+        reports = [extract_features(a, folder, options, pipeline=model) for a in archives]
         folders[name] = folder
         table.append([name, *sizes(reports)])
     results = arguments.out / "results"

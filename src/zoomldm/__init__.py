@@ -1,7 +1,7 @@
 """ZoomLDM: whole-slide images kept as embeddings and turned back into pictures.
 
-`compress`, `decompress`, `features`, `open_archive`, `open_slide` and `load_pipeline` are loaded
-when used.
+`compress`, `decompress`, `extract_features`, `open_archive`, `open_slide` and `load_pipeline` are
+loaded when used.
 """
 
 from importlib import import_module
@@ -14,12 +14,12 @@ except PackageNotFoundError:  # run from a checkout that is not installed
     __version__ = "0"
 
 _HOMES = {
-    "compress": "zoomldm.compression",
-    "CompressOptions": "zoomldm.compression",
+    "compress": "zoomldm.compression.compress",
+    "CompressOptions": "zoomldm.compression.compress",
     "decompress": "zoomldm.rendering",
-    "features": "zoomldm.description",
-    "FeatureOptions": "zoomldm.description",
-    "archive_from_features": "zoomldm.from_features",
+    "extract_features": "zoomldm.features.extract",
+    "FeatureOptions": "zoomldm.features.extract",
+    "archive_from_features": "zoomldm.features.to_archive",
     "open_archive": "zoomldm.archive",
     "verify_archive": "zoomldm.archive",
     "open_slide": "zoomldm.slides",

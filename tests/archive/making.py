@@ -11,7 +11,7 @@ from zoomldm.archive import Archive, Encoder, Header, Network, SlideFacts, Tissu
 from zoomldm.archive.container import ContainerWriter
 from zoomldm.archive.manifest import MANIFEST_NAME
 from zoomldm.archive.writer import Precision, write_archive
-from zoomldm.levels import grid_shape, level_size
+from zoomldm.geometry.levels import grid_shape, level_size
 
 
 def make_header(width: int, height: int, dim: int) -> Header:

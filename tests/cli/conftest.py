@@ -8,7 +8,7 @@ import pytest
 from synthetic import paint_slide
 
 from zoomldm import cli
-from zoomldm.compression import CompressOptions, compress
+from zoomldm.compression.compress import CompressOptions, compress
 from zoomldm.pipeline import build_pipeline
 
 

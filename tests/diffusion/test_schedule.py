@@ -5,7 +5,7 @@ import torch
 
 from zoomldm.diffusion.schedule import make_schedule
 from zoomldm.errors import ConfigError
-from zoomldm.presets import SCHEDULE
+from zoomldm.pipeline.presets import SCHEDULE
 
 
 @pytest.mark.parametrize("steps", [2, 10, 20, 50, 1000])

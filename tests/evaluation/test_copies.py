@@ -8,12 +8,12 @@ import torch
 from training.archives import make_archive
 
 from zoomldm.archive import open_archive
+from zoomldm.data.archive_patches import PatchStore
 from zoomldm.errors import ArchiveError, ConfigError
 from zoomldm.evaluation.copies import copies_table, measure_copies
 from zoomldm.evaluation.networks import to_pixels
 from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline
 from zoomldm.sampling.sampler import Sampler
-from zoomldm.training.patches import PatchStore
 
 
 def decode(latents: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from zoomldm.pipeline import load_pipeline
 def test_from_slide_to_page(tmp_path) -> None:
     from synthetic import paint_slide
 
-    from zoomldm.compression import CompressOptions, compress
+    from zoomldm.compression.compress import CompressOptions, compress
 
     slide = tmp_path / "slide.tif"
     paint_slide(slide, 2048, 1536, mpp=0.5, seed=3)

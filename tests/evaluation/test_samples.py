@@ -10,14 +10,14 @@ from synthetic import paint_slide
 from tiny import filled_pipeline
 
 from zoomldm.archive import open_archive
-from zoomldm.compression import CompressOptions, compress
+from zoomldm.compression.compress import CompressOptions, compress
+from zoomldm.data.contexts import ContextStore
 from zoomldm.errors import ArchiveError, ConfigError
 from zoomldm.evaluation.samples import _read, measure_samples, samples_table
 from zoomldm.networks.patch_encoder import TileCNN
 from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline
 from zoomldm.sampling.options import SampleOptions
 from zoomldm.slides import open_slide
-from zoomldm.training.contexts import ContextStore
 
 QUICK = SampleOptions(steps=1, context_steps=1)
 

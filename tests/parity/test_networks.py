@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from zoomldm.diffusion.learned_range import LearnedRange, cosine_betas
 from zoomldm.networks import embedding_dit
+from zoomldm.networks.checkpoint import Tensors, fill
 from zoomldm.networks.denoiser import Denoiser
 from zoomldm.networks.embedding_dit import EmbeddingDiT, positions
 from zoomldm.networks.released_autoencoder import VQAutoencoder
 from zoomldm.networks.summarizer_vit import ViTSummarizer
 from zoomldm.released import names as released
-from zoomldm.released.checkpoint import Tensors, fill
 
 # At t = 977 a last bit of exp() in the time's frequencies is 6e-5 of an angle, which this random
 # network magnifies: one bit of one frequency moves its output by up to 9e-3 of the largest, and

@@ -20,7 +20,7 @@ from zoomldm.diffusion.samplers import (
 )
 from zoomldm.errors import ConfigError
 from zoomldm.pipeline import ZoomLDMPipeline
-from zoomldm.presets import SCHEDULE
+from zoomldm.pipeline.presets import SCHEDULE
 from zoomldm.training.averaging import Average
 
 SCALE = 2.0

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from training.archives import make_archive
 
 from zoomldm.archive import open_archive
+from zoomldm.data.archive_patches import PatchStore
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.rendering import Cascade, RenderOptions
-from zoomldm.training.patches import PatchStore
 from zoomldm.training.stages.diffusion import DiffusionStage
 
 

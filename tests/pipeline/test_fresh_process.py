@@ -9,7 +9,7 @@ import pytest
 
 from zoomldm.diffusion.samplers import SAMPLERS, make_sampler
 from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline
-from zoomldm.presets import SCHEDULE
+from zoomldm.pipeline.presets import SCHEDULE
 
 _SCRIPT = """
 import json, sys

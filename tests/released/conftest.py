@@ -11,7 +11,7 @@ from zoomldm.networks.denoiser import Denoiser
 from zoomldm.networks.released_autoencoder import VQAutoencoder
 from zoomldm.networks.summarizer_vit import ViTSummarizer
 from zoomldm.pipeline import ZoomLDMPipeline
-from zoomldm.presets import SCHEDULE
+from zoomldm.pipeline.presets import SCHEDULE
 from zoomldm.released import names
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from zoomldm.errors import PipelineError
 from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline, load_pipeline
-from zoomldm.presets import SCHEDULE
+from zoomldm.pipeline.presets import SCHEDULE
 from zoomldm.released import convert_released
 
 

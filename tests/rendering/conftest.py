@@ -8,7 +8,7 @@ import pytest
 from tiny import filled_pipeline
 
 from zoomldm.archive import Encoder, Header, SlideFacts, TissueFacts, write_archive
-from zoomldm.levels import grid_shape, level_size
+from zoomldm.geometry.levels import grid_shape, level_size
 from zoomldm.pipeline import ZoomLDMPipeline
 
 Make = Callable[..., Path]

@@ -11,7 +11,7 @@ from PIL import Image
 
 from zoomldm.archive import open_archive
 from zoomldm.errors import ArchiveError, ConfigError
-from zoomldm.levels import COUNT, TILE
+from zoomldm.geometry.levels import COUNT, TILE
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.rendering import Cascade, RenderOptions
 

@@ -16,7 +16,7 @@ from PIL import Image
 from zoomldm.archive import open_archive
 from zoomldm.errors import ArchiveError, ConfigError, PipelineError, RegionError, TargetError
 from zoomldm.files import claim
-from zoomldm.levels import NAMES
+from zoomldm.geometry.levels import NAMES
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.rendering import Cascade, RenderOptions, decompress
 from zoomldm.rendering import exports as module

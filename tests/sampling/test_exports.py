@@ -8,13 +8,13 @@ import pytest
 from PIL import Image
 
 from zoomldm.errors import ConfigError, TargetError
-from zoomldm.levels import COUNT, NAMES
+from zoomldm.generation.sheets import draw_sheet
+from zoomldm.geometry.levels import COUNT, NAMES
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.sampling.exports import write_samples
 from zoomldm.sampling.options import SampleOptions
 from zoomldm.sampling.reference import Reference
 from zoomldm.sampling.sampler import Sampler
-from zoomldm.sampling.sheet import draw_sheet
 
 QUICK = SampleOptions(steps=1, context_steps=1, seed=3)
 

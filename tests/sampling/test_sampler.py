@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from zoomldm.errors import ConfigError, PipelineError
-from zoomldm.levels import COARSEST, COUNT, TILE
+from zoomldm.generation.batch import upsampled_quarter
+from zoomldm.geometry.levels import COARSEST, COUNT, TILE
 from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline
-from zoomldm.rendering.pixels import upsampled_quarter
 from zoomldm.sampling.options import SampleOptions
 from zoomldm.sampling.sampler import Sampler, fullest_quarter
 

@@ -14,8 +14,8 @@ from PIL import Image
 from synthetic import paint_region, paint_slide
 
 import zoomldm.slides.slide as slide_module
-from zoomldm import levels
 from zoomldm.errors import SlideError
+from zoomldm.geometry import levels
 from zoomldm.slides import Slide, SlideReadError, open_slide
 from zoomldm.slides.slide import stored_downsample
 

@@ -7,14 +7,15 @@ import pytest
 from synthetic import paint_slide
 
 from zoomldm.archive import open_archive, verify_archive
-from zoomldm.compression import CompressOptions, compress
+from zoomldm.compression.compress import CompressOptions, compress
 from zoomldm.errors import ConfigError
-from zoomldm.levels import TILE
+from zoomldm.geometry.levels import TILE
+from zoomldm.geometry.orientation import TURNS, turn_array, turn_back
+from zoomldm.geometry.withheld import withheld_block
 from zoomldm.pipeline import build_pipeline
 from zoomldm.slides import open_slide
 from zoomldm.slides.tissue import find_tissue
-from zoomldm.slides.turned import TURNS, TurnedSlide, turn_array, turn_back
-from zoomldm.slides.withheld import withheld_block
+from zoomldm.slides.turned import TurnedSlide
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ from zoomldm.archive import (
     TissueFacts,
     write_archive,
 )
-from zoomldm.levels import patch_tiles
+from zoomldm.geometry.lattice import tiles_within
+from zoomldm.geometry.levels import patch_tiles
 from zoomldm.pipeline import ZoomLDMPipeline
-from zoomldm.training.patches import tiles_within
 
 
 def make_archive(

@@ -8,10 +8,10 @@ import torch
 
 from training.archives import make_archive
 from zoomldm.archive import open_archive
+from zoomldm.data.archive_patches import PatchStore
 from zoomldm.errors import ConfigError, PipelineError
-from zoomldm.levels import NAMES
+from zoomldm.geometry.levels import NAMES
 from zoomldm.pipeline import build_pipeline
-from zoomldm.training.patches import PatchStore
 from zoomldm.training.stages import diffusion
 from zoomldm.training.stages.diffusion import REPEATS, DiffusionStage
 

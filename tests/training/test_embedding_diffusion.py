@@ -12,13 +12,13 @@ from typer.testing import CliRunner
 from training.archives import make_archive
 from zoomldm.archive import open_archive
 from zoomldm.cli import app
+from zoomldm.data.contexts import ContextStore
 from zoomldm.errors import ArchiveError, ConfigError, PipelineError
-from zoomldm.levels import COUNT, NAMES
+from zoomldm.geometry.lattice import tiles_within
+from zoomldm.geometry.levels import COUNT, NAMES
+from zoomldm.geometry.withheld import is_withheld, withheld_block
 from zoomldm.networks.context_dit import ContextDiT, matching_quarter
 from zoomldm.pipeline import build_pipeline, load_pipeline
-from zoomldm.slides.withheld import withheld_block
-from zoomldm.training.contexts import ContextStore
-from zoomldm.training.patches import is_withheld, tiles_within
 from zoomldm.training.stages.embedding_diffusion import EmbeddingDiffusionStage
 from zoomldm.training.train import train_stage
 
@@ -26,7 +26,7 @@ from zoomldm.training.train import train_stage
 @pytest.fixture(scope="module", autouse=True)
 def _few(request: pytest.FixtureRequest):
     patch = pytest.MonkeyPatch()
-    patch.setattr("zoomldm.training.contexts.MOST", (20, 20, 16, 12, 8, 6, 4, 3))
+    patch.setattr("zoomldm.data.contexts.MOST", (20, 20, 16, 12, 8, 6, 4, 3))
     patch.setattr("zoomldm.training.stages.embedding_diffusion.FIXED", 2)
     patch.setattr("zoomldm.training.train.FIXED", 2)
     yield

@@ -39,7 +39,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for stage in (DiffusionStage, EmbeddingDiffusionStage):
         monkeypatch.setattr(stage, "held_out", Stage.held_out)
         monkeypatch.setattr(stage, "pictures", Stage.pictures)
-    monkeypatch.setattr("zoomldm.training.contexts.MOST", (9, 9, 9, 9, 6, 4, 2, 2))
+    monkeypatch.setattr("zoomldm.data.contexts.MOST", (9, 9, 9, 9, 6, 4, 2, 2))
 
 
 def trained(folder: Path, out: Path, stage: str = "diffusion", **changes) -> ZoomLDMPipeline:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from zoomldm.archive.manifest import Base, dump_json, parse_json
 from zoomldm.errors import ArchiveError
-from zoomldm.levels import COARSEST, TILE, level_size
+from zoomldm.geometry.levels import COARSEST, TILE, level_size
 
 NAME = "overview"
 CHUNK = 512  # px of the level along a chunk's side

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from zoomldm.errors import ArchiveError
-from zoomldm.levels import COARSEST, grid_shape, level_size
+from zoomldm.geometry.levels import COARSEST, grid_shape, level_size
 
 FORMAT = "zldm"
 FORMAT_VERSION = "1.2"
@@ -35,7 +35,7 @@ class SlideFacts(_Part):
 
     `native_size` is that of its finest stored level, `size` that of its 0.5 mpp raster;
     `icc` describes the colour profile that was applied, None where there was none. `turn` says how
-    the raster was mirrored and turned (see `zoomldm.slides.turned`; from version 1.1 on).
+    the raster was mirrored and turned (see `zoomldm.geometry.orientation`; from version 1.1 on).
     """
 
     name: str

@@ -17,13 +17,13 @@ from zoomldm.archive.base import (
     chunk_tiles,
     touches,
 )
-from zoomldm.archive.cache import SHARED
 from zoomldm.archive.container import Container, Handle
 from zoomldm.archive.manifest import Manifest
 from zoomldm.archive.pictures import decode_picture
 from zoomldm.archive.quantise import dequantise
+from zoomldm.caching import SHARED
 from zoomldm.errors import ArchiveError
-from zoomldm.levels import patch_tiles
+from zoomldm.geometry.levels import patch_tiles
 
 _serial = itertools.count()
 
@@ -89,7 +89,7 @@ class Archive:
 
     @property
     def turn(self) -> int:
-        """How the slide was mirrored and turned, 0 for not at all (see `zoomldm.slides.turned`)."""
+        """How the slide was mirrored and turned, 0 for not at all (`geometry.orientation`)."""
         return self.manifest.slide.turn
 
     @property

@@ -29,7 +29,7 @@ from zoomldm.archive.manifest import (
 from zoomldm.archive.pictures import encode_picture, resolve_quality
 from zoomldm.archive.quantise import COSINE_MIN, cosines, dequantise, quantise, to_float16
 from zoomldm.errors import ArchiveError
-from zoomldm.levels import COARSEST, NAMES, grid_shape, level_size
+from zoomldm.geometry.levels import COARSEST, NAMES, grid_shape, level_size
 
 Precision = Literal["int8", "float16"]
 

@@ -52,8 +52,8 @@ def compress(
         _from_features(slides, out, mpp, precision, encoder, json)
         return
     from zoomldm.cli.output import megabytes, print_json, print_table, progress
-    from zoomldm.compression import CompressOptions, archive_path
-    from zoomldm.compression import compress as run
+    from zoomldm.compression.compress import CompressOptions, archive_path
+    from zoomldm.compression.compress import compress as run
     from zoomldm.encoders import load_encoder
     from zoomldm.errors import SomeFailedError, TargetError, ZoomLDMError
     from zoomldm.pipeline import load_pipeline
@@ -136,7 +136,7 @@ def _from_features(
     from zoomldm.cli.output import megabytes, print_json, print_table
     from zoomldm.encoders import load_encoder
     from zoomldm.errors import SomeFailedError, TargetError, ZoomLDMError
-    from zoomldm.from_features import archive_from_features, slide_name
+    from zoomldm.features.to_archive import archive_from_features, slide_name
 
     if len(files) > 1 and not out.is_dir():
         raise TargetError(f"{out}: several files need an existing folder")

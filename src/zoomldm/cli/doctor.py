@@ -9,8 +9,8 @@ def doctor(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Show versions, devices and optional parts, and try the shipped pipeline."""
+    from zoomldm.cli.diagnosis import diagnose
     from zoomldm.cli.output import print_json, print_table
-    from zoomldm.diagnosis import diagnose
 
     facts = diagnose()
     if json:

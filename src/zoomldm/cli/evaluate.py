@@ -84,10 +84,10 @@ def copies(
 ) -> None:
     """Count samples that come nearer to a training patch than withheld tissue does."""
     from zoomldm.cli.output import print_json
+    from zoomldm.cohort.cases import split_cases
     from zoomldm.errors import ConfigError
     from zoomldm.evaluation.copies import copies_table, measure_copies
     from zoomldm.pipeline import load_pipeline
-    from zoomldm.training.cases import split_cases
 
     _check_folder(out)
     archives = {path.name: path for path in sorted(data.glob("*.zldm"))}
@@ -145,10 +145,10 @@ def samples(
     from PIL import Image
 
     from zoomldm.cli.output import print_json
+    from zoomldm.cohort.cases import group_cases
     from zoomldm.evaluation.samples import measure_samples, samples_table
-    from zoomldm.levels import COUNT, parse_level
+    from zoomldm.geometry.levels import COUNT, parse_level
     from zoomldm.pipeline import load_pipeline
-    from zoomldm.training.cases import group_cases
 
     _check_folder(out)
     by_name = {path.name: path for path in other}

@@ -37,9 +37,9 @@ def features(
 ) -> None:
     """Describe slides in few numbers, for multiple-instance learning and other tools."""
     from zoomldm.cli.output import megabytes, print_json, print_table, progress
-    from zoomldm.description.extract import PAPER_RATIO, FeatureOptions
-    from zoomldm.description.extract import features as run
     from zoomldm.errors import SomeFailedError, TargetError, ZoomLDMError
+    from zoomldm.features.extract import PAPER_RATIO, FeatureOptions
+    from zoomldm.features.extract import extract_features as run
     from zoomldm.pipeline import load_pipeline
 
     options = FeatureOptions(

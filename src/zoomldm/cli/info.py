@@ -16,7 +16,7 @@ def info(
     """Show what an archive holds and where it comes from."""
     from zoomldm.archive import open_archive
     from zoomldm.cli.output import print_json, print_table
-    from zoomldm.levels import NAMES
+    from zoomldm.geometry.levels import NAMES
 
     with open_archive(archive) as opened:
         m = opened.manifest
@@ -56,7 +56,7 @@ def info(
 
 def _base_facts(manifest: "Manifest", base: "BaseLayer") -> dict[str, Any]:
     """What of an archive is real, and what it costs."""
-    from zoomldm.levels import NAMES
+    from zoomldm.geometry.levels import NAMES
 
     names = [m for m in manifest.members if m.name.startswith("overview/c/")]
     cost = sum(m.size for m in names)

@@ -52,7 +52,7 @@ def sample(
     """Draw new tissue at any magnification, or zoom into an imaginary slide."""
     from zoomldm.cli.output import print_json, progress
     from zoomldm.errors import ConfigError
-    from zoomldm.levels import COUNT, parse_level
+    from zoomldm.geometry.levels import COUNT, parse_level
     from zoomldm.pipeline import load_pipeline
     from zoomldm.sampling.exports import write_samples
     from zoomldm.sampling.options import SampleOptions

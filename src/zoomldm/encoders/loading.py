@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from zoomldm.encoders.encoder import NetworkEncoder, PatchEncoder, PipelineEncoder, digest_of
 from zoomldm.encoders.table import ENCODERS, EncoderFacts, Preparation
 from zoomldm.errors import PipelineError
+from zoomldm.networks.checkpoint import Faults, Tensors, fill, read_checkpoint
 from zoomldm.networks.finite import check_finite
 from zoomldm.networks.patch_vit import PatchViT, ViTSizes
 from zoomldm.pipeline import SHIPPED, load_pipeline
-from zoomldm.released.checkpoint import Faults, Tensors, fill, read_checkpoint
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 ENDINGS = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")

@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 
 from zoomldm.archive import open_archive
+from zoomldm.data.archive_patches import PatchStore
 from zoomldm.errors import ConfigError
 from zoomldm.evaluation.networks import to_pixels
-from zoomldm.levels import COUNT, NAMES, TILE
-from zoomldm.matching import check_encoder, check_latents
+from zoomldm.geometry.levels import COUNT, NAMES, TILE
 from zoomldm.pipeline import ZoomLDMPipeline
+from zoomldm.pipeline.compatibility import check_encoder, check_latents
 from zoomldm.sampling.options import SampleOptions
 from zoomldm.sampling.sampler import Sampler
-from zoomldm.training.patches import PatchStore
 
 NEAR = 1.0  # percentile of the withheld patches' distances below which a sample counts as a copy
 LEAST = 8  # withheld patches of a level that a percentile is taken of

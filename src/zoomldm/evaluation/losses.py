@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from zoomldm.archive import Archive
-from zoomldm.levels import COUNT, NAMES
+from zoomldm.geometry.levels import COUNT, NAMES
 from zoomldm.pipeline import ZoomLDMPipeline
 
 TIMES = (100, 300, 500, 700, 900)

@@ -12,16 +12,16 @@ import torch
 from numpy.typing import NDArray
 
 from zoomldm.archive import open_archive
+from zoomldm.data.contexts import ContextStore
 from zoomldm.errors import ArchiveError, ConfigError
 from zoomldm.evaluation.distances import Interval, frechet_interval, kernel_draws
 from zoomldm.evaluation.judge import load_judge
-from zoomldm.levels import COUNT, NAMES, TILE
-from zoomldm.matching import check_encoder
+from zoomldm.geometry.levels import COUNT, NAMES, TILE
 from zoomldm.pipeline import ZoomLDMPipeline
+from zoomldm.pipeline.compatibility import check_encoder
 from zoomldm.sampling.options import SampleOptions
 from zoomldm.sampling.sampler import Sampler
 from zoomldm.slides import open_slide
-from zoomldm.training.contexts import ContextStore
 
 LEAST = 8  # pictures a set that distances are taken of
 SEPARATE = 4  # level from which patches of a slide overlap so much that n counts for little

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from zoomldm.compression import read_tiles
-from zoomldm.levels import BASE_MPP, TILE
+from zoomldm.geometry.levels import BASE_MPP, TILE
 from zoomldm.slides import open_slide
+from zoomldm.slides.tiles import read_tiles
 from zoomldm.slides.tissue import find_tissue
 
 

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from zoomldm.errors import ConfigError
-from zoomldm.mil.attention import BagModel
 from zoomldm.mil.bags import Bags, Coordinates
 from zoomldm.mil.metrics import midranks
+from zoomldm.mil.models.attention import BagModel
 
 _COLOURS = np.array(  # dark blue, teal, green, yellow: ordered by lightness
     [[48, 18, 92], [44, 92, 140], [34, 152, 138], [124, 206, 80], [250, 230, 40]], dtype=float

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 
 from zoomldm.errors import ConfigError
-from zoomldm.mil.attention import ABMIL, BagModel
 from zoomldm.mil.bags import Bags
-from zoomldm.mil.clam import ClamSB
-from zoomldm.mil.dsmil import DSMIL
-from zoomldm.mil.logistic import logistic
 from zoomldm.mil.metrics import measure
-from zoomldm.mil.optimiser import PackedAdam
-from zoomldm.mil.pooling import MaxInstance, Pooled
+from zoomldm.mil.models.attention import ABMIL, BagModel
+from zoomldm.mil.models.clam import ClamSB
+from zoomldm.mil.models.dsmil import DSMIL
+from zoomldm.mil.models.logistic import logistic
+from zoomldm.mil.models.optimiser import PackedAdam
+from zoomldm.mil.models.pooling import MaxInstance, Pooled
 from zoomldm.mil.splits import Fold, hipt_subset, stratified_subset
 
 MODELS = ("clam-sb", "dsmil", "abmil", "max-instance", "mean-pool", "max-pool", "logistic")

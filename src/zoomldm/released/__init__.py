@@ -1,6 +1,6 @@
 """Published checkpoints (`weights.ckpt`, the embedding diffusion's `.pt`) to a pipeline."""
 
-from zoomldm.released.checkpoint import read_checkpoint
+from zoomldm.networks.checkpoint import read_checkpoint
 from zoomldm.released.conversion import ConvertReport, convert_released
 
 __all__ = ["ConvertReport", "convert_released", "read_checkpoint"]

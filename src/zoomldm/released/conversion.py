@@ -14,13 +14,13 @@ from torch import nn
 
 from zoomldm.diffusion.samplers import PLMSScheduler
 from zoomldm.errors import PipelineError, TargetError
+from zoomldm.networks.checkpoint import Faults, Tensors, fill, read_checkpoint
 from zoomldm.networks.denoiser import Denoiser
 from zoomldm.networks.embedding_dit import EmbeddingDiT
 from zoomldm.networks.released_autoencoder import VQAutoencoder
 from zoomldm.networks.summarizer_vit import TOKENS, ViTSummarizer
 from zoomldm.pipeline import ZoomLDMPipeline
-from zoomldm.presets import SCHEDULE
-from zoomldm.released.checkpoint import Faults, Tensors, fill, read_checkpoint
+from zoomldm.pipeline.presets import SCHEDULE
 from zoomldm.released.names import (
     AUTOENCODER,
     AVERAGE,

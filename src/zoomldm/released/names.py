@@ -7,10 +7,10 @@ from typing import Any
 from torch import Tensor
 
 from zoomldm.errors import PipelineError
+from zoomldm.networks.checkpoint import Tensors
 from zoomldm.networks.denoiser import Denoiser
 from zoomldm.networks.released_autoencoder import VQAutoencoder
 from zoomldm.networks.summarizer_vit import TOKENS
-from zoomldm.released.checkpoint import Tensors
 
 UNET, AVERAGE = "model.diffusion_model.", "model_ema."
 AUTOENCODER, SUMMARIZER = "first_stage_model.", "cond_stage_model."

@@ -14,16 +14,13 @@ from PIL import Image
 from zoomldm.archive import Archive
 from zoomldm.diffusion.noise import noise
 from zoomldm.diffusion.schedule import Schedule, make_schedule
-from zoomldm.levels import COARSEST, COUNT, NAMES, TILE, level_size
-from zoomldm.matching import check_encoder
+from zoomldm.generation.batch import make_pixels, upsampled_quarter
+from zoomldm.generation.options import RenderOptions
+from zoomldm.geometry.lattice import Window, grouped
+from zoomldm.geometry.levels import COARSEST, COUNT, NAMES, TILE, level_size
 from zoomldm.pipeline import ZoomLDMPipeline
-from zoomldm.rendering.options import RenderOptions
-from zoomldm.rendering.pixels import make_pixels, upsampled_quarter
+from zoomldm.pipeline.compatibility import check_encoder
 from zoomldm.rendering.store import PatchStore
-
-GROUP = 128  # patches asked for at once: fills batches, bounds memory
-
-Window = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -290,15 +287,6 @@ class Cascade:
         shape = self.pipeline.latent_shape
         y, x = row * shape[1], col * shape[2]
         return torch.from_numpy(noise(self.options.seed, level, schedule.first, y, x, shape))
-
-
-def grouped(rows: range, cols: range) -> Iterator[list[tuple[int, int]]]:
-    """Places of a block of patches in groups of about GROUP: whole rows, or parts of one."""
-    high = max(1, GROUP // max(1, len(cols)))
-    wide = max(1, min(len(cols), GROUP))
-    for i in range(0, len(rows), high):
-        for j in range(0, len(cols), wide):
-            yield [(r, c) for r in rows[i : i + high] for c in cols[j : j + wide]]
 
 
 def _union(a: Window, b: Window) -> Window:

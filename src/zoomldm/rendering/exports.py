@@ -14,20 +14,21 @@ from PIL.PngImagePlugin import PngInfo
 from zoomldm.archive import Archive, open_archive
 from zoomldm.errors import ConfigError, RegionError
 from zoomldm.files import atomic_path, claim
-from zoomldm.levels import COUNT, NAMES, check_region, level_mpp, parse_level
-from zoomldm.matching import check_encoder
-from zoomldm.pipeline import SHIPPED, ZoomLDMPipeline, load_pipeline
-from zoomldm.rendering.cascade import Cascade, Window
-from zoomldm.rendering.ladder import draw_ladder
-from zoomldm.rendering.options import RenderOptions
-from zoomldm.rendering.region import (
+from zoomldm.generation.options import RenderOptions
+from zoomldm.generation.sheets import draw_ladder
+from zoomldm.geometry.lattice import (
+    Window,
     densest_point,
     level_window,
     patch_windows,
     pyramid_windows,
-    window_tiles,
 )
-from zoomldm.slides.pyramid import PyramidLevel, write_pyramid
+from zoomldm.geometry.levels import COUNT, NAMES, check_region, level_mpp, parse_level
+from zoomldm.pipeline import SHIPPED, ZoomLDMPipeline, load_pipeline
+from zoomldm.pipeline.compatibility import check_encoder
+from zoomldm.rendering.cascade import Cascade
+from zoomldm.rendering.region import window_tiles
+from zoomldm.writers.pyramid import PyramidLevel, write_pyramid
 
 PNG_PIXELS = 64_000_000
 SPOOL_BYTES = 4 << 30

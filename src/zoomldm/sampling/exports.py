@@ -13,14 +13,13 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from zoomldm.errors import ConfigError, TargetError
-from zoomldm.levels import COUNT, NAMES, level_mpp
+from zoomldm.generation.sheets import draw_ladder, draw_sheet
+from zoomldm.geometry.levels import COUNT, NAMES, level_mpp
 from zoomldm.pipeline import ZoomLDMPipeline
-from zoomldm.rendering.ladder import draw_ladder
 from zoomldm.sampling.contexts import check_conditions
 from zoomldm.sampling.options import SampleOptions
 from zoomldm.sampling.reference import Reference
 from zoomldm.sampling.sampler import Sampler
-from zoomldm.sampling.sheet import draw_sheet
 
 Advance = Callable[[str, int, int], None]
 SHEET = "contact-sheet.png"

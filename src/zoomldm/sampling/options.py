@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from zoomldm.diffusion.learned_range import STEPS
 from zoomldm.errors import ConfigError
-from zoomldm.rendering.options import RenderOptions
+from zoomldm.generation.options import RenderOptions
 
 ASKED = 4.0
 

@@ -11,9 +11,9 @@ from PIL import Image, UnidentifiedImageError
 
 from zoomldm.archive import open_archive
 from zoomldm.errors import ConfigError, PipelineError, RegionError
-from zoomldm.levels import TILE
-from zoomldm.matching import check_encoder
+from zoomldm.geometry.levels import TILE
 from zoomldm.pipeline import ZoomLDMPipeline
+from zoomldm.pipeline.compatibility import check_encoder
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from zoomldm.diffusion.schedule import make_schedule
 from zoomldm.errors import ConfigError, PipelineError
-from zoomldm.levels import COARSEST, COUNT, NAMES, TILE
+from zoomldm.generation.batch import make_pixels, upsampled_quarter
+from zoomldm.geometry.levels import COARSEST, COUNT, NAMES, TILE
 from zoomldm.networks.context_dit import matching_quarter
 from zoomldm.pipeline import ZoomLDMPipeline
-from zoomldm.rendering.pixels import make_pixels, upsampled_quarter
 from zoomldm.sampling.contexts import check_conditions, context_noise, draw_contexts, picture_noise
 from zoomldm.sampling.options import SampleOptions
 

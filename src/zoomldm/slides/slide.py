@@ -14,8 +14,8 @@ import openslide
 from openslide.lowlevel import OpenSlideError
 from PIL import Image
 
-from zoomldm import levels
 from zoomldm.errors import SlideError
+from zoomldm.geometry import levels
 from zoomldm.slides.backend import Backend, one_line
 from zoomldm.slides.colour import Colour, slide_colour
 from zoomldm.slides.openslide_backend import OpenSlideBackend

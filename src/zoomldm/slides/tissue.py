@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from zoomldm.errors import SlideError
-from zoomldm.levels import TILE, level_mpp
+from zoomldm.geometry.levels import TILE, level_mpp
 from zoomldm.slides.backend import SlideReadError
 from zoomldm.slides.slide import Slide
 

@@ -12,25 +12,25 @@ import torch
 from accelerate import PartialState
 
 from zoomldm.archive import Archive, open_archive
+from zoomldm.cohort.cases import Split, read_labels, split_cases
+from zoomldm.data.archive_patches import PatchStore
+from zoomldm.data.contexts import ContextStore
+from zoomldm.data.slide_patches import TileStore, cache_tiles
 from zoomldm.errors import ConfigError, PipelineError, TargetError
-from zoomldm.matching import check_encoder, check_latents
 from zoomldm.networks.autoencoder import FoldedAutoencoder
 from zoomldm.networks.context_dit import ContextDiT
 from zoomldm.networks.denoiser import Denoiser
 from zoomldm.networks.patch_encoder import TileCNN
 from zoomldm.networks.summarizers import CNNSummarizer
 from zoomldm.pipeline import SHIPPED, ZoomLDMPipeline, build_pipeline, load_pipeline
-from zoomldm.presets import preset as preset_table
-from zoomldm.training.cases import Split, read_labels, split_cases
+from zoomldm.pipeline.compatibility import check_encoder, check_latents
+from zoomldm.pipeline.presets import preset as preset_table
 from zoomldm.training.config import STAGES, TrainConfig, make_config
-from zoomldm.training.contexts import ContextStore
 from zoomldm.training.loop import Stage, train
-from zoomldm.training.patches import PatchStore
 from zoomldm.training.stages.autoencoder import AutoencoderStage
 from zoomldm.training.stages.diffusion import DiffusionStage
 from zoomldm.training.stages.embedding_diffusion import FIXED, EmbeddingDiffusionStage
 from zoomldm.training.stages.patch_encoder import PatchEncoderStage
-from zoomldm.training.tiles import TileStore, cache_tiles
 
 ENDINGS = frozenset(
     [

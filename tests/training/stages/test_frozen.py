@@ -7,12 +7,12 @@ import pytest
 import torch
 from synthetic import paint_slide
 
+from zoomldm.data.slide_patches import TileStore, cache_tiles
 from zoomldm.networks.autoencoder import FoldedAutoencoder
 from zoomldm.networks.patch_encoder import TileCNN
-from zoomldm.presets import preset
+from zoomldm.pipeline.presets import preset
 from zoomldm.training.stages.autoencoder import AutoencoderStage
 from zoomldm.training.stages.patch_encoder import PatchEncoderStage
-from zoomldm.training.tiles import TileStore, cache_tiles
 
 
 @pytest.fixture(scope="module")

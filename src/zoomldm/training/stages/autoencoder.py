@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoomldm.data.slide_patches import TileStore
 from zoomldm.networks.autoencoder import FoldedAutoencoder
 from zoomldm.training.loop import Stage
-from zoomldm.training.tiles import TileStore
 
 
 def _detail(x: Tensor) -> Tensor:

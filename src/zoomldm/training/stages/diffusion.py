@@ -8,13 +8,13 @@ from diffusers.models.attention_processor import AttnProcessor
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
+from zoomldm.data.archive_patches import PatchStore
 from zoomldm.diffusion.guidance import guided
 from zoomldm.errors import ConfigError, PipelineError
-from zoomldm.levels import COUNT, NAMES
+from zoomldm.geometry.levels import COUNT, NAMES
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.training.balance import draw_levels
 from zoomldm.training.loop import Stage
-from zoomldm.training.patches import PatchStore
 from zoomldm.training.stages.autoencoder import to_pixels
 
 NULL = 0.1  # probability of the null condition (seed, section 5)

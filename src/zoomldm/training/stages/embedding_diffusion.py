@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from zoomldm.data.contexts import ContextStore
 from zoomldm.diffusion.learned_range import LearnedRange
-from zoomldm.levels import COUNT, NAMES
+from zoomldm.geometry.levels import COUNT, NAMES
 from zoomldm.networks.context_dit import ContextDiT
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.training.balance import draw_levels
-from zoomldm.training.contexts import ContextStore
 from zoomldm.training.loop import Stage
 
 NULL = 0.1  # probability that everything is left out, level included

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from zoomldm.data.slide_patches import TileStore
 from zoomldm.networks.patch_encoder import TileCNN
 from zoomldm.training.loop import Stage
-from zoomldm.training.tiles import TileStore
 from zoomldm.training.views import recolour, warp
 
 

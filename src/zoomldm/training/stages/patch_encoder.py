@@ -5,10 +5,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoomldm.data.slide_patches import TileStore
 from zoomldm.networks.patch_encoder import TileCNN
 from zoomldm.statistics import auc
 from zoomldm.training.loop import Stage
-from zoomldm.training.tiles import TileStore
 from zoomldm.training.views import recolour, warp
 
 

@@ -1,0 +1,1 @@
+"""Tables of slides, cases, labels and splits."""

@@ -1,0 +1,1 @@
+"""Slide to archive."""

@@ -1,0 +1,341 @@
+"""Slide to archive: every tissue tile becomes one embedding, and little else is kept."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from zoomldm import __version__
+from zoomldm.archive import ArchiveWriter, open_archive, verify_archive
+from zoomldm.archive.manifest import Encoder, Header, Network, SlideFacts, TissueFacts
+from zoomldm.compression.latents import add_latents
+from zoomldm.encoders import PatchEncoder, PipelineEncoder, load_encoder
+from zoomldm.errors import ArchiveError, ConfigError, SlideError, TargetError
+from zoomldm.files import claim
+from zoomldm.geometry.levels import NAMES, TILE, parse_level
+from zoomldm.geometry.orientation import TURNS
+from zoomldm.pipeline import ZoomLDMPipeline, load_pipeline
+from zoomldm.slides import Slide, SlideReadError, open_slide
+from zoomldm.slides.tiles import read_tiles
+from zoomldm.slides.tissue import VIEW_LEVEL, Tissue, TissueMode, find_tissue
+from zoomldm.slides.turned import TurnedSlide
+
+ENDING = ".zldm"
+BATCH = 32  # tiles per call of the encoder; the last call is padded, so results never vary with it
+MOST_UNREADABLE = 0.01
+OVERVIEW_PIXELS = 128 * 10**6  # Pillow and its JPEG coder need some ten bytes for each
+OVERVIEW_SIDE = 65535  # the most that a JPEG can have
+
+Advance = Callable[[str, int, int], None]
+"""Called with (what is being done, items done, items in all)."""
+
+
+@dataclass(frozen=True)
+class CompressOptions:
+    """What of a slide is kept.
+
+    Attributes:
+        overview: label of the level stored as a picture, or `none`.
+        quality: JPEG quality of the overview, 1 to 95.
+        precision: of the embeddings.
+        mpp: micrometres per pixel of the slide, where it does not say or says it wrongly.
+        tissue: `otsu`, or `all` for every tile.
+        for_training: store latents of patches at every level as well.
+        turn: mirror and turn the slide first, 0 to 7 (see `zoomldm.geometry.orientation`): more
+            to train on. The archive's name then ends in `.turnN`.
+    """
+
+    overview: str = "1.25x"
+    quality: int = 75
+    precision: Literal["int8", "float16"] = "int8"
+    mpp: float | None = None
+    tissue: TissueMode = "otsu"
+    for_training: bool = False
+    turn: int = 0
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("int8", "float16"):
+            raise ConfigError(f"precision {self.precision!r}; expected int8 or float16")
+        if self.tissue not in ("otsu", "all"):
+            raise ConfigError(f"tissue {self.tissue!r}; expected otsu or all")
+        if not 1 <= self.quality <= 95:
+            raise ConfigError(f"quality {self.quality}; expected 1 to 95")
+        if not 0 <= self.turn < TURNS:
+            raise ConfigError(f"turn is {self.turn}; expected 0 to {TURNS - 1}")
+        self.overview_level  # noqa: B018
+
+    @property
+    def overview_level(self) -> int | None:
+        """Level of the overview, None for none."""
+        return None if self.overview.lower() == "none" else parse_level(self.overview)
+
+
+@dataclass(frozen=True)
+class CompressReport:
+    """What `compress` did.
+
+    Attributes:
+        slide: the slide's path.
+        archive: the archive's path.
+        tissue_tiles: tiles stored.
+        unreadable: (row, column) of tissue tiles that could not be read.
+        grid: rows and columns.
+        bytes: size of the archive.
+        source_bytes: size of the slide's file.
+        raw_bytes: size of the 0.5 mpp raster at 3 bytes a pixel.
+        ratio: source_bytes / bytes.
+        seconds: time taken.
+        done_before: whether the archive was there already, made with the same options.
+    """
+
+    slide: str
+    archive: str
+    tissue_tiles: int
+    unreadable: list[tuple[int, int]]
+    grid: tuple[int, int]
+    bytes: int
+    source_bytes: int
+    raw_bytes: int
+    ratio: float
+    seconds: float
+    done_before: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def archive_path(slide: Path, out: Path, turn: int = 0) -> Path:
+    """Where the archive of a slide goes: `out` itself, or a file in the folder `out`.
+
+    Raises:
+        TargetError: neither a name ending in .zldm nor an existing folder.
+    """
+    if out.suffix == ENDING:
+        return out
+    if out.is_dir():
+        return out / f"{slide.stem}{f'.turn{turn}' if turn else ''}{ENDING}"
+    raise TargetError(f"{out}: expected a name ending in {ENDING} or an existing folder")
+
+
+def compress(
+    slide: Path | str,
+    out: Path | str,
+    options: CompressOptions | None = None,
+    *,
+    pipeline: str | ZoomLDMPipeline = "demo",
+    name: str | None = None,
+    encoder: str | PatchEncoder | None = None,
+    advance: Advance | None = None,
+) -> CompressReport:
+    """Compress one slide into one archive.
+
+    Args:
+        slide: any slide that `open_slide` opens.
+        out: file ending in .zldm, or an existing folder.
+        options: what is kept.
+        pipeline: the pipeline, its id or its directory; gives the patch encoder and, for
+            training archives, the autoencoder.
+        name: what the archive calls the pipeline, where `pipeline` is no name itself.
+        encoder: patch encoder to take instead of the pipeline's: loaded, or what `load_encoder`
+            takes (an id such as `uni`, a path, a pipeline).
+        advance: told of progress.
+
+    Raises:
+        SlideError: not a slide, no scale, no tissue, or over 1 % of its tiles unreadable.
+        TargetError: the target can't be written, or another process is writing it.
+    """
+    options = options or CompressOptions()
+    slide, start = Path(slide), time.monotonic()
+    target = archive_path(slide, Path(out), options.turn)
+    model = load_pipeline(pipeline) if isinstance(pipeline, str) else pipeline
+    label = name or (pipeline if isinstance(pipeline, str) else "unnamed")
+    if encoder is None:
+        source: PatchEncoder = PipelineEncoder(model, label)
+    else:
+        source = load_encoder(encoder) if isinstance(encoder, str) else encoder
+    advance = advance or (lambda what, done, total: None)
+    with claim(target), _opened(slide, options) as opened:
+        networks = _networks(model, source, label, options)
+        overview = _overview_level(opened, options)
+        if _is_done(target, opened, networks, options):
+            return _report(opened, target, start, done_before=True)
+        advance("finding tissue", 0, 1)
+        tissue = find_tissue(opened, options.tissue, keep_view=overview == VIEW_LEVEL)
+        advance("finding tissue", 1, 1)
+        header = Header(
+            slide=_slide_facts(opened, options),
+            tissue=TissueFacts(
+                mode=options.tissue, threshold=tissue.threshold, view_mpp=tissue.view_mpp
+            ),
+            creator=f"zoomldm {__version__}",
+            **networks,
+        )
+        white = np.full((1, TILE, TILE, 3), 255, np.uint8)
+        background = source.encode_tiles(np.repeat(white, BATCH, 0))[0]
+        with ArchiveWriter(target, header, background, options.precision) as writer:
+            lost = _embed(opened, tissue, source, writer, advance)
+            writer.add_unreadable(lost)
+            if overview is not None:
+                picture = _overview(opened, overview, tissue)
+                writer.set_overview(overview, picture, quality=options.quality)
+            if options.for_training:
+                add_latents(opened, tissue.mask, model, writer, advance)
+        return _report(opened, target, start)
+
+
+def _opened(path: Path, options: CompressOptions) -> Slide:
+    slide = open_slide(path, options.mpp)
+    return TurnedSlide(slide, options.turn) if options.turn else slide
+
+
+def _networks(
+    model: ZoomLDMPipeline,
+    source: PatchEncoder,
+    name: str,
+    options: CompressOptions,
+) -> dict[str, Any]:
+    latents = options.for_training
+    return {
+        "encoder": Encoder(id=source.id, digest=source.digest, dim=source.embedding_dim),
+        "autoencoder": Network(id=name, digest=model.digest("vae")) if latents else None,
+        "pipeline": Network(id=name, digest=model.digest()) if latents else None,
+    }
+
+
+def _slide_facts(slide: Slide, options: CompressOptions) -> SlideFacts:
+    return SlideFacts(
+        name=slide.path.name,
+        file_bytes=slide.file_bytes,
+        native_size=slide.native_size,
+        size=slide.size,
+        mpp_x=slide.mpp_x,
+        mpp_y=slide.mpp_y,
+        mpp_source=slide.mpp_source,
+        vendor=slide.vendor,
+        icc=slide.icc,
+        turn=options.turn,
+    )
+
+
+def _is_done(
+    target: Path, slide: Slide, networks: dict[str, Any], options: CompressOptions
+) -> bool:
+    """Whether the target is a sound archive of this slide, made with these options."""
+    if not target.is_file():
+        return False
+    try:
+        with open_archive(target) as archive:
+            m = archive.manifest
+    except ArchiveError:
+        return False
+    level = m.overview.level if m.overview else None
+    same = (
+        m.slide == _slide_facts(slide, options)
+        and m.encoder.digest == networks["encoder"].digest
+        and m.tissue.mode == options.tissue
+        and m.quantisation.precision == options.precision
+        and level == _overview_level(slide, options)
+        and (m.overview is None or m.overview.quality == options.quality)
+        and m.autoencoder == networks["autoencoder"]
+    )
+    return same and not verify_archive(target)
+
+
+def _report(slide: Slide, target: Path, start: float, done_before: bool = False) -> CompressReport:
+    with open_archive(target) as archive:
+        m = archive.manifest
+    size = target.stat().st_size
+    return CompressReport(
+        slide=str(slide.path),
+        archive=str(target),
+        tissue_tiles=m.tissue_tiles,
+        unreadable=[(int(r), int(c)) for r, c in m.unreadable],
+        grid=(m.grid.rows, m.grid.cols),
+        bytes=size,
+        source_bytes=slide.file_bytes,
+        raw_bytes=slide.size[0] * slide.size[1] * 3,
+        ratio=slide.file_bytes / size,
+        seconds=time.monotonic() - start,
+        done_before=done_before,
+    )
+
+
+def _embed(
+    slide: Slide, tissue: Tissue, source: PatchEncoder, writer: ArchiveWriter, advance: Advance
+) -> list[tuple[int, int]]:
+    """Embed all tissue tiles; returns those that could not be read."""
+    lost: list[tuple[int, int]] = []
+    total, done = tissue.tiles, 0
+    positions: list[tuple[int, int]] = []
+    tiles = np.empty((BATCH, TILE, TILE, 3), np.uint8)
+
+    def flush() -> None:
+        if positions:
+            writer.add_embeddings(positions, source.encode_tiles(tiles)[: len(positions)])
+            positions.clear()
+
+    for position, pixels in read_tiles(slide, tissue.mask):
+        done += 1
+        if pixels is None:
+            lost.append(position)
+            if len(lost) > MOST_UNREADABLE * total:
+                raise SlideError(
+                    f"{slide.path}: over {MOST_UNREADABLE:.0%} of its {total} tissue tiles can't "
+                    f"be read (the last at row {position[0]}, column {position[1]}); "
+                    "the file is damaged"
+                )
+            continue
+        tiles[len(positions)] = pixels
+        positions.append(position)
+        if len(positions) == BATCH:
+            flush()
+            advance("embedding tiles", done, total)
+    flush()
+    advance("embedding tiles", total, total)
+    return lost
+
+
+def _overview_level(slide: Slide, options: CompressOptions) -> int | None:
+    """Level of the overview, or None.
+
+    Raises:
+        ConfigError: the picture would be too large to hold and to code.
+    """
+    level = options.overview_level
+    if level is None:
+        return None
+    width, height = slide.level_size(level)
+    if width * height > OVERVIEW_PIXELS or max(width, height) > OVERVIEW_SIDE:
+        raise ConfigError(
+            f"{slide.path}: an overview at {NAMES[level]} would have {width} x {height} px, over "
+            f"{OVERVIEW_PIXELS // 10**6} megapixels or {OVERVIEW_SIDE} px a side; pass a coarser "
+            "--overview, or none"
+        )
+    return level
+
+
+def _overview(slide: Slide, level: int, tissue: Tissue) -> np.ndarray:
+    """The slide at a level; what can't be read is white."""
+    width, height = slide.level_size(level)
+    if level == VIEW_LEVEL and tissue.view is not None:
+        return tissue.view[:height, :width]
+    out = np.full((height, width, 3), 255, np.uint8)
+
+    def fill(x: int, y: int, w: int, h: int) -> None:
+        try:
+            out[y : y + h, x : x + w] = slide.read(level, x, y, w, h)
+        except SlideReadError:
+            if w > h and w > 16:
+                fill(x, y, w // 2, h)
+                fill(x + w // 2, y, w - w // 2, h)
+            elif h > 16:
+                fill(x, y, w, h // 2)
+                fill(x, y + h // 2, w, h - h // 2)
+
+    for y in range(0, height, TILE):
+        fill(0, y, width, min(TILE, height - y))
+    return out

@@ -1,0 +1,1 @@
+"""Archives and slides as training and evaluation data."""

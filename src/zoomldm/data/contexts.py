@@ -1,0 +1,174 @@
+"""Training contexts: what a frozen summarizer makes of grids of archives, held in memory."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from zoomldm.archive import Archive
+from zoomldm.errors import ConfigError
+from zoomldm.geometry.lattice import tiles_within
+from zoomldm.geometry.levels import COARSEST, COUNT, patch_tiles
+from zoomldm.geometry.withheld import is_withheld, withheld_block
+from zoomldm.networks.context_dit import matching_quarter
+from zoomldm.pipeline import ZoomLDMPipeline
+
+MOST = (4096, 4096, 3072, 2048, 2048, 1024, 512, 384)  # contexts a level: bounds memory and start
+_CHUNK = (64, 64, 64, 64, 32, 16, 8, 4)  # grids summarised at once, a level
+_SHARE = 0.25  # least tissue of a patch, of the most that one of its level has on its slide
+_MARGIN = 2  # tiles around a patch that a reference may lie in
+
+
+@dataclass(frozen=True)
+class LevelContexts:
+    """Contexts of one level.
+
+    Attributes:
+        patches: (n, 3) int: archive, row and column of the first tile.
+        contexts: (n, tokens, width) float16.
+        parents: (n, tokens / 4, width) float16, the matching quarter of a parent's context; zeros
+            where there is none.
+    """
+
+    patches: np.ndarray
+    contexts: np.ndarray
+    parents: np.ndarray
+
+
+class ContextStore:
+    """Contexts of patches of several archives at any tile offset, with parents and references.
+
+    What it holds is a function of pipeline, archives and arguments: a run that is broken off
+    finds the same numbers again.
+
+    Args:
+        pipeline: its summarizer.
+        archives: opened archives; latents aren't needed.
+        share: of each archive's tissue that is withheld; 0 for none.
+        withheld: hold the patches that the withheld blocks keep out, in place of the others.
+        most: contexts a level; None for `MOST`.
+        seed: of the choice among more than `most`.
+        hold: `patches` alone, their `contexts` too, or `all`, parents too; the rest is empty.
+
+    Raises:
+        ConfigError: no patch at all.
+    """
+
+    def __init__(
+        self,
+        pipeline: ZoomLDMPipeline,
+        archives: Sequence[Archive],
+        share: float = 0.1,
+        withheld: bool = False,
+        most: int | None = None,
+        seed: int = 0,
+        hold: Literal["patches", "contexts", "all"] = "all",
+    ) -> None:
+        self.pipeline, self.hold = pipeline, hold
+        self.archives = list(archives)
+        self._masks = [a.mask for a in self.archives]
+        self._blocks = [
+            withheld_block(m, share, a.turn) if share else np.zeros_like(m)
+            for a, m in zip(self.archives, self._masks, strict=True)
+        ]
+        self._backgrounds = [a.background.astype(np.float16) for a in self.archives]
+        self._embeddings = [
+            a.embeddings(0, a.rows, 0, a.cols).astype(np.float16) for a in self.archives
+        ]
+        self.levels = [
+            self._level(k, withheld, MOST[k] if most is None else most, seed) for k in range(COUNT)
+        ]
+        if not any(len(held.patches) for held in self.levels) and not withheld:
+            raise ConfigError("archives hold no tissue to train on; give others")
+
+    def _level(self, level: int, withheld: bool, most: int, seed: int) -> LevelContexts:
+        rng = np.random.default_rng([seed, level])
+        starts = [self._starts(n, level, withheld) for n in range(len(self.archives))]
+        patches = np.concatenate(starts)
+        chosen = np.sort(rng.permutation(len(patches))[:most])
+        patches = patches[chosen]
+        tokens, width = self.pipeline.summarizer.context_shape
+        if self.hold == "patches":
+            return LevelContexts(patches, *np.zeros((2, 0, tokens, width), np.float16))
+        contexts = self._summarised(level, patches)
+        if self.hold == "contexts":
+            return LevelContexts(patches, contexts, np.zeros((0, tokens // 4, width), np.float16))
+        parents = np.zeros((len(patches), tokens // 4, width), np.float16)
+        if level < COARSEST:
+            corner = rng.integers(0, 2, (len(patches), 2))
+            above = patches.copy()
+            above[:, 1:] -= corner * patch_tiles(level)
+            known = np.flatnonzero(~self._kept_out(above, level + 1))
+            whole = self._summarised(level + 1, above[known])
+            row, col = torch.from_numpy(corner[known]).unbind(1)
+            parents[known] = matching_quarter(torch.from_numpy(whole), row, col).numpy()
+        return LevelContexts(patches, contexts, parents)
+
+    def _starts(self, number: int, level: int, withheld: bool) -> np.ndarray:
+        """First tiles (n, 3) of an archive's patches that hold enough tissue."""
+        mask, side = self._masks[number], patch_tiles(level)
+        r, c = np.meshgrid(*(np.arange(1 - side, n) for n in mask.shape), indexing="ij")
+        r, c = r.ravel(), c.ravel()
+        tissue = tiles_within(mask, r, c, side)
+        fits = tissue >= max(1, _SHARE * tissue.max(initial=1))
+        r, c = r[fits], c[fits]
+        out = is_withheld(mask, self._blocks[number], level, r, c)
+        kept = out if withheld else ~out
+        return np.stack([np.full(kept.sum(), number), r[kept], c[kept]], 1)
+
+    def _kept_out(self, patches: np.ndarray, level: int) -> np.ndarray:
+        out = np.zeros(len(patches), bool)
+        for number, (mask, block) in enumerate(zip(self._masks, self._blocks, strict=True)):
+            own = patches[:, 0] == number
+            out[own] = is_withheld(mask, block, level, *patches[own, 1:].T)
+        return out
+
+    def grids(self, level: int, patches: np.ndarray) -> np.ndarray:
+        """Grids (m, 2**level, 2**level, D) float16 of `patches` (m, 3)."""
+        side = patch_tiles(level)
+        out = np.empty((len(patches), side, side, self.pipeline.embedding_dim), np.float16)
+        for place, (number, row, col) in enumerate(patches.tolist()):
+            held = self._embeddings[number]
+            top, bottom = max(row, 0), min(row + side, held.shape[0])
+            left, right = max(col, 0), min(col + side, held.shape[1])
+            out[place] = self._backgrounds[number]
+            part = held[top:bottom, left:right]
+            out[place, top - row : bottom - row, left - col : right - col] = part
+        return out
+
+    @torch.no_grad()
+    def _summarised(self, level: int, patches: np.ndarray) -> np.ndarray:
+        parts = [np.empty((0, *self.pipeline.summarizer.context_shape), np.float16)]
+        for start in range(0, len(patches), _CHUNK[level]):
+            grids = self.grids(level, patches[start : start + _CHUNK[level]])
+            parts.append(self.pipeline.context(grids, level).half().cpu().numpy())
+        return np.concatenate(parts)
+
+    def reference(self, level: int, index: int, rng: np.random.Generator) -> np.ndarray:
+        """Embedding (D,) float32 of a tissue tile in or beside a patch, zeros where there is none.
+
+        At level 0 it is another tile than the patch: what is asked for is tissue like it.
+        """
+        number, row, col = self.levels[level].patches[index].tolist()
+        top, left = max(row - _MARGIN, 0), max(col - _MARGIN, 0)
+        end = patch_tiles(level) + _MARGIN
+        usable = (self._masks[number] & ~self._blocks[number])[top : row + end, left : col + end]
+        if level == 0 and row >= 0 and col >= 0:
+            usable = usable.copy()
+            usable[row - top, col - left] = False
+        places = np.flatnonzero(usable)
+        pick = rng.random()
+        if not len(places):
+            return np.zeros(self.pipeline.embedding_dim, np.float32)
+        r, c = divmod(int(places[int(pick * len(places))]), usable.shape[1])
+        return self._embeddings[number][top + r, left + c].astype(np.float32)
+
+    def statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and deviation (width,) float32 of each dimension; every level weighs the same."""
+        held = [k.contexts for k in self.levels if len(k.contexts)]
+        mean = np.mean([c.mean((0, 1), dtype=np.float64) for c in held], 0)
+        square = np.mean([np.square(c, dtype=np.float32).mean((0, 1)) for c in held], 0)
+        deviation = np.sqrt(np.maximum(square - mean**2, 1e-8))
+        return mean.astype(np.float32), deviation.astype(np.float32)

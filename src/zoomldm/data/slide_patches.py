@@ -1,0 +1,181 @@
+"""Training pictures for the frozen networks: patches of slides, read once into a cache."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from zoomldm.errors import ConfigError, DamagedError
+from zoomldm.files import atomic_path, claim
+from zoomldm.geometry.lattice import tiles_within
+from zoomldm.geometry.levels import COUNT, TILE
+from zoomldm.geometry.withheld import is_withheld, withheld_block
+from zoomldm.slides import Slide, SlideReadError, open_slide
+from zoomldm.slides.tissue import find_tissue
+
+STRIDES = (256, 256, 128, 128, 64, 64, 64, 64)  # px, by level: whole tiles all of them
+MARGIN = 128  # px of white around a slide from 1.25x on, where it is smaller than a patch
+TISSUE = 0.05  # least share of a patch's tiles
+_VERSION = 1
+
+
+def patch_starts(mask: np.ndarray, level: int, share: float = 0.1) -> np.ndarray:
+    """Where the training pictures of a level start: (n, 2) int, y and x in px of the level.
+
+    Each has tissue on at least 5 % of its tiles, and is not kept out by the withheld block.
+
+    Args:
+        mask: bool (rows, cols), the tissue.
+        level: 0 to 7.
+        share: of the tissue that is withheld; 0 for none.
+    """
+    block = withheld_block(mask, share) if share else np.zeros_like(mask)
+    margin, stride = (MARGIN if level >= 4 else 0), STRIDES[level]
+    height, width = (-(-n * TILE // 2**level) for n in mask.shape)
+    y, x = np.meshgrid(
+        *(np.arange(-margin, max(n - MARGIN, -margin + 1), stride) for n in (height, width)),
+        indexing="ij",
+    )
+    y, x = y.ravel(), x.ravel()
+    row, col = (v * 2**level // TILE for v in (y, x))
+    tissue = tiles_within(mask, row, col, 2**level)
+    fits = (tissue > 0) & (tissue >= TISSUE * 4**level)
+    fits &= ~is_withheld(mask, block, level, row, col)
+    return np.stack([y, x], 1)[fits]
+
+
+def cache_tiles(
+    slides: Sequence[Path],
+    folder: Path,
+    *,
+    mpp: float | None = None,
+    share: float = 0.1,
+    quiet: bool = False,
+) -> None:
+    """Read the training pictures of slides into `folder`, as `TileStore` takes them.
+
+    A slide that is there already is passed over, so a killed run goes on with the next slide.
+    The withheld block of every slide is left out, of held-out ones too. Pictures that can't be
+    read are left out.
+
+    Args:
+        slides: slide files of different names.
+        folder: the cache; made if it is missing.
+        mpp: micrometres per pixel of the slides, over what they say.
+        share: of each slide's tissue that is withheld.
+        quiet: print nothing.
+
+    Raises:
+        SlideError: not a slide, no scale or no tissue.
+        TargetError: the folder can't be written.
+    """
+    folder.mkdir(exist_ok=True)
+    console = Console(stderr=True, quiet=quiet)
+    for number, path in enumerate(slides, 1):
+        facts = {"version": _VERSION, "bytes": path.stat().st_size, "mpp": mpp, "share": share}
+        done = folder / f"{path.name}.json"
+        with claim(done):
+            if not _is_cached(done, facts):
+                console.print(f"slide {number}/{len(slides)}: reading {path.name}", highlight=False)
+                with open_slide(path, mpp) as slide:
+                    _cache_slide(slide, folder, share, facts)
+
+
+def _is_cached(done: Path, facts: dict) -> bool:
+    try:
+        found = json.loads(done.read_text())
+    except (OSError, ValueError):
+        return False
+    return done.with_suffix(".npy").is_file() and all(found.get(k) == v for k, v in facts.items())
+
+
+def _cache_slide(slide: Slide, folder: Path, share: float, facts: dict) -> None:
+    mask = find_tissue(slide).mask
+    places = [(k, y, x) for k in range(COUNT) for y, x in patch_starts(mask, k, share).tolist()]
+    if not places:
+        raise ConfigError(f"{slide.path}: has too little tissue for a training picture; remove it")
+    target = folder / f"{slide.path.name}.npy"
+    rows: list[tuple[int, float, float]] = []
+    with atomic_path(target) as fresh:
+        # The header is written for as many pictures as are found readable, at the end.
+        raw = fresh.with_suffix(".raw")
+        try:
+            with raw.open("wb") as file:
+                for level, y, x in places:
+                    try:
+                        file.write(slide.read(level, x, y, TILE, TILE).tobytes())
+                    except SlideReadError:
+                        continue
+                    rows.append((level, y * 2**level / TILE, x * 2**level / TILE))
+            header = {
+                "descr": "|u1",
+                "fortran_order": False,
+                "shape": (len(rows), TILE, TILE, 3),
+            }
+            with fresh.open("wb") as file, raw.open("rb") as source:
+                np.lib.format.write_array_header_1_0(file, header)
+                shutil.copyfileobj(source, file, 1 << 24)
+        finally:
+            raw.unlink(missing_ok=True)
+    with atomic_path(target.with_suffix(".json")) as fresh:
+        fresh.write_text(json.dumps({**facts, "rows": rows}))
+
+
+class TileStore:
+    """Patches of several slides: one `NAME.npy` (n, 256, 256, 3) uint8 and `NAME.json` a slide.
+
+    The JSON holds `rows`, a list of (level, row, column): where a patch starts, in tiles.
+
+    Args:
+        folder: where the pairs lie.
+        names: the slides to use.
+
+    Raises:
+        DamagedError: a pair that does not belong together.
+    """
+
+    def __init__(self, folder: Path, names: list[str]) -> None:
+        self.pixels = [np.load(folder / f"{n}.npy", mmap_mode="r") for n in names]
+        rows = [json.loads((folder / f"{n}.json").read_text())["rows"] for n in names]
+        for name, pixels, listed in zip(names, self.pixels, rows, strict=True):
+            if len(pixels) != len(listed):
+                raise DamagedError(
+                    f"{folder / name}.npy: holds {len(pixels)} patches, its .json lists "
+                    f"{len(listed)}; remove both"
+                )
+        self.slide = np.concatenate([np.full(len(r), i) for i, r in enumerate(rows)])
+        self.index = np.concatenate([np.arange(len(r)) for r in rows])
+        where = np.concatenate([np.asarray(r, float) for r in rows])
+        self.level, self.start = where[:, 0].astype(int), where[:, 1:]
+
+    def __len__(self) -> int:
+        return len(self.slide)
+
+    def read(self, i: int) -> np.ndarray:
+        """Patch i: (256, 256, 3) uint8."""
+        return self.pixels[self.slide[i]][self.index[i]]
+
+    def at_level(self, level: int) -> np.ndarray:
+        """Indices of the patches of a level."""
+        return np.nonzero(self.level == level)[0]
+
+    def neighbours(self) -> np.ndarray:
+        """For each patch one that touches it on the same slide and level, itself if none."""
+        found = np.arange(len(self))
+        spots = {
+            (s, k, *start): i
+            for i, (s, k, start) in enumerate(
+                zip(self.slide, self.level, map(tuple, self.start), strict=True)
+            )
+        }
+        for (s, k, row, column), i in spots.items():
+            side = 2.0**k
+            for step in ((0, side), (side, 0), (0, -side), (-side, 0)):
+                other = spots.get((s, k, row + step[0], column + step[1]))
+                if other is not None:
+                    found[i] = other
+                    break
+        return found

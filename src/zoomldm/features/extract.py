@@ -1,0 +1,247 @@
+"""A slide in a few numbers: what `zoomldm features` does to one archive."""
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from zoomldm.archive import Archive, open_archive
+from zoomldm.errors import ArchiveError, ConfigError, TargetError
+from zoomldm.features.files import (
+    FORMATS,
+    PRECISIONS,
+    Format,
+    Precision,
+    read_settings,
+    stored_bytes,
+    write_features,
+)
+from zoomldm.features.sources import (
+    Description,
+    describe_summarizer,
+    describe_tiles,
+    describe_unet,
+)
+from zoomldm.geometry.levels import COARSEST, NAMES, parse_level
+from zoomldm.pipeline import ZoomLDMPipeline, load_pipeline
+
+Kind = Literal["summarizer", "tiles", "unet"]
+PAPER_RATIO = 8000 * 384 / (128 * 512)  # the seed's own numbers; it states 45
+
+
+@dataclass(frozen=True)
+class FeatureOptions:
+    """Which features, and how they are written.
+
+    Attributes:
+        source: `summarizer` (8 x 8 tokens a patch), `tiles` (the stored embeddings) or `unet`
+            (a layer of the denoiser, one vector a patch).
+        level: label of the patches' level; None for 0.15625x, and for 20x with `tiles`.
+        format: `h5`, `pt` or `npy`.
+        fixed: the two patches with most tissue, filled up with zeros and a mask.
+        precision: `float32`, `float16`, or `int8` with a scale per feature (h5 alone).
+        layer: of the denoiser: `mid`, `down.<i>` or `up.<i>`.
+        timestep: that the denoiser is asked at.
+
+    Raises:
+        ConfigError: values that don't exist or don't go together.
+    """
+
+    source: Kind = "summarizer"
+    level: str | None = None
+    format: Format = "h5"
+    fixed: bool = False
+    precision: Precision = "float32"
+    layer: str = "mid"
+    timestep: int = 50
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("source", get_args(Kind)),
+            ("format", FORMATS),
+            ("precision", PRECISIONS),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ConfigError(
+                    f"{name} {getattr(self, name)!r}; expected {', '.join(allowed[:-1])} "
+                    f"or {allowed[-1]}"
+                )
+        level = self.level_index
+        if self.precision == "int8" and self.format != "h5":
+            raise ConfigError(
+                f"precision int8 needs a scale per feature, which {self.format} has no room for; "
+                "pass --format h5, or float16"
+            )
+        if self.source == "tiles" and (self.fixed or level != 0):
+            raise ConfigError(
+                "tiles are one feature each at 20x; --level and --fixed go with patches: "
+                "pass --source summarizer or unet"
+            )
+
+    @property
+    def level_index(self) -> int:
+        """The level, 0 to 7."""
+        if self.level is None:
+            return 0 if self.source == "tiles" else COARSEST
+        return parse_level(self.level)
+
+
+@dataclass(frozen=True)
+class FeatureReport:
+    """What was written of one archive.
+
+    Attributes:
+        archive: its path.
+        output: the file of features.
+        source: see FeatureOptions.
+        level: label.
+        patches: patches of the level that hold tissue.
+        features: vectors written.
+        dim: numbers in each.
+        values: features x dim.
+        bytes: of the values in float32, float16 and int8.
+        file_bytes: of the output.
+        tile_values: numbers in the embeddings of all tissue tiles.
+        ratio: tile_values / values.
+        origin: what the denoiser's features were made from, `latents` or `overview`.
+        seconds: time taken.
+        done_before: whether the file was there already, made of the same.
+    """
+
+    archive: str
+    output: str
+    source: str
+    level: str
+    patches: int
+    features: int
+    dim: int
+    values: int
+    bytes: dict[str, int]
+    file_bytes: int
+    tile_values: int
+    ratio: float
+    origin: str | None
+    seconds: float
+    done_before: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def extract_features(
+    archive: Path | str,
+    out: Path | str,
+    options: FeatureOptions | None = None,
+    *,
+    pipeline: str | ZoomLDMPipeline = "demo",
+) -> FeatureReport:
+    """Describe the slide of one archive and write it to `out`/<archive's name>.<format>.
+
+    An h5 file made of the same archive, pipeline and options is left as it is.
+
+    Args:
+        archive: a .zldm file.
+        out: an existing folder.
+        options: see FeatureOptions.
+        pipeline: the pipeline, its id or its directory; not looked at for `tiles`.
+
+    Raises:
+        ArchiveError: no archive, without tissue, or made by another patch encoder.
+        ConfigError: a layer or timestep that the denoiser does not have.
+        TargetError: the target can't be written.
+    """
+    options, start = options or FeatureOptions(), time.monotonic()
+    archive, out = Path(archive), Path(out)
+    if not out.is_dir():
+        raise TargetError(f"{out}: no such folder; -o takes an existing one")
+    target = out / f"{archive.stem}.{options.format}"
+    model = None
+    if options.source != "tiles":
+        model = load_pipeline(pipeline) if isinstance(pipeline, str) else pipeline
+    with open_archive(archive) as opened:
+        if not opened.manifest.tissue_tiles:
+            raise ArchiveError(f"{archive}: holds no tissue tile; nothing to describe")
+        settings = _settings(opened, model, options)
+        stored = read_settings(target) if target.is_file() else None
+        if stored is not None and _without_facts(stored) == settings:
+            return _report(opened, target, options, stored["facts"], start, done_before=True)
+        found = _describe(opened, model, options)
+        facts = {
+            "patches": found.patches,
+            "features": len(found.values),
+            "dim": int(found.values.shape[1]),
+            "origin": found.origin,
+        }
+        everything = {**settings, "facts": facts}
+        write_features(target, found, opened, options.format, options.precision, everything)
+        return _report(opened, target, options, facts, start)
+
+
+def _settings(
+    archive: Archive, model: ZoomLDMPipeline | None, options: FeatureOptions
+) -> dict[str, Any]:
+    encoder = archive.manifest.encoder
+    named = {
+        "tiles": encoder.id,
+        "summarizer": "zoomldm summarizer",
+        "unet": f"zoomldm unet {options.layer}, t = {options.timestep}",
+    }
+    settings: dict[str, Any] = {
+        "source": options.source,
+        "level": NAMES[options.level_index],
+        "level_index": options.level_index,
+        "fixed": options.fixed,
+        "precision": options.precision,
+        "encoder": named[options.source],
+        "patch_encoder": encoder.model_dump(),
+        "archive": archive.digest,
+    }
+    if model is not None:
+        parts = {"summarizer": ("summarizer",), "unet": ("summarizer", "unet", "vae", "scheduler")}
+        settings["pipeline"] = model.digest(*parts[options.source])
+    return settings
+
+
+def _without_facts(stored: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in stored.items() if k != "facts"}
+
+
+def _describe(
+    archive: Archive, model: ZoomLDMPipeline | None, options: FeatureOptions
+) -> Description:
+    if model is None:
+        return describe_tiles(archive)
+    level, fixed = options.level_index, options.fixed
+    if options.source == "summarizer":
+        return describe_summarizer(archive, model, level, fixed)
+    return describe_unet(archive, model, level, options.layer, options.timestep, fixed)
+
+
+def _report(
+    archive: Archive,
+    target: Path,
+    options: FeatureOptions,
+    facts: dict[str, Any],
+    start: float,
+    done_before: bool = False,
+) -> FeatureReport:
+    count, dim = facts["features"], facts["dim"]
+    tile_values = archive.manifest.tissue_tiles * archive.dim
+    return FeatureReport(
+        archive=str(archive.path),
+        output=str(target),
+        source=options.source,
+        level=NAMES[options.level_index],
+        patches=facts["patches"],
+        features=count,
+        dim=dim,
+        values=count * dim,
+        bytes={p: stored_bytes(count, dim, p) for p in PRECISIONS},
+        file_bytes=target.stat().st_size,
+        tile_values=tile_values,
+        ratio=tile_values / (count * dim),
+        origin=facts["origin"],
+        seconds=time.monotonic() - start,
+        done_before=done_before,
+    )

@@ -1,0 +1,235 @@
+"""Where features come from: the tiles' embeddings, the summarizer, or the denoiser."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from zoomldm.archive import Archive
+from zoomldm.diffusion.noise import noise
+from zoomldm.errors import ArchiveError, ConfigError
+from zoomldm.geometry.lattice import tissue_patches
+from zoomldm.geometry.levels import NAMES, TILE, patch_tiles
+from zoomldm.pipeline import ZoomLDMPipeline
+from zoomldm.pipeline.compatibility import check_encoder
+
+FIXED_PATCHES = 2  # the seed: on average a slide has two patches at 0.15625x
+SIDE = 8  # of a context, in cells
+
+
+@dataclass(frozen=True)
+class Description:
+    """Features of a slide.
+
+    Attributes:
+        values: (N, D) float32.
+        places: (N, 2) whole numbers, x and y of each one's first pixel on the 0.5 mpp raster;
+            may lie beyond the slide, as its patches do.
+        side: side of the square that each stands for, in pixels of the 0.5 mpp raster.
+        patches: patches that hold tissue.
+        mask: (N,) bool, False where `values` is filled up with zeros; None if nothing is.
+        origin: what the denoiser's features were made from, `latents` or `overview`.
+    """
+
+    values: NDArray[np.float32]
+    places: NDArray[np.int64]
+    side: int
+    patches: int
+    mask: NDArray[np.bool_] | None = None
+    origin: str | None = None
+
+
+def describe_tiles(archive: Archive) -> Description:
+    """The embedding of each tissue tile, as stored: the paper's first row."""
+    rows, cols = np.nonzero(archive.mask)
+    places = np.stack([cols, rows], 1) * TILE
+    return Description(archive.embeddings_of(rows, cols), places, TILE, len(rows))
+
+
+def describe_summarizer(
+    archive: Archive, pipeline: ZoomLDMPipeline, level: int, fixed: bool = False
+) -> Description:
+    """The context of each patch of a level (seed, section 5): 64 tokens a patch.
+
+    Args:
+        archive: made by the pipeline's patch encoder.
+        pipeline: gives the summarizer.
+        level: 0 to 7.
+        fixed: take the two patches with most tissue, filled up with zeros.
+
+    Returns:
+        A feature per token; its square is the cell of the patch that it stands for.
+    """
+    check_encoder(archive, pipeline)
+    found = tissue_patches(archive.mask, level)
+    chosen = _fullest(found) if fixed else found[:, :2]
+    parts, places, side = [], [], TILE
+    for group, context in _contexts(archive, pipeline, chosen, level):
+        tokens, across = _cells(context, level)
+        side = patch_tiles(level) * TILE // across
+        cells = np.stack(np.meshgrid(np.arange(across), np.arange(across)), -1).reshape(-1, 2)
+        for (row, col), values in zip(group, tokens, strict=True):
+            corner = np.array([col, row]) * patch_tiles(level) * TILE
+            parts.append(values.float().cpu().numpy())
+            places.append(corner + cells * side)
+    done = Description(np.concatenate(parts), np.concatenate(places), side, len(found))
+    return _filled(done, len(parts[0])) if fixed else done
+
+
+def describe_unet(
+    archive: Archive,
+    pipeline: ZoomLDMPipeline,
+    level: int,
+    layer: str,
+    timestep: int,
+    fixed: bool = False,
+) -> Description:
+    """What a layer of the denoiser says of each patch of a level, averaged over the patch.
+
+    The patch's latents are those stored with `--for-training`, or else those of the base layer's
+    real pixels. They are noised to `timestep` with noise that depends on the place alone, and the
+    denoiser reads them under the patch's own context.
+
+    Args:
+        archive: made by the pipeline's patch encoder.
+        pipeline: gives all networks.
+        level: 0 to 7.
+        layer: `mid`, or `down.<i>` or `up.<i>`, counted in the order of the forward pass.
+        timestep: 0 to 999; 0 adds least noise.
+        fixed: take the two patches with most tissue, filled up with zeros.
+
+    Raises:
+        ConfigError: no such layer or timestep.
+        ArchiveError: no latents of this pipeline's autoencoder, and no base layer as fine as that.
+    """
+    check_encoder(archive, pipeline)
+    most = int(pipeline.scheduler.config["num_train_timesteps"])
+    if not 0 <= timestep < most:
+        raise ConfigError(f"timestep is {timestep}; expected 0 to {most - 1}")
+    found = tissue_patches(archive.mask, level)
+    chosen = _fullest(found) if fixed else found[:, :2]
+    latents, origin = _latents(archive, pipeline, chosen, level)
+    shape, device = pipeline.latent_shape, pipeline.device
+    heard: list[Tensor] = []
+
+    def listen(_module: Any, _inputs: Any, output: Any) -> None:
+        output = output[0] if isinstance(output, tuple) else output
+        heard.append(output.float().mean((2, 3)).cpu())
+
+    parts, done = [], 0
+    handle = _layer(pipeline, layer).register_forward_hook(listen)
+    try:
+        with torch.no_grad():
+            for group, context in _contexts(archive, pipeline, chosen, level):
+                clean = latents(range(done, done + len(group)))
+                drawn = np.stack(
+                    [noise(0, level, timestep, r * shape[1], c * shape[2], shape) for r, c in group]
+                )
+                time = torch.full((len(group),), timestep, device=device)
+                noised = pipeline.scheduler.add_noise(
+                    clean.to(device), torch.from_numpy(drawn).to(device), time
+                )
+                pipeline.unet(noised, time, context)
+                parts.append(heard.pop().numpy())
+                done += len(group)
+    finally:
+        handle.remove()
+    side = patch_tiles(level) * TILE
+    result = Description(
+        np.concatenate(parts), chosen[:, ::-1] * side, side, len(found), origin=origin
+    )
+    return _filled(result, 1) if fixed else result
+
+
+def _fullest(found: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(row, column) of the patches with most tissue, most first; raster order among equals."""
+    return found[np.argsort(-found[:, 2], kind="stable")[:FIXED_PATCHES], :2]
+
+
+def _filled(description: Description, per_patch: int) -> Description:
+    """The same number of features for every slide, with zeros where it has too few patches."""
+    count = FIXED_PATCHES * per_patch
+    missing = count - len(description.values)
+    return replace(
+        description,
+        values=np.pad(description.values, ((0, missing), (0, 0))),
+        places=np.pad(description.places, ((0, missing), (0, 0))),
+        mask=np.arange(count) < count - missing,
+    )
+
+
+def _contexts(
+    archive: Archive, pipeline: ZoomLDMPipeline, patches: NDArray[np.int64], level: int
+) -> Iterator[tuple[list[tuple[int, int]], Tensor]]:
+    """Groups of patches with their context (n, tokens, width); only small grids are grouped."""
+    size, side = max(1, 64 // 4 ** max(0, level - 2)), patch_tiles(level)
+    for i in range(0, len(patches), size):
+        group = [(int(r), int(c)) for r, c in patches[i : i + size]]
+        grids = np.stack([archive.grid(level, r * side, c * side) for r, c in group])
+        yield group, pipeline.context(grids, level)
+
+
+def _cells(context: Tensor, level: int) -> tuple[Tensor, int]:
+    """Tokens (n, cells, width) that stand for cells of the patch, and the cells across it."""
+    count = context.shape[1]
+    if count == SIDE**2:
+        return context, SIDE
+    # The released summarizer: a token for the level, then the cells in the middle of 64 places.
+    across = min(SIDE, patch_tiles(level))
+    first = count - SIDE**2 + SIDE**2 // 2 - across**2 // 2
+    return context[:, first : first + across**2], across
+
+
+def _layer(pipeline: ZoomLDMPipeline, name: str) -> torch.nn.Module:
+    unet = pipeline.unet.unet
+    layers = {f"down.{i}": block for i, block in enumerate(unet.down_blocks)}
+    layers |= {"mid": unet.mid_block}
+    layers |= {f"up.{i}": block for i, block in enumerate(unet.up_blocks)}
+    if name not in layers:
+        raise ConfigError(f"layer {name!r} does not exist; layers are {', '.join(layers)}")
+    return layers[name]
+
+
+def _latents(
+    archive: Archive, pipeline: ZoomLDMPipeline, patches: NDArray[np.int64], level: int
+) -> tuple[Any, str]:
+    """A function from indices of `patches` to latents (n, C, h, w), and what they are made from."""
+    made = archive.manifest.autoencoder
+    view = archive.base
+    reason = "no latents of that level"
+    if level in archive.latent_levels and made is not None:
+        where = {(int(r), int(c)): i for i, (r, c) in enumerate(archive.offsets(level))}
+        side = patch_tiles(level)
+        indices = [where.get((int(r) * side, int(c) * side)) for r, c in patches]
+        if made.digest != pipeline.digest("vae"):
+            reason = f"latents of another autoencoder ({made.id!r}, {made.digest[:12]})"
+        elif None in indices:
+            reason = f"no latents of {indices.count(None)} of its patches"
+        else:
+            rows = np.array(indices, np.int64)
+            return (
+                lambda chosen: torch.from_numpy(archive.latents(level, rows[chosen])).float(),
+                "latents",
+            )
+    if view is None or view.level > level:
+        finest = f"its base layer begins at {NAMES[view.level]}" if view else "it has no base layer"
+        raise ArchiveError(
+            f"{archive.path}: nothing to noise at {NAMES[level]}: {reason}, and {finest}; pass a "
+            "coarser --level, or compress the slide with --for-training"
+        )
+
+    def encoded(chosen: range) -> Tensor:
+        pictures = np.stack(
+            [
+                view.read_level(level, int(col) * TILE, int(row) * TILE, TILE, TILE)
+                for row, col in patches[list(chosen)]
+            ]
+        )
+        x = torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+        return pipeline.encode_pictures(x.to(pipeline.device)).float()
+
+    return encoded, "overview"

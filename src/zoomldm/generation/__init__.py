@@ -1,0 +1,1 @@
+"""What rendering, sampling and evaluation share: options, the batch loop, sheets."""

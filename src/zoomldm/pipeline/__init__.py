@@ -1,0 +1,19 @@
+"""What a trained model is: the pipeline, presets, loading, what an archive is compatible with."""
+
+from zoomldm.pipeline.loading import (
+    KINDS,
+    SHIPPED,
+    build_pipeline,
+    load_pipeline,
+    pick_device,
+)
+from zoomldm.pipeline.pipeline import ZoomLDMPipeline
+
+__all__ = [
+    "KINDS",
+    "SHIPPED",
+    "ZoomLDMPipeline",
+    "build_pipeline",
+    "load_pipeline",
+    "pick_device",
+]

@@ -1,0 +1,49 @@
+"""Whether an archive is of a pipeline's patch encoder and autoencoder."""
+
+from zoomldm.archive import Archive
+from zoomldm.errors import ArchiveError
+from zoomldm.pipeline.pipeline import ZoomLDMPipeline
+
+
+def check_encoder(archive: Archive, pipeline: ZoomLDMPipeline) -> None:
+    """Refuse an archive that another patch encoder made than the pipeline's.
+
+    A pipeline without one (converted from released weights, whose encoder is not theirs to give)
+    takes every archive of as many numbers a tile: which encoder it was trained with it can't know.
+
+    Raises:
+        ArchiveError: naming both encoders, or both numbers.
+    """
+    made = archive.manifest.encoder
+    if pipeline.patch_encoder is None:
+        if archive.dim != pipeline.embedding_dim:
+            raise ArchiveError(
+                f"{archive.path}: holds {archive.dim} numbers a tile (patch encoder {made.id!r}), "
+                f"the pipeline takes {pipeline.embedding_dim}; compress with the patch encoder "
+                "that it was trained with"
+            )
+        return
+    own = pipeline.digest("patch_encoder")
+    if made.digest != own:
+        raise ArchiveError(
+            f"{archive.path}: was made by patch encoder {made.id!r} ({made.digest[:12]}), but the "
+            f"pipeline's is {own[:12]}; give the pipeline that it was compressed with"
+        )
+
+
+def check_latents(archive: Archive, pipeline: ZoomLDMPipeline) -> None:
+    """Refuse an archive without latents, or with those of another autoencoder.
+
+    Raises:
+        ArchiveError: saying which.
+    """
+    made, own = archive.manifest.autoencoder, pipeline.digest("vae")
+    if not archive.manifest.latents or made is None:
+        raise ArchiveError(
+            f"{archive.path}: holds no latents; compress its slide again with --for-training"
+        )
+    if made.digest != own:
+        raise ArchiveError(
+            f"{archive.path}: its autoencoder is {made.id} ({made.digest[:12]}), the pipeline's is "
+            f"{own[:12]}; give the pipeline that made it, or compress again with this one"
+        )

@@ -1,0 +1,132 @@
+"""Pipelines by name: untrained ones of a preset, the shipped one, saved ones."""
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler
+from diffusers.utils import logging
+from torch import nn
+
+# diffusers loads a component only from a module that has been imported: every class that a saved
+# pipeline may name is imported here, the schedulers of converted ones too.
+import zoomldm.diffusion.samplers  # noqa: F401
+from zoomldm.errors import PipelineError
+from zoomldm.networks.autoencoder import FoldedAutoencoder
+from zoomldm.networks.context_dit import ContextDiT
+from zoomldm.networks.denoiser import Denoiser
+from zoomldm.networks.embedding_dit import EmbeddingDiT
+from zoomldm.networks.finite import check_finite
+from zoomldm.networks.patch_encoder import TileCNN
+from zoomldm.networks.released_autoencoder import VQAutoencoder
+from zoomldm.networks.summarizer_vit import ViTSummarizer
+from zoomldm.networks.summarizers import CNNSummarizer
+from zoomldm.pipeline.pipeline import ZoomLDMPipeline
+from zoomldm.pipeline.presets import preset
+
+SHIPPED = "demo"
+KINDS: dict[str, Any] = {
+    "cnn": CNNSummarizer,
+    "vit": ViTSummarizer,
+    "folded": FoldedAutoencoder,
+    "vq": VQAutoencoder,
+    "context": ContextDiT,
+    "released": EmbeddingDiT,
+}
+
+
+def build_pipeline(name: str, seed: int = 0) -> ZoomLDMPipeline:
+    """Untrained pipeline of a preset; the same weights for the same seed."""
+    table = preset(name)
+    state = torch.random.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        return ZoomLDMPipeline(
+            unet=Denoiser(**table["unet"]),
+            vae=_made(table["vae"], "folded"),
+            summarizer=_made(table["summarizer"], "cnn"),
+            patch_encoder=TileCNN(**table["patch_encoder"]) if "patch_encoder" in table else None,
+            scheduler=DDIMScheduler(**table["scheduler"]),
+            embedding_diffusion=(
+                _made(table["embedding_diffusion"], "released")
+                if "embedding_diffusion" in table
+                else None
+            ),
+        )
+    finally:
+        torch.random.set_rng_state(state)
+
+
+def _made(settings: dict[str, Any], kind: str) -> Any:
+    settings = dict(settings)
+    return KINDS[settings.pop("kind", kind)](**settings)
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """A device by PyTorch's name for it; `auto` is the first GPU, the CPU where there is none.
+
+    Raises:
+        PipelineError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        found = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))])
+        raise PipelineError(f"device {name!r} can't be used; here are {found}") from error
+
+
+def load_pipeline(name: str = SHIPPED, device: str = "cpu") -> ZoomLDMPipeline:
+    """Load a pipeline: `demo` (shipped), `tiny` (untrained), or a directory.
+
+    Args:
+        name: of the pipeline.
+        device: see `pick_device`.
+
+    Raises:
+        PipelineError: nothing of that name, a directory that holds no pipeline, or no such device.
+    """
+    place = pick_device(device)
+    return _loaded(name).to(place)
+
+
+def _loaded(name: str) -> ZoomLDMPipeline:
+    if name == "tiny":
+        return build_pipeline("tiny")
+    folder = (
+        Path(str(resources.files("zoomldm") / "weights" / "demo"))
+        if name == SHIPPED
+        else Path(name)
+    )
+    if not (folder / "model_index.json").is_file():
+        found = "a directory without model_index.json" if folder.is_dir() else "no such directory"
+        raise PipelineError(
+            f"pipeline {name!r}: {found}; expected 'demo', 'tiny' or a directory that "
+            "`zoomldm train` or save_pretrained wrote"
+        )
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # a bar for five small files says nothing
+    try:
+        pipeline = ZoomLDMPipeline.from_pretrained(
+            str(folder), dtype=torch.float32, local_files_only=True
+        )
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
+        raise PipelineError(f"pipeline {folder}: can't be loaded ({_one_line(error)})") from error
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+    for name, network in pipeline.components.items():
+        if isinstance(network, nn.Module):
+            tensors = network.state_dict().items()
+            check_finite(folder, ((f"{name}.{key}", value) for key, value in tensors))
+            # Weights lie in a mapped file at any address; matrix products round by alignment.
+            for values in [*network.parameters(), *network.buffers()]:
+                values.data = values.data.clone()
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _one_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

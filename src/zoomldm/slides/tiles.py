@@ -1,0 +1,76 @@
+"""Read many tiles of a slide, a block at a time."""
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from zoomldm.geometry.levels import TILE
+from zoomldm.slides.backend import SlideReadError
+from zoomldm.slides.slide import Slide
+
+BLOCK = 2  # side in tiles of what is read at once
+STRIPE = 16  # tiles across a stripe read downwards: its decoded neighbours stay in the cache
+
+
+def tile_boxes(mask: np.ndarray) -> list[tuple[int, int, int, int]]:
+    """Boxes of tiles (row0, row1, col0, col1) that are read at once and hold all of a mask."""
+    rows, cols = mask.shape
+    boxes = []
+    for stripe in range(0, cols, STRIPE):
+        for row in range(0, rows, BLOCK):
+            for col in range(stripe, min(stripe + STRIPE, cols), BLOCK):
+                r, c = np.nonzero(mask[row : row + BLOCK, col : col + BLOCK])
+                if len(r):
+                    first, last = (row + r.min(), col + c.min()), (row + r.max(), col + c.max())
+                    boxes.append((int(first[0]), int(last[0]) + 1, int(first[1]), int(last[1]) + 1))
+    return boxes
+
+
+def read_tiles(
+    slide: Slide, mask: np.ndarray
+) -> Iterator[tuple[tuple[int, int], np.ndarray | None]]:
+    """Tissue tiles as ((row, column), pixels (256, 256, 3) or None), read one block ahead.
+
+    Args:
+        slide: an open slide.
+        mask: bool (rows, cols); tiles to read.
+    """
+
+    def read(box: tuple[int, int, int, int]) -> list[tuple[tuple[int, int], np.ndarray | None]]:
+        row0, row1, col0, col1 = box
+        inside = [(r, c) for r in range(row0, row1) for c in range(col0, col1) if mask[r, c]]
+        try:
+            pixels = slide.read(
+                0, col0 * TILE, row0 * TILE, (col1 - col0) * TILE, (row1 - row0) * TILE
+            )
+        except SlideReadError:
+            return [((r, c), _tile_or_none(slide, r, c)) for r, c in inside]
+        return [
+            (
+                (r, c),
+                pixels[
+                    (r - row0) * TILE : (r - row0 + 1) * TILE,
+                    (c - col0) * TILE : (c - col0 + 1) * TILE,
+                ],
+            )
+            for r, c in inside
+        ]
+
+    # One thread reads while the caller embeds; two blocks are held at most.
+    with ThreadPoolExecutor(1) as reader:
+        ahead: Future | None = None
+        for box in tile_boxes(mask):
+            following = reader.submit(read, box)
+            if ahead is not None:
+                yield from ahead.result()
+            ahead = following
+        if ahead is not None:
+            yield from ahead.result()
+
+
+def _tile_or_none(slide: Slide, row: int, col: int) -> np.ndarray | None:
+    try:
+        return slide.read(0, col * TILE, row * TILE, TILE, TILE)
+    except SlideReadError:
+        return None

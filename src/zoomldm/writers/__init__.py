@@ -1,0 +1,1 @@
+"""Files of pictures: pyramids that other tools open."""

@@ -1,0 +1,384 @@
+"""Slides to archives."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from damage import damage_tile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from synthetic import paint_region, paint_slide
+
+from zoomldm.archive import open_archive, verify_archive
+from zoomldm.archive.quantise import cosines
+from zoomldm.compression import compress as compression
+from zoomldm.compression.compress import CompressOptions, archive_path, compress
+from zoomldm.errors import ConfigError, RegionError, SlideError, TargetError
+from zoomldm.files import claim
+from zoomldm.pipeline import build_pipeline
+from zoomldm.slides import open_slide, tiles
+from zoomldm.slides.tiles import read_tiles, tile_boxes
+from zoomldm.slides.tissue import find_tissue
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return build_pipeline("tiny")
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory):
+    """40x, not quite twice 20x."""
+    path = tmp_path_factory.mktemp("slides") / "a.tif"
+    return paint_slide(path, 3000, 2600, mpp=0.2526, tissue=0.6)
+
+
+def run(slide, out, pipeline, **options):
+    return compress(slide, out, CompressOptions(**options), pipeline=pipeline, name="tiny")
+
+
+class TestWhatIsStored:
+    def test_every_tissue_tile_as_the_encoder_gave_it(self, slide, tmp_path, pipeline):
+        report = run(slide, tmp_path / "a.zldm", pipeline)
+        with open_slide(slide) as opened, open_archive(tmp_path / "a.zldm") as archive:
+            mask = find_tissue(opened).mask
+            np.testing.assert_array_equal(archive.mask, mask)
+            assert 0 < mask.sum() < mask.size
+            assert report.tissue_tiles == mask.sum()
+            rows, cols = np.nonzero(mask)
+            tiles = np.stack(
+                [
+                    opened.read(0, c * 256, r * 256, 256, 256)
+                    for r, c in zip(rows.tolist(), cols.tolist(), strict=True)
+                ]
+            )
+            exact = pipeline.encode_tiles(tiles)
+            worst = cosines(exact, archive.embeddings_of(rows, cols)).min()
+            assert worst >= 0.999
+            assert archive.manifest.quantisation.cosine_min >= 0.999
+            white = np.full((1, 256, 256, 3), 255, np.uint8)
+            np.testing.assert_allclose(
+                archive.background, pipeline.encode_tiles(white)[0], atol=1e-5
+            )
+        assert verify_archive(tmp_path / "a.zldm") == []
+
+    def test_facts(self, slide, tmp_path, pipeline):
+        report = run(slide, tmp_path, pipeline)
+        assert report.archive == str(tmp_path / "a.zldm")
+        with open_archive(report.archive) as archive:
+            m = archive.manifest
+        assert m.slide.name == "a.tif" and m.slide.native_size == (3000, 2600)
+        assert m.slide.size == (round(3000 * 0.2526 / 0.5), round(2600 * 0.2526 / 0.5))
+        assert m.slide.mpp_source == "tiff resolution"
+        assert m.slide.mpp_x == pytest.approx(0.2526, rel=1e-4)
+        assert m.tissue.mode == "otsu" and m.tissue.view_mpp == 8 and m.tissue.threshold > 0
+        assert m.encoder.id == "tiny" and m.encoder.digest == pipeline.digest("patch_encoder")
+        assert m.autoencoder is None and m.latents == [] and m.unreadable == []
+        assert report.bytes == (tmp_path / "a.zldm").stat().st_size
+        assert report.source_bytes == slide.stat().st_size
+        assert report.ratio == report.source_bytes / report.bytes
+        assert report.raw_bytes == 3 * m.slide.size[0] * m.slide.size[1]
+        assert not report.done_before
+
+    @pytest.mark.parametrize("level", ["1.25x", "2.5x", "0.3125x"])
+    def test_overview_is_the_slide_at_that_level(self, slide, tmp_path, pipeline, level):
+        run(slide, tmp_path, pipeline, overview=level)
+        with open_slide(slide) as opened, open_archive(tmp_path / "a.zldm") as archive:
+            found = archive.overview()
+            assert found is not None
+            k, pixels = found
+            expected = opened.read(k, 0, 0, *opened.level_size(k))
+            assert pixels.shape == expected.shape
+            assert np.abs(pixels.astype(int) - expected).mean() < 10
+            assert archive.manifest.overview.quality == 75
+
+    def test_no_overview(self, slide, tmp_path, pipeline):
+        run(slide, tmp_path, pipeline, overview="none")
+        with open_archive(tmp_path / "a.zldm") as archive:
+            assert archive.overview() is None
+
+    def test_all_tissue_and_float16(self, slide, tmp_path, pipeline):
+        report = run(slide, tmp_path, pipeline, tissue="all", precision="float16")
+        assert report.tissue_tiles == report.grid[0] * report.grid[1]
+        with open_archive(tmp_path / "a.zldm") as archive:
+            assert archive.mask.all()
+            assert archive.manifest.tissue.mode == "all"
+            assert archive.manifest.quantisation.precision == "float16"
+            assert archive.manifest.quantisation.cosine_min >= 0.99999
+
+    def test_mpp_given_is_the_one_used(self, slide, tmp_path, pipeline):
+        run(slide, tmp_path, pipeline, mpp=0.5)
+        with open_archive(tmp_path / "a.zldm") as archive:
+            assert archive.size == (3000, 2600)
+            assert archive.manifest.slide.mpp_source == "option"
+
+    def test_another_encoder(self, slide, tmp_path, pipeline):
+        other = build_pipeline("tiny", seed=7)
+        other.save_pretrained(str(tmp_path / "other"))
+        folder = str(tmp_path / "other")
+        compress(slide, tmp_path / "a.zldm", pipeline=pipeline, name="tiny", encoder=folder)
+        with open_archive(tmp_path / "a.zldm") as archive:
+            assert archive.manifest.encoder.id == folder
+            assert archive.manifest.encoder.digest == other.digest("patch_encoder")
+
+    def test_colours_go_through_the_profile(self, tmp_path, pipeline):
+        from PIL import ImageCms
+
+        profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+        slide = paint_slide(tmp_path / "a.tif", 600, 600, tissue=1.0, icc=profile)
+        run(slide, tmp_path, pipeline)
+        with open_archive(tmp_path / "a.zldm") as archive:
+            assert "sRGB" in (archive.manifest.slide.icc or "")
+
+
+class TestDeterminism:
+    def test_two_runs_give_the_same_bytes(self, slide, tmp_path, pipeline):
+        for name in ("b", "c"):
+            run(slide, tmp_path / f"{name}.zldm", pipeline, for_training=True)
+        assert (tmp_path / "b.zldm").read_bytes() == (tmp_path / "c.zldm").read_bytes()
+
+    def test_blocks_and_stripes_change_nothing(self, slide, tmp_path, pipeline, monkeypatch):
+        run(slide, tmp_path / "b.zldm", pipeline)
+        monkeypatch.setattr(tiles, "BLOCK", 3)
+        monkeypatch.setattr(tiles, "STRIPE", 6)
+        monkeypatch.setattr(compression, "BATCH", 5)
+        run(slide, tmp_path / "c.zldm", pipeline)
+        with open_archive(tmp_path / "b.zldm") as b, open_archive(tmp_path / "c.zldm") as c:
+            rows, cols = np.nonzero(b.mask)
+            np.testing.assert_array_equal(b.mask, c.mask)
+            found = cosines(b.embeddings_of(rows, cols), c.embeddings_of(rows, cols))
+            assert found.min() > 0.999
+
+
+class TestRunAgain:
+    def test_done_is_skipped(self, slide, tmp_path, pipeline, monkeypatch):
+        target = tmp_path / "a.zldm"
+        run(slide, target, pipeline)
+        before = target.stat()
+        monkeypatch.setattr(compression, "_embed", None)
+        report = run(slide, target, pipeline)
+        assert report.done_before and report.tissue_tiles > 0
+        assert target.stat().st_mtime_ns == before.st_mtime_ns
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"overview": "none"},
+            {"quality": 50},
+            {"precision": "float16"},
+            {"mpp": 0.26},
+            {"tissue": "all"},
+            {"for_training": True},
+        ],
+    )
+    def test_other_options_are_not_skipped(self, slide, tmp_path, pipeline, options):
+        run(slide, tmp_path, pipeline)
+        assert not run(slide, tmp_path, pipeline, **options).done_before
+
+    def test_another_encoder_is_not_skipped(self, slide, tmp_path, pipeline):
+        run(slide, tmp_path, pipeline)
+        assert not run(slide, tmp_path, build_pipeline("tiny", seed=1)).done_before
+
+    def test_damaged_archive_is_made_again(self, slide, tmp_path, pipeline):
+        target = tmp_path / "a.zldm"
+        run(slide, target, pipeline)
+        sound = target.read_bytes()
+        target.write_bytes(sound[:300] + bytes([sound[300] ^ 1]) + sound[301:])
+        assert not run(slide, target, pipeline).done_before
+        assert target.read_bytes() == sound
+
+
+class TestUnreadable:
+    def test_one_tile_costs_that_tile(self, tmp_path, pipeline):
+        slide = paint_slide(tmp_path / "a.tif", 2560, 2816, tissue=1.0)
+        damage_tile(slide, 27)
+        report = run(slide, tmp_path, pipeline, tissue="all")
+        assert report.unreadable == [(2, 7)]
+        assert report.tissue_tiles == 10 * 11 - 1
+        with open_archive(tmp_path / "a.zldm") as archive:
+            assert [tuple(v) for v in archive.manifest.unreadable] == [(2, 7)]
+            assert not archive.mask[2, 7] and archive.mask.sum() == 109
+            np.testing.assert_array_equal(archive.embeddings(2, 3, 7, 8)[0, 0], archive.background)
+        assert verify_archive(tmp_path / "a.zldm") == []
+
+    def test_over_one_in_a_hundred_fails(self, tmp_path, pipeline):
+        slide = paint_slide(tmp_path / "a.tif", 2560, 2816, tissue=1.0)
+        damage_tile(slide, 27)
+        damage_tile(slide, 61)
+        with pytest.raises(SlideError, match="over 1% of its 110 tissue tiles can't be read"):
+            run(slide, tmp_path / "a.zldm", pipeline, tissue="all")
+        assert [p.name for p in tmp_path.iterdir()] == ["a.tif"]
+
+    def test_unreadable_place_of_the_view_is_white(self, tmp_path, pipeline):
+        slide = paint_slide(tmp_path / "a.tif", 2560, 2816, levels=1, tissue=1.0)
+        damage_tile(slide, 27)
+        for tissue in ("otsu", "all"):
+            run(slide, tmp_path / f"{tissue}.zldm", pipeline, tissue=tissue)
+            with open_archive(tmp_path / f"{tissue}.zldm") as archive:
+                assert [tuple(v) for v in archive.manifest.unreadable] == [(2, 7)]
+                overview = archive.overview()
+                assert overview is not None
+                assert overview[1][36:44, 116:124].min() > 240
+                assert overview[1][:16].min() < 200
+
+
+class TestErrors:
+    def left(self, folder):
+        return sorted(p.name for p in folder.iterdir())
+
+    def test_no_tissue(self, tmp_path, pipeline):
+        white = np.full((700, 700, 3), 245, np.uint8)
+        slide = paint_slide(tmp_path / "a.tif", 700, 700, picture=white)
+        with pytest.raises(SlideError, match=r"no tissue found .*--tissue all"):
+            run(slide, tmp_path / "a.zldm", pipeline)
+        assert self.left(tmp_path) == ["a.tif"]
+        run(slide, tmp_path / "a.zldm", pipeline, tissue="all")
+
+    @pytest.mark.parametrize(
+        ("options", "error"),
+        [
+            ({"overview": "40x"}, RegionError),
+            ({"overview": ""}, RegionError),
+            ({"precision": "int4"}, ConfigError),
+            ({"tissue": "some"}, ConfigError),
+            ({"quality": 0}, ConfigError),
+            ({"quality": 100}, ConfigError),
+        ],
+    )
+    def test_options(self, options, error):
+        with pytest.raises(error) as caught:
+            CompressOptions(**options)
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("mpp", [0, -1, 50, float("nan")])
+    def test_mpp(self, slide, tmp_path, pipeline, mpp):
+        with pytest.raises(SlideError, match=r"--mpp .* not plausible"):
+            run(slide, tmp_path / "a.zldm", pipeline, mpp=mpp)
+        assert self.left(tmp_path) == []
+
+    def test_targets(self, slide, tmp_path, pipeline):
+        (tmp_path / "folder.zldm").mkdir()
+        for out in (tmp_path / "a.h5", tmp_path / "none" / "a.zldm", tmp_path / "folder.zldm"):
+            with pytest.raises(TargetError):
+                run(slide, out, pipeline)
+        assert self.left(tmp_path) == ["folder.zldm"]
+        assert archive_path(slide, tmp_path) == tmp_path / "a.zldm"
+
+    def test_another_process_writes_there(self, slide, tmp_path, pipeline):
+        with claim(tmp_path / "a.zldm"), pytest.raises(TargetError, match="another process"):
+            run(slide, tmp_path / "a.zldm", pipeline)
+        assert self.left(tmp_path) == []
+
+    def test_overview_too_large(self, slide, tmp_path, pipeline, monkeypatch):
+        monkeypatch.setattr(compression, "OVERVIEW_PIXELS", 10_000)
+        with pytest.raises(ConfigError, match="overview at 5x would have 379 x 329 px"):
+            run(slide, tmp_path / "a.zldm", pipeline, overview="5x")
+        assert self.left(tmp_path) == []
+
+    def test_slide_is_untouched_by_a_crash(self, slide, tmp_path, pipeline, monkeypatch):
+        target = tmp_path / "a.zldm"
+        run(slide, target, pipeline)
+        sound = target.read_bytes()
+
+        def crash(*_):
+            raise RuntimeError("crash")
+
+        monkeypatch.setattr(compression, "_overview", crash)
+        with pytest.raises(RuntimeError, match="crash"):
+            run(slide, target, pipeline, quality=40)
+        assert target.read_bytes() == sound and self.left(tmp_path) == ["a.zldm"]
+
+
+class TestReadTiles:
+    @given(hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=50)))
+    @settings(deadline=None)
+    def test_boxes_hold_every_tile_once(self, mask):
+        seen = np.zeros(mask.shape, int)
+        for row0, row1, col0, col1 in tile_boxes(mask):
+            assert 0 < row1 - row0 <= tiles.BLOCK
+            assert 0 < col1 - col0 <= tiles.BLOCK
+            seen[row0:row1, col0:col1] += 1
+        assert seen.max(initial=0) <= 1
+        assert (seen[mask] == 1).all()
+
+    @given(st.data())
+    @settings(deadline=None, max_examples=5)
+    def test_tiles_are_those_of_single_reads(self, slide, data):
+        with open_slide(slide) as opened:
+            mask = data.draw(hnp.arrays(bool, opened.grid))
+            found = dict(read_tiles(opened, mask))
+            assert set(found) == {(int(r), int(c)) for r, c in np.argwhere(mask)}
+            for row, col in list(found)[:4]:
+                tile = opened.read(0, col * 256, row * 256, 256, 256)
+                assert np.abs(found[row, col].astype(int) - tile).max() <= 1
+
+
+class TestFixtures:
+    def test_ome_tiff_at_its_exact_mpp(self, shared, tmp_path, pipeline):
+        report = run(shared / "fixtures" / "OS-1-detail.ome.tif", tmp_path / "a.zldm", pipeline)
+        with open_archive(tmp_path / "a.zldm") as archive:
+            m = archive.manifest
+        assert m.slide.mpp_source == "ome" and 0.22 < m.slide.mpp_x < 0.23
+        assert m.slide.size == tuple(round(1101 * mpp / 0.5) for mpp in (m.slide.mpp_x,) * 2)
+        assert report.grid == (2, 2)
+
+    def test_slide_without_mpp_is_right_with_it(self, shared, tmp_path, pipeline):
+        slide = shared / "fixtures" / "TCGA-CR-7395-jp2k-no-mpp.svs"
+        with pytest.raises(SlideError, match="no mpp in the file; pass --mpp"):
+            run(slide, tmp_path / "a.zldm", pipeline)
+        run(slide, tmp_path / "a.zldm", pipeline, mpp=0.5)
+        with open_archive(tmp_path / "a.zldm") as archive, open_slide(slide, 0.5) as opened:
+            assert archive.size == opened.native_size
+            assert archive.manifest.slide.mpp_source == "option"
+
+    def test_single_level_aperio(self, shared, tmp_path, pipeline):
+        report = run(shared / "fixtures" / "CMU-1-Small-Region.svs", tmp_path, pipeline)
+        assert report.tissue_tiles > 40
+        assert verify_archive(report.archive) == []
+
+    def test_real_slide_is_a_fortieth(self, shared, tmp_path):
+        demo = build_pipeline("demo")
+        slide = shared / "slides" / "PDAC-tru-cut__HE3.svs"  # the least compressible
+        torch.set_num_threads(2)
+        try:
+            report = run(slide, tmp_path / "a.zldm", demo)
+        finally:
+            torch.set_num_threads(1)
+        assert report.ratio >= 40
+        with open_archive(tmp_path / "a.zldm") as archive:
+            m = archive.manifest
+            overview = next(x.size for x in m.members if x.name == "overview/c/0")
+        assert m.quantisation.cosine_min >= 0.999
+        assert report.source_bytes / (report.bytes - overview) >= 50
+
+
+def test_painted_slide_stays_in_the_picture(tmp_path, pipeline):
+    """A plain TIFF that only tifffile opens gives what OpenSlide gives of the same pixels."""
+    import tifffile
+
+    picture = paint_region(900, 700, tissue=1.0)
+    tifffile.imwrite(tmp_path / "plain.tif", picture, resolution=(2e4, 2e4), resolutionunit=3)
+    tiled = paint_slide(tmp_path / "tiled.tif", 900, 700, jpeg=False, picture=picture)
+    for slide in (tmp_path / "plain.tif", tiled):
+        run(slide, tmp_path, pipeline, tissue="all")
+    with open_archive(tmp_path / "plain.zldm") as a, open_archive(tmp_path / "tiled.zldm") as b:
+        assert a.size == b.size == (900, 700)
+        rows, cols = np.nonzero(a.mask)
+        np.testing.assert_array_equal(a.embeddings_of(rows, cols), b.embeddings_of(rows, cols))
+
+
+def test_killed_run_leaves_nothing_under_the_name(slide, tmp_path, pipeline):
+    code = (
+        "import os, sys, zoomldm.compression.compress as c\n"
+        "c._overview = lambda *a: os.kill(os.getpid(), 9)\n"
+        "c.compress(sys.argv[1], sys.argv[2], pipeline='tiny')\n"
+    )
+    target = tmp_path / "a.zldm"
+    done = subprocess.run([sys.executable, "-c", code, slide, target], capture_output=True)
+    assert done.returncode == -9, done.stderr.decode()
+    assert not target.exists() and list(tmp_path.iterdir())
+    run(slide, target, pipeline)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.zldm"]

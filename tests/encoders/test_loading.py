@@ -1,0 +1,253 @@
+"""Patch encoders of others: found, read, refused, and used by compress."""
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from synthetic import paint_slide
+
+from zoomldm.archive import open_archive
+from zoomldm.compression.compress import CompressOptions, compress
+from zoomldm.encoders import ENCODERS, load_encoder
+from zoomldm.encoders.encoder import prepared
+from zoomldm.encoders.table import Preparation
+from zoomldm.errors import ArchiveError, PipelineError
+from zoomldm.networks.patch_vit import PatchViT, ViTSizes
+from zoomldm.pipeline import build_pipeline
+from zoomldm.rendering import Cascade
+
+TINY = ViTSizes(dim=64, depth=1, heads=1, hidden=64, patch=32, side=7)
+TIMM = {"pretrained_cfg": {"input_size": [3, 224, 224], "mean": [0.5] * 3, "std": [0.5] * 3}}
+
+
+def folder_of(
+    path: Path, sizes: ViTSizes = TINY, seed: int = 0, config: dict | None = None
+) -> Path:
+    """A folder as timm's models lie on the hub."""
+    torch.manual_seed(seed)
+    path.mkdir()
+    save_file(PatchViT(TINY).state_dict(), path / "model.safetensors")
+    (path / "config.json").write_text(json.dumps(TIMM if config is None else config))
+    return path
+
+
+@pytest.fixture
+def tiles() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (3, 256, 256, 3), dtype=np.uint8)
+
+
+def test_a_folder_of_timm_s(tmp_path: Path, tiles: np.ndarray) -> None:
+    encoder = load_encoder(str(folder_of(tmp_path / "mine")))
+    codes = encoder.encode_tiles(tiles)
+    assert codes.shape == (3, encoder.embedding_dim) == (3, 64)
+    assert codes.dtype == np.float32 and np.isfinite(codes).all()
+    torch.manual_seed(0)
+    network = PatchViT(TINY).eval()
+    x = prepared(torch.from_numpy(tiles).permute(0, 3, 1, 2), Preparation(224, *[(0.5,) * 3] * 2))
+    with torch.no_grad():
+        np.testing.assert_allclose(codes, network(x).numpy(), atol=1e-6)
+
+
+def test_the_digest_is_of_weights_and_preparation_not_of_the_file(tmp_path: Path) -> None:
+    first = load_encoder(str(folder_of(tmp_path / "a")))
+    torch.manual_seed(0)
+    torch.save(
+        {"teacher": {f"backbone.{k}": v for k, v in PatchViT(TINY).state_dict().items()}},
+        (tmp_path / "b").with_suffix(".pth"),
+    )
+    other = folder_of(tmp_path / "b")
+    (other / "model.safetensors").unlink()
+    (tmp_path / "b.pth").rename(other / "weights.pth")
+    assert load_encoder(str(other)).digest == first.digest
+    assert load_encoder(str(folder_of(tmp_path / "c", seed=1))).digest != first.digest
+    config = {"pretrained_cfg": {**TIMM["pretrained_cfg"], "std": [0.4] * 3}}
+    assert load_encoder(str(folder_of(tmp_path / "d", config=config))).digest != first.digest
+
+
+def test_preparation_is_arithmetic_on_the_whole_tile() -> None:
+    flat = torch.full((1, 3, 256, 256), 102.0)
+    facts = ENCODERS["uni"].preparation
+    x = prepared(flat, facts)
+    assert x.shape == (1, 3, 224, 224)
+    for i in range(3):
+        expected = (0.4 - facts.mean[i]) / facts.std[i]
+        torch.testing.assert_close(x[0, i], torch.full((224, 224), expected))
+    hipt = prepared(flat, ENCODERS["hipt"].preparation)
+    assert hipt.shape == (1, 3, 256, 256)
+    torch.testing.assert_close(hipt, torch.full_like(hipt, -0.2))
+
+
+def test_hipt_s_checkpoint(tmp_path: Path, tiles: np.ndarray) -> None:
+    sizes = ENCODERS["hipt"].sizes
+    assert sizes is not None
+    torch.manual_seed(0)
+    network = PatchViT(sizes).eval()
+    state = {f"module.backbone.{k}": v for k, v in network.state_dict().items()}
+    state["module.head.mlp.0.weight"] = torch.zeros(2, 2)
+    file = tmp_path / "vit256_small_dino.pth"
+    torch.save({"teacher": state, "student": {}, "epoch": 3}, file)
+    encoder = load_encoder(f"hipt={file}")
+    assert encoder.embedding_dim == 384
+    with torch.no_grad():
+        x = prepared(torch.from_numpy(tiles).permute(0, 3, 1, 2), ENCODERS["hipt"].preparation)
+        np.testing.assert_allclose(encoder.encode_tiles(tiles), network(x).numpy(), atol=1e-5)
+    assert load_encoder(str(file)).digest == encoder.digest  # known by its sizes
+
+
+def test_a_folder_of_transformers_is_read(tmp_path: Path, tiles: np.ndarray) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        hidden_size=768, num_hidden_layers=1, num_attention_heads=12, intermediate_size=64
+    )
+    torch.manual_seed(0)
+    model = transformers.ViTModel(config).eval()
+    model.save_pretrained(tmp_path / "phikon")
+    encoder = load_encoder(f"phikon={tmp_path / 'phikon'}")
+    with torch.no_grad():
+        x = prepared(torch.from_numpy(tiles).permute(0, 3, 1, 2), Preparation())
+        expected = model(pixel_values=x).last_hidden_state[:, 0].numpy()
+    np.testing.assert_allclose(encoder.encode_tiles(tiles), expected, atol=1e-5)
+    file = tmp_path / "phikon" / "model.safetensors"
+    torch.save(load_file(file), file.with_name("pytorch_model.bin"))
+    file.unlink()
+    assert load_encoder(f"phikon={tmp_path / 'phikon'}").digest == encoder.digest
+
+
+def test_dinov2_with_registers_by_name_and_by_its_folder(tmp_path: Path, tiles: np.ndarray) -> None:
+    """The widths of the released NAIP system's encoder, one block deep."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.Dinov2WithRegistersConfig(
+        hidden_size=1024, num_hidden_layers=1, num_attention_heads=16, mlp_ratio=1,
+        image_size=518, patch_size=14, num_register_tokens=4,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.Dinov2WithRegistersModel(config).eval()
+    folder = tmp_path / "dinov2"
+    model.save_pretrained(folder)
+    encoder = load_encoder(f"dinov2={folder}")
+    with torch.no_grad():
+        x = prepared(torch.from_numpy(tiles).permute(0, 3, 1, 2), ENCODERS["dinov2"].preparation)
+        expected = model(pixel_values=x).last_hidden_state[:, 0].numpy()
+    np.testing.assert_allclose(encoder.encode_tiles(tiles), expected, atol=1e-5)
+    with pytest.raises(PipelineError, match=r"preprocessor_config\.json is missing"):
+        load_encoder(str(folder))
+    processor = {
+        "crop_size": {"height": 224, "width": 224},
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    assert load_encoder(str(folder)).digest == encoder.digest
+    with pytest.raises(PipelineError, match="1024 numbers, phikon has 768"):
+        load_encoder(f"phikon={folder}")
+
+
+def test_resizing_is_pillow_s(tiles: np.ndarray) -> None:
+    """The encoders' own transforms resize with Pillow, whose results are whole numbers."""
+    plain = Preparation(224, (0.0,) * 3, (1.0,) * 3)
+    x = prepared(torch.from_numpy(tiles).permute(0, 3, 1, 2), plain).mul(255).round()
+    for ours, tile in zip(x, tiles, strict=True):
+        resized = np.asarray(Image.fromarray(tile).resize((224, 224), Image.Resampling.BILINEAR))
+        difference = np.abs(ours.permute(1, 2, 0).numpy() - resized)
+        assert difference.max() <= 1 and (difference > 0).mean() < 0.02
+
+
+def test_compress_with_it_and_refuse_to_render(tmp_path: Path) -> None:
+    slide = paint_slide(tmp_path / "a.tif", 700, 600)
+    encoder = load_encoder(str(folder_of(tmp_path / "mine")))
+    pipeline = build_pipeline("tiny")
+    out = tmp_path / "a.zldm"
+    options = CompressOptions(overview="none", precision="float16", tissue="all")
+    compress(slide, out, options, pipeline=pipeline, name="tiny", encoder=encoder)
+    with open_archive(out) as archive:
+        made = archive.manifest.encoder
+        assert (made.id, made.digest, made.dim) == (encoder.id, encoder.digest, 64)
+        assert archive.embeddings(0, 1, 0, 1).shape == (1, 1, 64)
+        with pytest.raises(ArchiveError, match="was made by patch encoder"):
+            Cascade(archive, pipeline)
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("run",))
+
+
+def _pickled(path: Path) -> Path:
+    path.write_bytes(pickle.dumps({"teacher": Evil()}))
+    return path
+
+
+def _other(path: Path) -> Path:
+    torch.save({"weight": torch.zeros(3)}, path)
+    return path
+
+
+def _cut(path: Path) -> Path:
+    save_file(PatchViT(TINY).state_dict(), path)
+    path.write_bytes(path.read_bytes()[:900])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "said"),
+    [
+        (None, "uni3", "did you mean uni"),
+        (None, "hipt", "on no hub"),
+        (None, "hipt=nowhere.pth", "no such file"),
+        (_pickled, "hipt={}", "refused|damaged|can't be read"),
+        (_other, "hipt={}", "no vision transformer"),
+        (_cut, "{}", "cut short or damaged"),
+    ],
+)
+def test_what_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture, make, name: str, said: str
+) -> None:
+    file = tmp_path / ("w.safetensors" if make is _cut else "w.pth")
+    if make:
+        make(file)
+    with pytest.raises(PipelineError, match=said) as refused:
+        load_encoder(name.format(file))
+    assert "\n" not in str(refused.value)
+    assert "run" not in capsys.readouterr().out
+
+
+def test_weights_of_another_encoder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="not uni"):
+        load_encoder(f"uni={folder_of(tmp_path / 'mine')}")
+
+
+def test_a_folder_of_unknown_sizes_needs_its_preparation(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="is none of"):
+        load_encoder(str(folder_of(tmp_path / "mine", config={})))
+
+
+def test_gated_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def refuse(*_: object, **__: object) -> str:
+        error = huggingface_hub.errors.GatedRepoError
+        raise error.__new__(error)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    with pytest.raises(PipelineError) as refused:
+        load_encoder("uni2")
+    message = str(refused.value)
+    for part in ("https://huggingface.co/MahmoodLab/UNI2-h", "hf auth login", "uni2=PATH"):
+        assert part in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("name", ["uni", "phikon"])
+def test_offline_says_what_to_do(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("transformers")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(PipelineError, match=f"encoder {name}.*--encoder {name}=PATH"):
+        load_encoder(name)
