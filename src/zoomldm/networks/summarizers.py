@@ -56,8 +56,9 @@ class CNNSummarizer(ModelMixin, ConfigMixin):
     """The seed's summarizer (section 5, figure 3): 128 x 128 x D goes in whole.
 
     A 1 x 1 projection; while the grid is larger than 8 x 8, residual blocks of stride 2, one
-    trunk that coarser levels enter earlier; smaller grids are repeated to 8 x 8; then blocks at
-    8 x 8 that the level modulates, a learned position and a final norm.
+    trunk that coarser levels enter earlier; the cells of smaller grids are unpacked to fill 8 x 8
+    by a learned linear map, for an embedding knows roughly what lies where in its tile (or merely
+    repeated); then blocks at 8 x 8 that the level modulates, a learned position and a final norm.
 
     Args:
         dim: D, length of an embedding.
@@ -66,6 +67,7 @@ class CNNSummarizer(ModelMixin, ConfigMixin):
         context_dim: length of a context token.
         levels: number of levels.
         depth: blocks at 8 x 8.
+        unpack: channels that a cell of a small grid is unpacked to; 0 repeats it.
     """
 
     @register_to_config
@@ -77,6 +79,7 @@ class CNNSummarizer(ModelMixin, ConfigMixin):
         context_dim: int = 512,
         levels: int = 8,
         depth: int = 2,
+        unpack: int = 0,
     ) -> None:
         super().__init__()
         self.project = nn.Conv2d(dim, width, 1)
@@ -90,31 +93,52 @@ class CNNSummarizer(ModelMixin, ConfigMixin):
         self.blocks = nn.ModuleList(_Block(body, body, modulated=True) for _ in range(depth))
         self.out = nn.Conv2d(body, context_dim, 1)
         self.norm = nn.LayerNorm(context_dim)
+        # Index k: each cell of a grid of 2**k to (8 / 2**k)**2 tokens.
+        self.unpackers = nn.ModuleList(
+            nn.Conv2d(dim, unpack * (SIDE >> k) ** 2, 1) for k in range(3 if unpack else 0)
+        )
+        self.enter = nn.Conv2d(unpack, body, 1) if unpack else None
 
     @property
     def context_shape(self) -> tuple[int, int]:
         """Tokens and their length."""
         return SIDE * SIDE, int(self.config["context_dim"])
 
-    def forward(self, grid: Tensor, level: Tensor) -> Tensor:
+    def forward(self, grid: Tensor, level: Tensor, shift: Tensor | None = None) -> Tensor:
         """Summarise one batch of grids of one size.
 
         Args:
-            grid: (B, s, s, D) raw embeddings, s a power of two up to 128.
+            grid: (B, s, s, D) raw embeddings, s a power of two up to 128; with `shift`
+                (B, s + 1, s + 1, D), s below 8.
             level: (B,) level of each.
+            shift: (B, 2) tokens, 0 to 8 / s - 1, down and right, that a patch starts inside its
+                first tile; only where cells are unpacked.
 
         Returns:
             Context (B, 64, context_dim); token 8 i + j stands for cell (i, j) of the patch.
         """
-        x = self.project(standardise(grid).permute(0, 3, 1, 2))
-        side = x.shape[-1]
-        for i in reversed(range(len(self.trunk))):
-            if side > SIDE * 2**i:
-                x = self.trunk[i](x)
-        if side < SIDE:
-            x = x.repeat_interleave(SIDE // side, 2).repeat_interleave(SIDE // side, 3)
+        x = standardise(grid).permute(0, 3, 1, 2)
+        side = x.shape[-1] - (shift is not None)
+        if side < SIDE and self.enter is not None:
+            x = F.pixel_shuffle(self.unpackers[side.bit_length() - 1](x), SIDE // side)
+            if shift is not None:
+                x = torch.stack(
+                    [
+                        one[:, top : top + SIDE, left : left + SIDE]
+                        for one, (top, left) in zip(x, shift.tolist(), strict=True)
+                    ]
+                )
+            x = self.enter(x)
+        else:
+            x = self.project(x)
+            for i in reversed(range(len(self.trunk))):
+                if side > SIDE * 2**i:
+                    x = self.trunk[i](x)
+            if side < SIDE:
+                x = x.repeat_interleave(SIDE // side, 2).repeat_interleave(SIDE // side, 3)
+            x = self.widen(x)
         code = self.level(level)
-        x = self.widen(x) + self.position
+        x = x + self.position
         for block in self.blocks:
             x = block(x, code)
         return self.norm(self.out(F.silu(x)).flatten(2).transpose(1, 2))

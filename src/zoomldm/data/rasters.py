@@ -1,0 +1,171 @@
+"""Slides as what an octave is trained on: a lossless 2 mpp raster and a grid of embeddings."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoomldm.levels import COUNT
+
+STORED = 2  # level of the raster; latents of level k are pixels of level k + 2
+SIDE = 64  # pixels of level k + 2 a side of a patch of level k
+TOKEN = 8  # the same of a context token
+MARGIN = 32  # pixels around a window that a codec sees as well
+FINE = 3  # below it, a patch may start inside a tile, at any token
+
+
+@dataclass(frozen=True)
+class Raster:
+    """One slide under one orientation.
+
+    Attributes:
+        pixels: (rows 64, cols 64, 3) uint8 sRGB at 2 mpp, white outside of the slide.
+        embeddings: (rows, cols, D), any float type.
+        background: (D,), embedding of a white tile.
+        mask: (rows, cols) bool, tissue.
+        withheld: (rows, cols) bool, tissue that is kept out of training.
+    """
+
+    pixels: NDArray[np.uint8]
+    embeddings: NDArray[np.float16]
+    background: NDArray[np.float16]
+    mask: NDArray[np.bool_]
+    withheld: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A batch of windows of one level.
+
+    Attributes:
+        level: 0..7.
+        pixels: (n, 64, 64, 3) uint8 of level + 2.
+        around: (n, 128, 128, 3) the same with a margin of 32 px.
+        grids: (n, s, s, D), s tiles a side, one more where `shifts` is given.
+        shifts: (n, 2) tokens that each starts inside its first tile; None from 2.5x on.
+    """
+
+    level: int
+    pixels: NDArray[np.uint8]
+    around: NDArray[np.uint8]
+    grids: NDArray[np.float16]
+    shifts: NDArray[np.int64] | None
+
+
+def cut(values: NDArray, top: int, left: int, height: int, width: int, fill: object) -> NDArray:
+    """A window of an array (R, C, ...), `fill` where it lies outside."""
+    out = np.empty((height, width, *values.shape[2:]), values.dtype)
+    out[:] = fill
+    y0, x0 = max(top, 0), max(left, 0)
+    y1, x1 = min(top + height, values.shape[0]), min(left + width, values.shape[1])
+    if y0 < y1 and x0 < x1:
+        out[y0 - top : y1 - top, x0 - left : x1 - left] = values[y0:y1, x0:x1]
+    return out
+
+
+def tiles_of(level: int, pixels: int) -> int:
+    """Tile in which a pixel of level + 2 lies."""
+    return (pixels << level) // SIDE
+
+
+def halved(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Averaged over 2 x 2, rounded; an odd edge is filled up with white first."""
+    h, w = pixels.shape[:2]
+    even = np.pad(pixels, ((0, h % 2), (0, w % 2), (0, 0)), constant_values=255)
+    wide = even[::2].astype(np.uint16) + even[1::2]
+    return ((wide[:, ::2] + wide[:, 1::2] + 2) // 4).astype(np.uint8)
+
+
+class RasterPatches:
+    """Windows at every level of some rasters, drawn by a generator.
+
+    A window starts at any token inside a tile below 2.5x, and at any tile from there on, also
+    partly outside of the slide. Those with any (below 2.5x) or mostly withheld tissue belong to
+    the withheld set.
+
+    Args:
+        rasters: the slides.
+        withheld: whether to draw from the withheld set rather than from the rest.
+        least: fraction of a window's tiles that are tissue at least, up to 2.5x; any tissue
+            is enough at coarser levels.
+    """
+
+    def __init__(
+        self, rasters: Sequence[Raster], withheld: bool = False, least: float = 0.2
+    ) -> None:
+        self.rasters, self.withheld, self.least = list(rasters), withheld, least
+        self.dim = rasters[0].embeddings.shape[-1]
+        self._pyramids = [self._pyramid(r.pixels) for r in rasters]
+        self._tissue = [np.argwhere(r.withheld if withheld else r.mask) for r in rasters]
+        self._share = np.array([len(t) for t in self._tissue], float)
+
+    @staticmethod
+    def _pyramid(pixels: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+        out = [pixels]
+        for _ in range(COUNT - 1):
+            out.append(halved(out[-1]))
+        return out
+
+    def draw(self, rng: np.random.Generator, level: int, count: int) -> Windows:
+        """`count` windows of a level.
+
+        At fine levels a slide is drawn by how much tissue it has, at coarse ones by its root,
+        where patches hold much of a slide each.
+        """
+        weight = self._share ** (1.0 if level < FINE else 0.5)
+        picked = rng.choice(len(weight), size=count, p=weight / weight.sum())
+        places = [(int(number), *self._place(rng, int(number), level)) for number in picked]
+        return self.windows(level, places)
+
+    def _place(self, rng: np.random.Generator, number: int, level: int) -> tuple[int, int]:
+        """Top and left of a window, in pixels of level + 2."""
+        tile = max(SIDE >> level, 1)
+        step = TOKEN if level < FINE else tile
+        raster, tissue = self.rasters[number], self._tissue[number]
+        top = left = 0
+        for _ in range(50):
+            # A window that covers some pixel of a tile with tissue.
+            row, col = tissue[rng.integers(len(tissue))] * SIDE >> level
+            top, left = (
+                int(-(-(start - rng.integers(SIDE)) // step) * step) for start in (row, col)
+            )
+            if self._fits(raster, level, top, left):
+                break
+        return top, left
+
+    def _fits(self, raster: Raster, level: int, top: int, left: int) -> bool:
+        row, col = tiles_of(level, top), tiles_of(level, left)
+        high = -(-((top + SIDE) << level) // SIDE) - row
+        wide = -(-((left + SIDE) << level) // SIDE) - col
+        mask = cut(raster.mask, row, col, high, wide, False)
+        kept = cut(raster.withheld, row, col, high, wide, False)
+        if not mask.any() or (level < FINE and mask.mean() < self.least):
+            return False
+        if self.withheld:
+            return bool(kept.sum() * 2 > mask.sum())
+        return not kept.any() if level < FINE else bool(kept.sum() * 2 <= mask.sum())
+
+    def windows(self, level: int, places: Sequence[tuple[int, int, int]]) -> Windows:
+        """Windows at places (raster, top, left), in pixels of level + 2."""
+        side, extra = 1 << level, int(level < FINE)
+        pixels, around, grids, shifts = [], [], [], []
+        for number, top, left in places:
+            raster, coarse = self.rasters[number], self._pyramids[number][level]
+            size = SIDE + 2 * MARGIN
+            wide = cut(coarse, top - MARGIN, left - MARGIN, size, size, 255)
+            around.append(wide)
+            pixels.append(wide[MARGIN:-MARGIN, MARGIN:-MARGIN])
+            row, col = tiles_of(level, top), tiles_of(level, left)
+            grids.append(
+                cut(raster.embeddings, row, col, side + extra, side + extra, raster.background)
+            )
+            tile = SIDE >> level
+            shifts.append(((top - row * tile) // TOKEN, (left - col * tile) // TOKEN))
+        return Windows(
+            level,
+            np.stack(pixels),
+            np.stack(around),
+            np.stack(grids),
+            np.array(shifts, np.int64) if level < FINE else None,
+        )

@@ -1,0 +1,229 @@
+"""Low-pass latents: a patch two octaves coarser, as a linear map, and a learned decoder back.
+
+Latents of level k are the pixels of level k + 2: luminance at 1/4 of the side and chroma at 1/8.
+They fall off in frequency as an image does, so that a diffusion model can predict them, and they
+can be pooled, shifted and blended as pixels.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+BANDS = 24
+CELL = 8  # pixels a side of one latent cell
+BLOCK = 16  # pixels a side of the blocks whose bands are scaled
+OPPONENT = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))
+
+
+class Planes(NamedTuple):
+    """An image two octaves coarser, in orthonormal opponent colours of signed pixels.
+
+    Attributes:
+        luma: (B, 1, 2 h, 2 w), one value for 4 x 4 px.
+        chroma: (B, 2, h, w), one value for 8 x 8 px.
+    """
+
+    luma: Tensor
+    chroma: Tensor
+
+
+def _opponent(like: Tensor) -> Tensor:
+    m = torch.tensor(OPPONENT, dtype=torch.float32)
+    return (m / m.norm(dim=1, keepdim=True)).to(like)
+
+
+def _dct(n: int, like: Tensor) -> Tensor:
+    k = torch.arange(n, dtype=torch.float32)
+    d = torch.cos(math.pi * (k[None] + 0.5) * k[:, None] / n)
+    d[0] *= 2**-0.5
+    return (d * (2 / n) ** 0.5).to(like)
+
+
+def fold(x: Tensor, n: int) -> Tensor:
+    """DCT of every n x n block: (B, C, H, W) to (B, C n n, H / n, W / n), orthonormal."""
+    b, c, h, w = x.shape
+    d = _dct(n, x)
+    x = x.reshape(b, c, h // n, n, w // n, n)
+    return torch.einsum("ui,vj,bchiwj->bcuvhw", d, d, x).reshape(b, c * n * n, h // n, w // n)
+
+
+def unfold(z: Tensor, n: int) -> Tensor:
+    """Undo `fold`."""
+    b, c, h, w = z.shape
+    d = _dct(n, z)
+    z = z.reshape(b, c // (n * n), n, n, h, w)
+    return torch.einsum("ui,vj,bcuvhw->bchiwj", d, d, z).reshape(b, -1, h * n, w * n)
+
+
+def coarse_planes(image: Tensor) -> Planes:
+    """Planes of an image that is two octaves coarser already: (B, 3, H, W) in [-1, 1], H, W even."""
+    x = torch.einsum("kc,bchw->bkhw", _opponent(image), image)
+    return Planes(x[:, :1], F.avg_pool2d(x[:, 1:], 2))
+
+
+def planes_image(planes: Planes) -> Tensor:
+    """Image (B, 3, 2 h, 2 w) of planes (the chroma is interpolated)."""
+    chroma = F.interpolate(
+        planes.chroma, scale_factor=2, mode="bilinear", align_corners=False
+    )
+    x = torch.cat([planes.luma, chroma], 1)
+    return torch.einsum("kc,bkhw->bchw", _opponent(x), x)
+
+
+def pooled(planes: Planes) -> Planes:
+    """Planes of the next coarser level: each averaged over 2 x 2."""
+    return Planes(F.avg_pool2d(planes.luma, 2), F.avg_pool2d(planes.chroma, 2))
+
+
+def enlarged(planes: Planes) -> Planes:
+    """Planes twice the side, every value repeated, so that `pooled` gives them back."""
+    return Planes(*(p.repeat_interleave(2, -1).repeat_interleave(2, -2) for p in planes))
+
+
+class _Block(nn.Module):
+    """Residual block without normalisation over space: what it gives depends on what is near."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.spread = nn.Conv2d(channels, channels, 3, padding=1)
+        self.mix = nn.Conv2d(channels, channels, 1)
+        nn.init.normal_(self.mix.weight, std=0.1 / channels**0.5)
+        nn.init.zeros_(self.mix.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.mix(F.silu(self.spread(x)))
+
+
+class LowPassAutoencoder(ModelMixin, ConfigMixin):
+    """Fixed low-pass encoder and learned stochastic decoder, both local and of factor 8.
+
+    `encode` takes luminance at 1/4 and chroma at 1/8 of the side in orthonormal opponent colours,
+    divides each of the 24 bands of a 16 px block (DCT) by the root of its deviation, and lays
+    them out as 6 channels at 1/8: DCT of 2 x 2 luminance, two chromas.
+
+    `decode` adds to the enlarged low-pass image what a network without any normalisation over
+    space makes of latents and noise, and then sets the low-pass of the sum to what the latents
+    ask for: the image averaged down is its latents by construction.
+
+    Args:
+        latent_channels: 6.
+        noise_channels: channels of the noise at 1/8 that `decode` reads.
+        widths: channels of the decoder at 1/8, 1/4 and 1/2 of the side.
+        depths: residual blocks at each.
+        levels: levels that the decoder is told apart.
+    """
+
+    factor = CELL
+    mean: Tensor
+    scale: Tensor
+
+    @register_to_config
+    def __init__(
+        self,
+        latent_channels: int = 6,
+        noise_channels: int = 2,
+        widths: tuple[int, int, int] = (128, 64, 32),
+        depths: tuple[int, int, int] = (6, 5, 3),
+        levels: int = 8,
+    ) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(BANDS))
+        self.register_buffer("scale", torch.ones(BANDS))
+        a, b, c = widths
+        self.enter = nn.Conv2d(latent_channels + noise_channels, a, 3, padding=1)
+        self.level = nn.Embedding(levels, a)
+        nn.init.zeros_(self.level.weight)
+        self.coarse = nn.Sequential(*(_Block(a) for _ in range(depths[0])))
+        self.up1 = nn.Conv2d(a, 4 * b, 1)
+        self.middle = nn.Sequential(*(_Block(b) for _ in range(depths[1])))
+        self.up2 = nn.Conv2d(b, 4 * c, 1)
+        self.fine = nn.Sequential(*(_Block(c) for _ in range(depths[2])))
+        self.leave = nn.Conv2d(c, 12, 3, padding=1)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
+
+    @property
+    def halo(self) -> int:
+        """Cells around a window on which its pixels depend, rounded up."""
+        coarse, middle, fine = self.config["depths"]
+        return math.ceil(1 + coarse + middle / 2 + fine / 4 + 1)
+
+    def fit(self, mean: Tensor, deviation: Tensor) -> None:
+        """Set the bands' scaling from their mean and deviation over training patches, (24,)."""
+        root = deviation.sqrt()
+        common = (deviation / root).square().mean().sqrt()
+        self.mean.copy_(mean)
+        self.scale.copy_(root * common)
+
+    def bands(self, planes: Planes) -> Tensor:
+        """Planes to unscaled bands (B, 24, H / 16, W / 16)."""
+        return torch.cat([fold(planes.luma, 4), fold(planes.chroma, 2)], 1)
+
+    def from_planes(self, planes: Planes) -> Tensor:
+        """Planes, sides multiples of 4 (luma), to latents (B, 6, h, w)."""
+        z = (self.bands(planes) - self.mean.view(1, -1, 1, 1)) / self.scale.view(1, -1, 1, 1)
+        return torch.cat([fold(unfold(z[:, :16], 4), 2), unfold(z[:, 16:], 2)], 1)
+
+    def to_planes(self, latents: Tensor) -> Planes:
+        """Undo `from_planes`."""
+        z = torch.cat([fold(unfold(latents[:, :4], 2), 4), fold(latents[:, 4:], 2)], 1)
+        z = z * self.scale.view(1, -1, 1, 1) + self.mean.view(1, -1, 1, 1)
+        return Planes(unfold(z[:, :16], 4), unfold(z[:, 16:], 2))
+
+    def planes(self, pictures: Tensor) -> Planes:
+        """Images (B, 3, H, W) in [-1, 1] to planes."""
+        return coarse_planes(F.avg_pool2d(pictures, 4))
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1], sides multiples of 16, to latents (B, 6, H/8, W/8)."""
+        return self.from_planes(self.planes(pictures))
+
+    def decode(
+        self, latents: Tensor, noise: Tensor | None = None, level: Tensor | None = None
+    ) -> Tensor:
+        """Latents to images.
+
+        Args:
+            latents: (B, 6, h, w).
+            noise: (B, noise_channels, h, w) standard normal, the choice among the details that
+                the latents leave open; None for zeros.
+            level: (B,) level of each; None for 20x.
+
+        Returns:
+            (B, 3, 8 h, 8 w), about [-1, 1], not clamped; its planes are those of the latents.
+        """
+        planes = self.to_planes(latents)
+        detail = self._detail(latents, noise, level)
+        low = F.interpolate(
+            planes_image(planes), scale_factor=4, mode="bicubic", align_corners=False
+        )
+        return self._consistent(low + detail, planes)
+
+    def _detail(self, latents: Tensor, noise: Tensor | None, level: Tensor | None) -> Tensor:
+        b, _, h, w = latents.shape
+        if noise is None:
+            noise = latents.new_zeros(b, int(self.config["noise_channels"]), h, w)
+        if level is None:
+            level = torch.zeros(b, dtype=torch.long, device=latents.device)
+        x = self.enter(torch.cat([latents, noise], 1)) + self.level(level)[:, :, None, None]
+        x = F.pixel_shuffle(self.up1(self.coarse(x)), 2)
+        x = F.pixel_shuffle(self.up2(self.middle(x)), 2)
+        return F.pixel_shuffle(self.leave(self.fine(x)), 2)
+
+    def _consistent(self, image: Tensor, planes: Planes) -> Tensor:
+        m = _opponent(image)
+        x = torch.einsum("kc,bchw->bkhw", m, F.avg_pool2d(image, 4))
+        luma = planes.luma - x[:, :1]
+        chroma = planes.chroma - F.avg_pool2d(x[:, 1:], 2)
+        missing = torch.cat([luma, F.interpolate(chroma, scale_factor=2, mode="nearest")], 1)
+        missing = torch.einsum("kc,bkhw->bchw", m, missing)
+        return image + F.interpolate(missing, scale_factor=4, mode="nearest")
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Round trip of images (B, 3, H, W)."""
+        return self.decode(self.encode(pictures))

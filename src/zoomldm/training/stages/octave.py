@@ -1,0 +1,240 @@
+"""Stage: summarizer and denoiser together, on the octaves of slides' 2 mpp rasters."""
+
+import imagecodecs
+import numpy as np
+import torch
+from diffusers.models.attention_processor import AttnProcessor
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoomldm.data.rasters import FINE, MARGIN, RasterPatches, Windows
+from zoomldm.levels import COUNT, COARSEST, NAMES
+from zoomldm.networks.lowpass import LowPassAutoencoder, coarse_planes, enlarged, planes_image, pooled
+from zoomldm.networks.octave_denoiser import BASE, NONE, PARENT, OctaveDenoiser
+from zoomldm.networks.summarizers import CNNSummarizer
+from zoomldm.training.loop import Stage
+from zoomldm.training.stages.autoencoder import to_pixels, to_signed
+
+NULL = 0.1  # probability of the null condition (supplement, section 5)
+LEVELS = (0.46, 0.18, 0.12, 0.08, 0.06, 0.04, 0.03, 0.03)
+REPEATS = (1, 1, 1, 1, 1, 2, 4, 4)  # items that share one grid
+PARENTS = 0.5  # most noise that a parent carries
+QUALITIES = (20, 75)  # of the codec that a base layer went through
+_FIXED = 16
+
+
+def codec_loss(quality: float) -> float:
+    """What the denoiser is told of a base layer's codec, 0 (lossless) to 1."""
+    return 1 - quality / 100
+
+
+class OctaveStage(Stage):
+    """v-loss of latents under context and hint, and the likelihood of the denoiser's linear head.
+
+    Args:
+        autoencoder: gives the latents; stays as it is.
+        summarizer: trained.
+        denoiser: trained.
+        patches: training windows.
+        held_out: windows of held-out cases, or None.
+        levels: probability of each level.
+        null: probability of the null condition.
+    """
+
+    name = "octave"
+    sparse = True
+
+    def __init__(
+        self,
+        autoencoder: LowPassAutoencoder,
+        summarizer: CNNSummarizer,
+        denoiser: OctaveDenoiser,
+        patches: RasterPatches,
+        held_out: RasterPatches | None = None,
+        levels: tuple[float, ...] = LEVELS,
+        null: float = NULL,
+    ) -> None:
+        super().__init__()
+        self.vae = [autoencoder.requires_grad_(False).eval()]  # in a list: not this stage's
+        self.summarizer = summarizer.requires_grad_(True)
+        self.unet = denoiser.requires_grad_(True)
+        if not torch.cuda.is_available():
+            self.unet.unet.set_attn_processor(AttnProcessor())
+        self.patches, self.kept = patches, held_out
+        self.levels = np.array(levels) / sum(levels)
+        self.null = null
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Denoiser and summarizer."""
+        return {"unet": self.unet, "summarizer": self.summarizer}
+
+    def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
+        """Draw `size` items of one level."""
+        level = int(rng.choice(COUNT, p=self.levels))
+        windows = self.patches.draw(rng, level, -(-size // REPEATS[level]))
+        kinds = self._kinds(rng, level, len(windows.pixels))
+        return self._items(windows, kinds, size, rng, self.null)
+
+    def _kinds(self, rng: np.random.Generator, level: int, count: int) -> np.ndarray:
+        base = (0.4, 0.2, 0.15)[level] if level < FINE else 0.0
+        none = 0.2 if level < COARSEST else 1.0
+        return rng.choice(3, size=count, p=(none, 1 - none - base if none < 1 else 0, base))
+
+    def _items(
+        self,
+        windows: Windows,
+        kinds: np.ndarray,
+        size: int,
+        rng: np.random.Generator,
+        null: float,
+        quality: float | None = None,
+    ) -> dict[str, Tensor]:
+        repeats = REPEATS[windows.level]
+        n = len(windows.pixels)
+        loss, lossy = np.zeros(n, np.float32), windows.pixels.copy()
+        for i in np.nonzero(kinds == BASE)[0]:
+            chosen = rng.uniform(*QUALITIES) if quality is None else quality
+            lossy[i] = through_codec(windows.around[i], chosen)
+            loss[i] = codec_loss(chosen)
+        loss[kinds == PARENT] = PARENTS * rng.random(int((kinds == PARENT).sum())) ** 2
+        where = np.arange(n).repeat(repeats)[:size]
+        # times: logit-normal, one of each of `size` equal spans of its distribution
+        span = (rng.permutation(size) + rng.random(size)) / size
+        normal = torch.special.ndtri(torch.from_numpy(span).clamp(1e-4, 1 - 1e-4))
+        time = (torch.sigmoid(normal * 1.1 + 0.2) * 1000).long().clamp(0, 999)
+        shape = (size, 6, 32, 32)
+        out = {
+            "pixels": torch.from_numpy(windows.pixels[where]),
+            "lossy": torch.from_numpy(lossy[where]),
+            "kind": torch.from_numpy(kinds[where].astype(np.int64)),
+            "loss": torch.from_numpy(loss[where]),
+            "grid": torch.from_numpy(windows.grids),
+            "where": torch.from_numpy(where),
+            "time": time,
+            "noise": torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)),
+            "spoil": torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)),
+            "keep": torch.from_numpy((rng.random(size) >= null).astype(np.float32)),
+            "level": torch.full((size,), windows.level),
+        }
+        if windows.shifts is not None:
+            out["shift"] = torch.from_numpy(windows.shifts)
+        return out
+
+    def given(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents, hint and context of a batch."""
+        vae = self.vae[0].to(batch["noise"].device)
+        planes = coarse_planes(_signed(batch["pixels"]))
+        latents = vae.from_planes(planes)
+        parent = vae.from_planes(enlarged(pooled(planes)))
+        parent = parent + batch["loss"].view(-1, 1, 1, 1) * batch["spoil"]
+        base = vae.from_planes(coarse_planes(_signed(batch["lossy"])))
+        kind = batch["kind"].view(-1, 1, 1, 1)
+        hint = torch.where(kind == BASE, base, torch.where(kind == PARENT, parent, 0.0))
+        levels = batch["level"][:1].expand(len(batch["grid"]))
+        context = self.summarizer(batch["grid"], levels, batch.get("shift"))
+        return latents, hint, context[batch["where"]]
+
+    def errors(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Squared error of v of each item, and the head's negative log-likelihood, (size,)."""
+        x, hint, context = self.given(batch)
+        context = context * batch["keep"][:, None, None]
+        level, kind = batch["level"], batch["kind"]
+        mean, variance = head = self.unet.head(context, level, hint, kind)
+        likelihood = 0.5 * ((x - mean).square() / variance + variance.log()).mean((1, 2, 3))
+        bar = self.unet.alphas[batch["time"]].view(-1, 1, 1, 1)
+        alpha, sigma = bar.sqrt(), (1 - bar).sqrt()
+        noise = batch["noise"]
+        out = self.unet(
+            alpha * x + sigma * noise, batch["time"], context, level, hint, kind, batch["loss"], head
+        ).float()
+        return (out - (alpha * noise - sigma * x)).square().mean((1, 2, 3)), likelihood
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Loss, and v-loss by level and kind of hint."""
+        errors, likelihood = self.errors(batch)
+        name = NAMES[int(batch["level"][0])]
+        named = {}
+        for kind, label in ((NONE, "none"), (PARENT, "parent"), (BASE, "base")):
+            chosen = errors.detach()[batch["kind"] == kind]
+            if len(chosen):
+                named[f"{name}/{label}"] = chosen.mean()
+        return {"loss": errors.mean() + 0.1 * likelihood.mean(), **named}
+
+    def _fixed(self, store: RasterPatches, level: int, count: int) -> Windows:
+        return store.draw(np.random.default_rng([7, level]), level, count)
+
+    def held_out(self) -> dict[str, float]:
+        """v-loss on fixed windows: nothing, context, context with parent, with base layer."""
+        found = {}
+        for name, store in (("seen", self.patches), ("held-out", self.kept)):
+            if store is None:
+                continue
+            for level in range(COUNT):
+                windows = self._fixed(store, level, _FIXED)
+                cases = [("null", NONE, 1.0), ("context", NONE, 0.0)]
+                cases += [("parent", PARENT, 0.0)] if level < COARSEST else []
+                cases += [("base", BASE, 0.0)] if level < FINE else []
+                for label, kind, null in cases:
+                    rng = np.random.default_rng([8, level])
+                    kinds = np.full(_FIXED, kind)
+                    batch = self._items(windows, kinds, _FIXED * REPEATS[level], rng, null, 42)
+                    batch = {k: v.to(self.unet.alphas.device) for k, v in batch.items()}
+                    found[f"{name}/{NAMES[level]}/{label}"] = float(self.errors(batch)[0].mean())
+        return found
+
+    def pictures(self, columns: int = 6, steps: int = 8) -> np.ndarray:
+        """For each level real windows above those drawn from context, with parent, with base."""
+        rows = []
+        store = self.kept or self.patches
+        for level in (0, 1, 2, 3, 4):
+            windows = self._fixed(store, level, columns)
+            for kind in (None, NONE, PARENT, BASE):
+                if kind is None:
+                    rows.append(np.concatenate(list(windows.pixels), 1))
+                    continue
+                if kind == BASE and level >= FINE:
+                    continue
+                rng = np.random.default_rng(level)
+                batch = self._items(
+                    windows, np.full(columns, kind), columns * REPEATS[level], rng, 0, 42
+                )
+                batch = {
+                    k: v[:columns] if k not in ("grid", "shift") else v for k, v in batch.items()
+                }
+                batch["loss"] = torch.where(batch["kind"] == PARENT, 0.1, batch["loss"])
+                _, hint, context = self.given(batch)
+                x = draw(self.unet, batch, hint, context, steps)
+                image = planes_image(self.vae[0].to_planes(x))
+                rows.append(np.concatenate(list(to_pixels(image)), 1))
+        return np.concatenate(rows)
+
+
+def draw(
+    unet: OctaveDenoiser, batch: dict[str, Tensor], hint: Tensor, context: Tensor, steps: int
+) -> Tensor:
+    """Latents by DDIM from pure noise in `steps` even steps."""
+    level, kind = batch["level"], batch["kind"]
+    times = torch.linspace(999, 0, steps + 1).long()
+    head = unet.head(context, level, hint, kind)
+    x = batch["noise"]
+    for now, after in zip(times[:-1], times[1:], strict=True):
+        time = now.expand(len(x))
+        v = unet(x, time, context, level, hint, kind, batch["loss"], head)
+        alpha, sigma = unet.alphas[now].sqrt(), (1 - unet.alphas[now]).sqrt()
+        clean, noise = alpha * x - sigma * v, sigma * x + alpha * v
+        last = after == 0
+        alpha, sigma = unet.alphas[after].sqrt(), (1 - unet.alphas[after]).sqrt()
+        x = clean if last else alpha * clean + sigma * noise
+    return x
+
+
+def through_codec(around: np.ndarray, quality: float) -> np.ndarray:
+    """A window (64, 64, 3) as AVIF of this quality leaves it, from its surroundings."""
+    data = imagecodecs.avif_encode(
+        np.ascontiguousarray(around), level=round(quality), speed=8, numthreads=1
+    )
+    return imagecodecs.avif_decode(data)[MARGIN:-MARGIN, MARGIN:-MARGIN]
+
+
+def _signed(pixels: Tensor) -> Tensor:
+    return pixels.permute(0, 3, 1, 2).float().div(127.5).sub(1)
