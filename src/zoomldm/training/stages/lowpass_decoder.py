@@ -1,0 +1,242 @@
+"""Stage: the decoder of low-pass latents, by pixels, features and an adversary."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
+
+from zoomldm.networks.lowpass import CELL, LowPassAutoencoder, coarse_planes, planes_image
+from zoomldm.training.loop import Stage
+from zoomldm.training.stages.autoencoder import to_pixels, to_signed
+
+CROP = 144  # pixels a side that are decoded
+BORDER = 8  # of them on each side without a loss: they lack a neighbourhood
+NOISY = 0.3  # fraction of the crops whose latents carry noise
+STRONGEST = 0.2  # deviation of that noise
+
+
+@dataclass(frozen=True)
+class Crops:
+    """A batch of images and what is known of them two octaves coarser.
+
+    Attributes:
+        images: (n, S, S, 3) uint8.
+        low: (n, S / 4, S / 4, 3) uint8.
+        levels: (n,) level of each.
+    """
+
+    images: NDArray[np.uint8]
+    low: NDArray[np.uint8]
+    levels: NDArray[np.int64]
+
+
+class CropSource(Protocol):
+    """Where crops come from."""
+
+    def draw(self, rng: np.random.Generator, count: int, side: int) -> Crops:
+        """`count` crops of `side` pixels, at places that are multiples of 16 px of a patch."""
+        ...
+
+
+Features = Callable[[Tensor], list[Tensor]]
+
+
+class CropDiscriminator(ModelMixin, ConfigMixin):
+    """Tells real crops from decoded ones beside their low-pass image: (B, 6, H, W) to logits.
+
+    Args:
+        width: channels at half of the side.
+    """
+
+    @register_to_config
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        w = width
+        self.layers = nn.Sequential(
+            spectral_norm(nn.Conv2d(6, w, 4, 2, 1)),
+            nn.LeakyReLU(0.2),
+            spectral_norm(nn.Conv2d(w, 2 * w, 4, 2, 1)),
+            nn.LeakyReLU(0.2),
+            spectral_norm(nn.Conv2d(2 * w, 4 * w, 4, 2, 1)),
+            nn.LeakyReLU(0.2),
+            spectral_norm(nn.Conv2d(4 * w, 4 * w, 3, 1, 1)),
+            nn.LeakyReLU(0.2),
+            spectral_norm(nn.Conv2d(4 * w, 1, 3, 1, 1)),
+        )
+
+    def forward(self, image: Tensor, low: Tensor) -> Tensor:
+        """Logits (B, 1, H / 8, W / 8), high for real ones."""
+        return self.layers(torch.cat([image, low], 1))
+
+
+def phase_loss(error: Tensor, side: int = CELL) -> Tensor:
+    """Mean square over the places of a cell of the mean error there: zero without a chequerboard.
+
+    Args:
+        error: (B, 3, H, W).
+        side: of a cell.
+    """
+    fine = error - F.avg_pool2d(error, 3, 1, 1)
+    b, c, h, w = fine.shape
+    fine = fine[..., : h // side * side, : w // side * side]
+    cells = fine.reshape(b, c, h // side, side, w // side, side).mean((2, 4))
+    return cells.square().mean()
+
+
+class LowPassDecoderStage(Stage):
+    """Images back from latents: L1, features, an adversary at a small weight after a warm-up.
+
+    Args:
+        autoencoder: its decoder is trained; its bands are scaled already.
+        crops: training crops.
+        held_out: crops of held-out cases, or None.
+        features: images (B, 3, H, W) in [-1, 1] to feature maps; what a perceptual loss compares.
+        restore: latents of low images (B, 6, h, w) as generation makes them, or None for those
+            of the low images themselves; called as restore(low uint8, levels, rng).
+        adversary: weight of the adversary.
+        warmup: steps before which the discriminator trains alone.
+    """
+
+    name = "lowpass-decoder"
+
+    def __init__(
+        self,
+        autoencoder: LowPassAutoencoder,
+        crops: CropSource,
+        held_out: CropSource | None = None,
+        features: Features | None = None,
+        adversary: float = 0.05,
+        warmup: int = 500,
+        discriminator: CropDiscriminator | None = None,
+    ) -> None:
+        super().__init__()
+        self.vae = autoencoder.requires_grad_(True)
+        self.discriminator = discriminator or CropDiscriminator()
+        self.crops, self.kept = crops, held_out
+        self.features = features
+        self.adversary, self.warmup = adversary, warmup
+        self.register_buffer("seen", torch.zeros((), dtype=torch.long))
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Autoencoder and discriminator."""
+        return {"vae": self.vae, "discriminator": self.discriminator}
+
+    def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
+        """Crops with their low images, the decoder's noise and that of the latents."""
+        drawn = self.crops.draw(rng, size, CROP)
+        return self._items(drawn, rng)
+
+    def _items(self, drawn: Crops, rng: np.random.Generator) -> dict[str, Tensor]:
+        n, cells = len(drawn.images), drawn.images.shape[1] // CELL
+        spread = np.where(rng.random(n) < NOISY, rng.uniform(0, STRONGEST, n), 0)
+        return {
+            "images": to_signed(drawn.images),
+            "low": to_signed(drawn.low),
+            "levels": torch.from_numpy(drawn.levels),
+            "spread": torch.from_numpy(spread.astype(np.float32)),
+            "spoil": torch.from_numpy(rng.standard_normal((n, 6, cells, cells), np.float32)),
+            "noise": torch.from_numpy(
+                rng.standard_normal(
+                    (n, int(self.vae.config["noise_channels"]), cells, cells), np.float32
+                )
+            ),
+            "shift": torch.from_numpy(rng.integers(0, CELL, 2)),
+        }
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Losses by name."""
+        if self.training:
+            self.seen += 1
+        latents = self.vae.from_planes(coarse_planes(batch["low"]))
+        latents = latents + batch["spread"].view(-1, 1, 1, 1) * batch["spoil"]
+        out = self.vae.decode(latents, batch["noise"], batch["levels"]).float()
+        inner = slice(BORDER, -BORDER)
+        out, real = out[..., inner, inner], batch["images"][..., inner, inner]
+        error = out - real
+        losses = {"l1": error.abs().mean(), "phase": phase_loss(error)}
+        loss = 3 * losses["l1"] + 20 * losses["phase"]
+        if self.features is not None:
+            y, x = batch["shift"].tolist()
+            a, b = out[..., y : y + 112, x : x + 112], real[..., y : y + 112, x : x + 112]
+            with torch.no_grad():
+                wanted = [_unit(f) for f in self.features(b)]
+            made = [_unit(f) for f in self.features(a)]
+            parts = [(m - w).square().sum(1).mean() for m, w in zip(made, wanted, strict=True)]
+            losses["features"] = torch.stack(parts).mean()
+            loss = loss + losses["features"]
+        if self.adversary:
+            loss = loss + self._adversary(batch, out, real, losses)
+        return {"loss": loss, **{k: v.detach() for k, v in losses.items()}}
+
+    def _adversary(
+        self, batch: dict[str, Tensor], out: Tensor, real: Tensor, losses: dict[str, Tensor]
+    ) -> Tensor:
+        clean = batch["spread"] == 0
+        low = F.interpolate(batch["low"], scale_factor=4, mode="bilinear", align_corners=False)
+        low = low[..., BORDER:-BORDER, BORDER:-BORDER][clean]
+        out, real = out[clean], real[clean]
+        loss = out.new_zeros(())
+        if not len(out):
+            return loss
+        told = self.discriminator(torch.cat([out.detach(), real]), torch.cat([low, low]))
+        fake, true = told.chunk(2)
+        losses["hinge"] = F.relu(1 + fake).mean() + F.relu(1 - true).mean()
+        loss = loss + losses["hinge"]
+        if int(self.seen) > self.warmup:
+            frozen = {k: v.detach() for k, v in self.discriminator.named_parameters()}
+            frozen |= dict(self.discriminator.named_buffers())
+            losses["fooled"] = -functional_call(self.discriminator, frozen, (out, low)).mean()
+            rise = min(1.0, (int(self.seen) - self.warmup) / 500)
+            loss = loss + rise * self.adversary * losses["fooled"]
+        return loss
+
+    def held_out(self) -> dict[str, float]:
+        """PSNR (dB) and fraction of the real image's finest detail on fixed crops."""
+        found = {}
+        for name, store in (("seen", self.crops), ("held-out", self.kept)):
+            if store is None:
+                continue
+            out, real, levels = self._shown(store, 32)
+            for level in np.unique(levels):
+                a, b = out[levels == level], real[levels == level]
+                square = (a - b).square().mean((1, 2, 3)) / 4
+                detail = _laplacian(a).abs().mean() / _laplacian(b).abs().mean()
+                found[f"{name}/{level}/psnr"] = float((-10 * torch.log10(square)).mean())
+                found[f"{name}/{level}/detail"] = float(detail)
+        return found
+
+    def _shown(self, store: CropSource, count: int) -> tuple[Tensor, Tensor, NDArray]:
+        rng = np.random.default_rng(3)
+        drawn = store.draw(rng, count, 256)
+        batch = self._items(drawn, rng)
+        device = self.seen.device
+        out = []
+        for i in range(0, count, 4):
+            part = {k: v[i : i + 4].to(device) for k, v in batch.items() if k != "shift"}
+            latents = self.vae.from_planes(coarse_planes(part["low"]))
+            out.append(self.vae.decode(latents, part["noise"], part["levels"]).float())
+        return torch.cat(out).clamp(-1, 1).cpu(), batch["images"], drawn.levels
+
+    def pictures(self) -> np.ndarray:
+        """Real crops, their low-pass image enlarged, and decoded."""
+        out, real, _ = self._shown(self.kept or self.crops, 8)
+        low = F.interpolate(planes_image(self.vae.planes(real.to(self.seen.device))).cpu(), scale_factor=4, mode="bicubic")
+        rows = [np.concatenate(list(to_pixels(x)), 1) for x in (real, low, out)]
+        return np.concatenate(rows)
+
+
+def _unit(x: Tensor) -> Tensor:
+    return x / (x.square().sum(1, keepdim=True) + 1e-6).sqrt()
+
+
+def _laplacian(x: Tensor) -> Tensor:
+    return x - F.avg_pool2d(x, 3, 1, 1)
