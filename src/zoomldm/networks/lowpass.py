@@ -67,10 +67,10 @@ def coarse_planes(image: Tensor) -> Planes:
 
 
 def planes_image(planes: Planes) -> Tensor:
-    """Image (B, 3, 2 h, 2 w) of planes (the chroma is interpolated)."""
-    chroma = F.interpolate(
-        planes.chroma, scale_factor=2, mode="bilinear", align_corners=False
-    )
+    """Image (B, 3, 2 h, 2 w) of planes: its planes are just these, its chroma is smooth."""
+    chroma = F.interpolate(planes.chroma, scale_factor=2, mode="bilinear", align_corners=False)
+    missing = planes.chroma - F.avg_pool2d(chroma, 2)
+    chroma = chroma + F.interpolate(missing, scale_factor=2, mode="nearest")
     x = torch.cat([planes.luma, chroma], 1)
     return torch.einsum("kc,bkhw->bchw", _opponent(x), x)
 
@@ -107,8 +107,8 @@ class LowPassAutoencoder(ModelMixin, ConfigMixin):
     them out as 6 channels at 1/8: DCT of 2 x 2 luminance, two chromas.
 
     `decode` adds to the enlarged low-pass image what a network without any normalisation over
-    space makes of latents and noise, and then sets the low-pass of the sum to what the latents
-    ask for: the image averaged down is its latents by construction.
+    space makes of latents and noise, and then sets the mean of every 4 x 4 px to what the latents
+    ask for: the image averaged down is that of its latents by construction.
 
     Args:
         latent_channels: 6.
@@ -195,14 +195,14 @@ class LowPassAutoencoder(ModelMixin, ConfigMixin):
             level: (B,) level of each; None for 20x.
 
         Returns:
-            (B, 3, 8 h, 8 w), about [-1, 1], not clamped; its planes are those of the latents.
+            (B, 3, 8 h, 8 w), about [-1, 1], not clamped; averaged over 4 x 4 it is the image of
+            the latents' planes.
         """
-        planes = self.to_planes(latents)
-        detail = self._detail(latents, noise, level)
-        low = F.interpolate(
-            planes_image(planes), scale_factor=4, mode="bicubic", align_corners=False
-        )
-        return self._consistent(low + detail, planes)
+        small = planes_image(self.to_planes(latents))
+        low = F.interpolate(small, scale_factor=4, mode="bicubic", align_corners=False)
+        image = low + self._detail(latents, noise, level)
+        missing = small - F.avg_pool2d(image, 4)
+        return image + F.interpolate(missing, scale_factor=4, mode="nearest")
 
     def _detail(self, latents: Tensor, noise: Tensor | None, level: Tensor | None) -> Tensor:
         b, _, h, w = latents.shape
@@ -214,15 +214,6 @@ class LowPassAutoencoder(ModelMixin, ConfigMixin):
         x = F.pixel_shuffle(self.up1(self.coarse(x)), 2)
         x = F.pixel_shuffle(self.up2(self.middle(x)), 2)
         return F.pixel_shuffle(self.leave(self.fine(x)), 2)
-
-    def _consistent(self, image: Tensor, planes: Planes) -> Tensor:
-        m = _opponent(image)
-        x = torch.einsum("kc,bchw->bkhw", m, F.avg_pool2d(image, 4))
-        luma = planes.luma - x[:, :1]
-        chroma = planes.chroma - F.avg_pool2d(x[:, 1:], 2)
-        missing = torch.cat([luma, F.interpolate(chroma, scale_factor=2, mode="nearest")], 1)
-        missing = torch.einsum("kc,bkhw->bchw", m, missing)
-        return image + F.interpolate(missing, scale_factor=4, mode="nearest")
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Round trip of images (B, 3, H, W)."""
