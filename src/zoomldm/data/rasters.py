@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from zoomldm.levels import COUNT
+from zoomldm.geometry.levels import COUNT
 
 STORED = 2  # level of the raster; latents of level k are pixels of level k + 2
 SIDE = 64  # pixels of level k + 2 a side of a patch of level k

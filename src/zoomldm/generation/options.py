@@ -10,6 +10,12 @@ from zoomldm.errors import ConfigError
 
 CPU_BATCH = 1
 GPU_BATCH = 32
+METHODS = ("auto", "pyramid", "cascade")
+# steps, guidance, start
+DEFAULTS: dict[str, tuple[int, float, int]] = {
+    "pyramid": (6, 1.0, 999),
+    "cascade": (20, 1.5, 500),
+}
 
 
 @dataclass(frozen=True)
@@ -18,39 +24,64 @@ class RenderOptions:
 
     Attributes:
         seed: of the noise, 0 or more.
-        steps: steps of the whole schedule, of which a start at `start` takes its part.
-        guidance: scale of classifier-free guidance; 1 is none.
-        start: timestep that an upsampled parent is noised to, 1..999.
+        steps: the pyramid: evaluations of the denoiser a window; the cascade: steps of the whole
+            schedule, of which a start at `start` takes its part. None takes 6 and 20.
+        guidance: scale of classifier-free guidance; 1 is none. None takes 1 for the pyramid and
+            1.5 for the cascade.
+        start: the pyramid: first timestep, drawn from what the denoiser's linear head knows; the
+            cascade: timestep that an upsampled parent is noised to. 1..999; None takes 999
+            and 500.
         precision: `float32`, or `bfloat16` in the networks: about twice as fast on processors
             that have it, equal to the eye.
         batch: patches per network call, always filled up to it, for the last bits of a
             convolution depend on it; None takes 1 on a CPU, where a patch alone comes soonest,
             and 32 on a GPU. For large regions on a CPU 4 is faster, above all in bfloat16.
+        method: `pyramid` (octaves from the base layer down, overlapping windows), `cascade` (the
+            paper's: each patch from its parent's pixels, upsampled), or `auto`: the pyramid
+            where the pipeline's denoiser takes a parent.
 
     Raises:
         ConfigError: a value out of its range.
     """
 
     seed: int = 0
-    steps: int = 20
-    guidance: float = 1.5
-    start: int = 500
+    steps: int | None = None
+    guidance: float | None = None
+    start: int | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     batch: int | None = None
+    method: Literal["auto", "pyramid", "cascade"] = "auto"
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
             raise ConfigError(f"seed is {self.seed}; expected a whole number from 0 to 2^63 - 1")
-        if not (math.isfinite(self.guidance) and 0 <= self.guidance <= 100):
+        if self.guidance is not None and not (
+            math.isfinite(self.guidance) and 0 <= self.guidance <= 100
+        ):
             raise ConfigError(f"guidance is {self.guidance}; expected 0 to 100 (1 is none)")
-        if not 1 <= self.start <= 999:
+        if self.start is not None and not 1 <= self.start <= 999:
             raise ConfigError(f"start is {self.start}; expected a timestep, 1 to 999")
-        if self.steps < 1:
+        if self.steps is not None and self.steps < 1:
             raise ConfigError(f"steps is {self.steps}; expected 1 or more")
         if self.precision not in ("float32", "bfloat16"):
             raise ConfigError(f"precision {self.precision!r}; expected float32 or bfloat16")
         if self.batch is not None and not 1 <= self.batch <= 1024:
             raise ConfigError(f"batch is {self.batch}; expected 1 to 1024")
+        if self.method not in METHODS:
+            raise ConfigError(f"method {self.method!r}; expected {', '.join(METHODS)}")
+
+    def resolved(self, method: Literal["pyramid", "cascade"]) -> "ResolvedOptions":
+        """These options with the method's own defaults for what is None."""
+        steps, guidance, start = DEFAULTS[method]
+        return ResolvedOptions(
+            seed=self.seed,
+            steps=steps if self.steps is None else self.steps,
+            guidance=guidance if self.guidance is None else self.guidance,
+            start=start if self.start is None else self.start,
+            precision=self.precision,
+            batch=self.batch,
+            method=method,
+        )
 
     def batch_on(self, device: torch.device) -> int:
         """Patches per network call on a device."""
@@ -59,3 +90,12 @@ class RenderOptions:
     def autocast(self, device: torch.device) -> torch.autocast:
         """Where the networks run in `precision`."""
         return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+
+@dataclass(frozen=True)
+class ResolvedOptions(RenderOptions):
+    """Options with nothing left open."""
+
+    steps: int = 20  # type: ignore[assignment]
+    guidance: float = 1.5  # type: ignore[assignment]
+    start: int = 500  # type: ignore[assignment]

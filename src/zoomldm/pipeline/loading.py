@@ -18,6 +18,8 @@ from zoomldm.networks.context_dit import ContextDiT
 from zoomldm.networks.denoiser import Denoiser
 from zoomldm.networks.embedding_dit import EmbeddingDiT
 from zoomldm.networks.finite import check_finite
+from zoomldm.networks.lowpass import LowPassAutoencoder
+from zoomldm.networks.octave_denoiser import OctaveDenoiser
 from zoomldm.networks.patch_encoder import TileCNN
 from zoomldm.networks.released_autoencoder import VQAutoencoder
 from zoomldm.networks.summarizer_vit import ViTSummarizer
@@ -27,9 +29,12 @@ from zoomldm.pipeline.presets import preset
 
 SHIPPED = "demo"
 KINDS: dict[str, Any] = {
+    "unet": Denoiser,
+    "octave": OctaveDenoiser,
     "cnn": CNNSummarizer,
     "vit": ViTSummarizer,
     "folded": FoldedAutoencoder,
+    "lowpass": LowPassAutoencoder,
     "vq": VQAutoencoder,
     "context": ContextDiT,
     "released": EmbeddingDiT,
@@ -43,7 +48,7 @@ def build_pipeline(name: str, seed: int = 0) -> ZoomLDMPipeline:
     torch.manual_seed(seed)
     try:
         return ZoomLDMPipeline(
-            unet=Denoiser(**table["unet"]),
+            unet=_made(table["unet"], "unet"),
             vae=_made(table["vae"], "folded"),
             summarizer=_made(table["summarizer"], "cnn"),
             patch_encoder=TileCNN(**table["patch_encoder"]) if "patch_encoder" in table else None,

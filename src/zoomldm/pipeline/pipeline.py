@@ -122,16 +122,29 @@ class ZoomLDMPipeline(DiffusionPipeline):
         return self.vae.decode(latents).float().clamp(-1, 1)
 
     @torch.no_grad()
-    def context(self, grids: Tensor | np.ndarray, level: int) -> Tensor:
-        """Summarise grids (n, 2**level, 2**level, D) of raw embeddings: (n, tokens, width)."""
+    def context(
+        self, grids: Tensor | np.ndarray, level: int, shifts: Tensor | None = None
+    ) -> Tensor:
+        """Summarise grids of raw embeddings.
+
+        Args:
+            grids: (n, s, s, D), s = 2**level; one tile more a side with `shifts`.
+            level: 0..7.
+            shifts: (n, 2) tokens, see `CNNSummarizer.forward`.
+
+        Returns:
+            (n, tokens, width).
+        """
         grids = torch.as_tensor(grids).to(self.device)
-        side = 2**level
+        side = 2**level + (shifts is not None)
         if grids.shape[1:] != (side, side, self.embedding_dim):
             raise PipelineError(
                 f"grid of shape {tuple(grids.shape)}; level {NAMES[level]} needs "
                 f"(n, {side}, {side}, {self.embedding_dim})"
             )
         levels = torch.full((len(grids),), level, device=self.device)
+        if shifts is not None:
+            return self.summarizer(grids, levels, shifts)
         return self.summarizer(grids, levels)
 
     def denoise(

@@ -74,7 +74,7 @@ class Cascade:
         check_encoder(archive, pipeline)
         self.archive = archive
         self.pipeline = pipeline
-        self.options = options or RenderOptions()
+        self.options = (options or RenderOptions()).resolved("cascade")
         self.on_patch = on_patch
         config = pipeline.scheduler.config
         self._whole = make_schedule(config, self.options.steps)

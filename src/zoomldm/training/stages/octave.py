@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoomldm.data.rasters import FINE, MARGIN, RasterPatches, Windows
-from zoomldm.levels import COUNT, COARSEST, NAMES
+from zoomldm.geometry.levels import COUNT, COARSEST, NAMES
 from zoomldm.networks.lowpass import LowPassAutoencoder, coarse_planes, enlarged, planes_image, pooled
 from zoomldm.networks.octave_denoiser import BASE, NONE, PARENT, OctaveDenoiser
 from zoomldm.networks.summarizers import CNNSummarizer

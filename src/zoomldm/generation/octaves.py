@@ -1,0 +1,122 @@
+"""One batch of latents, made by the octave denoiser from what is known of them."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from zoomldm.errors import ConfigError, PipelineError
+from zoomldm.networks.lowpass import Planes, enlarged, pooled
+from zoomldm.networks.octave_denoiser import NONE, PARENT, OctaveDenoiser
+
+LAST = 999
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a batch of patches of one level.
+
+    Attributes:
+        level: 0..7.
+        context: (B, 64, width).
+        kind: NONE, PARENT or BASE, of all.
+        hint: (B, C, h, w) laid out as latents, None where there is none.
+        loss: of the hint: deviation of a parent's noise, or loss of a codec, 0 to 1.
+    """
+
+    level: int
+    context: Tensor
+    kind: int = NONE
+    hint: Tensor | None = None
+    loss: float = 0.0
+
+
+def octave_times(steps: int, start: int = LAST) -> tuple[int, ...]:
+    """Timesteps at which the denoiser is evaluated: `steps` of them, even, from `start` down.
+
+    Raises:
+        ConfigError: a number out of its range.
+    """
+    if not 1 <= steps <= LAST:
+        raise ConfigError(f"steps is {steps}; expected 1 to {LAST}")
+    if not steps <= start <= LAST:
+        raise ConfigError(f"start is {start}; expected a timestep from {steps} (steps) to {LAST}")
+    return tuple(round(start * (steps - i) / steps) for i in range(steps))
+
+
+@torch.no_grad()
+def make_latents(
+    unet: OctaveDenoiser,
+    known: Known,
+    noise: Tensor,
+    times: tuple[int, ...],
+    guidance: float = 1.0,
+) -> Tensor:
+    """Latents of a batch by DDIM (Song et al. 2021) from the linear head's Gaussian.
+
+    The first timestep's latents are drawn from what the head knows: normal with mean alpha mu and
+    variance alpha^2 s + sigma^2, so that a late start loses nothing but what a Gaussian can tell.
+
+    Args:
+        unet: the denoiser.
+        known: what is known.
+        noise: (B, C, h, w) standard normal.
+        times: see `octave_times`.
+        guidance: scale of classifier-free guidance; 1 is none.
+
+    Returns:
+        (B, C, h, w), the last prediction of the clean latents.
+
+    Raises:
+        PipelineError: the denoiser gave numbers that are not finite.
+    """
+    n, device = len(noise), noise.device
+    level = torch.full((n,), known.level, device=device)
+    kind = torch.full((n,), known.kind, device=device)
+    loss = torch.full((n,), known.loss, device=device, dtype=noise.dtype)
+    head = unet.head(known.context, level, known.hint, kind)
+    null = torch.zeros_like(known.context)
+    bare = unet.head(null, level, known.hint, kind) if guidance != 1 else None
+    bars = unet.alphas.to(noise)
+    alpha, sigma = bars[times[0]].sqrt(), (1 - bars[times[0]]).sqrt()
+    x = alpha * head[0] + (alpha**2 * head[1] + sigma**2).sqrt() * noise
+    clean = x
+    for now, after in zip(times, (*times[1:], None), strict=True):
+        time = torch.full((n,), now, device=device)
+        v = unet(x, time, known.context, level, known.hint, kind, loss, head)
+        if bare is not None:
+            plain = unet(x, time, null, level, known.hint, kind, loss, bare)
+            v = plain + guidance * (v - plain)
+        alpha, sigma = bars[now].sqrt(), (1 - bars[now]).sqrt()
+        clean = alpha * x - sigma * v
+        if after is not None:
+            eps = sigma * x + alpha * v
+            x = bars[after].sqrt() * clean + (1 - bars[after]).sqrt() * eps
+    if not torch.isfinite(clean).all():
+        raise PipelineError(
+            "the denoiser gave numbers that are not finite; its weights are damaged or the "
+            "precision is too low (try float32)"
+        )
+    return clean
+
+
+def smoothed(planes: Planes) -> Planes:
+    """A child without any detail of its own: twice the side, smooth, averaged down its parent."""
+    out = []
+    for plane in planes:
+        fine = torch.nn.functional.interpolate(
+            plane, scale_factor=2, mode="bilinear", align_corners=False
+        )
+        out.append(fine)
+    return corrected(Planes(*out), planes)
+
+
+def corrected(child: Planes, parent: Planes) -> Planes:
+    """A child moved by as little as makes it average down to its parent exactly."""
+    missing = enlarged(Planes(*(p - q for p, q in zip(parent, pooled(child), strict=True))))
+    return Planes(*(c + m for c, m in zip(child, missing, strict=True)))
+
+
+def parent_hint(vae: torch.nn.Module, parent: Planes) -> tuple[Tensor, int]:
+    """Hint of the patches under parents' planes, and its kind."""
+    return vae.from_planes(enlarged(parent)), PARENT  # type: ignore[operator]
