@@ -31,9 +31,24 @@ def decompress(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the noise: another one, another picture.")] = 0,
     steps: Annotated[
-        int, typer.Option(help="Of the whole schedule; a start at t = 500 takes half of them.")
-    ] = 20,
-    guidance: Annotated[float, typer.Option(help="Guidance scale; 1 is none.")] = 1.5,
+        int | None,
+        typer.Option(help="Evaluations of the denoiser a patch; 6, or 20 for the cascade."),
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(help="Guidance scale; 1 is none. 1, or 1.5 for the cascade."),
+    ] = None,
+    start: Annotated[
+        int | None,
+        typer.Option(help="First timestep, 1 to 999; 999, or 500 for the cascade."),
+    ] = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="pyramid: octaves from the base layer down; cascade: the paper's; auto: the "
+            "pyramid where the pipeline has it."
+        ),
+    ] = "auto",
     precision: Annotated[
         str, typer.Option(help="Of the networks: float32, or bfloat16, which is faster.")
     ] = "float32",
@@ -59,6 +74,8 @@ def decompress(
             seed=seed,
             steps=steps,
             guidance=guidance,
+            start=start,
+            method=method,
             precision=precision,
             batch=batch,
             pipeline=load_pipeline(pipeline, device),

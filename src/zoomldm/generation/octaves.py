@@ -7,9 +7,18 @@ from torch import Tensor
 
 from zoomldm.errors import ConfigError, PipelineError
 from zoomldm.networks.lowpass import Planes, enlarged, pooled
-from zoomldm.networks.octave_denoiser import NONE, PARENT, OctaveDenoiser
+from zoomldm.networks.octave_denoiser import NONE, OctaveDenoiser
 
 LAST = 999
+
+
+def codec_loss(codec: str, quality: int | None) -> float:
+    """What the denoiser is told of a base layer's codec: 0 (lossless) to 1.
+
+    The denoiser was trained on AVIF; other codecs' qualities are taken for as lossy as AVIF's
+    of the same number.
+    """
+    return 0.0 if quality is None or codec == "png" else 1 - quality / 100
 
 
 @dataclass(frozen=True)
@@ -115,8 +124,3 @@ def corrected(child: Planes, parent: Planes) -> Planes:
     """A child moved by as little as makes it average down to its parent exactly."""
     missing = enlarged(Planes(*(p - q for p, q in zip(parent, pooled(child), strict=True))))
     return Planes(*(c + m for c, m in zip(child, missing, strict=True)))
-
-
-def parent_hint(vae: torch.nn.Module, parent: Planes) -> tuple[Tensor, int]:
-    """Hint of the patches under parents' planes, and its kind."""
-    return vae.from_planes(enlarged(parent)), PARENT  # type: ignore[operator]

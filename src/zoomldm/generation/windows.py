@@ -48,9 +48,7 @@ def windows_over(start: int, end: int, count: int) -> range:
     return range(min(max(first, 0), count - 1), min(max(last, 0), count - 1) + 1)
 
 
-def keys_over(
-    top: int, left: int, height: int, width: int, counts: tuple[int, int]
-) -> list[Key]:
+def keys_over(top: int, left: int, height: int, width: int, counts: tuple[int, int]) -> list[Key]:
     """(row, col) on the lattice of the windows that overlap a region."""
     return [
         (i, j)

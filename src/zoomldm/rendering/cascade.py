@@ -1,7 +1,7 @@
 """The cascade: patches of an archive made coarse to fine, each from its parent's pixels."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,6 +20,7 @@ from zoomldm.geometry.lattice import Window, grouped
 from zoomldm.geometry.levels import COARSEST, COUNT, NAMES, TILE, level_size
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pipeline.compatibility import check_encoder
+from zoomldm.rendering.renderer import PatchCount, Window
 from zoomldm.rendering.store import PatchStore
 
 

@@ -26,7 +26,7 @@ from zoomldm.geometry.lattice import (
 from zoomldm.geometry.levels import COUNT, NAMES, check_region, level_mpp, parse_level
 from zoomldm.pipeline import SHIPPED, ZoomLDMPipeline, load_pipeline
 from zoomldm.pipeline.compatibility import check_encoder
-from zoomldm.rendering.cascade import Cascade
+from zoomldm.rendering.opening import open_renderer
 from zoomldm.rendering.region import window_tiles
 from zoomldm.writers.pyramid import PyramidLevel, write_pyramid
 
@@ -45,10 +45,12 @@ def decompress(
     region: Window | None = None,
     *,
     seed: int = RenderOptions.seed,
-    steps: int = RenderOptions.steps,
-    guidance: float = RenderOptions.guidance,
+    steps: int | None = None,
+    guidance: float | None = None,
+    start: int | None = None,
     precision: str = RenderOptions.precision,
     batch: int | None = None,
+    method: str = RenderOptions.method,
     pipeline: str | Path | ZoomLDMPipeline = SHIPPED,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -64,10 +66,12 @@ def decompress(
             its centre; without a region the place with most tissue. Regions start at the level's
             pixel that holds their corner and end with the one that holds their end.
         seed: of the noise.
-        steps: steps of the whole schedule; a patch made from its parent takes about half.
-        guidance: scale of classifier-free guidance; 1 is none.
+        steps: of the denoiser, None for the method's own; see RenderOptions.
+        guidance: scale of classifier-free guidance, None for the method's own.
+        start: first timestep, None for the method's own; see RenderOptions.
         precision: of the networks, `float32` or `bfloat16`; see RenderOptions.
         batch: patches per network call; see RenderOptions.
+        method: `auto`, `pyramid` or `cascade`; see RenderOptions.
         pipeline: `demo`, a directory or a loaded pipeline.
         progress: called with patches generated so far and in all.
 
@@ -90,6 +94,8 @@ def decompress(
         guidance=guidance,
         precision=precision,  # type: ignore[arg-type]
         batch=batch,
+        start=start,
+        method=method,  # type: ignore[arg-type]
     )
     target = _target(Path(output), Path(archive))
     kind, chosen = _kind(target, level)
@@ -113,8 +119,8 @@ def decompress(
             if progress:
                 progress(done, max(done, total))
 
-        cascade = stack.enter_context(
-            Cascade(
+        renderer = stack.enter_context(
+            open_renderer(
                 source,
                 loaded,
                 options,
@@ -123,7 +129,7 @@ def decompress(
                 on_patch=advance,
             )
         )
-        counts = cascade.count(windows)
+        counts = renderer.count(windows)
         total = sum(count.generated for count in counts.values())
         if progress:
             progress(0, total)
@@ -132,7 +138,7 @@ def decompress(
             "slide": source.manifest.slide.name,
             "kind": kind,
             "region": list(bounds),
-            **cascade.provenance(),
+            **renderer.provenance(),
             "levels": [
                 {
                     "level": NAMES[k],
@@ -141,7 +147,7 @@ def decompress(
                     "y": window[1],
                     "width": window[2],
                     "height": window[3],
-                    "origin": "real" if cascade.is_real(k) else "generated",
+                    "origin": "real" if renderer.is_real(k) else "generated",
                 }
                 for k, window in windows.items()
             ],
@@ -150,7 +156,7 @@ def decompress(
                 for k, n in counts.items()
             },
         }
-        _write(kind, target, cascade, windows, report)
+        _write(kind, target, renderer, windows, report)
         report["output"] = target.name
         report["bytes"] = target.stat().st_size
         report["pipeline"] = loaded.name_or_path if pipeline is loaded else str(pipeline)
@@ -211,14 +217,14 @@ def _check_picture(target: Path, level: int, window: Window) -> None:
 def _write(
     kind: Kind,
     target: Path,
-    cascade: Cascade,
+    renderer: Renderer,
     windows: dict[int, Window],
     report: dict[str, Any],
 ) -> None:
     text = json.dumps(report, separators=(",", ":"))
     if kind == "pyramid":
         levels = [
-            PyramidLevel((window[2], window[3]), level_mpp(k), window_tiles(cascade, k, window))
+            PyramidLevel((window[2], window[3]), level_mpp(k), window_tiles(renderer, k, window))
             for k, window in windows.items()
         ]
         write_pyramid(target, levels, description=text, quality=JPEG_QUALITY)
@@ -228,11 +234,11 @@ def _write(
     info.add_itxt("zoomldm", text)
     if kind == "ladder":
         # Coarsest first: each patch is then made once, with its parents at hand.
-        patches = {k: cascade.read(k, *windows[k]) for k in sorted(windows, reverse=True)}
-        picture, dpi = draw_ladder(patches, {k: cascade.is_real(k) for k in windows}), None
+        patches = {k: renderer.read(k, *windows[k]) for k in sorted(windows, reverse=True)}
+        picture, dpi = draw_ladder(patches, {k: renderer.is_real(k) for k in windows}), None
     else:
         ((level, window),) = windows.items()
-        picture = Image.fromarray(np.ascontiguousarray(cascade.read(level, *window)))
+        picture = Image.fromarray(np.ascontiguousarray(renderer.read(level, *window)))
         dpi = (25_400 / level_mpp(level),) * 2
     with atomic_path(target) as part:
         picture.save(part, format="PNG", pnginfo=info, **({"dpi": dpi} if dpi else {}))

@@ -14,16 +14,23 @@ from torch import Tensor
 from zoomldm.archive import Archive
 from zoomldm.diffusion.noise import noise
 from zoomldm.errors import PipelineError
-from zoomldm.generation.octaves import Known, corrected, make_latents, octave_times, smoothed
-from zoomldm.generation.windows import CELL, SIDE, STRIDE, Field, Key, blended, keys_over
+from zoomldm.generation.octaves import Known, codec_loss, corrected, make_latents, octave_times, smoothed
+from zoomldm.generation.options import RenderOptions
+from zoomldm.generation.windows import CELL, SIDE, STRIDE, Field, Key, blended, keys_over, windows_over
 from zoomldm.generation.windows import window_count as count_along
 from zoomldm.geometry.levels import COARSEST, COUNT, NAMES, TILE, level_size
-from zoomldm.pipeline.compatibility import check_encoder
-from zoomldm.networks.lowpass import LowPassAutoencoder, Planes, coarse_planes, enlarged
-from zoomldm.networks.lowpass import planes_image
+from zoomldm.networks.lowpass import (
+    LowPassAutoencoder,
+    Planes,
+    coarse_planes,
+    enlarged,
+    planes_image,
+)
 from zoomldm.networks.octave_denoiser import BASE, NONE, PARENT, OctaveDenoiser
 from zoomldm.pipeline import ZoomLDMPipeline
-from zoomldm.generation.options import RenderOptions
+from zoomldm.pixels import to_pixels, to_signed
+from zoomldm.rendering.renderer import PatchCount, Window
+from zoomldm.pipeline.compatibility import check_encoder
 
 RESTORED = 3  # base layers up to this many levels above 5x are freed from their codec's loss
 HALO = 8  # cells around a tile that its decoding takes in
@@ -31,6 +38,7 @@ NEAR = 1  # tiles around tissue that are decoded; farther ones are the enlarged 
 EDGE = 4  # pixels around a region whose chroma its interpolation takes in
 PARENT_NOISE = 0.05  # deviation that the denoiser is told its parents carry
 DETAIL = -1  # "step" of the noise that the decoder reads
+WHOLE = 1 << 22  # pixels of a real level that is kept whole
 GROUP = 64  # tiles asked for at once
 
 K, V = TypeVar("K"), TypeVar("V")
@@ -158,34 +166,66 @@ class Pyramid:
         out[y0 - y : y1 - y, x0 - x : x1 - x] = part
         return out
 
+    def count(self, windows: Mapping[int, Window]) -> dict[int, PatchCount]:
+        """Windows of latents that regions (x, y, w, h in px of their level) need, by level.
+
+        Those of a level are counted with all that finer ones need of it.
+        """
+        counts: dict[int, PatchCount] = {}
+        needed: list[range] | None = None
+        for level in range(self.top + 1):
+            total = self._counts(level)
+            own = [
+                (k, w)
+                for k, w in windows.items()
+                if max(k - 2, 0) == level and not self.is_real(k)
+            ]
+            reach = HALO * CELL if level == 0 else EDGE
+            spans = [] if needed is None else [needed]
+            for k, (x, y, w, h) in own:
+                scale = min(1 << k, 4) / 4  # pixels of level + 2 for one of level k
+                spans.append(
+                    [
+                        windows_over(int(a * scale) - reach, int((a + b) * scale) + reach, n)
+                        for a, b, n in ((y, h, total[0]), (x, w, total[1]))
+                    ]
+                )
+            if not spans:
+                continue
+            rows, cols = (
+                range(min(s[i].start for s in spans), max(s[i].stop for s in spans))
+                for i in range(2)
+            )
+            drawn = sum(self._tissue(level, (i, j)) for i in rows for j in cols)
+            if drawn or level == 0:
+                counts[level] = PatchCount(drawn, len(rows) * len(cols) - drawn)
+            if level < self.top:
+                above = self._counts(level + 1)
+                needed = [
+                    windows_over(r.start * STRIDE // 2, (r.stop - 1) * STRIDE // 2 + SIDE // 2, n)
+                    for r, n in zip((rows, cols), above, strict=True)
+                ]
+        return counts
+
     # -- stored pixels ------------------------------------------------------------------------
 
     def _real(self, level: int, x0: int, y0: int, x1: int, y1: int) -> NDArray[np.uint8]:
         """Stored pixels, averaged down from the base layer's own level."""
         assert self.base is not None
-        steps = level - self.base.level
-        if not steps:
+        if level == self.base.level:
             return self.base.read(x0, y0, x1 - x0, y1 - y0)
+        width, height = self.size(level)
+        if width * height > WHOLE:
+            return self.base.read_level(level, x0, y0, x1 - x0, y1 - y0)
         if level not in self._coarse:
-            width, height = self.size(level)
-            whole = np.empty((height, width, 3), np.uint8)
-            rows = max(1, 512 >> steps)
-            for top in range(0, height, rows):
-                bottom = min(top + rows, height)
-                strip = self.base.read(
-                    0, top << steps, width << steps, (bottom - top) << steps
-                )
-                side = 1 << steps
-                strip = strip.reshape(bottom - top, side, width, side, 3)
-                whole[top:bottom] = strip.mean((1, 3), dtype=np.float32) + 0.5
-            self._coarse[level] = whole
+            self._coarse[level] = self.base.read_level(level, 0, 0, width, height)
         return self._coarse[level][y0:y1, x0:x1]
 
     # -- latents ------------------------------------------------------------------------------
 
     def _counts(self, level: int) -> tuple[int, int]:
         """Windows along rows and columns at a level of latents."""
-        width, height = self.size(level + 2) if level + 2 < COUNT else _beyond(self, level + 2)
+        width, height = level_size(*self.archive.size, level + 2)
         return count_along(height), count_along(width)
 
     def field(self, level: int, top: int, left: int, height: int, width: int) -> Field:
@@ -215,9 +255,7 @@ class Pyramid:
             needed = {
                 k: None
                 for i, j in missing
-                for k in keys_over(
-                    i * STRIDE // 2, j * STRIDE // 2, SIDE // 2, SIDE // 2, counts
-                )
+                for k in keys_over(i * STRIDE // 2, j * STRIDE // 2, SIDE // 2, SIDE // 2, counts)
             }
             parents = self._ensured(level + 1, needed)
         drawn = [key for key in missing if self._tissue(level, key)]
@@ -242,9 +280,7 @@ class Pyramid:
         spans = []
         for place in key:
             start = place * STRIDE
-            spans.append(
-                slice((start << level) // SIDE, -(-((start + SIDE) << level) // SIDE))
-            )
+            spans.append(slice((start << level) // SIDE, -(-((start + SIDE) << level) // SIDE)))
         return bool(self._mask[spans[0], spans[1]].any())
 
     def _parent(
@@ -257,14 +293,8 @@ class Pyramid:
     def _stored(self, level: int, key: Key) -> Planes:
         """Planes of the base layer under a window."""
         assert self.base is not None
-        steps = level + 2 - self.base.level
-        x, y = key[1] * STRIDE << steps, key[0] * STRIDE << steps
-        side = SIDE << steps
-        pixels = torch.from_numpy(self.base.read(x, y, side, side)).permute(2, 0, 1)[None]
-        image = pixels.float().div(127.5).sub(1)
-        if steps:
-            image = torch.nn.functional.avg_pool2d(image, 1 << steps)
-        return coarse_planes(image)
+        place = key[1] * STRIDE, key[0] * STRIDE
+        return coarse_planes(to_signed(self.base.read_level(level + 2, *place, SIDE, SIDE)[None]))
 
     def _plain(
         self, level: int, key: Key, parents: Mapping[Key, Field], counts: tuple[int, int]
@@ -294,9 +324,9 @@ class Pyramid:
             hint = self.vae.from_planes(Planes(*(p.to(device) for p in enlarged(above))))
         elif self.base is not None:
             stored = _stack([self._stored(level, key) for key in keys], self.batch)
-            if level >= RESTORED or not self.options.steps:
+            if level >= RESTORED:
                 return [_field(Planes(*(p[i : i + 1] for p in stored))) for i in range(len(keys))]
-            kind, loss = BASE, self.base.loss
+            kind, loss = BASE, codec_loss(self.base.codec, self.base.quality)
             hint = self.vae.from_planes(Planes(*(p.to(device) for p in stored)))
         drawn = [
             torch.from_numpy(
@@ -315,7 +345,10 @@ class Pyramid:
         known = Known(level, context, kind, hint, loss)
         with self.options.autocast(device):
             latents = make_latents(
-                self.unet, known, _filled(drawn, self.batch).to(device), self.times,
+                self.unet,
+                known,
+                _filled(drawn, self.batch).to(device),
+                self.times,
                 self.options.guidance,
             )
             planes = self.vae.to_planes(latents.float())
@@ -337,16 +370,14 @@ class Pyramid:
             )
             shifts.append([i * STRIDE // 8 % tokens, j * STRIDE // 8 % tokens])
         shift = torch.tensor(shifts + [shifts[-1]] * (self.batch - len(shifts)))
-        return self.pipeline.context(
-            _filled(grids, self.batch), level, shift if extra else None
-        )
+        return self.pipeline.context(_filled(grids, self.batch), level, shift if extra else None)
 
     def _latent_image(self, level: int, x0: int, y0: int, x1: int, y1: int) -> NDArray[np.uint8]:
         """Pixels of a level from 5x on: they are latents of the level two octaves finer."""
         top, left = y0 // 2 * 2 - EDGE, x0 // 2 * 2 - EDGE
         height, width = -(-(y1 - top) // 2) * 2 + EDGE, -(-(x1 - left) // 2) * 2 + EDGE
         image = planes_image(_planes(self.field(level - 2, top, left, height, width)))
-        pixels = _uint8(image)[0]
+        pixels = to_pixels(image)[0]
         return pixels[y0 - top : y1 - top, x0 - left : x1 - left]
 
     # -- 20x ----------------------------------------------------------------------------------
@@ -403,7 +434,11 @@ class Pyramid:
             latents = self.vae.from_planes(Planes(*(p.to(device) for p in planes)))
             side = SIDE // CELL
             detail = noise(
-                self.options.seed, 0, DETAIL, row * side - HALO, col * side - HALO,
+                self.options.seed,
+                0,
+                DETAIL,
+                row * side - HALO,
+                col * side - HALO,
                 (int(self.vae.config["noise_channels"]), *latents.shape[2:]),
             )
             with self.options.autocast(device):
@@ -419,7 +454,7 @@ class Pyramid:
                 planes_image(planes), scale_factor=4, mode="bicubic", align_corners=False
             )
         edge = HALO * CELL * 4
-        return _uint8(image[..., edge:-edge, edge:-edge])[0]
+        return to_pixels(image[..., edge:-edge, edge:-edge])[0]
 
 
 class _Kept(Generic[K, V]):
@@ -447,11 +482,6 @@ class _Kept(Generic[K, V]):
         self.bytes = 0
 
 
-def _beyond(pyramid: Pyramid, level: int) -> tuple[int, int]:
-    width, height = pyramid.archive.size
-    return -(-width >> level), -(-height >> level)
-
-
 def _planes(field: Field) -> Planes:
     return Planes(torch.from_numpy(field.luma)[None, None], torch.from_numpy(field.chroma)[None])
 
@@ -468,8 +498,3 @@ def _stack(parts: list[Planes], count: int) -> Planes:
 def _filled(parts: list[Tensor], count: int) -> Tensor:
     """One batch of just `count`, the last part repeated."""
     return torch.stack(parts + [parts[-1]] * (count - len(parts)))
-
-
-def _uint8(image: Tensor) -> NDArray[np.uint8]:
-    pixels = image.float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
-    return pixels.permute(0, 2, 3, 1).cpu().numpy()

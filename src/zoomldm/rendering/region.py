@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 
 from zoomldm.geometry.lattice import Window, grouped
 from zoomldm.geometry.levels import TILE
-from zoomldm.rendering.cascade import Cascade
+from zoomldm.rendering.renderer import Renderer
 
 
-def window_tiles(cascade: Cascade, level: int, window: Window) -> Iterator[NDArray[np.uint8]]:
+def window_tiles(renderer: Renderer, level: int, window: Window) -> Iterator[NDArray[np.uint8]]:
     """Tiles (256, 256, 3) of a window from its own corner on, in row-major order.
 
     Beyond the window's right and lower edge they are white. Memory does not depend on the
@@ -22,7 +22,7 @@ def window_tiles(cascade: Cascade, level: int, window: Window) -> Iterator[NDArr
         (row0, col0), (row1, col1) = group[0], group[-1]
         top, left = row0 * TILE, col0 * TILE
         bottom, right = min((row1 + 1) * TILE, height), min((col1 + 1) * TILE, width)
-        strip = cascade.read(level, x + left, y + top, right - left, bottom - top)
+        strip = renderer.read(level, x + left, y + top, right - left, bottom - top)
         for row, col in group:
             part = strip[row * TILE - top :, col * TILE - left :][:TILE, :TILE]
             if part.shape == (TILE, TILE, 3):

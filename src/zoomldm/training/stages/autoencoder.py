@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from zoomldm.data.slide_patches import TileStore
 from zoomldm.networks.autoencoder import FoldedAutoencoder
+from zoomldm.pixels import to_pixels, to_signed
 from zoomldm.training.loop import Stage
 
 
@@ -123,15 +124,3 @@ class AutoencoderStage(Stage):
         device = next(self.autoencoder.parameters()).device
         out = to_pixels(self.autoencoder(to_signed(x).to(device)))
         return np.concatenate([np.concatenate(list(x), 1), np.concatenate(list(out), 1)])
-
-
-def to_signed(pixels: np.ndarray) -> Tensor:
-    """Pixels (B, H, W, 3) uint8 to (B, 3, H, W) float32 in [-1, 1], channels last."""
-    x = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
-    return x.float().div_(127.5).sub_(1)
-
-
-def to_pixels(pictures: Tensor) -> np.ndarray:
-    """Pictures (B, 3, H, W) in [-1, 1] to (B, H, W, 3) uint8, clamped and rounded."""
-    x = pictures.detach().float().clamp(-1, 1).add(1).mul(127.5).round()
-    return x.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()

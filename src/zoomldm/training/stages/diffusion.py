@@ -15,7 +15,7 @@ from zoomldm.geometry.levels import COUNT, NAMES
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.training.balance import draw_levels
 from zoomldm.training.loop import Stage
-from zoomldm.training.stages.autoencoder import to_pixels
+from zoomldm.pixels import to_pixels
 
 NULL = 0.1  # probability of the null condition (seed, section 5)
 REPEATS = (1, 1, 1, 1, 1, 2, 4, 4)  # items of a step that share one grid, by level

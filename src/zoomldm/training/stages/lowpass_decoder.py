@@ -16,7 +16,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from zoomldm.networks.lowpass import CELL, LowPassAutoencoder, coarse_planes, planes_image
 from zoomldm.training.loop import Stage
-from zoomldm.training.stages.autoencoder import to_pixels, to_signed
+from zoomldm.pixels import to_pixels, to_signed
 
 CROP = 144  # pixels a side that are decoded
 BORDER = 8  # of them on each side without a loss: they lack a neighbourhood
@@ -229,7 +229,11 @@ class LowPassDecoderStage(Stage):
     def pictures(self) -> np.ndarray:
         """Real crops, their low-pass image enlarged, and decoded."""
         out, real, _ = self._shown(self.kept or self.crops, 8)
-        low = F.interpolate(planes_image(self.vae.planes(real.to(self.seen.device))).cpu(), scale_factor=4, mode="bicubic")
+        low = F.interpolate(
+            planes_image(self.vae.planes(real.to(self.seen.device))).cpu(),
+            scale_factor=4,
+            mode="bicubic",
+        )
         rows = [np.concatenate(list(to_pixels(x)), 1) for x in (real, low, out)]
         return np.concatenate(rows)
 

@@ -5,15 +5,21 @@ import numpy as np
 import torch
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from zoomldm.data.rasters import FINE, MARGIN, RasterPatches, Windows
-from zoomldm.geometry.levels import COUNT, COARSEST, NAMES
-from zoomldm.networks.lowpass import LowPassAutoencoder, coarse_planes, enlarged, planes_image, pooled
+from zoomldm.geometry.levels import COARSEST, COUNT, NAMES
+from zoomldm.generation.octaves import Known, codec_loss, make_latents, octave_times
+from zoomldm.networks.lowpass import (
+    LowPassAutoencoder,
+    coarse_planes,
+    enlarged,
+    planes_image,
+    pooled,
+)
 from zoomldm.networks.octave_denoiser import BASE, NONE, PARENT, OctaveDenoiser
 from zoomldm.networks.summarizers import CNNSummarizer
 from zoomldm.training.loop import Stage
-from zoomldm.training.stages.autoencoder import to_pixels, to_signed
+from zoomldm.pixels import to_pixels
 
 NULL = 0.1  # probability of the null condition (supplement, section 5)
 LEVELS = (0.46, 0.18, 0.12, 0.08, 0.06, 0.04, 0.03, 0.03)
@@ -21,11 +27,6 @@ REPEATS = (1, 1, 1, 1, 1, 2, 4, 4)  # items that share one grid
 PARENTS = 0.5  # most noise that a parent carries
 QUALITIES = (20, 75)  # of the codec that a base layer went through
 _FIXED = 16
-
-
-def codec_loss(quality: float) -> float:
-    """What the denoiser is told of a base layer's codec, 0 (lossless) to 1."""
-    return 1 - quality / 100
 
 
 class OctaveStage(Stage):
@@ -95,7 +96,7 @@ class OctaveStage(Stage):
         for i in np.nonzero(kinds == BASE)[0]:
             chosen = rng.uniform(*QUALITIES) if quality is None else quality
             lossy[i] = through_codec(windows.around[i], chosen)
-            loss[i] = codec_loss(chosen)
+            loss[i] = codec_loss("avif", chosen)
         loss[kinds == PARENT] = PARENTS * rng.random(int((kinds == PARENT).sum())) ** 2
         where = np.arange(n).repeat(repeats)[:size]
         # times: logit-normal, one of each of `size` equal spans of its distribution
@@ -145,7 +146,14 @@ class OctaveStage(Stage):
         alpha, sigma = bar.sqrt(), (1 - bar).sqrt()
         noise = batch["noise"]
         out = self.unet(
-            alpha * x + sigma * noise, batch["time"], context, level, hint, kind, batch["loss"], head
+            alpha * x + sigma * noise,
+            batch["time"],
+            context,
+            level,
+            hint,
+            kind,
+            batch["loss"],
+            head,
         ).float()
         return (out - (alpha * noise - sigma * x)).square().mean((1, 2, 3)), likelihood
 
@@ -203,29 +211,11 @@ class OctaveStage(Stage):
                 }
                 batch["loss"] = torch.where(batch["kind"] == PARENT, 0.1, batch["loss"])
                 _, hint, context = self.given(batch)
-                x = draw(self.unet, batch, hint, context, steps)
+                known = Known(level, context, kind, hint, float(batch["loss"].max()))
+                x = make_latents(self.unet, known, batch["noise"], octave_times(steps))
                 image = planes_image(self.vae[0].to_planes(x))
                 rows.append(np.concatenate(list(to_pixels(image)), 1))
         return np.concatenate(rows)
-
-
-def draw(
-    unet: OctaveDenoiser, batch: dict[str, Tensor], hint: Tensor, context: Tensor, steps: int
-) -> Tensor:
-    """Latents by DDIM from pure noise in `steps` even steps."""
-    level, kind = batch["level"], batch["kind"]
-    times = torch.linspace(999, 0, steps + 1).long()
-    head = unet.head(context, level, hint, kind)
-    x = batch["noise"]
-    for now, after in zip(times[:-1], times[1:], strict=True):
-        time = now.expand(len(x))
-        v = unet(x, time, context, level, hint, kind, batch["loss"], head)
-        alpha, sigma = unet.alphas[now].sqrt(), (1 - unet.alphas[now]).sqrt()
-        clean, noise = alpha * x - sigma * v, sigma * x + alpha * v
-        last = after == 0
-        alpha, sigma = unet.alphas[after].sqrt(), (1 - unet.alphas[after]).sqrt()
-        x = clean if last else alpha * clean + sigma * noise
-    return x
 
 
 def through_codec(around: np.ndarray, quality: float) -> np.ndarray:

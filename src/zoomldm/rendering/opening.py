@@ -1,0 +1,45 @@
+"""Which renderer draws an archive."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from zoomldm.archive import Archive
+from zoomldm.generation.options import RenderOptions
+from zoomldm.networks.octave_denoiser import OctaveDenoiser
+from zoomldm.pipeline import ZoomLDMPipeline
+from zoomldm.rendering.cascade import Cascade
+from zoomldm.rendering.pyramid import Pyramid
+from zoomldm.rendering.renderer import Renderer
+
+
+def open_renderer(
+    archive: Archive,
+    pipeline: ZoomLDMPipeline,
+    options: RenderOptions | None = None,
+    *,
+    memory: int = 256 << 20,
+    disk: int = 0,
+    folder: Path | None = None,
+    on_patch: Callable[[int], None] | None = None,
+) -> Renderer:
+    """The pyramid or the cascade, as the options' method says.
+
+    Args:
+        archive: what to render.
+        pipeline: the one whose patch encoder made the archive.
+        options: see RenderOptions.
+        memory: bytes of what is made that are kept in memory.
+        disk: bytes that the cascade keeps on disk beyond it; the pyramid needs none.
+        folder: where that file lies.
+        on_patch: called after each batch with the number of patches that it made.
+
+    Raises:
+        ArchiveError: made with another patch encoder.
+        PipelineError: `pyramid` asked of a pipeline whose denoiser takes no parent.
+        ConfigError: options that the pipeline's schedule can't follow.
+    """
+    method = (options or RenderOptions()).method
+    takes_parent = isinstance(pipeline.unet, OctaveDenoiser)
+    if method == "pyramid" or (method == "auto" and takes_parent):
+        return Pyramid(archive, pipeline, options, memory=memory, on_patch=on_patch)
+    return Cascade(archive, pipeline, options, memory, disk, folder, on_patch)

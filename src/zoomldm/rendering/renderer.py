@@ -1,0 +1,57 @@
+"""What draws an archive: the pyramid or the paper's cascade, behind one interface."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+Window = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class PatchCount:
+    """Patches of one level that an image needs, by what they are."""
+
+    generated: int = 0
+    background: int = 0
+    real: int = 0
+
+
+class Renderer(Protocol):
+    """Pixels of an archive at any level, as a function of archive, pipeline and options alone."""
+
+    def is_real(self, level: int) -> bool:
+        """Whether the level is stored pixels."""
+        ...
+
+    def size(self, level: int) -> tuple[int, int]:
+        """Width and height (px) of the slide at a level."""
+        ...
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        """A region in pixels of a level, (height, width, 3) uint8 sRGB; white outside."""
+        ...
+
+    def count(self, windows: Mapping[int, Window]) -> dict[int, PatchCount]:
+        """Patches that regions (x, y, w, h in px of their level) need, by level."""
+        ...
+
+    def provenance(self) -> dict[str, Any]:
+        """What the pixels are a function of, for the metadata of an output."""
+        ...
+
+    def close(self) -> None:
+        """Forget everything made; the archive stays open."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
