@@ -20,7 +20,7 @@ from zoomldm.geometry.lattice import Window, grouped
 from zoomldm.geometry.levels import COARSEST, COUNT, NAMES, TILE, level_size
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pipeline.compatibility import check_encoder
-from zoomldm.rendering.renderer import PatchCount, Window
+from zoomldm.rendering.renderer import PatchCount
 from zoomldm.rendering.store import PatchStore
 
 

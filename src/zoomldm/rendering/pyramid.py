@@ -29,7 +29,7 @@ from zoomldm.networks.lowpass import (
 from zoomldm.networks.octave_denoiser import BASE, NONE, PARENT, OctaveDenoiser
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pixels import to_pixels, to_signed
-from zoomldm.rendering.renderer import PatchCount, Window
+from zoomldm.rendering.renderer import PatchCount
 from zoomldm.pipeline.compatibility import check_encoder
 
 RESTORED = 3  # base layers up to this many levels above 5x are freed from their codec's loss

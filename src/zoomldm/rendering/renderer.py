@@ -8,7 +8,8 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-Window = tuple[int, int, int, int]
+from zoomldm.geometry.lattice import Window
+
 
 
 @dataclass(frozen=True)
