@@ -24,15 +24,6 @@ from zoomldm.rendering.renderer import PatchCount
 from zoomldm.rendering.store import PatchStore
 
 
-@dataclass(frozen=True)
-class PatchCount:
-    """Patches of one level that a picture needs, by what they are."""
-
-    generated: int = 0
-    background: int = 0
-    real: int = 0
-
-
 class Cascade:
     """Pixels of an archive at any level, as a function of archive, pipeline and options alone.
 

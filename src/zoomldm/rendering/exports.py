@@ -28,6 +28,7 @@ from zoomldm.pipeline import SHIPPED, ZoomLDMPipeline, load_pipeline
 from zoomldm.pipeline.compatibility import check_encoder
 from zoomldm.rendering.opening import open_renderer
 from zoomldm.rendering.region import window_tiles
+from zoomldm.rendering.renderer import Renderer
 from zoomldm.writers.pyramid import PyramidLevel, write_pyramid
 
 PNG_PIXELS = 64_000_000

@@ -14,10 +14,27 @@ from torch import Tensor
 from zoomldm.archive import Archive
 from zoomldm.diffusion.noise import noise
 from zoomldm.errors import PipelineError
-from zoomldm.generation.octaves import Known, codec_loss, corrected, make_latents, octave_times, smoothed
+from zoomldm.generation.octaves import (
+    Known,
+    codec_loss,
+    corrected,
+    make_latents,
+    octave_times,
+    smoothed,
+)
 from zoomldm.generation.options import RenderOptions
-from zoomldm.generation.windows import CELL, SIDE, STRIDE, Field, Key, blended, keys_over, windows_over
+from zoomldm.generation.windows import (
+    CELL,
+    SIDE,
+    STRIDE,
+    Field,
+    Key,
+    blended,
+    keys_over,
+    windows_over,
+)
 from zoomldm.generation.windows import window_count as count_along
+from zoomldm.geometry.lattice import Window
 from zoomldm.geometry.levels import COARSEST, COUNT, NAMES, TILE, level_size
 from zoomldm.networks.lowpass import (
     LowPassAutoencoder,
@@ -28,9 +45,9 @@ from zoomldm.networks.lowpass import (
 )
 from zoomldm.networks.octave_denoiser import BASE, NONE, PARENT, OctaveDenoiser
 from zoomldm.pipeline import ZoomLDMPipeline
+from zoomldm.pipeline.compatibility import check_encoder
 from zoomldm.pixels import to_pixels, to_signed
 from zoomldm.rendering.renderer import PatchCount
-from zoomldm.pipeline.compatibility import check_encoder
 
 RESTORED = 3  # base layers up to this many levels above 5x are freed from their codec's loss
 HALO = 8  # cells around a tile that its decoding takes in
@@ -176,9 +193,7 @@ class Pyramid:
         for level in range(self.top + 1):
             total = self._counts(level)
             own = [
-                (k, w)
-                for k, w in windows.items()
-                if max(k - 2, 0) == level and not self.is_real(k)
+                (k, w) for k, w in windows.items() if max(k - 2, 0) == level and not self.is_real(k)
             ]
             reach = HALO * CELL if level == 0 else EDGE
             spans = [] if needed is None else [needed]

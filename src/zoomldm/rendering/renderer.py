@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from zoomldm.geometry.lattice import Window
 
 
-
 @dataclass(frozen=True)
 class PatchCount:
     """Patches of one level that an image needs, by what they are."""

@@ -13,9 +13,9 @@ from zoomldm.diffusion.guidance import guided
 from zoomldm.errors import ConfigError, PipelineError
 from zoomldm.geometry.levels import COUNT, NAMES
 from zoomldm.pipeline import ZoomLDMPipeline
+from zoomldm.pixels import to_pixels
 from zoomldm.training.balance import draw_levels
 from zoomldm.training.loop import Stage
-from zoomldm.pixels import to_pixels
 
 NULL = 0.1  # probability of the null condition (seed, section 5)
 REPEATS = (1, 1, 1, 1, 1, 2, 4, 4)  # items of a step that share one grid, by level

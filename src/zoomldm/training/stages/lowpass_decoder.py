@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from zoomldm.networks.lowpass import CELL, LowPassAutoencoder, coarse_planes, planes_image
-from zoomldm.training.loop import Stage
 from zoomldm.pixels import to_pixels, to_signed
+from zoomldm.training.loop import Stage
 
 CROP = 144  # pixels a side that are decoded
 BORDER = 8  # of them on each side without a loss: they lack a neighbourhood

@@ -7,8 +7,8 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from zoomldm.data.rasters import FINE, MARGIN, RasterPatches, Windows
-from zoomldm.geometry.levels import COARSEST, COUNT, NAMES
 from zoomldm.generation.octaves import Known, codec_loss, make_latents, octave_times
+from zoomldm.geometry.levels import COARSEST, COUNT, NAMES
 from zoomldm.networks.lowpass import (
     LowPassAutoencoder,
     coarse_planes,
@@ -18,8 +18,8 @@ from zoomldm.networks.lowpass import (
 )
 from zoomldm.networks.octave_denoiser import BASE, NONE, PARENT, OctaveDenoiser
 from zoomldm.networks.summarizers import CNNSummarizer
-from zoomldm.training.loop import Stage
 from zoomldm.pixels import to_pixels
+from zoomldm.training.loop import Stage
 
 NULL = 0.1  # probability of the null condition (supplement, section 5)
 LEVELS = (0.46, 0.18, 0.12, 0.08, 0.06, 0.04, 0.03, 0.03)
