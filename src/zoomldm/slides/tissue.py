@@ -15,7 +15,10 @@ VIEW_LEVEL = 4
 CELL = TILE >> VIEW_LEVEL  # px of the view along a tile
 SHARE = 0.05  # of a tile's px that must pass
 BOUNDS = (12, 40)  # of the threshold: 12 keeps paper out, 40 keeps pale tissue in
+PAPER = 24  # saturation that even yellowed paper does not have
 _SEPARATION = 8.0  # saturation between the two classes, below which there is but one
+_PAPER_FRACTION = 0.1  # of the pixels: edges of white padding are fewer
+_RISE = 4.0  # over a valley's floor; within the tissue of ordinary slides it is 2.4 at most
 _STRIP = 16  # tile rows read at once
 
 TissueMode = Literal["otsu", "all"]
@@ -45,17 +48,9 @@ class Tissue:
         return int(self.mask.sum())
 
 
-def saturation_threshold(histogram: np.ndarray) -> float:
-    """Otsu's threshold (1979) on a histogram of 256 saturations, kept within `BOUNDS`.
-
-    Pixels of saturation 0 (padding, pure black and white) are left out. Where the two classes
-    hardly differ there is only one thing to see, tinted paper as a rule: the upper bound.
-    """
-    counts = histogram.astype(np.float64).copy()
-    counts[0] = 0
-    if counts.sum() == 0:
-        return float(BOUNDS[1])
-    values = np.arange(256)
+def _otsu(counts: np.ndarray) -> tuple[int, float]:
+    """Otsu's threshold (1979) on a histogram, and how far apart the means of its classes are."""
+    values = np.arange(len(counts))
     below, total = np.cumsum(counts), counts.sum()
     sum_below, sum_all = np.cumsum(counts * values), (counts * values).sum()
     above = total - below
@@ -63,9 +58,58 @@ def saturation_threshold(histogram: np.ndarray) -> float:
         gap = (sum_all - sum_below) / above - sum_below / below
         between = np.nan_to_num(below * above * gap**2)
     best = int(between.argmax())
-    if not gap[best] >= _SEPARATION:
-        return float(BOUNDS[1])
-    return float(np.clip(best, *BOUNDS))
+    return best, float(gap[best])
+
+
+def _mean(counts: np.ndarray) -> float:
+    """The mean of a histogram's values."""
+    return float((counts * np.arange(len(counts))).sum() / max(counts.sum(), 1))
+
+
+def _parts_paper(counts: np.ndarray, at: int) -> bool:
+    """Whether the class above `at` is tissue, so that the one below it is paper.
+
+    It is if much lies below, or if it is more coloured than paper ever is: the edges of white
+    padding are no paper.
+    """
+    above = np.where(np.arange(len(counts)) > at, counts, 0)
+    return counts[: at + 1].sum() >= _PAPER_FRACTION * counts.sum() or _mean(above) > PAPER
+
+
+def _is_valley(counts: np.ndarray, at: int) -> bool:
+    """Whether a histogram rises to a peak of its own above `at`."""
+    smooth = np.convolve(counts, np.ones(5) / 5, "same")
+    return bool(smooth[at + 1 :].max(initial=0) >= _RISE * smooth[max(1, at - 2) : at + 3].min())
+
+
+def saturation_threshold(histogram: np.ndarray) -> float:
+    """Between paper and tissue on a histogram of 256 saturations, kept within `BOUNDS`.
+
+    Otsu's method finds two classes. Where pen or dark tissue is one of them, the other holds both
+    paper and pale tissue; then it is divided again. That is so if the threshold is above the
+    bounds, or if the histogram has a valley below it.
+
+    Pixels of saturation 0 (padding, pure black and white) are left out. Where the two classes
+    hardly differ there is only one thing to see: tinted paper, which gives the upper bound, or
+    tissue if it is more coloured than paper ever is.
+    """
+    counts = histogram.astype(np.float64).copy()
+    counts[0] = 0
+    threshold: float | None = None
+    while counts.sum() > 0:
+        found, gap = _otsu(counts)
+        over = threshold is None or threshold >= BOUNDS[1]
+        if not gap >= _SEPARATION:
+            if over:
+                mean = _mean(counts)
+                threshold = mean / 2 if mean > PAPER else BOUNDS[1]
+            break
+        again = threshold is not None
+        if again and not (_parts_paper(counts, found) and (over or _is_valley(counts, found))):
+            break
+        threshold = found
+        counts[found + 1 :] = 0
+    return float(np.clip(BOUNDS[1] if threshold is None else threshold, *BOUNDS))
 
 
 def _saturation(pixels: np.ndarray) -> np.ndarray:
@@ -101,8 +145,9 @@ def _view(
 def find_tissue(slide: Slide, mode: TissueMode = "otsu", keep_view: bool = False) -> Tissue:
     """Tiles of which at least 5 % of the pixels are coloured, seen at 8 mpp.
 
-    A pixel passes if its saturation exceeds Otsu's threshold over the slide. Grey and black
-    (padding, pen in black, unstained tissue) never pass; coloured pen does. Tiles whose view
+    A pixel passes if its saturation exceeds `saturation_threshold` of the slide. Grey and black
+    (padding, pen in black, unstained tissue) never pass; coloured pen does, but does not hide
+    tissue that is paler than it. Tiles whose view
     can't be read count as tissue, so that reading them at full size decides.
 
     Args:
