@@ -2,11 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zoomldm.geometry.levels import COUNT
+from zoomldm.archive import Archive
+from zoomldm.errors import ArchiveError
+from zoomldm.files import atomic_path
+from zoomldm.geometry.levels import COUNT, NAMES
+from zoomldm.geometry.withheld import withheld_block
 
 STORED = 2  # level of the raster; latents of level k are pixels of level k + 2
 SIDE = 64  # pixels of level k + 2 a side of a patch of level k
@@ -20,14 +25,15 @@ class Raster:
     """One slide under one orientation.
 
     Attributes:
-        pixels: (rows 64, cols 64, 3) uint8 sRGB at 2 mpp, white outside of the slide.
+        pixels: for each level k the image two octaves coarser, from (rows 64, cols 64, 3) uint8
+            sRGB at 2 mpp down, each averaged from the one before; white outside of the slide.
         embeddings: (rows, cols, D), any float type.
         background: (D,), embedding of a white tile.
         mask: (rows, cols) bool, tissue.
         withheld: (rows, cols) bool, tissue that is kept out of training.
     """
 
-    pixels: NDArray[np.uint8]
+    pixels: tuple[NDArray[np.uint8], ...]
     embeddings: NDArray[np.float16]
     background: NDArray[np.float16]
     mask: NDArray[np.bool_]
@@ -69,12 +75,60 @@ def tiles_of(level: int, pixels: int) -> int:
     return (pixels << level) // SIDE
 
 
+def coarser(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], ...]:
+    """An image and, by averaging, those one to seven octaves coarser."""
+    out = [pixels]
+    for _ in range(COUNT - 1):
+        out.append(halved(out[-1]))
+    return tuple(out)
+
+
 def halved(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Averaged over 2 x 2, rounded; an odd edge is filled up with white first."""
     h, w = pixels.shape[:2]
     even = np.pad(pixels, ((0, h % 2), (0, w % 2), (0, 0)), constant_values=255)
     wide = even[::2].astype(np.uint16) + even[1::2]
     return ((wide[:, ::2] + wide[:, 1::2] + 2) // 4).astype(np.uint8)
+
+
+def load_raster(archive: Archive, folder: Path, share: float = 0.1) -> Raster:
+    """Raster of an archive, unpacked once into files that are then mapped, not held.
+
+    Args:
+        archive: has a lossless base layer at 5x (`compress --for-training`).
+        folder: where the unpacked arrays lie, named by the archive's digest; exists.
+        share: of the tissue that is withheld.
+
+    Raises:
+        ArchiveError: its base layer is of another level or lossy, or there is none.
+    """
+    base = archive.base
+    if base is None or base.level != STORED or base.quality is not None:
+        found = "no base layer" if base is None else f"{NAMES[base.level]}, {base.codec}"
+        raise ArchiveError(
+            f"{archive.path}: base layer: {found}; training needs a lossless one at "
+            f"{NAMES[STORED]}: compress its slide again with --for-training"
+        )
+    stem = folder / archive.digest[:32]
+    done = stem.with_suffix(".embeddings.npy")
+    if not done.is_file():
+        rows, cols = archive.rows, archive.cols
+        for level, pixels in enumerate(coarser(base.read(0, 0, cols * SIDE, rows * SIDE))):
+            _save(stem.with_suffix(f".{level}.npy"), pixels)
+        _save(done, archive.embeddings(0, rows, 0, cols).astype(np.float16))
+    mask = archive.mask
+    return Raster(
+        tuple(np.load(stem.with_suffix(f".{k}.npy"), mmap_mode="r") for k in range(COUNT)),
+        np.load(done, mmap_mode="r"),
+        archive.background.astype(np.float16),
+        mask,
+        withheld_block(mask, share, archive.turn) if share else np.zeros_like(mask),
+    )
+
+
+def _save(path: Path, values: NDArray) -> None:
+    with atomic_path(path) as part, part.open("wb") as file:
+        np.save(file, values)
 
 
 class RasterPatches:
@@ -96,16 +150,8 @@ class RasterPatches:
     ) -> None:
         self.rasters, self.withheld, self.least = list(rasters), withheld, least
         self.dim = rasters[0].embeddings.shape[-1]
-        self._pyramids = [self._pyramid(r.pixels) for r in rasters]
         self._tissue = [np.argwhere(r.withheld if withheld else r.mask) for r in rasters]
         self._share = np.array([len(t) for t in self._tissue], float)
-
-    @staticmethod
-    def _pyramid(pixels: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-        out = [pixels]
-        for _ in range(COUNT - 1):
-            out.append(halved(out[-1]))
-        return out
 
     def draw(self, rng: np.random.Generator, level: int, count: int) -> Windows:
         """`count` windows of a level.
@@ -151,7 +197,8 @@ class RasterPatches:
         side, extra = 1 << level, int(level < FINE)
         pixels, around, grids, shifts = [], [], [], []
         for number, top, left in places:
-            raster, coarse = self.rasters[number], self._pyramids[number][level]
+            raster = self.rasters[number]
+            coarse = raster.pixels[level]
             size = SIDE + 2 * MARGIN
             wide = cut(coarse, top - MARGIN, left - MARGIN, size, size, 255)
             around.append(wide)

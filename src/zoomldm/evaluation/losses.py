@@ -49,7 +49,7 @@ def measure_losses(
                 }[kind]()
                 context = context.expand(len(TIMES), -1, -1)
                 for found, given in ((losses, context), (nulls, torch.zeros_like(context))):
-                    out = pipeline.unet(noised, times, given)
+                    out = pipeline.denoiser(level)(noised, times, given)
                     found.append(float((out - target).square().mean()))
         rows.append(
             {

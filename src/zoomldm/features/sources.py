@@ -133,7 +133,7 @@ def describe_unet(
                 noised = pipeline.scheduler.add_noise(
                     clean.to(device), torch.from_numpy(drawn).to(device), time
                 )
-                pipeline.unet(noised, time, context)
+                pipeline.denoiser(level)(noised, time, context)
                 parts.append(heard.pop().numpy())
                 done += len(group)
     finally:

@@ -7,8 +7,12 @@ from PIL import Image
 from torch import Tensor
 
 from zoomldm.diffusion.schedule import Schedule
+from zoomldm.generation.octaves import PARENT_NOISE, Known, corrected, make_latents
 from zoomldm.geometry.levels import TILE
+from zoomldm.networks.lowpass import enlarged, pooled
+from zoomldm.networks.octave_denoiser import PARENT, OctaveDenoiser
 from zoomldm.pipeline import ZoomLDMPipeline
+from zoomldm.pixels import to_pixels
 
 
 @torch.no_grad()
@@ -19,6 +23,7 @@ def make_pixels(
     context: Tensor,
     drawn: Tensor,
     starts: Tensor | None = None,
+    level: int | None = None,
 ) -> NDArray[np.uint8]:
     """Denoise one batch.
 
@@ -28,7 +33,9 @@ def make_pixels(
         guidance: see `ZoomLDMPipeline.denoise`.
         context: (B, tokens, width).
         drawn: (B, C, h, w) standard normal.
-        starts: (B, 3, 256, 256) uint8 pictures to start from; None for noise alone.
+        starts: (B, 3, 256, 256) uint8 pictures to start from, a parent's quarter upsampled; None
+            for noise alone. A denoiser that takes a parent is given them as that.
+        level: of the patches; None for 20x.
 
     Returns:
         (B, 256, 256, 3) uint8 sRGB.
@@ -36,11 +43,29 @@ def make_pixels(
     latents = drawn
     if starts is not None:
         pictures = starts.to(pipeline.device).float().div_(127.5).sub_(1)
+        if isinstance(pipeline.unet, OctaveDenoiser):
+            latents = _child(pipeline, schedule, guidance, context, drawn, pictures, level or 0)
+            return to_pixels(pipeline.decode_latents(latents, level))
         latents = schedule.noised(pipeline.encode_pictures(pictures), drawn)
-    model = pipeline.denoise(context, guidance)
-    pictures = pipeline.decode_latents(schedule.denoised(model, latents))
-    pixels = pictures.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
-    return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).cpu().numpy())
+    model = pipeline.denoise(context, guidance, level=level)
+    return to_pixels(pipeline.decode_latents(schedule.denoised(model, latents), level))
+
+
+def _child(
+    pipeline: ZoomLDMPipeline,
+    schedule: Schedule,
+    guidance: float,
+    context: Tensor,
+    drawn: Tensor,
+    pictures: Tensor,
+    level: int,
+) -> Tensor:
+    """Latents under a parent, whose quarter, upsampled, is given as pictures."""
+    vae = pipeline.vae
+    parent = pooled(vae.planes(pictures))
+    known = Known(level, context, PARENT, vae.from_planes(enlarged(parent)), PARENT_NOISE)
+    latents = make_latents(pipeline.unet, known, drawn, schedule.timesteps, guidance)
+    return vae.from_planes(corrected(vae.to_planes(latents), parent))
 
 
 def upsampled_quarter(parent: NDArray[np.uint8], row: int, col: int) -> NDArray[np.uint8]:

@@ -10,6 +10,7 @@ from zoomldm.networks.lowpass import Planes, enlarged, pooled
 from zoomldm.networks.octave_denoiser import NONE, OctaveDenoiser
 
 LAST = 999
+PARENT_NOISE = 0.05  # deviation that the denoiser is told generated parents carry
 
 
 def codec_loss(codec: str, quality: int | None) -> float:

@@ -114,7 +114,7 @@ class OctaveDenoiser(ModelMixin, ConfigMixin):
         latents: Tensor,
         time: Tensor,
         context: Tensor,
-        level: Tensor,
+        level: Tensor | None = None,
         hint: Tensor | None = None,
         kind: Tensor | None = None,
         noise: Tensor | None = None,
@@ -126,7 +126,7 @@ class OctaveDenoiser(ModelMixin, ConfigMixin):
             latents: (B, C, h, w), noised.
             time: (B,) timesteps, 0..999.
             context: (B, 64, context_dim); zeros where there is none.
-            level: (B,) 0..levels - 1.
+            level: (B,) 0..levels - 1; None for 20x.
             hint: (B, C, h, w), laid out as the latents; None for none at all.
             kind: (B,) NONE, PARENT or BASE for each.
             noise: (B,) deviation of the Gaussian noise that a parent carries, or the loss of the
@@ -137,6 +137,8 @@ class OctaveDenoiser(ModelMixin, ConfigMixin):
             (B, C, h, w).
         """
         b, _, h, w = latents.shape
+        if level is None:
+            level = torch.zeros(b, dtype=torch.long, device=latents.device)
         if hint is None or kind is None:
             hint, kind = torch.zeros_like(latents), torch.zeros_like(level)
         if noise is None:

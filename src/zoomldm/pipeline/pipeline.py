@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from zoomldm.diffusion.guidance import guided
 from zoomldm.errors import PipelineError
 from zoomldm.geometry.levels import COUNT, NAMES, TILE
+from zoomldm.networks.lowpass import LowPassAutoencoder
+from zoomldm.networks.octave_denoiser import OctaveDenoiser
 
 
 class ZoomLDMPipeline(DiffusionPipeline):
@@ -117,9 +119,20 @@ class ZoomLDMPipeline(DiffusionPipeline):
         return self.vae.encode(pictures)
 
     @torch.no_grad()
-    def decode_latents(self, latents: Tensor) -> Tensor:
-        """Latents (n, C, h, w) to pictures (n, 3, 256, 256), clamped to [-1, 1]."""
-        return self.vae.decode(latents).float().clamp(-1, 1)
+    def decode_latents(
+        self, latents: Tensor, level: int | None = None, noise: Tensor | None = None
+    ) -> Tensor:
+        """Latents (n, C, h, w) to pictures (n, 3, 256, 256), clamped to [-1, 1].
+
+        Args:
+            latents: what is decoded.
+            level: of the patches, where the autoencoder tells levels apart; None for 20x.
+            noise: (n, noise_channels, h, w) standard normal, where the decoder takes any.
+        """
+        if not isinstance(self.vae, LowPassAutoencoder):
+            return self.vae.decode(latents).float().clamp(-1, 1)
+        levels = torch.full((len(latents),), level or 0, device=latents.device)
+        return self.vae.decode(latents, noise, levels).float().clamp(-1, 1)
 
     @torch.no_grad()
     def context(
@@ -152,6 +165,7 @@ class ZoomLDMPipeline(DiffusionPipeline):
         context: Tensor,
         guidance: float = 1.0,
         interval: tuple[float, float] | None = None,
+        level: int | None = None,
     ) -> Callable[[Tensor, Tensor], Tensor]:
         """The denoiser under a context as a function (latents, time) -> model output.
 
@@ -159,8 +173,20 @@ class ZoomLDMPipeline(DiffusionPipeline):
             context: (n, tokens, width).
             guidance: usual scale s in u + s (c - u); 1 leaves the null condition out.
             interval: first and last timestep that are guided; None for all.
+            level: of the patches, where the denoiser tells levels apart; None for 20x.
         """
-        return guided(self.unet, context, guidance, interval)
+        return guided(self.denoiser(level), context, guidance, interval)
+
+    def denoiser(self, level: int | None = None) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """The denoiser of a level as a function (latents, time, context) -> model output."""
+        if not isinstance(self.unet, OctaveDenoiser):
+            return self.unet
+
+        def told(latents: Tensor, time: Tensor, context: Tensor) -> Tensor:
+            levels = torch.full((len(latents),), level or 0, device=latents.device)
+            return self.unet(latents, time, context, levels)
+
+        return told
 
     @torch.no_grad()
     def __call__(
@@ -205,7 +231,7 @@ class ZoomLDMPipeline(DiffusionPipeline):
             else:
                 latents = torch.randn(shape, generator=generator)
         x = latents.to(self.device)
-        model = self.denoise(context, guidance_scale, guidance_interval)
+        model = self.denoise(context, guidance_scale, guidance_interval, level)
         self.scheduler.set_timesteps(num_inference_steps)
         for t in self.progress_bar(self.scheduler.timesteps):  # type: ignore
             scaled = self.scheduler.scale_model_input(x, t)
@@ -213,7 +239,7 @@ class ZoomLDMPipeline(DiffusionPipeline):
             x = self.scheduler.step(out, t, x, return_dict=False)[0]
         if output_type == "latent":
             return x
-        pictures = self.decode_latents(x)
+        pictures = self.decode_latents(x, level)
         if output_type == "pt":
             return pictures
         array = ((pictures + 1) / 2).permute(0, 2, 3, 1).cpu().numpy()

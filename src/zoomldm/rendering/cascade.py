@@ -268,7 +268,8 @@ class Cascade:
         if starts is not None:
             pictures = self._filled([torch.from_numpy(s).permute(2, 0, 1) for s in starts])
         drawn = drawn.to(pipeline.device)
-        array = make_pixels(pipeline, schedule, self.options.guidance, context, drawn, pictures)
+        guidance = self.options.guidance
+        array = make_pixels(pipeline, schedule, guidance, context, drawn, pictures, level)
         return [np.ascontiguousarray(array[i]) for i in range(len(places))]
 
     def _filled(self, parts: list[torch.Tensor]) -> torch.Tensor:

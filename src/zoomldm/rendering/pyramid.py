@@ -15,6 +15,7 @@ from zoomldm.archive import Archive
 from zoomldm.diffusion.noise import noise
 from zoomldm.errors import PipelineError
 from zoomldm.generation.octaves import (
+    PARENT_NOISE,
     Known,
     codec_loss,
     corrected,
@@ -53,7 +54,6 @@ RESTORED = 3  # base layers up to this many levels above 5x are freed from their
 HALO = 8  # cells around a tile that its decoding takes in
 NEAR = 1  # tiles around tissue that are decoded; farther ones are the enlarged latents
 EDGE = 4  # pixels around a region whose chroma its interpolation takes in
-PARENT_NOISE = 0.05  # deviation that the denoiser is told its parents carry
 DETAIL = -1  # "step" of the noise that the decoder reads
 WHOLE = 1 << 22  # pixels of a real level that is kept whole
 GROUP = 64  # tiles asked for at once

@@ -45,13 +45,14 @@ class Sampler:
     ) -> None:
         self.pipeline = pipeline
         self.options = options or SampleOptions()
+        self._drawing = self.options.resolved("cascade")
         self.on_picture = on_picture
         missing = [n for n in _NEEDED if getattr(pipeline, n) is None]
         if missing:
             raise PipelineError(
                 f"pipeline has no {', '.join(missing)}; sampling needs all networks"
             )
-        self._whole = make_schedule(pipeline.scheduler.config, self.options.steps)
+        self._whole = make_schedule(pipeline.scheduler.config, self._drawing.steps)
         self.batch = self.options.batch_on(pipeline.device)
         guidance = self.options.guidance_of_contexts(asked=False)
         check_conditions(pipeline.embedding_diffusion, guidance)
@@ -129,7 +130,8 @@ class Sampler:
         pipeline, options = self.pipeline, self.options
         shape, schedule, begin = pipeline.latent_shape, self._whole, None
         if starts is not None:
-            schedule = make_schedule(pipeline.scheduler.config, options.steps, options.start)
+            drawing = self._drawing
+            schedule = make_schedule(pipeline.scheduler.config, drawing.steps, drawing.start)
             begin = torch.from_numpy(starts).permute(0, 3, 1, 2)
         parts = []
         for numbers, rows in self._batches(n, first):
@@ -138,10 +140,11 @@ class Sampler:
                 made = make_pixels(
                     pipeline,
                     schedule,
-                    options.guidance,
+                    self._drawing.guidance,
                     contexts[rows],
                     torch.stack(noise).to(pipeline.device),
                     None if begin is None else begin[rows],
+                    level,
                 )
             parts.append(made)
             if self.on_picture:
