@@ -61,7 +61,7 @@ def unfold(z: Tensor, n: int) -> Tensor:
 
 
 def coarse_planes(image: Tensor) -> Planes:
-    """Planes of an image that is two octaves coarser already: (B, 3, H, W) in [-1, 1], H, W even."""
+    """Planes of an image two octaves coarser already: (B, 3, H, W) in [-1, 1], sides even."""
     x = torch.einsum("kc,bchw->bkhw", _opponent(image), image)
     return Planes(x[:, :1], F.avg_pool2d(x[:, 1:], 2))
 

@@ -98,8 +98,8 @@ def load_pipeline(name: str = SHIPPED, device: str = "cpu") -> ZoomLDMPipeline:
 
 
 def _loaded(name: str) -> ZoomLDMPipeline:
-    if name == "tiny":
-        return build_pipeline("tiny")
+    if name in ("tiny", "tiny-octaves"):
+        return build_pipeline(name)
     folder = (
         Path(str(resources.files("zoomldm") / "weights" / "demo"))
         if name == SHIPPED

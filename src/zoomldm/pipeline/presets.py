@@ -1,7 +1,8 @@
 """Presets: what each named size of the system is made of, as one table.
 
-`tiny` drives the tests (untrained, drawn from a seed); `demo` is trained and shipped;
-`paper` has the released sizes.
+`tiny` and `tiny-octaves` drive the tests (untrained, drawn from a seed); `demo` is trained and
+shipped; `base` is for one GPU and a real patch encoder; `paper` has the released sizes. Those with
+a denoiser of kind `octave` make the pyramid, the others the paper's cascade.
 """
 
 from typing import Any
@@ -47,11 +48,47 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "scheduler": {**SCHEDULE, "prediction_type": "v_prediction"},
     },
+    "tiny-octaves": {
+        "vae": {"kind": "lowpass", "widths": (16, 8, 8), "depths": (1, 1, 1)},
+        "patch_encoder": {"widths": (8, 16, 16, 16), "dim": 32, "layout": 8, "map_channels": 2},
+        "summarizer": {
+            "dim": 32,
+            "width": 16,
+            "body": 16,
+            "context_dim": 32,
+            "depth": 1,
+            "unpack": 8,
+        },
+        "unet": {
+            "kind": "octave",
+            "widths": (16, 16, 32),
+            "heads": 2,
+            "context_dim": 32,
+            "spatial_context": 8,
+        },
+        "embedding_diffusion": {
+            "kind": "context",
+            "context_dim": 32,
+            "reference_dim": 32,
+            "width": 32,
+            "depth": 2,
+            "heads": 2,
+        },
+        "scheduler": {**SCHEDULE, "prediction_type": "v_prediction"},
+    },
     "demo": {
-        "vae": {},
+        "vae": {"kind": "lowpass"},
         "patch_encoder": {},
-        "summarizer": {},
-        "unet": {},
+        "summarizer": {"unpack": 48},
+        "unet": {"kind": "octave", "widths": (40, 80, 160)},
+        "embedding_diffusion": {"kind": "context"},
+        "scheduler": {**SCHEDULE, "prediction_type": "v_prediction"},
+    },
+    "base": {  # for one GPU; bring a patch encoder of your own with --encoder
+        "vae": {"kind": "lowpass", "widths": (256, 128, 64), "depths": (8, 6, 4)},
+        "patch_encoder": {},
+        "summarizer": {"width": 192, "body": 384, "depth": 4, "unpack": 96},
+        "unet": {"kind": "octave", "widths": (128, 256, 512), "depth": 2, "heads": 8},
         "embedding_diffusion": {"kind": "context"},
         "scheduler": {**SCHEDULE, "prediction_type": "v_prediction"},
     },

@@ -15,21 +15,27 @@ from zoomldm.archive import Archive, open_archive
 from zoomldm.cohort.cases import Split, read_labels, split_cases
 from zoomldm.data.archive_patches import PatchStore
 from zoomldm.data.contexts import ContextStore
+from zoomldm.data.crops import PatchCrops
+from zoomldm.data.rasters import RasterPatches, load_raster
 from zoomldm.data.slide_patches import TileStore, cache_tiles
 from zoomldm.errors import ConfigError, PipelineError, TargetError
 from zoomldm.networks.autoencoder import FoldedAutoencoder
 from zoomldm.networks.context_dit import ContextDiT
-from zoomldm.networks.denoiser import Denoiser
+from zoomldm.networks.lowpass import LowPassAutoencoder
+from zoomldm.networks.octave_denoiser import OctaveDenoiser
 from zoomldm.networks.patch_encoder import TileCNN
 from zoomldm.networks.summarizers import CNNSummarizer
-from zoomldm.pipeline import SHIPPED, ZoomLDMPipeline, build_pipeline, load_pipeline
+from zoomldm.pipeline import KINDS, SHIPPED, ZoomLDMPipeline, build_pipeline, load_pipeline
 from zoomldm.pipeline.compatibility import check_encoder, check_latents
 from zoomldm.pipeline.presets import preset as preset_table
 from zoomldm.training.config import STAGES, TrainConfig, make_config
 from zoomldm.training.loop import Stage, train
+from zoomldm.training.perceptual import perceptual_features
 from zoomldm.training.stages.autoencoder import AutoencoderStage
 from zoomldm.training.stages.diffusion import DiffusionStage
 from zoomldm.training.stages.embedding_diffusion import FIXED, EmbeddingDiffusionStage
+from zoomldm.training.stages.lowpass_decoder import LowPassDecoderStage, fit_bands
+from zoomldm.training.stages.octave import OctaveStage
 from zoomldm.training.stages.patch_encoder import PatchEncoderStage
 
 ENDINGS = frozenset(
@@ -127,9 +133,13 @@ def train_stage(
     _make_folder(out)
     files = {name: sources[name] for name in [*split.training, *split.held_out]}
     if stage in _FROZEN:
-        opened = _opened(base, files, latents=stage == "diffusion")
+        latents = stage == "diffusion" and not isinstance(base.unet, OctaveDenoiser)
+        opened = _opened(base, files, latents)
         training, kept = ([opened[n] for n in names] for names in (split.training, split.held_out))
-        if stage == "diffusion":
+        if stage == "diffusion" and isinstance(base.unet, OctaveDenoiser):
+            with processes.main_process_first():
+                built = _octave_stage(base, out / "rasters", training, kept)
+        elif stage == "diffusion":
             built = _diffusion_stage(base, config, training, kept)
         else:
             built = _embedding_stage(base, config, training, kept, named, finetune)
@@ -234,11 +244,11 @@ def _base(
     fresh = build_pipeline(preset, config.seed)
     if pipeline is None and stage in _PARTS and not finetune:
         return fresh
-    given = load_pipeline(pipeline or ("tiny" if preset == "tiny" else SHIPPED))
+    given = load_pipeline(pipeline or (preset if preset.startswith("tiny") else SHIPPED))
     table = preset_table(preset)
     if stage in _PARTS:
         own = getattr(given, _PARTS[stage])
-        if finetune and not isinstance(own, FoldedAutoencoder | TileCNN):
+        if finetune and not isinstance(own, FoldedAutoencoder | LowPassAutoencoder | TileCNN):
             found = "none" if own is None else f"a {type(own).__name__}"
             raise PipelineError(f"--finetune: the stage {stage} can't train {found}")
         parts = {
@@ -270,13 +280,19 @@ def _base(
         )
     channels, side, _ = given.latent_shape
     settings = {**table["unet"], "latent_channels": channels, "sample_size": side}
+    kind = KINDS[settings.pop("kind", "unet")]
+    if (kind is OctaveDenoiser) != isinstance(given.vae, LowPassAutoencoder):
+        raise PipelineError(
+            f"preset {preset} has a {kind.__name__}, the pipeline's latents are those of a "
+            f"{type(given.vae).__name__}; give a pipeline of the same kind, or another preset"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         summarizer = CNNSummarizer(**{**table["summarizer"], "dim": given.embedding_dim})
         if config.freeze_summarizer:
             summarizer = _eight_by_eight(given)
             settings["context_dim"] = summarizer.context_shape[1]
-        unet = Denoiser(**settings)
+        unet = kind(**settings)
     return ZoomLDMPipeline(**parts, unet=unet, summarizer=summarizer, scheduler=fresh.scheduler)
 
 
@@ -357,6 +373,15 @@ def _diffusion_stage(
     )
 
 
+def _octave_stage(
+    base: ZoomLDMPipeline, folder: Path, training: list[Archive], held_out: list[Archive]
+) -> Stage:
+    folder.mkdir(exist_ok=True)
+    patches = RasterPatches([load_raster(a, folder) for a in training])
+    kept = RasterPatches([load_raster(a, folder, share=0) for a in held_out]) if held_out else None
+    return OctaveStage(base.vae, base.summarizer, base.unet, patches, kept)
+
+
 def _embedding_stage(
     base: ZoomLDMPipeline,
     config: TrainConfig,
@@ -379,6 +404,10 @@ def _tile_stage(stage: str, base: ZoomLDMPipeline, cache: Path, split: Split, se
     tiles = TileStore(cache, split.training)
     kept = TileStore(cache, split.held_out) if split.held_out else None
     torch.manual_seed(seed)  # the heads that a stage adds
+    if stage == "autoencoder" and isinstance(base.vae, LowPassAutoencoder):
+        source, other = PatchCrops(tiles), PatchCrops(kept) if kept else None
+        fit_bands(base.vae, source, seed)
+        return LowPassDecoderStage(base.vae, source, other, perceptual_features())
     if stage == "autoencoder":
         autoencoder: FoldedAutoencoder = base.vae.requires_grad_(True)
         return AutoencoderStage(autoencoder, tiles, kept)

