@@ -5,8 +5,8 @@ import torch
 from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline
 
 
-def filled_pipeline() -> ZoomLDMPipeline:
-    pipeline = build_pipeline("tiny")
+def filled_pipeline(preset: str = "tiny") -> ZoomLDMPipeline:
+    pipeline = build_pipeline(preset)
     generator = torch.Generator().manual_seed(1)
     networks = (pipeline.unet, pipeline.vae, pipeline.summarizer, pipeline.embedding_diffusion)
     for network in networks:

@@ -30,6 +30,8 @@ def make(tmp_path: Path, pipeline: ZoomLDMPipeline) -> Make:
         mask: np.ndarray | None = None,
         digest: str | None = None,
         name: str = "slide.zldm",
+        base: int | None = None,
+        codec: str = "png",
     ) -> Path:
         rng = np.random.default_rng(width * height)
         rows, cols = grid_shape(width, height)
@@ -54,8 +56,12 @@ def make(tmp_path: Path, pipeline: ZoomLDMPipeline) -> Make:
             pipeline=None,
             creator="zoomldm test",
         )
-        picture = None
-        if overview is not None:
+        picture = layer = None
+        if base is not None:
+            wide, high = level_size(width, height, base)
+            coarse = rng.integers(90, 250, (high // 8 + 2, wide // 8 + 2, 3), np.uint8)
+            layer = (base, coarse.repeat(8, 0).repeat(8, 1)[:high, :wide])
+        elif overview is not None:
             wide, high = level_size(width, height, overview)
             coarse = rng.integers(90, 250, (high // 16 + 2, wide // 16 + 2, 3), np.uint8)
             picture = (overview, coarse.repeat(16, 0).repeat(16, 1)[:high, :wide])
@@ -67,6 +73,9 @@ def make(tmp_path: Path, pipeline: ZoomLDMPipeline) -> Make:
             rng.standard_normal((len(positions), dim)).astype(np.float32),
             np.zeros(dim, np.float32) + np.linspace(-1, 1, dim, dtype=np.float32),
             overview=picture,
+            base=layer,
+            base_codec=codec,
+            base_quality=None if codec == "png" else 40,
         )
         return path
 

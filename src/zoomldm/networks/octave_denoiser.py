@@ -83,7 +83,7 @@ class OctaveDenoiser(ModelMixin, ConfigMixin):
             up_block_types=("UpBlock2D",) * len(widths),
             attention_head_dim=heads,
             cross_attention_dim=context_dim,
-            norm_num_groups=16 if widths[0] % 16 == 0 else 8,
+            norm_num_groups=8 if widths[0] >= 32 else 4,  # a channel alone would lose its time
             class_embed_type="projection",
             projection_class_embeddings_input_dim=levels + KINDS + 2,
         )

@@ -198,10 +198,15 @@ class Pyramid:
             reach = HALO * CELL if level == 0 else EDGE
             spans = [] if needed is None else [needed]
             for k, (x, y, w, h) in own:
+                whole = TILE >> k if k < 2 else 1  # decoding makes whole tiles
                 scale = min(1 << k, 4) / 4  # pixels of level + 2 for one of level k
                 spans.append(
                     [
-                        windows_over(int(a * scale) - reach, int((a + b) * scale) + reach, n)
+                        windows_over(
+                            int(a // whole * whole * scale) - reach,
+                            int(-(-(a + b) // whole) * whole * scale) + reach,
+                            n,
+                        )
                         for a, b, n in ((y, h, total[0]), (x, w, total[1]))
                     ]
                 )

@@ -1,0 +1,112 @@
+"""Low-pass latents: a linear map that is known exactly, and a decoder that is local."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from zoomldm.networks.lowpass import (
+    LowPassAutoencoder,
+    Planes,
+    coarse_planes,
+    enlarged,
+    fold,
+    planes_image,
+    pooled,
+    unfold,
+)
+
+
+@pytest.fixture
+def vae() -> LowPassAutoencoder:
+    torch.manual_seed(0)
+    vae = LowPassAutoencoder(widths=(16, 8, 8), depths=(2, 2, 1))
+    torch.nn.init.normal_(vae.leave.weight, std=0.1)
+    vae.fit(torch.linspace(-1, 1, 24), torch.linspace(2, 0.1, 24))
+    return vae.eval().requires_grad_(False)
+
+
+def picture(seed: int = 0, side: int = 64) -> torch.Tensor:
+    return torch.rand((2, 3, side, side), generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def test_fold_is_orthonormal_and_undone() -> None:
+    x = torch.randn(2, 3, 16, 24)
+    z = fold(x, 4)
+    assert z.shape == (2, 48, 4, 6)
+    torch.testing.assert_close(z.square().sum(), x.square().sum())
+    torch.testing.assert_close(unfold(z, 4), x)
+
+
+def test_planes_are_means_in_opponent_colours() -> None:
+    grey = torch.full((1, 3, 16, 16), 0.5)
+    planes = LowPassAutoencoder(widths=(8, 8, 8), depths=(1, 1, 1)).planes(grey)
+    torch.testing.assert_close(planes.luma, torch.full((1, 1, 4, 4), 0.5 * 3**0.5))
+    torch.testing.assert_close(planes.chroma, torch.zeros(1, 2, 2, 2))
+
+
+def test_latents_are_a_linear_map_of_the_planes(vae: LowPassAutoencoder) -> None:
+    planes = vae.planes(picture())
+    for found, wanted in zip(vae.to_planes(vae.from_planes(planes)), planes, strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+
+
+def test_bands_leave_with_the_root_of_their_deviation() -> None:
+    vae = LowPassAutoencoder(widths=(8, 8, 8), depths=(1, 1, 1))
+    mean, std = torch.linspace(-1, 1, 24), torch.linspace(3, 0.2, 24)
+    vae.fit(mean, std)
+    bands = mean + std * torch.randn(4000, 24)
+    scaled = ((bands - mean) / vae.scale).std(0)
+    torch.testing.assert_close(scaled / scaled[0], (std / std[0]).sqrt(), atol=0.08, rtol=0)
+    assert abs(float(scaled.square().mean()) - 1) < 0.1
+
+
+def test_latents_turn_and_shift_with_the_image(vae: LowPassAutoencoder) -> None:
+    vae.mean.zero_()
+    vae.scale.fill_(1)
+    x = picture(side=96)
+    shifted = vae.planes(x[..., 16:80, 16:80])
+    whole = vae.planes(x)
+    torch.testing.assert_close(shifted.luma, whole.luma[..., 4:20, 4:20])
+    turned = vae.planes(torch.rot90(x, 1, (2, 3)))
+    torch.testing.assert_close(turned.chroma, torch.rot90(whole.chroma, 1, (2, 3)))
+
+
+def test_an_enlarged_parent_averages_down_to_itself() -> None:
+    planes = Planes(torch.randn(1, 1, 8, 8), torch.randn(1, 2, 4, 4))
+    for found, wanted in zip(pooled(enlarged(planes)), planes, strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_the_image_of_planes_has_these_planes() -> None:
+    planes = Planes(torch.randn(1, 1, 8, 8), torch.randn(1, 2, 4, 4))
+    for found, wanted in zip(coarse_planes(planes_image(planes)), planes, strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+
+
+def test_a_decoded_image_averages_down_to_its_latents(vae: LowPassAutoencoder) -> None:
+    latents = vae.encode(picture())
+    image = vae.decode(latents, torch.randn(2, 2, 8, 8))
+    small = planes_image(vae.to_planes(latents))
+    torch.testing.assert_close(F.avg_pool2d(image, 4), small, atol=1e-5, rtol=0)
+    smooth = F.interpolate(small, scale_factor=4, mode="bicubic")
+    assert (image - smooth).abs().mean() > 0.01  # the network has its say
+
+
+def test_noise_and_level_count(vae: LowPassAutoencoder) -> None:
+    torch.nn.init.normal_(vae.level.weight)
+    latents = vae.encode(picture())
+    plain = vae.decode(latents)
+    assert (vae.decode(latents, torch.randn(2, 2, 8, 8)) - plain).abs().max() > 1e-4
+    assert (vae.decode(latents, level=torch.tensor([3, 3])) - plain).abs().max() > 1e-4
+
+
+def test_decoding_depends_on_no_more_than_the_halo(vae: LowPassAutoencoder) -> None:
+    side, halo = 40, vae.halo
+    a = torch.randn(1, 6, side, side, generator=torch.Generator().manual_seed(1))
+    b = a.clone()
+    b[..., halo + 2 :] = 0  # far to the right of the first two columns of cells
+    near = slice(0, 16)
+    torch.testing.assert_close(
+        vae.decode(a)[..., near], vae.decode(b)[..., near], atol=1e-5, rtol=0
+    )
+    assert (vae.decode(a)[..., -16:] - vae.decode(b)[..., -16:]).abs().max() > 1e-3

@@ -1,0 +1,178 @@
+"""The pyramid: pixels as a function of archive, pipeline, options and seed alone."""
+
+import itertools
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import filled_pipeline
+
+from zoomldm.archive import open_archive
+from zoomldm.errors import PipelineError
+from zoomldm.geometry.levels import COUNT
+from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline
+from zoomldm.rendering import RenderOptions
+from zoomldm.rendering.opening import open_renderer
+from zoomldm.rendering.pyramid import Pyramid
+
+Make = Callable[..., Path]
+QUICK = RenderOptions(steps=2)
+
+
+@pytest.fixture(scope="session")
+def pipeline() -> ZoomLDMPipeline:
+    """In place of the cascade's: its patch encoder is what archives are made with."""
+    return filled_pipeline("tiny-octaves")
+
+
+def whole(pyramid: Pyramid, level: int) -> np.ndarray:
+    return pyramid.read(level, 0, 0, *pyramid.size(level))
+
+
+def means(pixels: np.ndarray, side: int = 2) -> np.ndarray:
+    h, w = (n // side * side for n in pixels.shape[:2])
+    parts = pixels[:h, :w].reshape(h // side, side, w // side, side, 3)
+    return parts.mean((1, 3), dtype=np.float32)
+
+
+@pytest.mark.parametrize("base", [2, 3, None])
+def test_a_region_is_the_same_alone_in_the_whole_and_in_any_order(
+    make: Make, pipeline: ZoomLDMPipeline, base: int | None
+) -> None:
+    with open_archive(make(900, 700, base=base, overview=None)) as archive:
+        with Pyramid(archive, pipeline, QUICK) as pyramid:
+            full = {k: whole(pyramid, k) for k in range(COUNT)}
+        for level in (0, 1, 2, 5):
+            with Pyramid(archive, pipeline, QUICK) as pyramid:
+                h, w = full[level].shape[:2]
+                x, y = w // 3, h // 4
+                part = pyramid.read(level, x, y, w - x, h - y)
+                np.testing.assert_array_equal(part, full[level][y:, x:])
+        with Pyramid(archive, pipeline, QUICK, memory=0) as pyramid:  # everything is made again
+            np.testing.assert_array_equal(whole(pyramid, 0), full[0])
+
+
+def test_levels_are_one_picture(make: Make, pipeline: ZoomLDMPipeline) -> None:
+    """Every generated level averaged down is the next one, to rounding.
+
+    Latents hold colour at half of the resolution of luminance: from 5x on a level's own colour is
+    smooth, so there levels agree in luminance, and in colour at half of the resolution.
+    """
+    pipeline = filled_pipeline("tiny-octaves")
+    pipeline.vae.scale.fill_(0.1)  # so little contrast that nothing is clipped
+    with (
+        open_archive(make(1024, 768, base=None, overview=None)) as archive,
+        Pyramid(archive, pipeline, QUICK) as pyramid,
+    ):
+        images = [whole(pyramid, k) for k in range(5)]
+    for level, (fine, coarse) in enumerate(itertools.pairwise(images)):
+        assert fine.min() > 0 and fine.max() < 255 and fine.std() > 1
+        ours, theirs = means(fine), coarse.astype(np.float32)
+        if level >= 2:
+            ours, theirs = ours.mean(2), theirs.mean(2)
+            assert np.abs(means(fine, 4) - means(coarse, 2)).max() <= 1.01
+        assert np.abs(ours - theirs).max() <= 1.01
+
+
+def test_real_levels_are_the_stored_pixels(make: Make, pipeline: ZoomLDMPipeline) -> None:
+    with open_archive(make(900, 700, base=2)) as archive:
+        pyramid = Pyramid(archive, pipeline, QUICK)
+        assert [pyramid.is_real(k) for k in range(4)] == [False, False, True, True]
+        base = archive.base
+        assert base is not None
+        np.testing.assert_array_equal(whole(pyramid, 2), base.read(0, 0, *base.size))
+        np.testing.assert_array_equal(whole(pyramid, 4), base.read_level(4, 0, 0, 57, 44))
+
+
+def test_untrained_details_keep_to_the_base_layer(make: Make) -> None:
+    """The linear head's first guess is the hint: the picture is the base layer, enlarged."""
+    pipeline = build_pipeline("tiny-octaves")
+    pipeline.unet.spread.fill_(-8)
+    with open_archive(make(900, 700, base=2)) as archive:
+        pyramid = Pyramid(archive, pipeline, RenderOptions(steps=1))
+        assert archive.base is not None
+        stored = archive.base.read(0, 0, *archive.base.size).astype(np.float32)
+        found = means(whole(pyramid, 0), 4)
+    h, w = found.shape[:2]
+    # chroma is smooth, luminance is not touched
+    assert np.abs(found.mean(2) - stored[:h, :w].mean(2)).mean() < 3
+
+
+def test_parts_without_tissue_are_not_generated(make: Make, pipeline: ZoomLDMPipeline) -> None:
+    mask = np.zeros((8, 8), bool)
+    mask[0, 0] = True
+    with open_archive(make(2048, 2048, base=None, overview=None, mask=mask)) as archive:
+        pyramid = Pyramid(archive, pipeline, QUICK)
+        pyramid.read(0, 1800, 1800, 200, 200)
+        assert pyramid.made["tiles"] == 0
+        before = pyramid.made["windows"]
+        pyramid.read(0, 0, 0, 200, 200)
+        assert pyramid.made["tiles"] == 1
+        assert pyramid.made["windows"] > before
+
+
+def test_every_option_counts(make: Make, pipeline: ZoomLDMPipeline) -> None:
+    options = [
+        QUICK,
+        RenderOptions(steps=2, seed=1),
+        RenderOptions(steps=3),
+        RenderOptions(steps=2, guidance=2),
+        RenderOptions(steps=2, start=500),
+    ]
+    with open_archive(make(512, 512, base=3)) as archive:
+        pictures = [whole(Pyramid(archive, pipeline, one), 0) for one in options]
+    for i, one in enumerate(pictures):
+        for other in pictures[:i]:
+            assert (one != other).any()
+
+
+def test_counted_windows_are_those_made(make: Make, pipeline: ZoomLDMPipeline) -> None:
+    with open_archive(make(1500, 1100, base=None, overview=None)) as archive:
+        for windows in ({0: (300, 200, 512, 300)}, {1: (10, 20, 300, 200)}, {3: (0, 0, 60, 60)}):
+            made = 0
+
+            def add(count: int) -> None:
+                nonlocal made
+                made += count
+
+            with Pyramid(archive, pipeline, QUICK, on_patch=add) as pyramid:
+                counts = pyramid.count(windows)
+                for level, window in windows.items():
+                    pyramid.read(level, *window)
+            counted = sum(c.generated for c in counts.values())
+            assert made <= counted <= 1.7 * made
+
+
+def test_another_process_gives_the_same_pixels(
+    make: Make, pipeline: ZoomLDMPipeline, tmp_path: Path
+) -> None:
+    path = make(700, 600, base=3)
+    pipeline.save_pretrained(tmp_path / "pipeline")
+    code = f"""
+import torch; torch.set_num_threads(1)
+import numpy as np
+from zoomldm.archive import open_archive
+from zoomldm.pipeline import load_pipeline
+from zoomldm.rendering import RenderOptions
+from zoomldm.rendering.opening import open_renderer
+pipeline = load_pipeline({str(tmp_path / "pipeline")!r})
+with open_archive({str(path)!r}) as archive:
+    renderer = open_renderer(archive, pipeline, RenderOptions(steps=2))
+    np.save({str(tmp_path / "out.npy")!r}, renderer.read(0, 100, 100, 300, 300))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with open_archive(path) as archive:
+        full = whole(Pyramid(archive, pipeline, QUICK), 0)
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), full[100:400, 100:400])
+
+
+def test_a_pipeline_without_parents_draws_no_pyramid(make: Make) -> None:
+    cascade = filled_pipeline("tiny")
+    with open_archive(make(512, 512, base=2, digest=cascade.digest("patch_encoder"))) as archive:
+        with pytest.raises(PipelineError, match="takes no parent"):
+            open_renderer(archive, cascade, RenderOptions(method="pyramid"))
+        renderer = open_renderer(archive, cascade, RenderOptions(steps=4))
+        assert renderer.provenance()["method"] == "cascade"
