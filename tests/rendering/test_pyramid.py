@@ -62,14 +62,14 @@ def test_levels_are_one_picture(make: Make, pipeline: ZoomLDMPipeline) -> None:
     smooth, so there levels agree in luminance, and in colour at half of the resolution.
     """
     pipeline = filled_pipeline("tiny-octaves")
-    pipeline.vae.scale.fill_(0.1)  # so little contrast that nothing is clipped
+    pipeline.vae.scale.fill_(0.04)  # so little contrast that nothing is clipped
     with (
         open_archive(make(1024, 768, base=None, overview=None)) as archive,
         Pyramid(archive, pipeline, QUICK) as pyramid,
     ):
         images = [whole(pyramid, k) for k in range(5)]
     for level, (fine, coarse) in enumerate(itertools.pairwise(images)):
-        assert fine.min() > 0 and fine.max() < 255 and fine.std() > 1
+        assert fine.min() > 0 and fine.max() < 255 and fine.std() > 0.5
         ours, theirs = means(fine), coarse.astype(np.float32)
         if level >= 2:
             ours, theirs = ours.mean(2), theirs.mean(2)
