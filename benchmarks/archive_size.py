@@ -41,8 +41,8 @@ def main() -> int:
             made = []
             for name, options in (
                 ("small", CompressOptions()),
-                ("bare", CompressOptions(overview="none")),
-                ("exact", CompressOptions(overview="none", precision="float16")),
+                ("bare", CompressOptions(base="none")),
+                ("exact", CompressOptions(base="none", precision="float16")),
             ):
                 out = Path(folder) / f"{name}.zldm"
                 made.append(compress(slide, out, options, pipeline=pipeline))

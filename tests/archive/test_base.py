@@ -33,15 +33,9 @@ def pixels():
 
 
 def make(path: Path, pixels: np.ndarray, codec: str = "png", cells=((2, 3), (3, 3))) -> Path:
-    write_archive(
-        path,
-        make_header(*_SIZE, 8),
-        cells,
-        np.random.default_rng(0).standard_normal((len(cells), 8)),
-        np.zeros(8),
-        base=(_LEVEL, pixels),
-        base_codec=codec,
-    )
+    with ArchiveWriter(path, make_header(*_SIZE, 8), np.zeros(8)) as writer:
+        writer.add_embeddings(cells, np.random.default_rng(0).standard_normal((len(cells), 8)))
+        writer.add_base(_LEVEL, pixels, codec, chunk=512)
     return path
 
 

@@ -31,7 +31,9 @@ def test_compress_info_verify(run, slide, tmp_path):
     assert facts["tissue_tiles"] == report["tissue_tiles"] > 0
     assert facts["grid"] == [4, 4] and facts["mpp"] == pytest.approx([0.5, 0.5])
     assert facts["source_bytes"] == slide.stat().st_size
-    assert facts["levels_real"] == ["1.25x", "0.625x", "0.3125x", "0.15625x"]
+    assert facts["levels_real"] == ["5x", "2.5x", "1.25x", "0.625x", "0.3125x", "0.15625x"]
+    assert facts["base"]["codec"] == "avif" and facts["base"]["chunks"] == 1
+    assert facts["base"]["bytes"] == report["base_bytes"]
     assert facts["encoder"]["id"] == "tiny"
     assert run("verify", target).code == 0
     again = run("compress", slide, "-o", tmp_path, "--pipeline", "tiny")
@@ -129,10 +131,14 @@ def test_rejected_dicom(run, shared, tmp_path):
         (["--mpp", "0"], "not plausible; expected micrometres per pixel from 0.05 to 5"),
         (["--mpp", "-1"], "not plausible"),
         (["--mpp", "50"], "not plausible"),
+        (["--base", "3x"], "levels are 20x, 10x"),
         (["--overview", "3x"], "levels are 20x, 10x"),
+        (["--base", "5x", "--mpp", "4"], "but the slide only 4"),
+        (["--base-codec", "gif"], "codecs are avif, jpegxl, webp, jpeg, png"),
+        (["--base-codec", "png", "--base-quality", "9"], "lossless"),
         (["--precision", "int4"], "expected int8 or float16"),
         (["--tissue", "most"], "expected otsu or all"),
-        (["--quality", "0"], "expected 1 to 95"),
+        (["--quality", "0"], "expected 1 to 100"),
         (["--encoder", "/nowhere"], "/nowhere"),
         (["--pipeline", "/nowhere"], "/nowhere"),
     ],

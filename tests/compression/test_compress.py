@@ -13,11 +13,15 @@ from hypothesis.extra import numpy as hnp
 from synthetic import paint_region, paint_slide
 
 from zoomldm.archive import open_archive, verify_archive
+from zoomldm.archive.base import stored_chunks
+from zoomldm.archive.pictures import resolve_quality
 from zoomldm.archive.quantise import cosines
+from zoomldm.compression import base as base_layer
 from zoomldm.compression import compress as compression
 from zoomldm.compression.compress import CompressOptions, archive_path, compress
 from zoomldm.errors import ConfigError, RegionError, SlideError, TargetError
 from zoomldm.files import claim
+from zoomldm.geometry.levels import NAMES
 from zoomldm.pipeline import build_pipeline
 from zoomldm.slides import open_slide, tiles
 from zoomldm.slides.tiles import read_tiles, tile_boxes
@@ -83,22 +87,59 @@ class TestWhatIsStored:
         assert report.raw_bytes == 3 * m.slide.size[0] * m.slide.size[1]
         assert not report.done_before
 
-    @pytest.mark.parametrize("level", ["1.25x", "2.5x", "0.3125x"])
-    def test_overview_is_the_slide_at_that_level(self, slide, tmp_path, pipeline, level):
-        run(slide, tmp_path, pipeline, overview=level)
+    @pytest.mark.parametrize("level", ["1.25x", "5x", "20x", "0.3125x"])
+    @pytest.mark.parametrize("codec", ["avif", "png"])
+    def test_the_base_layer_is_the_slide_at_that_level(
+        self, slide, tmp_path, pipeline, level, codec
+    ):
+        report = run(slide, tmp_path / "a.zldm", pipeline, base=level, base_codec=codec)
         with open_slide(slide) as opened, open_archive(tmp_path / "a.zldm") as archive:
-            found = archive.overview()
-            assert found is not None
-            k, pixels = found
+            base = archive.base
+            assert base is not None and base.codec == codec
+            k = base.level
+            assert archive.manifest.base is not None and NAMES[k] == level
             expected = opened.read(k, 0, 0, *opened.level_size(k))
-            assert pixels.shape == expected.shape
-            assert np.abs(pixels.astype(int) - expected).mean() < 10
-            assert archive.manifest.overview.quality == 75
+            for row, col in stored_chunks(archive.manifest.base, archive.mask):
+                side = base.chunk[0]
+                y, x = row * side, col * side
+                part = expected[y : y + side, x : x + side]
+                found = base.read(x, y, part.shape[1], part.shape[0])
+                error = np.abs(found.astype(int) - part)
+                assert error.max() <= 1 if codec == "png" else error.mean() < 10
+        assert report.base_bytes == archive.manifest.base_bytes > 0
+        assert verify_archive(report.archive) == []
 
-    def test_no_overview(self, slide, tmp_path, pipeline):
-        run(slide, tmp_path, pipeline, overview="none")
+    def test_defaults_of_the_base_layer(self, slide, tmp_path, pipeline):
+        run(slide, tmp_path / "a.zldm", pipeline)
         with open_archive(tmp_path / "a.zldm") as archive:
-            assert archive.overview() is None
+            assert archive.base is not None
+            assert (archive.base.level, archive.base.codec) == (2, "avif")
+            assert archive.base.quality == resolve_quality("avif", None)
+        run(slide, tmp_path / "b.zldm", pipeline, mpp=4)
+        with open_archive(tmp_path / "b.zldm") as archive:
+            assert archive.base is not None and archive.base.level == 3
+
+    def test_chunks_come_in_order_whatever_the_threads(
+        self, slide, tmp_path, pipeline, monkeypatch
+    ):
+        run(slide, tmp_path / "a.zldm", pipeline, base="20x")
+        monkeypatch.setattr(base_layer, "THREADS", 5)
+        run(slide, tmp_path / "b.zldm", pipeline, base="20x")
+        assert (tmp_path / "a.zldm").read_bytes() == (tmp_path / "b.zldm").read_bytes()
+
+    def test_no_base_layer(self, slide, tmp_path, pipeline):
+        report = run(slide, tmp_path / "a.zldm", pipeline, base="none")
+        with open_archive(tmp_path / "a.zldm") as archive:
+            assert archive.overview() is None and archive.base is None
+        assert report.base_bytes == 0
+
+    def test_a_slide_smaller_than_a_chunk_and_than_a_tile(self, tmp_path, pipeline):
+        small = paint_slide(tmp_path / "a.tif", 150, 130, tissue=1.0)
+        run(small, tmp_path, pipeline, tissue="all", base_codec="png")
+        with open_slide(small) as opened, open_archive(tmp_path / "a.zldm") as archive:
+            assert archive.base is not None and archive.base.size == (38, 33)
+            expected = opened.read(2, 0, 0, 38, 33)
+            np.testing.assert_array_equal(archive.base.read(0, 0, 38, 33), expected)
 
     def test_all_tissue_and_float16(self, slide, tmp_path, pipeline):
         report = run(slide, tmp_path, pipeline, tissue="all", precision="float16")
@@ -166,8 +207,9 @@ class TestRunAgain:
     @pytest.mark.parametrize(
         "options",
         [
-            {"overview": "none"},
-            {"quality": 50},
+            {"base": "none"},
+            {"base_codec": "webp"},
+            {"base_quality": 50},
             {"precision": "float16"},
             {"mpp": 0.26},
             {"tissue": "all"},
@@ -240,12 +282,14 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("options", "error"),
         [
-            ({"overview": "40x"}, RegionError),
-            ({"overview": ""}, RegionError),
+            ({"base": "40x"}, RegionError),
+            ({"base": ""}, RegionError),
+            ({"base_codec": "gif"}, ConfigError),
+            ({"base_codec": "png", "base_quality": 50}, ConfigError),
             ({"precision": "int4"}, ConfigError),
             ({"tissue": "some"}, ConfigError),
-            ({"quality": 0}, ConfigError),
-            ({"quality": 100}, ConfigError),
+            ({"base_quality": 0}, ConfigError),
+            ({"base_quality": 101}, ConfigError),
         ],
     )
     def test_options(self, options, error):
@@ -272,10 +316,15 @@ class TestErrors:
             run(slide, tmp_path / "a.zldm", pipeline)
         assert self.left(tmp_path) == []
 
-    def test_overview_too_large(self, slide, tmp_path, pipeline, monkeypatch):
-        monkeypatch.setattr(compression, "OVERVIEW_PIXELS", 10_000)
-        with pytest.raises(ConfigError, match="overview at 5x would have 379 x 329 px"):
-            run(slide, tmp_path / "a.zldm", pipeline, overview="5x")
+    def test_a_base_layer_finer_than_the_slide(self, slide, tmp_path, pipeline):
+        with pytest.raises(ConfigError, match=r"at 5x has 2 um/px, but the slide only 4; .* 2.5x"):
+            run(slide, tmp_path / "a.zldm", pipeline, base="5x", mpp=4)
+        assert self.left(tmp_path) == []
+
+    def test_a_codec_that_is_not_there(self, slide, tmp_path, pipeline, monkeypatch):
+        monkeypatch.setattr("imagecodecs.AVIF", type("Missing", (), {"available": False}))
+        with pytest.raises(ConfigError, match="lacks avif"):
+            run(slide, tmp_path / "a.zldm", pipeline)
         assert self.left(tmp_path) == []
 
     def test_slide_is_untouched_by_a_crash(self, slide, tmp_path, pipeline, monkeypatch):
@@ -286,9 +335,9 @@ class TestErrors:
         def crash(*_):
             raise RuntimeError("crash")
 
-        monkeypatch.setattr(compression, "_overview", crash)
+        monkeypatch.setattr(base_layer, "encode_picture", crash)
         with pytest.raises(RuntimeError, match="crash"):
-            run(slide, target, pipeline, quality=40)
+            run(slide, target, pipeline, base_quality=40)
         assert target.read_bytes() == sound and self.left(tmp_path) == ["a.zldm"]
 
 
@@ -350,9 +399,8 @@ class TestFixtures:
         assert report.ratio >= 40
         with open_archive(tmp_path / "a.zldm") as archive:
             m = archive.manifest
-            overview = next(x.size for x in m.members if x.name == "overview/c/0")
         assert m.quantisation.cosine_min >= 0.999
-        assert report.source_bytes / (report.bytes - overview) >= 50
+        assert report.source_bytes / (report.bytes - report.base_bytes) >= 50
 
 
 def test_painted_slide_stays_in_the_picture(tmp_path, pipeline):
@@ -373,7 +421,7 @@ def test_painted_slide_stays_in_the_picture(tmp_path, pipeline):
 def test_killed_run_leaves_nothing_under_the_name(slide, tmp_path, pipeline):
     code = (
         "import os, sys, zoomldm.compression.compress as c\n"
-        "c._overview = lambda *a: os.kill(os.getpid(), 9)\n"
+        "c.add_base = lambda *a: os.kill(os.getpid(), 9)\n"
         "c.compress(sys.argv[1], sys.argv[2], pipeline='tiny')\n"
     )
     target = tmp_path / "a.zldm"

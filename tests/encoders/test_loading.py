@@ -162,7 +162,7 @@ def test_compress_with_it_and_refuse_to_render(tmp_path: Path) -> None:
     encoder = load_encoder(str(folder_of(tmp_path / "mine")))
     pipeline = build_pipeline("tiny")
     out = tmp_path / "a.zldm"
-    options = CompressOptions(overview="none", precision="float16", tissue="all")
+    options = CompressOptions(base="none", precision="float16", tissue="all")
     compress(slide, out, options, pipeline=pipeline, name="tiny", encoder=encoder)
     with open_archive(out) as archive:
         made = archive.manifest.encoder

@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, pipeline: ZoomLDMPipeline) 
     folder = tmp_path_factory.mktemp("samples")
     for seed, name in enumerate(("held", "a", "b")):
         paint_slide(folder / f"{name}.tif", 1800, 1300, mpp=0.5, seed=seed, tissue=1)
-        options = CompressOptions(overview="none")
+        options = CompressOptions(base="none")
         compress(folder / f"{name}.tif", folder, options, pipeline=pipeline, name="tiny")
     torch.manual_seed(0)
     judge = TileCNN(dim=16, layout=0, widths=(8, 8, 8, 8), map_channels=2, grey=True)
@@ -107,7 +107,7 @@ def test_refused(pipeline: ZoomLDMPipeline, folder: Path, tmp_path: Path) -> Non
 def test_turned_archives_are_passed_over(
     pipeline: ZoomLDMPipeline, folder: Path, tmp_path: Path
 ) -> None:
-    options = CompressOptions(overview="none", turn=1)
+    options = CompressOptions(base="none", turn=1)
     compress(folder / "held.tif", tmp_path, options, pipeline=pipeline, name="tiny")
     turned = tmp_path / "held.turn1.zldm"
     with pytest.raises(ConfigError, match=r"no archive of held\.tif"):
@@ -117,7 +117,7 @@ def test_turned_archives_are_passed_over(
 def test_a_slide_whose_scale_was_told(pipeline: ZoomLDMPipeline, tmp_path: Path) -> None:
     """It is read at the scale that its archive was made at."""
     path = paint_slide(tmp_path / "a.tif", 1500, 1300, mpp=0.25, tissue=1)
-    options = CompressOptions(overview="none", mpp=0.5)
+    options = CompressOptions(base="none", mpp=0.5)
     compress(path, tmp_path, options, pipeline=pipeline, name="tiny")
     with open_archive(tmp_path / "a.zldm") as archive, open_slide(path, 0.5) as slide:
         store = ContextStore(pipeline, [archive], 0.0, most=3, hold="patches")

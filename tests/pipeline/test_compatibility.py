@@ -42,7 +42,7 @@ def make(tmp_path: Path) -> Callable[..., Path]:
     def made(dim: int, pipeline: ZoomLDMPipeline, **options: object) -> Path:
         slide = paint_slide(tmp_path / "a.tif", 600, 600)
         out = tmp_path / f"{dim}.zldm"
-        chosen = CompressOptions(overview="none", tissue="all", **options)  # type: ignore[arg-type]
+        chosen = CompressOptions(base="none", tissue="all", **options)  # type: ignore[arg-type]
         compress(slide, out, chosen, pipeline=pipeline, name="x", encoder=Drawn(dim))
         return out
 

@@ -166,6 +166,11 @@ class Manifest(Header):
     latents: list[Latents]
     members: list[Member]
 
+    @property
+    def base_bytes(self) -> int:
+        """Bytes of the base layer's chunks, or of the overview's one."""
+        return sum(m.size for m in self.members if m.name.startswith("overview/c/"))
+
     @model_validator(mode="after")
     def _geometry(self) -> Self:
         width, height = self.slide.size

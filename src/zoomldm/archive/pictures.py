@@ -43,7 +43,9 @@ def jpegxl_distance(quality: int) -> float:
 # One thread each: bytes must not depend on the machine, and chunks are coded side by side.
 _CODECS = {
     "avif": _Codec(
-        "AVIF", 42, lambda p, q: imagecodecs.avif_encode(p, level=q, speed=6, numthreads=1)
+        "AVIF",
+        42,
+        lambda p, q: imagecodecs.avif_encode(p, level=q, speed=6, pixelformat="420", numthreads=1),
     ),
     "jpegxl": _Codec(
         "JPEGXL",
@@ -95,6 +97,17 @@ def resolve_quality(codec: str, quality: int | None) -> int | None:
     if not 1 <= quality <= 100:
         raise ConfigError(f"base quality {quality}; expected 1 to 100")
     return quality
+
+
+def fill_chunk(pixels: Pixels, side: int) -> Pixels:
+    """Pixels (h, w, 3) at a slide's edge filled up to (side, side, 3).
+
+    The last row and column are repeated: cheaper than an edge to white. Readers cut it off.
+    """
+    high, wide = pixels.shape[:2]
+    if (high, wide) == (side, side):
+        return pixels
+    return np.pad(pixels, ((0, side - high), (0, side - wide), (0, 0)), mode="edge")
 
 
 def encode_picture(pixels: Pixels, codec: str, quality: int | None) -> bytes:

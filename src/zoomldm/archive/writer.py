@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from zoomldm.archive.arrays import ArraySpec
-from zoomldm.archive.base import CHUNK, NAME, Pixels, base_metadata, chunk_name, stored_chunks
+from zoomldm.archive.base import CHUNK, NAME, base_metadata, chunk_name, stored_chunks
 from zoomldm.archive.container import ContainerWriter
 from zoomldm.archive.manifest import (
     FORMAT,
@@ -26,7 +26,7 @@ from zoomldm.archive.manifest import (
     dump_json,
     dump_manifest,
 )
-from zoomldm.archive.pictures import encode_picture, resolve_quality
+from zoomldm.archive.pictures import encode_picture, fill_chunk, resolve_quality
 from zoomldm.archive.quantise import COSINE_MIN, cosines, dequantise, quantise, to_float16
 from zoomldm.errors import ArchiveError
 from zoomldm.geometry.levels import COARSEST, NAMES, grid_shape, level_size
@@ -59,17 +59,6 @@ class _LatentLevel:
         container.add(spec.chunk_name(self.written, 0, 0, 0), spec.encode(np.stack(self.pending)))
         self.written += 1
         self.pending.clear()
-
-
-def whole_chunk(pixels: Pixels, chunk: int) -> Pixels:
-    """Pixels (h, w, 3) at a slide's edge filled up to (chunk, chunk, 3).
-
-    The last row and column are repeated: cheaper than an edge to white. Readers cut it off.
-    """
-    high, wide = pixels.shape[:2]
-    if (high, wide) == (chunk, chunk):
-        return pixels
-    return np.pad(pixels, ((0, chunk - high), (0, chunk - wide), (0, 0)), mode="edge")
 
 
 class ArchiveWriter:
@@ -292,7 +281,7 @@ class ArchiveWriter:
         facts = self.start_base(level, codec, quality, chunk)
         for row, col in stored_chunks(facts, self._mask):
             part = picture[row * chunk : (row + 1) * chunk, col * chunk : (col + 1) * chunk]
-            self.add_base_chunk(row, col, encode_picture(whole_chunk(part, chunk), codec, quality))
+            self.add_base_chunk(row, col, encode_picture(fill_chunk(part, chunk), codec, quality))
 
     def add_latents(self, level: int, offsets: ArrayLike, values: ArrayLike) -> None:
         """Append latents of patches of one level to the file.

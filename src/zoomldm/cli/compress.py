@@ -11,15 +11,27 @@ from zoomldm.cli.device import Device
 def compress(
     slides: Annotated[list[Path], typer.Argument(metavar="SLIDE...", show_default=False)],
     out: Annotated[Path, typer.Option("-o", "--out", help="File .zldm, or an existing folder.")],
-    overview: Annotated[
-        str, typer.Option(help="Level kept as a real picture, such as 1.25x, or none.")
-    ] = "1.25x",
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base",
+            "--overview",
+            metavar="LEVEL|none",
+            help="Level kept as the real picture that rendering starts from; 5x if not given.",
+        ),
+    ] = None,
+    base_codec: Annotated[
+        str, typer.Option(help="avif, jpegxl, webp, jpeg, or png: lossless, to train on.")
+    ] = "avif",
+    base_quality: Annotated[
+        int | None,
+        typer.Option("--base-quality", "--quality", help="1 to 100; each codec has a default."),
+    ] = None,
     precision: Annotated[str, typer.Option(help="Of the embeddings: int8 or float16.")] = "int8",
     mpp: Annotated[
         float | None, typer.Option(help="Micrometres per pixel, over what the slide says.")
     ] = None,
     tissue: Annotated[str, typer.Option(help="otsu, or all to keep every tile.")] = "otsu",
-    quality: Annotated[int, typer.Option(help="JPEG quality of the overview.")] = 75,
     encoder: Annotated[
         str | None,
         typer.Option(
@@ -59,8 +71,9 @@ def compress(
     from zoomldm.pipeline import load_pipeline
 
     options = CompressOptions(
-        overview=overview,
-        quality=quality,
+        base=base,
+        base_codec=base_codec,
+        base_quality=base_quality,
         precision=precision,  # type: ignore[arg-type]
         mpp=mpp,
         tissue=tissue,  # type: ignore[arg-type]
@@ -104,7 +117,17 @@ def compress(
     else:
         print_table(
             "compressed",
-            ["archive", "tissue tiles", "unreadable", "slide", "archive size", "ratio", "seconds"],
+            [
+                "archive",
+                "tissue tiles",
+                "unreadable",
+                "slide",
+                "archive size",
+                "base layer",
+                "ratio",
+                "cosine",
+                "seconds",
+            ],
             [
                 [
                     Path(r.archive).name,
@@ -112,7 +135,9 @@ def compress(
                     len(r.unreadable),
                     megabytes(r.source_bytes),
                     megabytes(r.bytes),
+                    megabytes(r.base_bytes),
                     f"{r.ratio:.1f}",
+                    f"{r.cosine_min:.4f}",
                     "there already" if r.done_before else f"{r.seconds:.1f}",
                 ]
                 for r in reports

@@ -58,14 +58,13 @@ def _base_facts(manifest: "Manifest", base: "BaseLayer") -> dict[str, Any]:
     """What of an archive is real, and what it costs."""
     from zoomldm.geometry.levels import NAMES
 
-    names = [m for m in manifest.members if m.name.startswith("overview/c/")]
-    cost = sum(m.size for m in names)
+    cost = manifest.base_bytes
     return {
         "level": NAMES[base.level],
         "codec": base.codec,
         "quality": base.quality,
         "size": list(base.size),
-        "chunks": len(names),
+        "chunks": sum(m.name.startswith("overview/c/") for m in manifest.members),
         "bytes": cost,
         "bytes_per_tile": round(cost / max(1, manifest.tissue_tiles), 1),
     }

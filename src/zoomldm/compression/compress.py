@@ -11,14 +11,16 @@ import numpy as np
 from zoomldm import __version__
 from zoomldm.archive import ArchiveWriter, open_archive, verify_archive
 from zoomldm.archive.manifest import Encoder, Header, Network, SlideFacts, TissueFacts
+from zoomldm.archive.pictures import resolve_quality
+from zoomldm.compression.base import add_base, choose_level
 from zoomldm.compression.latents import add_latents
 from zoomldm.encoders import PatchEncoder, PipelineEncoder, load_encoder
 from zoomldm.errors import ArchiveError, ConfigError, SlideError, TargetError
 from zoomldm.files import claim
-from zoomldm.geometry.levels import NAMES, TILE, parse_level
+from zoomldm.geometry.levels import TILE, parse_level
 from zoomldm.geometry.orientation import TURNS
 from zoomldm.pipeline import ZoomLDMPipeline, load_pipeline
-from zoomldm.slides import Slide, SlideReadError, open_slide
+from zoomldm.slides import Slide, open_slide
 from zoomldm.slides.tiles import read_tiles
 from zoomldm.slides.tissue import VIEW_LEVEL, Tissue, TissueMode, find_tissue
 from zoomldm.slides.turned import TurnedSlide
@@ -26,8 +28,6 @@ from zoomldm.slides.turned import TurnedSlide
 ENDING = ".zldm"
 BATCH = 32  # tiles per call of the encoder; the last call is padded, so results never vary with it
 MOST_UNREADABLE = 0.01
-OVERVIEW_PIXELS = 128 * 10**6  # Pillow and its JPEG coder need some ten bytes for each
-OVERVIEW_SIDE = 65535  # the most that a JPEG can have
 
 Advance = Callable[[str, int, int], None]
 """Called with (what is being done, items done, items in all)."""
@@ -38,8 +38,10 @@ class CompressOptions:
     """What of a slide is kept.
 
     Attributes:
-        overview: label of the level stored as a picture, or `none`.
-        quality: JPEG quality of the overview, 1 to 95.
+        base: label of the base layer's level, or `none`; None takes 5x, or the slide's own level
+            where that is coarser.
+        base_codec: `avif`, `jpegxl`, `webp`, `jpeg`, or `png`, which is lossless.
+        base_quality: of the codec, 1 to 100; None takes the codec's default.
         precision: of the embeddings.
         mpp: micrometres per pixel of the slide, where it does not say or says it wrongly.
         tissue: `otsu`, or `all` for every tile.
@@ -48,8 +50,9 @@ class CompressOptions:
             to train on. The archive's name then ends in `.turnN`.
     """
 
-    overview: str = "1.25x"
-    quality: int = 75
+    base: str | None = None
+    base_codec: str = "avif"
+    base_quality: int | None = None
     precision: Literal["int8", "float16"] = "int8"
     mpp: float | None = None
     tissue: TissueMode = "otsu"
@@ -61,16 +64,20 @@ class CompressOptions:
             raise ConfigError(f"precision {self.precision!r}; expected int8 or float16")
         if self.tissue not in ("otsu", "all"):
             raise ConfigError(f"tissue {self.tissue!r}; expected otsu or all")
-        if not 1 <= self.quality <= 95:
-            raise ConfigError(f"quality {self.quality}; expected 1 to 95")
+        resolve_quality(self.base_codec, self.base_quality)
         if not 0 <= self.turn < TURNS:
             raise ConfigError(f"turn is {self.turn}; expected 0 to {TURNS - 1}")
-        self.overview_level  # noqa: B018
+        self.base_wanted  # noqa: B018
 
     @property
-    def overview_level(self) -> int | None:
-        """Level of the overview, None for none."""
-        return None if self.overview.lower() == "none" else parse_level(self.overview)
+    def has_base(self) -> bool:
+        """Whether a base layer is kept at all."""
+        return self.base is None or self.base.lower() != "none"
+
+    @property
+    def base_wanted(self) -> int | None:
+        """The level asked for, None where none is named."""
+        return parse_level(self.base) if self.base is not None and self.has_base else None
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,8 @@ class CompressReport:
         bytes: size of the archive.
         source_bytes: size of the slide's file.
         raw_bytes: size of the 0.5 mpp raster at 3 bytes a pixel.
+        base_bytes: of them, the base layer's chunks.
+        cosine_min: between the worst tile's embedding and what is stored of it.
         ratio: source_bytes / bytes.
         seconds: time taken.
         done_before: whether the archive was there already, made with the same options.
@@ -99,6 +108,8 @@ class CompressReport:
     bytes: int
     source_bytes: int
     raw_bytes: int
+    base_bytes: int
+    cosine_min: float
     ratio: float
     seconds: float
     done_before: bool = False
@@ -160,11 +171,11 @@ def compress(
     advance = advance or (lambda what, done, total: None)
     with claim(target), _opened(slide, options) as opened:
         networks = _networks(model, source, label, options)
-        overview = _overview_level(opened, options)
-        if _is_done(target, opened, networks, options):
+        base = choose_level(opened, options.base_wanted) if options.has_base else None
+        if _is_done(target, opened, networks, base, options):
             return _report(opened, target, start, done_before=True)
         advance("finding tissue", 0, 1)
-        tissue = find_tissue(opened, options.tissue, keep_view=overview == VIEW_LEVEL)
+        tissue = find_tissue(opened, options.tissue, keep_view=base == VIEW_LEVEL)
         advance("finding tissue", 1, 1)
         header = Header(
             slide=_slide_facts(opened, options),
@@ -179,9 +190,9 @@ def compress(
         with ArchiveWriter(target, header, background, options.precision) as writer:
             lost = _embed(opened, tissue, source, writer, advance)
             writer.add_unreadable(lost)
-            if overview is not None:
-                picture = _overview(opened, overview, tissue)
-                writer.set_overview(overview, picture, quality=options.quality)
+            if base is not None:
+                codec, quality = options.base_codec, options.base_quality
+                add_base(opened, tissue, writer, base, codec, quality, advance)
             if options.for_training:
                 add_latents(opened, tissue.mask, model, writer, advance)
         return _report(opened, target, start)
@@ -222,7 +233,11 @@ def _slide_facts(slide: Slide, options: CompressOptions) -> SlideFacts:
 
 
 def _is_done(
-    target: Path, slide: Slide, networks: dict[str, Any], options: CompressOptions
+    target: Path,
+    slide: Slide,
+    networks: dict[str, Any],
+    base: int | None,
+    options: CompressOptions,
 ) -> bool:
     """Whether the target is a sound archive of this slide, made with these options."""
     if not target.is_file():
@@ -232,14 +247,16 @@ def _is_done(
             m = archive.manifest
     except ArchiveError:
         return False
-    level = m.overview.level if m.overview else None
+    made = (m.base.level, m.base.codec, m.base.quality) if m.base else None
+    quality = resolve_quality(options.base_codec, options.base_quality)
+    wanted = (base, options.base_codec, quality) if base is not None else None
     same = (
         m.slide == _slide_facts(slide, options)
         and m.encoder.digest == networks["encoder"].digest
         and m.tissue.mode == options.tissue
         and m.quantisation.precision == options.precision
-        and level == _overview_level(slide, options)
-        and (m.overview is None or m.overview.quality == options.quality)
+        and made == wanted
+        and m.overview is None
         and m.autoencoder == networks["autoencoder"]
     )
     return same and not verify_archive(target)
@@ -258,6 +275,8 @@ def _report(slide: Slide, target: Path, start: float, done_before: bool = False)
         bytes=size,
         source_bytes=slide.file_bytes,
         raw_bytes=slide.size[0] * slide.size[1] * 3,
+        base_bytes=m.base_bytes,
+        cosine_min=m.quantisation.cosine_min,
         ratio=slide.file_bytes / size,
         seconds=time.monotonic() - start,
         done_before=done_before,
@@ -297,45 +316,3 @@ def _embed(
     flush()
     advance("embedding tiles", total, total)
     return lost
-
-
-def _overview_level(slide: Slide, options: CompressOptions) -> int | None:
-    """Level of the overview, or None.
-
-    Raises:
-        ConfigError: the picture would be too large to hold and to code.
-    """
-    level = options.overview_level
-    if level is None:
-        return None
-    width, height = slide.level_size(level)
-    if width * height > OVERVIEW_PIXELS or max(width, height) > OVERVIEW_SIDE:
-        raise ConfigError(
-            f"{slide.path}: an overview at {NAMES[level]} would have {width} x {height} px, over "
-            f"{OVERVIEW_PIXELS // 10**6} megapixels or {OVERVIEW_SIDE} px a side; pass a coarser "
-            "--overview, or none"
-        )
-    return level
-
-
-def _overview(slide: Slide, level: int, tissue: Tissue) -> np.ndarray:
-    """The slide at a level; what can't be read is white."""
-    width, height = slide.level_size(level)
-    if level == VIEW_LEVEL and tissue.view is not None:
-        return tissue.view[:height, :width]
-    out = np.full((height, width, 3), 255, np.uint8)
-
-    def fill(x: int, y: int, w: int, h: int) -> None:
-        try:
-            out[y : y + h, x : x + w] = slide.read(level, x, y, w, h)
-        except SlideReadError:
-            if w > h and w > 16:
-                fill(x, y, w // 2, h)
-                fill(x + w // 2, y, w - w // 2, h)
-            elif h > 16:
-                fill(x, y, w, h // 2)
-                fill(x, y + h // 2, w, h - h // 2)
-
-    for y in range(0, height, TILE):
-        fill(0, y, width, min(TILE, height - y))
-    return out
