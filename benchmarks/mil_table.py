@@ -13,8 +13,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from zoomldm.mil.report import as_markdown
-from zoomldm.mil.run import run_mil
+from zoomldm.mil.run import MilOptions, run_mil
+from zoomldm.tables import as_markdown
 
 SHARED = Path(__file__).parents[2] / "shared" / "mil"
 # (model, fraction) -> AUC of a reference run of the models' own code on the same bags and folds
@@ -51,20 +51,21 @@ def main() -> None:
         if time.monotonic() - last > 10 or done == total:
             last = time.monotonic()
             console.print(
-                f"{what}: {done}/{total} trainings, {last - begin:.0f} s", highlight=False
+                f"{what}: {done}/{total} trainings, {last - begin:.0f} s",
+                highlight=False,
+                markup=False,
             )
 
     def run(models: list[str], fractions: list[float], seeds: list[int]):
-        return run_mil(
-            {"HIPT [CLS]4K": arguments.data / "tcga_brca_hipt_cls4k_192_fp16.npz"},
-            arguments.out,
+        options = MilOptions(
             splits=arguments.data / "splits" / "tcga_brca",
-            models=models,
-            fractions=fractions,
-            seeds=seeds,
+            models=tuple(models),
+            fractions=tuple(fractions),
+            seeds=tuple(seeds),
             jobs=arguments.jobs,
-            advance=advance,
         )
+        features = {"HIPT [CLS]4K": arguments.data / "tcga_brca_hipt_cls4k_192_fp16.npz"}
+        return run_mil(features, arguments.out, options, progress=advance)
 
     seeds = [int(s) for s in arguments.seeds.split(",")]
     both = ["clam-sb", "dsmil", "max-instance", "mean-pool", "max-pool", "logistic"]

@@ -15,12 +15,12 @@ from pathlib import Path
 
 from zoomldm.errors import ConfigError
 from zoomldm.features import FeatureOptions, FeatureReport, extract_features
-from zoomldm.mil.report import as_markdown
-from zoomldm.mil.run import run_mil
+from zoomldm.mil.run import MilOptions, run_mil
 from zoomldm.pipeline import load_pipeline
+from zoomldm.tables import as_markdown
 
 SLIDES = Path(__file__).parents[2] / "shared" / "slides"
-MODELS = ["clam-sb", "dsmil", "abmil", "max-instance", "mean-pool", "max-pool", "logistic"]
+MODELS = ("clam-sb", "dsmil", "abmil", "max-instance", "mean-pool", "max-pool", "logistic")
 SOURCES = {
     "Tile embeddings": FeatureOptions(source="tiles"),
     "Emb CNN": FeatureOptions(source="summarizer"),
@@ -87,19 +87,21 @@ def main() -> None:
         table.append([name, *sizes(reports)])
     results = arguments.out / "results"
     results.mkdir(exist_ok=True)
-    report = run_mil(
-        folders,
-        results,
+    options = MilOptions(
         labels=arguments.out / "labels.csv",
         folds=cases,
         models=MODELS,
-        fractions=[1.0],
-        seeds=[int(s) for s in arguments.seeds.split(",")],
+        fractions=(1.0,),
+        seeds=tuple(int(s) for s in arguments.seeds.split(",")),
         epochs=arguments.epochs,
         jobs=arguments.jobs,
         positive="malignant",
-        advance=lambda what, done, total: print(f"{what}: {done}/{total}", flush=True),
     )
+
+    def progress(what: str, done: int, total: int) -> None:
+        print(f"{what}: {done}/{total}", flush=True)
+
+    report = run_mil(folders, results, options, progress=progress)
     header, rows = report.all_models()
     models = as_markdown(header[:2] + header[3:4], [row[:2] + row[3:4] for row in rows])
     columns = ["Features", "values a slide", "float32 kB", "float16 kB", "int8 kB", "tiles' ratio"]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from zoomldm.cohort.cases import case_of, read_cases, split_cases
+from zoomldm.cohort.cases import Lookup, read_cases, split_cases
 from zoomldm.errors import ConfigError
 
 TABLE = "file,case,organ\na1.svs,A,colon\na2.svs,A,colon\nb.ome.tif,B,lung\nc.svs,C,skin\n"
@@ -57,9 +57,11 @@ def test_holdout_needs_table() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("slide,case\na,b\n", "no column file"),
-        ("", "no column case or file"),
-        ("file,case\na.svs,\n", "line 2 has an empty"),
+        ("slide,case\na,b\n", "no column 'file'; it has slide, case"),
+        ("file;case\na;b\n", "separated by semicolons"),
+        ("", "is empty"),
+        ("file,case\n\na.svs,\n", "line 3 has file 'a.svs' and case ''"),
+        ("file,case\na.svs,nan\n", "line 2 has file 'a.svs' and case 'nan'"),
         ("file,case\na.svs,A\na.svs,B\n", r"a\.svs is of case A and of case B"),
     ],
 )
@@ -77,5 +79,26 @@ def test_missing_table(tmp_path: Path) -> None:
 
 def test_turned_slides_are_of_their_slides_case() -> None:
     cases = {"scan.svs": "A", "scan.turn3.svs": "B"}
-    assert case_of("scan.turn5.zldm", cases) == case_of("scan.turn5.svs", cases) == "A"
-    assert case_of("scan.turn3.svs", cases) == "B"  # a name that is listed counts as it is
+    find = Lookup(cases)
+    assert find("scan.turn5.zldm") == find("scan.turn5.svs") == "A"
+    assert find("scan.turn3.svs") == "B"  # a name that is listed counts as it is
+
+
+def test_names_by_stem() -> None:
+    find = Lookup({"a.svs": "A", "b": "B", "c.svs": "C", "c.tif": "D", "d.ome.tif": "E"})
+    assert [find(n) for n in ("a", "a.zldm", "a.svs.zldm", "b.svs", "b.svs.zldm")] == [*"AAABB"]
+    assert find("d.ome.zldm") == "E"
+    assert find("c") is None  # of two cases
+    assert find("x.svs") is None
+
+
+def test_a_thousand_names_take_no_million_steps(tmp_path: Path, monkeypatch) -> None:
+    """Every row's name was taken apart for every archive."""
+    count = 300
+    path = tmp_path / "cases.csv"
+    path.write_text("file,case\n" + "".join(f"s{i}.svs,c{i}\n" for i in range(count)))
+    taken, stem = [], Path.stem.fget  # type: ignore[attr-defined]
+    monkeypatch.setattr(Path, "stem", property(lambda p: taken.append(p) or stem(p)))
+    split = split_cases([f"s{i}.zldm" for i in range(count)], [], path)
+    assert len(split.training) == count
+    assert len(taken) < 10 * count

@@ -1,5 +1,6 @@
 """Feature files of every kind, and what is wrong with some."""
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from zoomldm.cohort.labels import plain_id, read_labels
 from zoomldm.errors import ConfigError
-from zoomldm.mil.bags import plain_id, read_bags, read_features, read_labels
+from zoomldm.features.reading import read_features
+from zoomldm.mil.bags import read_bags
 from zoomldm.mil.splits import published_folds
 
 Npz = Callable[..., Path]
@@ -68,7 +71,7 @@ def test_folder_of_each_kind(folder: Path, tmp_path: Path) -> None:
     assert all(b.dtype == torch.float32 for b in bags.features)
     assert bags.classes == ("normal", "tumour")
     assert bags.patients == ("1", "2", "2")
-    where = bags.coordinates[0]
+    where = bags.coordinates(0)
     assert where is not None
     assert (where.side, where.xy[2].tolist()) == (512, [1024, 0])
     assert bags.skipped == ("c: repeated in line 6 of l.csv", "d: no features in features")
@@ -119,8 +122,6 @@ def test_errors_name_what_was_found(folder: Path, tmp_path: Path, make_npz: Npz)
         read_labels(labels, "grade")
     with pytest.raises(ConfigError, match="a is there twice, with different labels"):
         read_labels(write_labels(tmp_path / "m.csv", ["a,0,1", "a.svs,1,1"]))
-    with pytest.raises(ConfigError, match="line 2 has no slide id or no label"):
-        read_labels(write_labels(tmp_path / "m.csv", ["a,,1"]))
     with pytest.raises(ConfigError, match="no such label file"):
         read_labels(tmp_path / "none.csv")
     np.save(folder / "a.npy", np.zeros((2, 4), np.float32))
@@ -184,3 +185,77 @@ def test_masks_of_other_values_are_refused(make_npz: Npz, tmp_path: Path) -> Non
     np.save(tmp_path / "masks" / "a.npy", np.array([True]))
     with pytest.raises(ConfigError, match="2 instances but a mask of 1"):
         read_features(tmp_path / "a.npy")
+
+
+def test_slides_without_a_label_are_left_out(make_npz: Npz, folder: Path, tmp_path: Path) -> None:
+    y = np.where(np.arange(40) % 5 == 4, np.nan, np.arange(40) // 2 % 2)
+    bags = read_bags(make_npz(y=y))
+    assert (len(bags), bags.classes) == (32, ("0.0", "1.0"))
+    assert len(bags.skipped) == 8
+    labels = write_labels(tmp_path / "l.csv", ["a,0,1", "b,1,nan", "c,None,3"])
+    bags = read_bags(folder, labels)
+    assert (bags.slides, bags.patients, bags.unknown_patients) == (("a", "b"), ("1", "b"), 1)
+    assert bags.skipped == ("c: no label ('None' in line 4 of l.csv)",)
+
+
+def test_where_nothing_fits_an_id_of_either_side_is_shown(folder: Path, tmp_path: Path) -> None:
+    labels = write_labels(tmp_path / "l.csv", ["7,0,1", "8,1,2"])
+    with pytest.raises(ConfigError, match="'7' has a label alone, 'a' has features alone"):
+        read_bags(folder, labels)
+
+
+def test_words_of_an_npz_may_be_bytes(make_npz: Npz) -> None:
+    words = np.array([f"s-{i}".encode() for i in range(40)])
+    assert read_bags(make_npz(slide_id=words)).slides[0] == "s-0"
+    unknown = np.array(["nan"] * 39 + ["p"])
+    bags = read_bags(make_npz(case_id=unknown))
+    assert bags.unknown_patients == 39
+    assert len(set(bags.patients)) == 40
+
+
+def test_scale_of_coordinates(tmp_path: Path) -> None:
+    """CLAM's patches of level 1 cover more of level 0, which its coordinates are in."""
+    xy = np.stack(np.meshgrid(np.arange(3), np.arange(2)), -1).reshape(-1, 2)
+
+    def side(step: int, **attributes: object) -> float:
+        with h5py.File(tmp_path / "s.h5", "w") as file:
+            file["features"] = np.ones((6, 4), np.float32)
+            coords = file.create_dataset("coords", data=xy * step)
+            root = {k: attributes.pop(k) for k in ("tile_size_um",) if k in attributes}
+            file.attrs.update(root)
+            coords.attrs.update(attributes)
+        where = read_features(tmp_path / "s.h5")[1]
+        assert where is not None
+        return where.side
+
+    assert side(1024, patch_size=256, patch_level=1, downsample=(4.0, 4.0)) == 1024
+    assert side(256, patch_size=256, patch_level=0, downsample=(1.0, 1.0)) == 256
+    assert side(1024, patch_size=256, patch_level=1) == 1024  # neighbours tell
+    assert side(512, patch_size=256, level0_magnification=40, target_magnification=20) == 512
+    assert side(128, tile_size_um=128.0) == 128
+    assert side(333) == 333
+
+
+def test_spacing_of_tiles_laid_by_contour(tmp_path: Path) -> None:
+    """Two contours are a few pixels off each other's grid."""
+    one = np.array([[0, 0], [256, 0], [512, 0], [0, 256], [256, 256]])
+    with h5py.File(tmp_path / "s.h5", "w") as file:
+        file["features"] = np.ones((10, 4), np.float32)
+        file["coords"] = np.concatenate([one, one + np.array([1027, 1003])])
+    where = read_features(tmp_path / "s.h5")[1]
+    assert where is not None
+    assert where.side == 256
+
+
+def test_packed_bags_are_the_same_bags(folder: Path, tmp_path: Path) -> None:
+    labels = write_labels(tmp_path / "l.csv", ["a,0,1", "b,1,2", "c,1,3"])
+    bags, packed = read_bags(folder, labels), read_bags(folder, labels, pack=tmp_path / "p")
+    for other in (packed, pickle.loads(pickle.dumps(packed))):
+        assert other.digest == bags.digest
+        assert all(map(torch.equal, bags.features, other.features))
+        chosen = other.choose(np.array([2, 0]))
+        assert torch.equal(chosen.features[1], bags.features[0])
+        assert chosen.digest == bags.choose(np.array([2, 0])).digest
+        assert len(pickle.dumps(other.features)) < 500
+    with pytest.raises(IndexError):
+        packed.features[3]

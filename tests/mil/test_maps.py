@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from zoomldm.errors import ConfigError
-from zoomldm.mil.bags import Coordinates
+from zoomldm.features.reading import Coordinates
 from zoomldm.mil.maps import geojson, picture, ranks
 
 
@@ -29,6 +29,13 @@ def test_picture() -> None:
     assert np.asarray(picture(np.ones(1), Coordinates(np.array([[99999, 5]]), 7))).shape[0] == 16
     with pytest.raises(ConfigError, match="don't fit"):
         picture(np.ones(2), Coordinates(np.array([[0, 0], [50000, 50000]]), 1))
+
+
+def test_what_lies_left_of_the_slide_is_left_out() -> None:
+    """It was painted into the last column."""
+    where = Coordinates(np.array([[-512, 0], [0, 0]]), 512, (1024, 512))
+    cells = np.asarray(picture(np.array([0.9, 0.1]), where))[8::16, 8::16]
+    assert cells[0].tolist() == [[48, 18, 92], [255, 255, 255]]
 
 
 def test_geojson_squares(tmp_path: Path) -> None:

@@ -16,11 +16,15 @@ from typer.testing import CliRunner
 
 from zoomldm.cli.mil import mil
 from zoomldm.errors import ConfigError, TargetError
-from zoomldm.mil import run_mil
-from zoomldm.mil.run import Options
+from zoomldm.files import claim
+from zoomldm.mil import MilOptions, Report, run_mil
 
 Npz = Callable[..., Path]
-FAST = {"epochs": 2, "jobs": 1, "fractions": [1.0], "plots": False}
+FAST = {"epochs": 2, "jobs": 1, "fractions": (1.0,), "plots": False}
+
+
+def mil_of(features: object, out: Path, progress: object = None, **options: object) -> Report:
+    return run_mil(features, out, MilOptions(**options), progress=progress)
 
 
 @pytest.fixture
@@ -32,15 +36,15 @@ def out(tmp_path: Path) -> Path:
 
 def test_every_model_and_output(make_npz: Npz, out: Path) -> None:
     seen = []
-    report = run_mil(
+    report = mil_of(
         make_npz(slides=24),
         out,
         folds=3,
         epochs=1,
         jobs=1,
-        fractions=[0.5, 1.0],
-        seeds=[1, 2],
-        advance=lambda *step: seen.append(step),
+        fractions=(0.5, 1.0),
+        seeds=(1, 2),
+        progress=lambda *step: seen.append(step),
     )
     assert seen[0] == ("toy", 0, 84)
     assert seen[-1] == ("toy", 84, 84)
@@ -62,14 +66,14 @@ def test_every_model_and_output(make_npz: Npz, out: Path) -> None:
 
 
 def test_learns_what_one_instance_tells(make_npz: Npz, out: Path) -> None:
-    report = run_mil(
+    report = mil_of(
         make_npz(slides=40),
         out,
         folds=2,
-        models=["max-pool", "logistic", "max-instance"],
+        models=("max-pool", "logistic", "max-instance"),
         epochs=20,
         jobs=1,
-        fractions=[1.0],
+        fractions=(1.0,),
         plots=False,
     )
     for model in report.models:
@@ -79,13 +83,13 @@ def test_learns_what_one_instance_tells(make_npz: Npz, out: Path) -> None:
 
 def test_goes_on_and_refuses_other_settings(make_npz: Npz, out: Path) -> None:
     path = make_npz()
-    run_mil(path, out, folds=2, models=["mean-pool"], **FAST)
+    mil_of(path, out, folds=2, models=("mean-pool",), **FAST)
     files = sorted((out / "folds" / "toy").glob("mean*.json"))
     assert len(files) == 2
     kept = files[0].read_text().replace('"epoch": 2', '"epoch": 77')
     files[0].write_text(kept)
     files[1].write_text(kept[:50])  # cut short
-    report = run_mil(path, out, folds=2, models=["mean-pool", "max-pool"], **FAST)
+    report = mil_of(path, out, folds=2, models=("mean-pool", "max-pool"), **FAST)
     epochs = {(r.model, r.fold): r.epoch for r in report.sources[0].results}
     assert epochs == {
         ("mean-pool", 0): 77,
@@ -94,9 +98,9 @@ def test_goes_on_and_refuses_other_settings(make_npz: Npz, out: Path) -> None:
         ("max-pool", 1): 2,
     }
     with pytest.raises(TargetError, match="other protocol epochs: choose another -o"):
-        run_mil(path, out, folds=2, models=["mean-pool"], **FAST | {"epochs": 3})
+        mil_of(path, out, folds=2, models=("mean-pool",), **FAST | {"epochs": 3})
     with pytest.raises(TargetError, match="other features"):
-        run_mil(make_npz(seed=1), out, folds=2, models=["mean-pool"], **FAST)
+        mil_of(make_npz(seed=1), out, folds=2, models=("mean-pool",), **FAST)
 
 
 def test_processes_agree_with_one(make_npz: Npz, tmp_path: Path) -> None:
@@ -104,23 +108,23 @@ def test_processes_agree_with_one(make_npz: Npz, tmp_path: Path) -> None:
     for jobs in (1, 2):
         folder = tmp_path / f"jobs-{jobs}"
         folder.mkdir()
-        report = run_mil(
-            make_npz(slides=12), folder, folds=2, models=["clam-sb"], **FAST | {"jobs": jobs}
+        report = mil_of(
+            make_npz(slides=12), folder, folds=2, models=("clam-sb",), **FAST | {"jobs": jobs}
         )
         means.append([r.probabilities for r in report.sources[0].results])
     assert means[0] == means[1]
 
 
 def test_clean_protocol(make_npz: Npz, out: Path) -> None:
-    report = run_mil(
+    report = mil_of(
         make_npz(),
         out,
         folds=4,
-        models=["dsmil", "logistic"],
+        models=("dsmil", "logistic"),
         protocol="clean",
         epochs=3,
         jobs=1,
-        fractions=[0.5],
+        fractions=(0.5,),
         plots=False,
     )
     assert all(1 <= r.epoch <= 3 for r in report.sources[0].results if r.model == "dsmil")
@@ -129,13 +133,13 @@ def test_clean_protocol(make_npz: Npz, out: Path) -> None:
 
 def test_sources_are_compared_on_common_slides(make_npz: Npz, out: Path) -> None:
     sources = {"a": make_npz("a", slides=30), "b": make_npz("b", slides=24, dim=3)}
-    report = run_mil(sources, out, folds=2, models=["clam-sb", "mean-pool"], **FAST)
+    report = mil_of(sources, out, folds=2, models=("clam-sb", "mean-pool"), **FAST)
     assert [s.slides for s in report.sources] == [24, 24]
     assert len(report.sources[0].skipped) == 6
     header, rows = report.table2()
     assert [row[0] for row in rows] == ["a", "b"]
     assert header[3] == "x times compression"
-    between = [t for t in report.tests() if t.get("model") == "clam-sb"]
+    between = [t for t in report.tests if t.get("model") == "clam-sb"]
     assert (between[0]["first"], between[0]["second"], between[0]["folds"]) == ("a", "b", 2)
 
 
@@ -144,20 +148,20 @@ def test_absent_classes_are_said(make_npz: Npz, out: Path) -> None:
     masks[0, 2:4] = False  # tests on class 1 only
     masks[1, :] = np.arange(40) // 2 % 2  # trains on class 1 only
     masks[2, :8] = False
-    report = run_mil(make_npz(train_mask=masks), out, models=["logistic"], **FAST)
+    report = mil_of(make_npz(train_mask=masks), out, models=("logistic",), **FAST)
     skipped = {r.fold: r.skipped for r in report.sources[0].results}
     assert skipped == {0: "", 1: "no training slide of class 0", 2: ""}
     assert "logistic 100% fold 1: no training slide of class 0" in report.notes()
     assert any(line.startswith("toy: no AUC in folds 0") for line in report.notes())
-    entry = report.to_json()["results"][0]
+    entry = report.as_dict()["results"][0]
     assert entry["auc_mean"] is not None
     assert entry["folds"][0]["auc"] is None
 
 
 def test_leave_one_out_is_pooled(make_npz: Npz, out: Path) -> None:
     case = np.array([f"{i}" for i in range(12)])
-    report = run_mil(make_npz(slides=12, case_id=case), out, folds=12, models=["logistic"], **FAST)
-    entry = report.to_json()["results"][0]
+    report = mil_of(make_npz(slides=12, case_id=case), out, folds=12, models=("logistic",), **FAST)
+    entry = report.as_dict()["results"][0]
     mean, low, high = (entry[f"auc_pooled{end}"] for end in ("", "_low", "_high"))
     assert 0 <= low <= mean <= high <= 1
     cells = report.all_models()[1][0][3:]
@@ -178,8 +182,8 @@ def test_maps_of_test_slides(tmp_path: Path, out: Path) -> None:
         rows.append(f"s{i},{i % 2}")
     labels = tmp_path / "labels.csv"
     labels.write_text("\n".join(rows))
-    options = {"labels": labels, "folds": 2, "models": ["abmil", "mean-pool"], "maps": True, **FAST}
-    run_mil(folder, out, **options)
+    options = {"labels": labels, "folds": 2, "models": ("abmil", "mean-pool"), "maps": True, **FAST}
+    mil_of(folder, out, **options)
     pictures = list((out / "maps" / "features" / "abmil").rglob("*.png"))
     assert len(pictures) == 8
     assert Image.open(pictures[0]).size == (6 * 16, 16)
@@ -189,11 +193,58 @@ def test_maps_of_test_slides(tmp_path: Path, out: Path) -> None:
     assert not list((out / "maps").rglob("mean-pool/*/*.png"))
 
 
+def test_open_files_do_not_grow_with_slides(tmp_path: Path, out: Path) -> None:
+    """More slides than a process may open files."""
+    folder, rows = tmp_path / "features", ["slide_id,label"]
+    folder.mkdir()
+    for i in range(150):
+        np.save(folder / f"s{i}.npy", np.full((2, 3), i % 2, np.float32))
+        rows.append(f"s{i},{i % 2}")
+    labels = tmp_path / "labels.csv"
+    labels.write_text("\n".join(rows))
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (96, 96))\n"
+        "from zoomldm.mil import MilOptions, run_mil\n"
+        "if __name__ == '__main__':\n"
+        f"    options = MilOptions({str(labels)!r}, folds=2, models=('mean-pool',), epochs=1,"
+        f" fractions=(1.0,), jobs=2, plots=False)\n"
+        f"    run_mil({str(folder)!r}, {str(out)!r}, options)\n"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    subprocess.run([sys.executable, str(script)], check=True)
+    assert len(json.loads((out / "results.json").read_text())["results"][0]["folds"]) == 2
+    assert not (out / ".features").exists()
+
+
+def test_a_training_that_diverges_is_named(tmp_path: Path, out: Path) -> None:
+    """A bag of 1e20 gave NaN, and NaN a traceback at the end of the run."""
+    folder, rows = tmp_path / "features", ["slide_id,label"]
+    folder.mkdir()
+    for i in range(8):
+        bag = np.random.default_rng(i).normal(size=(6, 4)).astype(np.float32)
+        np.save(folder / f"s{i}.npy", bag * (1e20 if i == 3 else 1))
+        rows.append(f"s{i},{i % 2}")
+    labels = tmp_path / "labels.csv"
+    labels.write_text("\n".join(rows))
+    report = mil_of(folder, out, labels=labels, folds=2, models=("dsmil", "logistic"), **FAST)
+    failed = [r for r in report.sources[0].results if r.skipped]
+    assert {r.model for r in failed} == {"dsmil"}
+    assert all("slide s3 (features up to " in r.skipped for r in failed)
+    assert any("dsmil 100% fold" in line and "slide s3" in line for line in report.notes())
+    json.loads((out / "results.json").read_text())
+
+
+def test_one_run_at_a_time(make_npz: Npz, out: Path) -> None:
+    with claim(out / "results.json"), pytest.raises(TargetError, match="another process"):
+        mil_of(make_npz(), out, folds=2, models=("logistic",), **FAST)
+
+
 def test_options() -> None:
     with pytest.raises(ConfigError, match=r"fraction 25\.0: expected above 0, up to 1"):
-        Options(fractions=(25.0,))
+        MilOptions(fractions=(25.0,))
     with pytest.raises(ConfigError, match="'x' is unknown"):
-        Options(models=("x",))
+        MilOptions(models=("x",))
 
 
 def test_command(make_npz: Npz, out: Path, tmp_path: Path) -> None:
@@ -223,9 +274,11 @@ def test_command(make_npz: Npz, out: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False)
     document = json.loads(result.stdout)
     assert [r["model"] for r in document["results"]] == ["mean-pool", "logistic"]
+    wrong = CliRunner().invoke(app, [*arguments, "--protocol", "x"])
+    assert wrong.exit_code == 2 and "'hipt'" in wrong.output
     for bad, message in (
+        (["--device", "cuda:77"], "device 'cuda:77' can't be used"),
         (["--fraction", "all"], "--fraction all: expected numbers"),
-        (["--protocol", "x"], "protocol 'x' is unknown"),
         (["--splits", str(tmp_path)], "exclude each other"),
         (["-o", str(tmp_path / "none")], "no such folder"),
     ):

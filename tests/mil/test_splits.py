@@ -57,11 +57,33 @@ def test_files(make_npz: Npz, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="slide-1 is in both train and test"):
         read_splits(folder, bags)
     (folder / "splits_2.csv").write_text(",train,val,test\n0,x,,y\n")
-    with pytest.raises(ConfigError, match="none of its train or test ids"):
+    with pytest.raises(ConfigError, match=r"none of its .* it has 'x', .* have 'slide-0'"):
+        read_splits(folder, bags)
+    (folder / "splits_2.csv").write_bytes(b",train,val,test\n0,\xfc,,y\n")
+    with pytest.raises(ConfigError, match="another encoding than UTF-8"):
         read_splits(folder, bags)
     (folder / "splits_2.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ConfigError, match="expected train, val, test"):
         read_splits(folder, bags)
+
+
+def test_ids_that_pandas_made_floats(make_npz: Npz, tmp_path: Path) -> None:
+    """Columns of unequal length have gaps, and a column with gaps becomes one of floats."""
+    bags = read_bags(make_npz(slides=4, slide_id=np.array(["1004", "1005", "1006", "1007"])))
+    (tmp_path / "splits_0.csv").write_text(",train,val,test\n0,1004,1006.0,1007.0\n1,1005,nan,\n")
+    fold = read_splits(tmp_path, bags)[0]
+    assert [fold.train.tolist(), fold.val.tolist(), fold.test.tolist()] == [[0, 1], [2], [3]]
+    assert fold.unknown == 0
+
+
+@pytest.mark.parametrize("count", [2, 7, 20])
+def test_drawn_from_unequal_patients(make_npz: Npz, count: int) -> None:
+    """Few of one class, and one patient with half of all slides: no part is left empty."""
+    case = np.array([f"c{max(i - 20, 0)}" for i in range(40)])
+    bags = read_bags(make_npz(y=(np.arange(40) > 36).astype(int), case_id=case))
+    folds = draw_folds(bags, count, 0, validation=False)
+    assert sorted(np.concatenate([f.test for f in folds]).tolist()) == list(range(40))
+    assert all(len(f.test) and not account(f, bags, separate=False).shared for f in folds)
 
 
 @pytest.mark.parametrize("validation", [False, True])

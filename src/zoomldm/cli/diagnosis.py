@@ -20,7 +20,12 @@ _CORE = (
     "openslide-python",
     "openslide-bin",
 )
-_OPTIONAL = {"transformers": "encoders", "timm": "encoders", "pandas": "mil", "matplotlib": "mil"}
+_OPTIONAL = {  # distribution: module and extra
+    "transformers": ("transformers", "encoders"),
+    "scikit-learn": ("sklearn", "mil"),
+    "scipy": ("scipy", "mil"),
+    "matplotlib": ("matplotlib", "mil"),
+}
 
 
 def _version(name: str) -> str:
@@ -44,9 +49,9 @@ def diagnose() -> dict[str, Any]:
         "devices": devices,
         "optional": {
             name: _version(name)
-            if find_spec(name)
+            if find_spec(module)
             else f"not installed; pip install 'zoomldm[{extra}]'"
-            for name, extra in _OPTIONAL.items()
+            for name, (module, extra) in _OPTIONAL.items()
         },
         "self_test": self_test(),
     }

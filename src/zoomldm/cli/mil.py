@@ -1,7 +1,7 @@
 """`zoomldm mil`: train and compare multiple-instance learning models on features."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -35,7 +35,7 @@ def mil(
     ] = "0.25,1.0",
     seeds: Annotated[str, typer.Option(help="Seeds of the trainings, comma-separated.")] = "1",
     protocol: Annotated[
-        str,
+        Literal["hipt", "clean"],
         typer.Option(
             help="hipt: as published, last epoch; clean: patients apart, validation chooses."
         ),
@@ -54,6 +54,13 @@ def mil(
         bool, typer.Option("--maps", help="Attention maps of the test slides, PNG and GeoJSON.")
     ] = False,
     plots: Annotated[bool, typer.Option(help="ROC and per-fold plots.")] = True,
+    device: Annotated[
+        str,
+        typer.Option(
+            help="cpu, cuda, cuda:1, ...; auto takes a GPU where there is one. Small bags are done "
+            "sooner on the CPU."
+        ),
+    ] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Train and compare MIL models on features; the same command goes on where it stopped.
@@ -63,7 +70,7 @@ def mil(
     """
     from zoomldm.cli.output import print_json, progress
     from zoomldm.errors import ConfigError
-    from zoomldm.mil.run import run_mil
+    from zoomldm.mil.run import MilOptions, run_mil
 
     named: dict[str, Path] = {}
     for given in features:
@@ -71,29 +78,28 @@ def mil(
         if name in named:
             raise ConfigError(f"two feature sources named {name!r}: give them as NAME=PATH")
         named[name] = path
-    with progress() as advance:
-        report = run_mil(
-            named,
-            out,
-            labels=labels,
-            splits=splits,
-            folds=folds,
-            models=[m.strip() for m in models.split(",") if m.strip()],
-            fractions=_numbers("--fraction", fraction, float),
-            seeds=_numbers("--seeds", seeds, int),
-            protocol=protocol,
-            epochs=epochs,
-            jobs=jobs,
-            label_column=label_column,
-            slide_column=slide_column,
-            patient_column=patient_column,
-            positive=positive,
-            maps=maps,
-            plots=plots,
-            advance=advance,
-        )
+    options = MilOptions(
+        labels=labels,
+        splits=splits,
+        folds=folds,
+        models=tuple(m.strip() for m in models.split(",") if m.strip()),
+        fractions=tuple(_numbers("--fraction", fraction, float)),
+        seeds=tuple(_numbers("--seeds", seeds, int)),
+        protocol=protocol,
+        epochs=epochs,
+        jobs=jobs,
+        label_column=label_column,
+        slide_column=slide_column,
+        patient_column=patient_column,
+        positive=positive,
+        maps=maps,
+        plots=plots,
+        device=device,
+    )
+    with progress(quiet=as_json) as advance:
+        report = run_mil(named, out, options, progress=advance)
     if as_json:
-        print_json(report.to_json())
+        print_json(report.as_dict())
     else:
         typer.echo(report.text())
 

@@ -1,12 +1,12 @@
 """Which slides belong to which case, so that a case is trained on whole or not at all."""
 
-import csv
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from zoomldm.cohort.rows import is_missing, read_rows
 from zoomldm.errors import ConfigError
 
 
@@ -31,20 +31,13 @@ def read_cases(path: Path, column: str = "case") -> dict[str, str]:
     Raises:
         ConfigError: not such a table, or a file listed twice.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            missing = {"file", column} - set(reader.fieldnames or [])
-            rows = [] if missing else list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{path}: can't be read as a CSV of {column}s ({error})") from error
-    if missing:
-        raise ConfigError(f"{path}: has no column {' or '.join(sorted(missing))}; expected both")
     cases: dict[str, str] = {}
-    for number, row in enumerate(rows, 2):
-        name, case = ((row[k] or "").strip() for k in ("file", column))
-        if not name or not case:
-            raise ConfigError(f"{path}: line {number} has an empty file or {column}")
+    for row in read_rows(path, ["file", column]).rows:
+        name, case = row.cells["file"], row.cells[column]
+        if not name or is_missing(case):
+            raise ConfigError(
+                f"{path}: line {row.line} has file {name!r} and {column} {case!r}; expected both"
+            )
         if cases.setdefault(name, case) != case:
             raise ConfigError(f"{path}: {name} is of {column} {cases[name]} and of {column} {case}")
     return cases
@@ -59,20 +52,33 @@ def read_labels(path: Path, column: str, names: Iterable[str]) -> list[str]:
     return list(_cases_of(names, read_cases(path, column), path, column).values())
 
 
-def case_of(name: str, cases: dict[str, str]) -> str | None:
-    """Case of a slide or archive: by its name, else by its name without ending.
+class Lookup:
+    """Finds the case of a slide or archive, whatever endings its name and the table's have.
 
-    The mark `.turnN` of a turned slide counts for nothing.
+    By its name, else by its name without ending; the mark `.turnN` of a turned slide counts for
+    nothing. A stem that slides of several cases share finds nothing.
+
+    Args:
+        cases: case by file name.
     """
-    if name in cases:
-        return cases[name]
-    name = re.sub(r"\.turn[1-7](?=\.|$)", "", name)
-    if name in cases:
-        return cases[name]
-    stem = name.removesuffix(".zldm")
-    stems = {c for f, c in cases.items() if stem in (f, Path(f).stem) or Path(stem).stem == f}
-    stems = stems or {c for f, c in cases.items() if Path(f).stem == Path(name).stem}
-    return stems.pop() if len(stems) == 1 else None
+
+    def __init__(self, cases: Mapping[str, str]) -> None:
+        self._cases = cases
+        self._stems: dict[str, set[str]] = {}
+        for name, case in cases.items():
+            self._stems.setdefault(Path(name).stem, set()).add(case)
+
+    def __call__(self, name: str) -> str | None:
+        """The case, or None where the table has no such slide or several."""
+        if name in self._cases:
+            return self._cases[name]
+        name = re.sub(r"\.turn[1-7](?=\.|$)", "", name)
+        if name in self._cases:
+            return self._cases[name]
+        stem = name.removesuffix(".zldm")
+        named = {self._cases[n] for n in (stem, Path(stem).stem) if n in self._cases}
+        found = named | self._stems.get(stem, set()) or self._stems.get(Path(name).stem, set())
+        return next(iter(found)) if len(found) == 1 else None
 
 
 def split_cases(names: Iterable[str], holdout: Sequence[str], table: Path | None) -> Split:
@@ -122,7 +128,8 @@ def group_cases(names: Iterable[str], table: Path | None) -> dict[str, list[str]
 def _cases_of(
     names: Iterable[str], cases: dict[str, str], table: Path, column: str = "case"
 ) -> dict[str, str]:
-    found = {name: case_of(name, cases) for name in names}
+    find = Lookup(cases)
+    found = {name: find(name) for name in names}
     unknown = [name for name, case in found.items() if case is None]
     if unknown:
         listed = ", ".join(unknown)
@@ -134,7 +141,7 @@ def _check_case(case: str, cases: dict[str, str], table: Path) -> None:
     known = sorted(set(cases.values()))
     if case in known:
         return
-    owner = case_of(case, cases)
+    owner = Lookup(cases)(case)
     if owner is not None:
         count = sum(c == owner for c in cases.values())
         raise ConfigError(

@@ -4,12 +4,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zoomldm.mil.bags import Bags, read_bags
-    from zoomldm.mil.report import Report
-    from zoomldm.mil.run import run_mil
+    from zoomldm.mil.results import Report
+    from zoomldm.mil.run import MilOptions, run_mil
 
-__all__ = ["Bags", "Report", "read_bags", "run_mil"]
+__all__ = ["Bags", "MilOptions", "Report", "read_bags", "run_mil"]
 
-_HOMES = {"Bags": "bags", "read_bags": "bags", "Report": "report", "run_mil": "run"}
+_HOMES = {
+    "Bags": "bags",
+    "read_bags": "bags",
+    "Report": "results",
+    "run_mil": "run",
+    "MilOptions": "run",
+}
 
 
 def __getattr__(name: str) -> Any:

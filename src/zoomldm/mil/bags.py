@@ -1,37 +1,22 @@
 """Bags: the features of many slides with their labels, from h5, pt, npy or one npz."""
 
-import csv
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from zoomldm.cohort.labels import Label, plain_id, read_labels
+from zoomldm.cohort.rows import is_missing
 from zoomldm.errors import ConfigError
-
-SUFFIXES = (".h5", ".pt", ".npy")
-_SLIDE_SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".dcm", ".zldm", *SUFFIXES)
-_FEATURE_NAMES = ("features", "feats", "patch_embeddings")
-
-
-@dataclass(frozen=True)
-class Coordinates:
-    """Where the instances of a slide are.
-
-    Attributes:
-        xy: (N, 2) top-left corners, x and y, in pixels of whatever raster the file says.
-        side: side of an instance's square in the same pixels.
-        size: (width, height) of the raster, or None if the file doesn't say.
-    """
-
-    xy: np.ndarray
-    side: float
-    size: tuple[int, int] | None = None
+from zoomldm.features.reading import SUFFIXES, Coordinates, as_mask, read_features
+from zoomldm.mil.packed import Packed, Packer
 
 
 @dataclass(frozen=True)
@@ -41,25 +26,29 @@ class Bags:
     Attributes:
         name: of the source.
         features: per slide (N, D) float32, all of one D.
+        sizes: per slide N.
+        means: (slides, D) float64, the mean over each slide's instances.
         labels: (slides,) int64, indices into `classes`.
         classes: names of the classes.
         slides: ids.
         patients: ids; the slides' own where nothing is known of patients.
-        coordinates: per slide, or None.
+        files: per slide the h5 file with its coordinates, or None.
         folds: boolean (folds, slides), true where a slide trains, if the file publishes folds.
-        patients_known: whether `patients` was given.
+        unknown_patients: slides whose patient wasn't given.
         skipped: a line for each slide left out: its id and the reason.
     """
 
     name: str
-    features: tuple[Tensor, ...]
-    labels: np.ndarray
+    features: Sequence[Tensor]
+    sizes: tuple[int, ...]
+    means: NDArray[np.float64]
+    labels: NDArray[np.int64]
     classes: tuple[str, ...]
     slides: tuple[str, ...]
     patients: tuple[str, ...]
-    coordinates: tuple[Coordinates | None, ...]
-    folds: np.ndarray | None = None
-    patients_known: bool = True
+    files: tuple[Path | None, ...]
+    folds: NDArray[np.bool_] | None = None
+    unknown_patients: int = 0
     skipped: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -69,7 +58,12 @@ class Bags:
     @property
     def dim(self) -> int:
         """Numbers per instance, D."""
-        return self.features[0].shape[1]
+        return self.means.shape[1]
+
+    @property
+    def patients_known(self) -> bool:
+        """Whether every slide's patient was given."""
+        return not self.unknown_patients
 
     @property
     def digest(self) -> str:
@@ -82,199 +76,27 @@ class Bags:
             hashed.update(repr(part).encode())
         return hashed.hexdigest()
 
-    def choose(self, keep: np.ndarray) -> "Bags":
+    def coordinates(self, row: int) -> Coordinates | None:
+        """Where a slide's instances are, read from its file; None if that doesn't say."""
+        file = self.files[row]
+        return None if file is None else read_features(file)[1]
+
+    def choose(self, keep: NDArray[np.int64]) -> "Bags":
         """The slides of the given indices, in that order."""
         rows = keep.tolist()
+        features = self.features
+        packed = isinstance(features, Packed)
         return replace(
             self,
-            features=tuple(self.features[i] for i in rows),
+            features=features.choose(rows) if packed else tuple(features[i] for i in rows),
+            sizes=tuple(self.sizes[i] for i in rows),
+            means=self.means[keep],
             labels=self.labels[keep],
             slides=tuple(self.slides[i] for i in rows),
             patients=tuple(self.patients[i] for i in rows),
-            coordinates=tuple(self.coordinates[i] for i in rows),
+            files=tuple(self.files[i] for i in rows),
             folds=None if self.folds is None else self.folds[:, keep],
         )
-
-
-@dataclass(frozen=True)
-class Label:
-    """A row of the label file."""
-
-    label: str
-    patient: str | None
-
-
-def plain_id(name: str) -> str:
-    """A slide's id without folders and without a slide's or feature file's ending."""
-    name = name.strip().replace("\\", "/").rsplit("/", 1)[-1]
-    for suffix in _SLIDE_SUFFIXES:
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return name
-
-
-def read_labels(
-    path: Path,
-    label_column: str | None = None,
-    slide_column: str = "slide_id",
-    patient_column: str | None = None,
-) -> tuple[dict[str, Label], list[str]]:
-    """Read a label CSV.
-
-    Args:
-        path: CSV with a header.
-        label_column: name, by default `label`.
-        slide_column: name.
-        patient_column: name, by default `case_id` where there is one.
-
-    Returns:
-        Rows by plain slide id in the file's order, and a line for each repeated row skipped.
-
-    Raises:
-        ConfigError: no such file or column, an empty label, one slide under two labels.
-    """
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such label file; --labels takes a CSV with a header")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = list(reader.fieldnames or [])
-        rows = list(reader)
-    if patient_column is None and "case_id" in columns:
-        patient_column = "case_id"
-    label_column = label_column or "label"
-    for column in (slide_column, label_column, *([patient_column] if patient_column else [])):
-        if column not in columns:
-            raise ConfigError(f"{path}: no column {column!r}; it has {', '.join(columns)}")
-    found: dict[str, Label] = {}
-    repeated = []
-    for number, row in enumerate(rows, 2):
-        slide = plain_id(row[slide_column] or "")
-        label = (row[label_column] or "").strip()
-        if not slide or not label:
-            raise ConfigError(f"{path}: line {number} has no slide id or no label")
-        entry = Label(label, (row[patient_column] or "").strip() if patient_column else None)
-        if slide not in found:
-            found[slide] = entry
-        elif found[slide] == entry:
-            repeated.append(f"{slide}: repeated in line {number} of {path.name}")
-        else:
-            raise ConfigError(f"{path}: {slide} is there twice, with different labels or patients")
-    return found, repeated
-
-
-def read_features(path: Path) -> tuple[Tensor, Coordinates | None]:
-    """Read one slide's features.
-
-    Args:
-        path: `.h5` with `features` (or `feats`, `patch_embeddings`) and perhaps `coords` and a
-            boolean `mask`, TRIDENT's, CLAM's and STAMP's layouts; `.pt` with a bare tensor;
-            `.npy`. The last two may have their mask in `masks/<name>.npy` beside them, and int8
-            in h5 its `scales`. A leading dimension of 1 is dropped, a single vector is a bag of
-            one, and further dimensions between the first and last are taken as instances.
-
-    Returns:
-        (N, D) float32 and the coordinates, if there are any.
-
-    Raises:
-        ConfigError: unreadable, or not an array of numbers.
-    """
-    coordinates = None
-    try:
-        if path.suffix == ".h5":
-            values, coordinates = _read_h5(path)
-        elif path.suffix == ".pt":
-            values = torch.load(path, map_location="cpu", weights_only=True)
-        else:
-            values = np.load(path, allow_pickle=False)
-        values = torch.as_tensor(values)
-        mask = path.parent / "masks" / f"{path.stem}.npy"
-        if path.suffix != ".h5" and mask.is_file():
-            keep = as_mask(np.load(mask, allow_pickle=False), str(mask)).ravel()
-            if values.ndim > 2 and values.shape[0] == 1:
-                values = values[0]
-            if len(keep) != len(values):
-                raise ConfigError(f"{path}: {len(values)} instances but a mask of {len(keep)}")
-            values = values[torch.from_numpy(keep)]
-    except ConfigError:
-        raise
-    except Exception as error:
-        reason = str(error).split("\n")[0][:200]
-        raise ConfigError(f"{path}: not readable as features ({reason})") from error
-    if not (values.is_floating_point() or values.dtype == torch.int8) or values.ndim == 0:
-        raise ConfigError(f"{path}: found {values.dtype}, expected an array of floats (N, D)")
-    if values.ndim == 1:
-        values = values[None]
-    return values.reshape(-1, values.shape[-1]).float(), coordinates
-
-
-def _read_h5(path: Path) -> tuple[np.ndarray, Coordinates | None]:
-    import h5py
-
-    with h5py.File(path, "r") as file:
-        names = [n for n in _FEATURE_NAMES if n in file]
-        if not names:
-            raise ConfigError(f"{path}: has {sorted(file)}, expected a dataset 'features'")
-        values = np.asarray(file[names[0]])
-        if values.ndim > 2 and values.shape[0] == 1:
-            values = values[0]
-        if values.ndim == 1:
-            return values, None
-        count = values.size // values.shape[-1]
-        if "scales" in file:  # int8 codes, a scale per instance
-            values = values * np.asarray(file["scales"])[:, None]
-        keep = (
-            as_mask(np.asarray(file["mask"]), f"{path}: mask").ravel() if "mask" in file else None
-        )
-        if keep is not None:
-            if len(keep) != count:
-                raise ConfigError(f"{path}: {count} instances but a mask of {len(keep)}")
-            values = values.reshape(count, -1)[keep]
-        if "coords" not in file:
-            return values, None
-        xy, attributes = np.asarray(file["coords"]), dict(file["coords"].attrs)
-        if xy.ndim == 3 and xy.shape[0] == 1:
-            xy = xy[0]
-    if len(xy) != count:
-        raise ConfigError(f"{path}: {count} instances but {len(xy)} coordinates")
-    if keep is not None:
-        xy = xy[keep]
-    width, height = (_number(attributes.get(f"level0_{side}")) for side in ("width", "height"))
-    size = (int(width), int(height)) if width and height else None
-    return values, Coordinates(xy[:, :2].astype(np.float64), _side(xy, attributes), size)
-
-
-def as_mask(values: np.ndarray, where: str) -> np.ndarray:
-    """A mask as booleans, whatever type it was stored in.
-
-    On integers `~mask` and `array[mask]` mean other things than on booleans, without an error.
-
-    Args:
-        values: any shape; booleans, or numbers that are all 0 or 1.
-        where: what the error names.
-
-    Raises:
-        ConfigError: other values.
-    """
-    if values.dtype == bool:
-        return values
-    if values.dtype.kind not in "iuf":
-        raise ConfigError(f"{where}: found {values.dtype}, expected booleans, or 0 and 1")
-    odd = values[(values != 0) & (values != 1)]
-    if odd.size:
-        raise ConfigError(f"{where}: found {odd.flat[0]}, expected booleans, or 0 and 1")
-    return values.astype(bool)
-
-
-def _number(value: Any) -> float | None:
-    return None if value is None else float(np.asarray(value).ravel()[0])
-
-
-def _side(xy: np.ndarray, attributes: Mapping[str, Any]) -> float:
-    for name in ("patch_size_level0", "patch_size"):
-        if (side := _number(attributes.get(name))) is not None:
-            return side
-    steps = np.concatenate([np.diff(np.unique(xy[:, axis])) for axis in (0, 1)])
-    return float(steps.min()) if len(steps) else 1.0
 
 
 def read_bags(
@@ -286,6 +108,7 @@ def read_bags(
     slide_column: str = "slide_id",
     patient_column: str | None = None,
     positive: str | None = None,
+    pack: Path | None = None,
 ) -> Bags:
     """Read a feature source.
 
@@ -298,6 +121,8 @@ def read_bags(
         slide_column: of the CSV.
         patient_column: of the CSV.
         positive: makes two classes, this one against the rest.
+        pack: file to write the features to, instead of keeping all of them in memory; it has to
+            outlive the bags.
 
     Raises:
         ConfigError: nothing there, features of different dimensions, fewer than two classes.
@@ -305,51 +130,70 @@ def read_bags(
     rows, skipped = None, []
     if labels is not None:
         rows, skipped = read_labels(labels, label_column, slide_column, patient_column)
+    folds = None
     if path.is_dir():
         if rows is None:
             raise ConfigError(f"{path}: a folder of features needs --labels with a CSV")
         found, missing = _read_folder(path, rows)
-        folds = None
     elif path.suffix == ".npz" and path.is_file():
         found, missing, folds = _read_npz(path, rows)
     else:
         raise ConfigError(f"{path}: expected a folder of {', '.join(SUFFIXES)} files, or an npz")
-    kept = []
-    for entry in found:
-        if problem := _problem(entry[1]):
-            skipped.append(f"{entry[0]}: {problem}")
-        else:
-            kept.append(entry)
-    skipped += missing
+    kept: list[_Kept] = []
+    means = []
+    with Packer(pack) as packer:
+        for slide, bag, label, file, index in found:
+            if problem := _problem(bag):
+                skipped.append(f"{slide}: {problem}")
+                continue
+            packer.add(bag)
+            means.append(bag.double().mean(0).numpy())
+            kept.append(_Kept(slide, label, file, index, len(bag)))
+        features = packer.done()
+    told = {line.split(": no label (")[0] for line in skipped if ": no label (" in line}
+    skipped += [line for line in missing if line.removesuffix(": no label") not in told]
     if not kept:
-        raise ConfigError(f"{path}: no slide has both features and a label")
-    dims = Counter(entry[1].shape[1] for entry in kept)
+        raise ConfigError(f"{path}: no slide has both features and a label{_unmatched(missing)}")
+    dims = Counter(len(mean) for mean in means)
     if len(dims) > 1:
         odd = dims.most_common()[-1][0]
-        example = next(entry[0] for entry in kept if entry[1].shape[1] == odd)
+        example = next(k.slide for k, m in zip(kept, means, strict=True) if len(m) == odd)
         found_dims = ", ".join(f"{d} ({n} slides)" for d, n in dims.most_common())
         raise ConfigError(f"{path}: features of different dimensions: {found_dims}; see {example}")
-    named = [("rest", positive)[e[2].label == positive] if positive else e[2].label for e in kept]
+    named = [k.label.label for k in kept]
+    if positive is not None:
+        named = [positive if n == positive else "rest" for n in named]
     classes = ("rest", positive) if positive else tuple(sorted(set(named), key=_order))
     if len(set(named)) < 2:
         raise ConfigError(f"{path}: only the class {named[0]!r} is there, expected two or more")
-    if folds is not None and len(kept) < folds.shape[1]:
-        folds = folds[:, [entry[4] for entry in kept]]
+    if folds is not None:
+        folds = folds[:, [k.index for k in kept]]
     return Bags(
         name=name or path.stem,
-        features=tuple(entry[1] for entry in kept),
+        features=features,
+        sizes=tuple(k.size for k in kept),
+        means=np.stack(means),
         labels=np.array([classes.index(n) for n in named]),
         classes=classes,
-        slides=tuple(entry[0] for entry in kept),
-        patients=tuple(entry[2].patient or entry[0] for entry in kept),
-        coordinates=tuple(entry[3] for entry in kept),
+        slides=tuple(k.slide for k in kept),
+        patients=tuple(k.label.patient or k.slide for k in kept),
+        files=tuple(k.file for k in kept),
         folds=folds,
-        patients_known=all(entry[2].patient for entry in kept),
+        unknown_patients=sum(not k.label.patient for k in kept),
         skipped=tuple(skipped),
     )
 
 
-Entry = tuple[str, Tensor, Label, Coordinates | None, int]
+Entry = tuple[str, Tensor, Label, Path | None, int]
+"""Slide, its features, its row, the h5 file they are from, its index in the source."""
+
+
+class _Kept(NamedTuple):
+    slide: str
+    label: Label
+    file: Path | None
+    index: int
+    size: int
 
 
 def _order(label: str) -> tuple[int, float, str]:
@@ -368,7 +212,18 @@ def _problem(bag: Tensor) -> str | None:
     return None
 
 
-def _read_folder(path: Path, rows: dict[str, Label]) -> tuple[list[Entry], list[str]]:
+def _unmatched(missing: Iterable[str]) -> str:
+    """An id of either side, where no slide has both features and a label."""
+    ends = {"no features in": "a label", ": no label": "features"}
+    shown = [
+        f"{line.rsplit(':', 1)[0]!r} has {what} alone"
+        for end, what in ends.items()
+        if (line := next((m for m in missing if end in m), None))
+    ]
+    return f" ({', '.join(shown)})" if shown else ""
+
+
+def _read_folder(path: Path, rows: dict[str, Label]) -> tuple[Iterator[Entry], list[str]]:
     files: dict[str, Path] = {}
     for file in sorted(path.iterdir()):
         if file.suffix in SUFFIXES and not file.name.startswith("."):
@@ -380,16 +235,19 @@ def _read_folder(path: Path, rows: dict[str, Label]) -> tuple[list[Entry], list[
             files[slide] = file
     missing = [f"{slide}: no features in {path.name}" for slide in rows if slide not in files]
     missing += [f"{slide}: no label" for slide in files if slide not in rows]
-    entries = []
-    for index, (slide, label) in enumerate((s, r) for s, r in rows.items() if s in files):
-        bag, coordinates = read_features(files[slide])
-        entries.append((slide, bag, label, coordinates, index))
-    return entries, missing
+
+    def entries() -> Iterator[Entry]:
+        both = [(slide, label) for slide, label in rows.items() if slide in files]
+        for index, (slide, label) in enumerate(both):
+            bag, where = read_features(files[slide])
+            yield slide, bag, label, files[slide] if where is not None else None, index
+
+    return entries(), missing
 
 
 def _read_npz(
     path: Path, rows: dict[str, Label] | None
-) -> tuple[list[Entry], list[str], np.ndarray | None]:
+) -> tuple[list[Entry], list[str], NDArray[np.bool_] | None]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
@@ -403,8 +261,10 @@ def _read_npz(
         raise ConfigError(f"{path}: X {tuple(x.shape)} and bag {bag.shape} don't fit {count} bags")
     order = torch.from_numpy(np.argsort(bag, kind="stable"))
     parts = x[order].split(np.bincount(bag, minlength=count).tolist())
-    slides = [plain_id(str(s)) for s in arrays.get("slide_id", np.arange(count))]
-    patients = [str(c) for c in arrays["case_id"]] if "case_id" in arrays else [None] * count
+    slides = [plain_id(s) for s in _words(arrays.get("slide_id", np.arange(count)))]
+    patients: list[str | None] = [None] * count
+    if "case_id" in arrays:
+        patients = [None if is_missing(c) else c for c in _words(arrays["case_id"])]
     if len(slides) != count or len(patients) != count:
         raise ConfigError(f"{path}: {count} bags, but slide_id or case_id of another length")
     if repeated := [s for s, n in Counter(slides).items() if n > 1]:
@@ -414,12 +274,18 @@ def _read_npz(
     if rows is None:
         if "y" not in arrays:
             raise ConfigError(f"{path}: has no y: pass --labels with a CSV")
-        rows = {s: Label(str(v), p) for s, v, p in zip(slides, arrays["y"], patients, strict=True)}
-    missing = [f"{slide}: no features in {path.name}" for slide in rows if slide not in set(slides)]
+        labels = _words(arrays["y"])
+        rows = {
+            slide: Label(label, patient)
+            for slide, label, patient in zip(slides, labels, patients, strict=True)
+            if not is_missing(label)
+        }
+    known = set(slides)
+    missing = [f"{slide}: no features in {path.name}" for slide in rows if slide not in known]
     missing += [f"{slide}: no label" for slide in slides if slide not in rows]
     entries: list[Entry] = [
-        (slide, part, rows[slide], None, index)
-        for index, (slide, part) in enumerate(zip(slides, parts, strict=True))
+        (slide, part, replace(rows[slide], patient=rows[slide].patient or patient), None, index)
+        for index, (slide, part, patient) in enumerate(zip(slides, parts, patients, strict=True))
         if slide in rows
     ]
     if "train_mask" not in arrays:
@@ -430,3 +296,10 @@ def _read_npz(
             f"{path}: train_mask of shape {masks.shape}; expected (folds, {count}), a row per fold"
         )
     return entries, missing, masks.reshape(-1, count)
+
+
+def _words(values: NDArray[Any]) -> list[str]:
+    """An array's values as text, without blanks around them; bytes are UTF-8."""
+    plain = values.tolist()
+    words = [v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in plain]
+    return [word.strip() for word in words]

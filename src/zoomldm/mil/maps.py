@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from zoomldm.errors import ConfigError
-from zoomldm.mil.bags import Bags, Coordinates
+from zoomldm.features.reading import Coordinates
+from zoomldm.mil.bags import Bags
 from zoomldm.mil.metrics import midranks
 from zoomldm.mil.models.attention import BagModel
 
@@ -22,8 +23,8 @@ def attention_of(model: BagModel, x: torch.Tensor) -> np.ndarray | None:
     """Attention (N,) of a bag (N, D), or None for a model without any."""
     model.eval()
     with torch.no_grad():
-        attention = model(x).attention
-    return None if attention is None else attention.double().numpy()
+        attention = model(x.to(next(model.parameters()).device)).attention
+    return None if attention is None else attention.double().cpu().numpy()
 
 
 def ranks(attention: np.ndarray) -> np.ndarray:
@@ -36,6 +37,9 @@ def ranks(attention: np.ndarray) -> np.ndarray:
 def picture(attention: np.ndarray, where: Coordinates) -> Image.Image:
     """Attention by rank, one square a cell of the grid; no instance is white.
 
+    Where the slide's size is known the picture begins at its corner, and what lies left of it or
+    above is left out.
+
     Args:
         attention: (N,).
         where: coordinates of the instances.
@@ -43,20 +47,22 @@ def picture(attention: np.ndarray, where: Coordinates) -> Image.Image:
     Raises:
         ConfigError: the grid has more than 100 million cells, so the side is not the spacing.
     """
-    cells = np.floor(where.xy / where.side).astype(int)
+    cells, rank = np.floor(where.xy / where.side).astype(int), ranks(attention)
     if where.size is None:
         cells -= cells.min(0)
         columns, rows = cells.max(0) + 1
     else:
         columns, rows = (int(np.ceil(s / where.side)) for s in where.size)
         columns, rows = max(columns, cells[:, 0].max() + 1), max(rows, cells[:, 1].max() + 1)
+        inside = (cells >= 0).all(1)
+        cells, rank = cells[inside], rank[inside]
     if columns * rows > 1e8:
         raise ConfigError(
             f"attention map of {columns} x {rows} cells: squares of side {where.side}"
             " don't fit these coordinates"
         )
     total, count = np.zeros((rows, columns)), np.zeros((rows, columns))
-    np.add.at(total, (cells[:, 1], cells[:, 0]), ranks(attention))
+    np.add.at(total, (cells[:, 1], cells[:, 0]), rank)
     np.add.at(count, (cells[:, 1], cells[:, 0]), 1)
     value = np.divide(total, count, out=np.zeros_like(total), where=count > 0)
     place = value * (len(_COLOURS) - 1)
@@ -100,11 +106,13 @@ def write_maps(model: BagModel, bags: Bags, rows: np.ndarray, folder: Path) -> i
     written = 0
     folder.mkdir(parents=True, exist_ok=True)
     for row in rows:
-        where = bags.coordinates[row]
+        where = bags.coordinates(row)
         attention = attention_of(model, bags.features[row])
         if attention is None or where is None:
             continue
         name = bags.slides[row]
+        if len(where.xy) != len(attention):
+            raise ConfigError(f"{bags.files[row]}: was changed while it was read; run again")
         picture(attention, where).save(folder / f"{name}.png")
         (folder / f"{name}.geojson").write_text(json.dumps(geojson(attention, where, name)))
         written += 1

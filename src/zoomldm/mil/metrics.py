@@ -1,11 +1,20 @@
-"""AUC, balanced accuracy, F1; tests of paired folds. NumPy only."""
+"""Measures of predictions; tests of paired folds."""
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from zoomldm.errors import ConfigError
+
+try:
+    from scipy import stats
+    from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score, roc_curve
+except ImportError as error:
+    raise ConfigError("MIL needs scikit-learn and scipy: pip install 'zoomldm[mil]'") from error
+
+_EXACT = 14  # folds up to which all flips of signs are tried
 
 
 def auc(positive: np.ndarray, score: np.ndarray) -> float:
@@ -18,19 +27,14 @@ def auc(positive: np.ndarray, score: np.ndarray) -> float:
     Returns:
         0 to 1, or NaN where one of the two kinds is absent.
     """
-    positive = np.asarray(positive, dtype=bool)
-    n_pos, n_neg = int(positive.sum()), int((~positive).sum())
-    if not n_pos or not n_neg:
+    if np.all(positive) or not np.any(positive):
         return math.nan
-    ranks = midranks(score)
-    return float((ranks[positive].sum() - n_pos * (n_pos + 1) / 2) / (n_pos * n_neg))
+    return float(roc_auc_score(positive, score))
 
 
 def midranks(values: np.ndarray) -> np.ndarray:
     """Ranks from 1; ties share their mean."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return ((2 * last - counts + 1) / 2)[inverse]
+    return stats.rankdata(values)
 
 
 def case_interval(
@@ -49,32 +53,33 @@ def case_interval(
     Returns:
         Low and high; NaN where a class is absent.
     """
-    rows: dict[str, list[int]] = {}
-    for i, case in enumerate(cases):
-        rows.setdefault(case, []).append(i)
-    kinds = [
-        [r for r in rows.values() if bool(positive[r].any()) is kind] for kind in (False, True)
-    ]
-    if not all(kinds):
+    names, case_of = np.unique(np.asarray(cases), return_inverse=True)
+    with_positive = np.zeros(len(names), bool)
+    np.logical_or.at(with_positive, case_of, positive)
+    kinds = [np.nonzero(with_positive == kind)[0] for kind in (False, True)]
+    if not all(map(len, kinds)):
         return math.nan, math.nan
-    generator, found = np.random.default_rng(0), []
-    for _ in range(draws):
-        drawn = np.concatenate(
-            [kind[i] for kind in kinds for i in generator.integers(0, len(kind), len(kind))]
-        )
-        found.append(np.mean([auc(positive[drawn], s[drawn]) for s in scores]))
-    low, high = np.nanpercentile(found, [2.5, 97.5])
-    return float(low), float(high)
+    generator = np.random.default_rng(0)
+    times = np.zeros((draws, len(names)))  # that each case is drawn
+    for kind in kinds:
+        times[:, kind] = generator.multinomial(len(kind), [1 / len(kind)] * len(kind), draws)
+    weights = times[:, case_of]
+    # The AUC of rows of these weights, from whether each positive outranks each negative.
+    high, low = weights[:, positive], weights[:, ~positive]
+    wins = np.zeros((high.shape[1], low.shape[1]))
+    for score in scores:
+        lead = np.subtract.outer(score[positive], score[~positive])
+        wins += (np.sign(lead) + 1) / 2 / len(scores)
+    found = ((high @ wins) * low).sum(1)
+    pairs = high.sum(1) * low.sum(1)
+    found = np.divide(found, pairs, out=np.full(draws, math.nan), where=pairs > 0)
+    first, last = np.nanpercentile(found, [2.5, 97.5])
+    return float(first), float(last)
 
 
 def roc(positive: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """False and true positive rates (m,), from (0, 0) to (1, 1)."""
-    positive = np.asarray(positive, dtype=bool)
-    order = np.argsort(-np.asarray(score), kind="stable")
-    hits, score = positive[order], np.asarray(score)[order]
-    ends = np.r_[np.nonzero(np.diff(score))[0], len(score) - 1]
-    true = np.r_[0, np.cumsum(hits)[ends]] / max(hits.sum(), 1)
-    false = np.r_[0, np.cumsum(~hits)[ends]] / max((~hits).sum(), 1)
+    """False and true positive rates (m,), from (0, 0) to (1, 1); both classes must be there."""
+    false, true, _ = roc_curve(positive, score, drop_intermediate=False)
     return false, true
 
 
@@ -98,17 +103,16 @@ def measure(labels: np.ndarray, probabilities: np.ndarray) -> Measures:
         probabilities: (n, classes).
     """
     labels, count = np.asarray(labels), probabilities.shape[1]
-    predicted = probabilities.argmax(1)
-    recalls, f1s, aucs = [], [], []
-    for c in range(count):
-        hits = int(((predicted == c) & (labels == c)).sum())
-        actual, claimed = int((labels == c).sum()), int((predicted == c).sum())
-        recalls.append(hits / actual if actual else math.nan)
-        f1s.append(2 * hits / (actual + claimed) if actual + claimed else math.nan)
-        aucs.append(auc(labels == c, probabilities[:, c]))
+    predicted, classes = probabilities.argmax(1), list(range(count))
+    missing = len(np.unique(labels)) < count
+    balanced = math.nan if missing else float(balanced_accuracy_score(labels, predicted))
+    f1s = np.asarray(
+        f1_score(labels, predicted, labels=classes, average=None, zero_division=np.nan)  # type: ignore[arg-type]
+    )
+    aucs = [auc(labels == c, probabilities[:, c]) for c in classes]
     if count == 2:
-        return Measures(aucs[1], float(np.mean(recalls)), f1s[1])
-    return Measures(float(np.mean(aucs)), float(np.mean(recalls)), float(np.mean(f1s)))
+        return Measures(aucs[1], balanced, float(f1s[1]))
+    return Measures(float(np.mean(aucs)), balanced, float(np.mean(f1s)))
 
 
 def mean_sd(values: Sequence[float]) -> tuple[float, float]:
@@ -158,28 +162,18 @@ def paired(first: Sequence[float], second: Sequence[float], test_share: float) -
     if spread == 0:
         p = 1.0 if mean == 0 else 0.0
     else:
-        p = t_tail(abs(mean) / (spread * math.sqrt(1 / n + test_share)), n - 1)
+        t = abs(mean) / (spread * math.sqrt(1 / n + test_share))
+        p = float(2 * stats.t.sf(t, n - 1))
     return Paired(mean, p, _sign_flip(differences), n)
 
 
-def t_tail(t: float, freedom: int) -> float:
-    """Two-sided tail of Student's t.
-
-    With t = sqrt(freedom) tan(a), its density over the angle a is cos(a) ** (freedom - 1).
-    """
-
-    def integral(low: float) -> float:
-        angles = np.linspace(low, math.pi / 2, 20001)
-        return float(np.trapezoid(np.cos(angles).clip(0) ** (freedom - 1), angles))
-
-    return integral(math.atan(t / math.sqrt(freedom))) / integral(0.0)
-
-
 def _sign_flip(differences: np.ndarray) -> float:
-    n, observed = len(differences), abs(differences.mean())
-    if n <= 14:
-        signs = np.array(list(itertools.product((-1, 1), repeat=n)))
-    else:
-        signs = np.random.default_rng(0).choice([-1, 1], size=(20000, n))
-    means = np.abs((signs * differences).mean(1))
-    return float((means >= observed - 1e-12).mean())
+    """Two-sided p of the mean under random signs: all of them up to 14 folds, else 32,768."""
+    found = stats.permutation_test(
+        (differences,),
+        np.mean,
+        permutation_type="samples",
+        n_resamples=2 ** min(len(differences), _EXACT + 1),
+        rng=0,
+    )
+    return float(found.pvalue)

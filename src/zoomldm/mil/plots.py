@@ -2,19 +2,16 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from zoomldm.errors import ConfigError
 from zoomldm.mil.metrics import roc
 from zoomldm.mil.protocol import pooled_scores
-
-if TYPE_CHECKING:
-    from zoomldm.mil.report import Report
+from zoomldm.mil.results import Report
 
 
-def write_plots(report: "Report", out: Path) -> None:
+def write_plots(report: Report, out: Path) -> None:
     """Write `roc-<source>.png` (two classes) and `folds-<source>.png`, at the largest fraction.
 
     Raises:

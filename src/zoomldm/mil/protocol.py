@@ -1,9 +1,10 @@
 """How a model is trained on a fold and what is kept of it."""
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -15,10 +16,12 @@ from zoomldm.mil.models.attention import ABMIL, BagModel
 from zoomldm.mil.models.clam import ClamSB
 from zoomldm.mil.models.dsmil import DSMIL
 from zoomldm.mil.models.logistic import logistic
-from zoomldm.mil.models.optimiser import PackedAdam
 from zoomldm.mil.models.pooling import MaxInstance, Pooled
 from zoomldm.mil.splits import Fold, hipt_subset, stratified_subset
 
+log = logging.getLogger(__name__)
+
+ProtocolName = Literal["hipt", "clean"]
 MODELS = ("clam-sb", "dsmil", "abmil", "max-instance", "mean-pool", "max-pool", "logistic")
 
 
@@ -37,7 +40,7 @@ class Protocol:
         variant: of CLAM-SB and DSMIL, "hipt" or "original".
     """
 
-    name: str
+    name: ProtocolName
     epochs: int = 20
     rate: float = 2e-4
     decay: float = 1e-5
@@ -47,10 +50,22 @@ class Protocol:
     variant: str = "hipt"
 
 
-PROTOCOLS = {
+PROTOCOLS: dict[str, Protocol] = {
     "hipt": Protocol("hipt"),
     "clean": Protocol("clean", choose="validation", separate=True, variant="original"),
 }
+
+
+def pick_protocol(name: str) -> Protocol:
+    """A protocol by its name.
+
+    Raises:
+        ConfigError: unknown.
+    """
+    if name not in PROTOCOLS:
+        known = " or ".join(get_args(ProtocolName))
+        raise ConfigError(f"protocol {name!r} is unknown: use {known}")
+    return PROTOCOLS[name]
 
 
 def split_name(name: str, protocol: Protocol) -> tuple[str, str]:
@@ -145,11 +160,31 @@ class FoldResult:
         return cls(**filled)
 
 
+class DivergedError(Exception):
+    """A loss or a probability that is no number; the message names the slide."""
+
+
 def predict(model: BagModel, bags: Bags, rows: np.ndarray) -> np.ndarray:
-    """Probabilities (rows, classes) of slides, without dropout."""
+    """Probabilities (rows, classes) of slides, without dropout.
+
+    Raises:
+        DivergedError: the model gives NaN or infinity for a slide.
+    """
     model.eval()
+    device = next(model.parameters()).device
+    found = []
     with torch.no_grad():
-        return torch.stack([model.probabilities(bags.features[i]) for i in rows]).double().numpy()
+        for row in rows.tolist():
+            probabilities = model.probabilities(bags.features[row].to(device))
+            if not bool(torch.isfinite(probabilities).all()):
+                raise DivergedError(f"no probability for slide {_slide(bags, row)}")
+            found.append(probabilities.double().cpu())
+    return torch.stack(found).numpy()
+
+
+def _slide(bags: Bags, row: int) -> str:
+    largest = float(bags.features[row].abs().max())
+    return f"{bags.slides[row]} (features up to {largest:.3g})"
 
 
 def train_model(
@@ -159,12 +194,20 @@ def train_model(
     val: np.ndarray,
     protocol: Protocol,
 ) -> int:
-    """Train in place under PyTorch's global generator; returns the epoch kept, from 1."""
+    """Train in place under PyTorch's global generator; returns the epoch kept, from 1.
+
+    Raises:
+        DivergedError: a loss is NaN or infinite.
+    """
     labels = bags.labels[train]
     counts = np.bincount(labels, minlength=len(bags.classes))
     weights = torch.from_numpy(len(labels) / counts[labels]).double()
-    adam = PackedAdam(model, protocol.rate, protocol.decay)
-    features, targets = [bags.features[i] for i in train], labels.tolist()
+    device = next(model.parameters()).device
+    # One bag a step is little work: without `foreach` the optimiser takes most of the time.
+    adam = torch.optim.Adam(
+        model.parameters(), lr=protocol.rate, weight_decay=protocol.decay, foreach=True
+    )
+    rows, targets = train.tolist(), labels.tolist()
     choosing = protocol.choose == "validation" and len(val) > 0
     best, kept, state = math.inf, protocol.epochs, None
     for epoch in range(1, protocol.epochs + 1):
@@ -174,8 +217,14 @@ def train_model(
             order = torch.randperm(len(weights))
         model.train()
         for i in order.tolist():
-            model.backward(features[i], targets[i])
-            adam.step(model.trained(targets[i]))
+            adam.zero_grad()
+            loss = model.loss(bags.features[rows[i]].to(device), targets[i])
+            if not math.isfinite(loss.item()):
+                raise DivergedError(
+                    f"the loss is {loss.item():g} in epoch {epoch}, slide {_slide(bags, rows[i])}"
+                )
+            loss.backward()
+            adam.step()
         if choosing:
             chosen = predict(model, bags, val)[np.arange(len(val)), bags.labels[val]]
             loss = float(-np.log(chosen.clip(1e-12)).mean())
@@ -188,9 +237,12 @@ def train_model(
 
 
 def run_fold(
-    task: Task, bags: Bags, fold: Fold, protocol: Protocol
+    task: Task, bags: Bags, fold: Fold, protocol: Protocol, device: str | torch.device = "cpu"
 ) -> tuple[FoldResult, BagModel | None]:
-    """Train and measure one fold; the model comes along unless there is none."""
+    """Train and measure one fold; the model comes along unless there is none.
+
+    A training that meets NaN or infinity, or lacks a class, ends with a result that says so.
+    """
     if protocol.name == "hipt":
         train = hipt_subset(fold.train, task.fraction)
     else:
@@ -198,41 +250,26 @@ def run_fold(
     absent = set(range(len(bags.classes))) - set(bags.labels[train].tolist())
     if absent:
         names = ", ".join(bags.classes[c] for c in sorted(absent))
-        nan = math.nan
-        return FoldResult(
-            task.model,
-            task.fraction,
-            task.seed,
-            task.fold,
-            auc=nan,
-            balanced_accuracy=nan,
-            f1=nan,
-            train=len(train),
-            test=len(fold.test),
-            shared_patients=fold.shared,
-            skipped=f"no training slide of class {names}",
-        ), None
+        return _without_figures(task, fold, len(train), f"no training slide of class {names}")
     model, epoch = None, 0
-    if split_name(task.model, protocol)[0] == "logistic":
-        means = np.stack([bags.features[i].double().mean(0).numpy() for i in [*train, *fold.test]])
-        probabilities = logistic(
-            means[: len(train)], bags.labels[train], means[len(train) :], len(bags.classes)
-        )
-    else:
-        torch.manual_seed(task.seed)
-        model = build_model(task.model, bags.dim, len(bags.classes), protocol)
-        epoch = train_model(model, bags, train, fold.val, protocol)
-        probabilities = predict(model, bags, fold.test)
+    try:
+        if split_name(task.model, protocol)[0] == "logistic":
+            probabilities = logistic(
+                bags.means[train], bags.labels[train], bags.means[fold.test], len(bags.classes)
+            )
+        else:
+            torch.manual_seed(task.seed)
+            model = build_model(task.model, bags.dim, len(bags.classes), protocol).to(device)
+            epoch = train_model(model, bags, train, fold.val, protocol)
+            probabilities = predict(model, bags, fold.test)
+    except DivergedError as error:
+        log.warning("%s, %s, fold %s: %s", bags.name, task.model, task.fold, error)
+        return _without_figures(task, fold, len(train), str(error))
     labels = bags.labels[fold.test]
     found = measure(labels, probabilities)
     return FoldResult(
-        task.model,
-        task.fraction,
-        task.seed,
-        task.fold,
-        found.auc,
-        found.balanced_accuracy,
-        found.f1,
+        **asdict(task),
+        **asdict(found),
         train=len(train),
         test=len(fold.test),
         shared_patients=fold.shared,
@@ -241,6 +278,21 @@ def run_fold(
         labels=tuple(labels.tolist()),
         probabilities=tuple(tuple(row) for row in probabilities.tolist()),
     ), model
+
+
+def _without_figures(
+    task: Task, fold: Fold, train: int, reason: str
+) -> tuple[FoldResult, BagModel | None]:
+    return FoldResult(
+        **asdict(task),
+        auc=math.nan,
+        balanced_accuracy=math.nan,
+        f1=math.nan,
+        train=train,
+        test=len(fold.test),
+        shared_patients=fold.shared,
+        skipped=reason,
+    ), None
 
 
 def pooled_scores(results: list[FoldResult]) -> tuple[np.ndarray, np.ndarray, list[str]]:

@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+import logging
 import multiprocessing
 import os
+import shutil
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -15,159 +18,185 @@ import numpy as np
 import torch
 
 from zoomldm.errors import ConfigError, TargetError, ZoomLDMError
+from zoomldm.files import claim
 from zoomldm.mil.bags import Bags, read_bags
 from zoomldm.mil.maps import write_maps
 from zoomldm.mil.protocol import (
     MODELS,
-    PROTOCOLS,
     FoldResult,
     Protocol,
+    ProtocolName,
     Task,
+    pick_protocol,
     run_fold,
     split_name,
 )
-from zoomldm.mil.report import Report, Source, write_report
+from zoomldm.mil.report import write_report
+from zoomldm.mil.results import Report, Source
 from zoomldm.mil.splits import Fold, account, draw_folds, published_folds, read_splits
+from zoomldm.pipeline import pick_device
 
-Advance = Callable[[str, int, int], None]
+Progress = Callable[[str, int, int], None]
+"""Called with what is done, how many are done, and how many there are."""
+
+_ATTENDING = MODELS[:4]  # have attention to map
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Options:
-    """What to run.
+class MilOptions:
+    """What to run, and on what.
 
     Attributes:
+        labels: label CSV; an npz may do without.
+        splits: folder of split files.
+        folds: number of folds to draw by patient, where there are no split files.
         models: names, see `protocol.MODELS`, each with `:hipt` or `:original` if wanted.
         fractions: of the training slides.
         seeds: of initial weights and sampling.
         protocol: see `protocol.PROTOCOLS`.
-        jobs: processes, each of one thread; 0 for one per CPU.
+        epochs: in place of the protocol's 20.
+        jobs: processes, each of one thread; 0 for one per CPU. A script that asks for more than
+            one must guard its call with `if __name__ == "__main__":`.
+        label_column: of the CSV, default `label`.
+        slide_column: of the CSV.
+        patient_column: of the CSV, default `case_id` where there is one.
+        positive: class against the rest.
         maps: write attention maps of the test slides (first seed, largest fraction).
-        plots: write plots.
+        plots: write plots (needs matplotlib).
+        device: of the networks; `auto` is the first GPU, the CPU where there is none. Bags of a
+            few hundred features are done sooner on the CPU.
+
+    Raises:
+        ConfigError: an unknown model, a fraction or a count out of its range.
     """
 
+    labels: Path | str | None = None
+    splits: Path | str | None = None
+    folds: int | None = None
     models: tuple[str, ...] = MODELS
     fractions: tuple[float, ...] = (0.25, 1.0)
     seeds: tuple[int, ...] = (1,)
-    protocol: Protocol = PROTOCOLS["hipt"]
+    protocol: ProtocolName = "hipt"
+    epochs: int | None = None
     jobs: int = 0
+    label_column: str | None = None
+    slide_column: str = "slide_id"
+    patient_column: str | None = None
+    positive: str | None = None
     maps: bool = False
     plots: bool = True
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
-        """Check the ranges.
-
-        Raises:
-            ConfigError: an unknown model, a fraction or a count out of its range.
-        """
         for model in self.models:
-            split_name(model, self.protocol)
+            split_name(model, self.rules)
         if not self.models or not self.fractions or not self.seeds:
             raise ConfigError("nothing to run: expected a model, a fraction and a seed at least")
         for fraction in self.fractions:
             if not 0 < fraction <= 1:
                 raise ConfigError(f"fraction {fraction}: expected above 0, up to 1")
-        if self.protocol.epochs < 1 or self.jobs < 0:
+        if self.rules.epochs < 1 or self.jobs < 0:
             raise ConfigError("epochs must be 1 or more and jobs 0 or more")
+        if self.splits is not None and self.folds is not None:
+            raise ConfigError("--splits and --folds exclude each other: pass one")
+        # Each once: fractions in order, the others as given.
+        object.__setattr__(self, "models", tuple(dict.fromkeys(self.models)))
+        object.__setattr__(self, "seeds", tuple(dict.fromkeys(self.seeds)))
+        object.__setattr__(self, "fractions", tuple(sorted(set(self.fractions))))
+
+    @property
+    def rules(self) -> Protocol:
+        """The protocol, with these epochs."""
+        protocol = pick_protocol(self.protocol)
+        return protocol if self.epochs is None else replace(protocol, epochs=self.epochs)
 
 
 def run_mil(
     features: Path | str | Mapping[str, Path | str],
     out: Path | str,
+    options: MilOptions | None = None,
     *,
-    labels: Path | str | None = None,
-    splits: Path | str | None = None,
-    folds: int | None = None,
-    models: Sequence[str] = MODELS,
-    fractions: Sequence[float] = (0.25, 1.0),
-    seeds: Sequence[int] = (1,),
-    protocol: str = "hipt",
-    epochs: int | None = None,
-    jobs: int = 0,
-    label_column: str | None = None,
-    slide_column: str = "slide_id",
-    patient_column: str | None = None,
-    positive: str | None = None,
-    maps: bool = False,
-    plots: bool = True,
-    advance: Advance | None = None,
+    progress: Progress | None = None,
 ) -> Report:
     """Train and measure MIL models over folds; running it again goes on where it stopped.
+
+    While it runs, `out` holds a copy of all features in float32, one file a source. They are
+    mapped from there, so that neither memory nor open files grow with the number of slides.
 
     Args:
         features: a feature source, see `bags.read_bags`, or several by name, compared on the
             slides that all of them have.
         out: existing folder for results, tables, plots and maps.
-        labels: label CSV.
-        splits: folder of split files.
-        folds: number of folds to draw by patient, where there are no split files.
-        models: names, see `protocol.MODELS`.
-        fractions: of the training slides.
-        seeds: trainings per fold.
-        protocol: "hipt" or "clean".
-        epochs: in place of the protocol's 20.
-        jobs: processes; 0 for one per CPU. A script that asks for more than one must guard its
-            call with `if __name__ == "__main__":`.
-        label_column: of the CSV, default `label`.
-        slide_column: of the CSV.
-        patient_column: of the CSV, default `case_id` where there is one.
-        positive: class against the rest.
-        maps: write attention maps.
-        plots: write plots (needs matplotlib).
-        advance: called with (what, done, total) as trainings end.
+        options: see MilOptions.
+        progress: called as trainings end.
 
     Returns:
         The report, also written to `out`.
 
     Raises:
         ConfigError: options, features, labels or splits that don't work.
-        TargetError: `out` is no folder or holds results of other settings.
+        TargetError: `out` is no folder, in use, or holds results of other settings.
     """
-    if protocol not in PROTOCOLS:
-        raise ConfigError(f"protocol {protocol!r} is unknown: use {' or '.join(PROTOCOLS)}")
-    rules = PROTOCOLS[protocol] if epochs is None else replace(PROTOCOLS[protocol], epochs=epochs)
-    options = Options(
-        models=tuple(dict.fromkeys(models)),
-        fractions=tuple(sorted(set(fractions))),
-        seeds=tuple(dict.fromkeys(seeds)),
-        protocol=rules,
-        jobs=jobs,
-        maps=maps,
-        plots=plots,
-    )
-    out = Path(out)
+    options, out = options or MilOptions(), Path(out)
+    pick_device(options.device)
     if not out.is_dir():
         raise TargetError(f"{out}: no such folder; -o takes an existing one")
     named = features if isinstance(features, Mapping) else {Path(features).stem: features}
-    sources = _common(
-        [
-            read_bags(
-                Path(path),
-                Path(labels) if labels is not None else None,
-                name=name,
-                label_column=label_column,
-                slide_column=slide_column,
-                patient_column=patient_column,
-                positive=positive,
-            )
-            for name, path in named.items()
+    with claim(out / "results.json"), _packing(out) as packing:
+        sources = _common(
+            [
+                _read(Path(path), name, options, packing / f"{number}.f32")
+                for number, (name, path) in enumerate(named.items())
+            ]
+        )
+        folds = [
+            account(f, sources[0], separate=options.rules.separate)
+            for f in _folds(sources[0], options)
         ]
-    )
-    drawn = _folds(sources[0], splits, folds, rules)
-    drawn = [account(f, sources[0], separate=rules.separate) for f in drawn]
-    for fold in drawn:
-        if not len(fold.train) or not len(fold.test):
-            raise ConfigError(
-                f"fold {fold.index}: {len(fold.train)} training and "
-                f"{len(fold.test)} test slides; use fewer folds"
-            )
-    reported = []
-    for bags in sources:
-        results = _run_source(bags, drawn, options, out, advance)
-        reported.append(Source.of(bags, results))
-    report = Report(tuple(reported), tuple(drawn), options.models, options.fractions, rules)
-    write_report(report, out, plots=plots)
+        for fold in folds:
+            if not len(fold.train) or not len(fold.test):
+                raise ConfigError(
+                    f"fold {fold.index}: {len(fold.train)} training and "
+                    f"{len(fold.test)} test slides; use fewer folds"
+                )
+        reported = []
+        for bags in sources:
+            results = _run_source(bags, folds, options, out, progress)
+            reported.append(Source.of(bags, results))
+        report = Report(
+            tuple(reported), tuple(folds), options.models, options.fractions, options.rules
+        )
+        write_report(report, out, plots=options.plots)
     return report
+
+
+@contextmanager
+def _packing(out: Path) -> Iterator[Path]:
+    """A folder for features in `out`, without what a killed run left in it; removed afterwards."""
+    folder = out / ".features"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _read(path: Path, name: str, options: MilOptions, pack: Path) -> Bags:
+    bags = read_bags(
+        path,
+        Path(options.labels) if options.labels is not None else None,
+        name=name,
+        label_column=options.label_column,
+        slide_column=options.slide_column,
+        patient_column=options.patient_column,
+        positive=options.positive,
+        pack=pack,
+    )
+    log.info("%s: %d slides, %d left out", name, len(bags), len(bags.skipped))
+    return bags
 
 
 def _common(sources: list[Bags]) -> list[Bags]:
@@ -189,27 +218,24 @@ def _common(sources: list[Bags]) -> list[Bags]:
     return chosen
 
 
-def _folds(
-    bags: Bags, splits: Path | str | None, folds: int | None, protocol: Protocol
-) -> list[Fold]:
-    if splits is not None and folds is not None:
-        raise ConfigError("--splits and --folds exclude each other: pass one")
-    if splits is not None:
-        return read_splits(Path(splits), bags)
-    if folds is not None:
-        return draw_folds(bags, folds, seed=0, validation=protocol.choose == "validation")
+def _folds(bags: Bags, options: MilOptions) -> list[Fold]:
+    if options.splits is not None:
+        return read_splits(Path(options.splits), bags)
+    if options.folds is not None:
+        validation = options.rules.choose == "validation"
+        return draw_folds(bags, options.folds, seed=0, validation=validation)
     return published_folds(bags)
 
 
 def _run_source(
-    bags: Bags, folds: list[Fold], options: Options, out: Path, advance: Advance | None
+    bags: Bags, folds: list[Fold], options: MilOptions, out: Path, progress: Progress | None
 ) -> list[FoldResult]:
     folder = out / "folds" / _plain(bags.name)
     folder.mkdir(parents=True, exist_ok=True)
-    _check_settings(folder / "settings.json", bags, folds, options.protocol)
+    _check_settings(folder / "settings.json", bags, folds, options)
     tasks = [
         Task(model, fraction, seed, fold.index)
-        for fraction in sorted(options.fractions, reverse=True)  # the longest first
+        for fraction in reversed(options.fractions)  # the longest first
         for model in options.models
         for seed in options.seeds
         for fold in folds
@@ -222,19 +248,19 @@ def _run_source(
             left.append(task)
         else:
             results[task] = result
-    if advance:
-        advance(bags.name, len(results), len(tasks))
+    if progress:
+        progress(bags.name, len(results), len(tasks))
     for result in _train_all(left, bags, folds, options, out):
         task = Task(result.model, result.fraction, result.seed, result.fold)
         _write_json(_file(folder, task), result.to_json())
         results[task] = result
-        if advance:
-            advance(bags.name, len(results), len(tasks))
+        if progress:
+            progress(bags.name, len(results), len(tasks))
     return [results[task] for task in tasks]
 
 
 def _train_all(
-    tasks: list[Task], bags: Bags, folds: list[Fold], options: Options, out: Path
+    tasks: list[Task], bags: Bags, folds: list[Fold], options: MilOptions, out: Path
 ) -> Iterator[FoldResult]:
     jobs = min(options.jobs or os.cpu_count() or 1, len(tasks))
     if jobs <= 1:
@@ -265,25 +291,26 @@ def _train_all(
 _held: list = []  # what `_prepare` leaves for `_work` in each process
 
 
-def _prepare(bags: Bags, folds: list[Fold], options: Options, out: Path) -> None:
+def _prepare(bags: Bags, folds: list[Fold], options: MilOptions, out: Path) -> None:
     torch.set_num_threads(1)
     _held[:] = [bags, {fold.index: fold for fold in folds}, options, out]
 
 
-def _prepare_worker(bags: Bags, folds: list[Fold], options: Options, out: Path) -> None:
+def _prepare_worker(bags: Bags, folds: list[Fold], options: MilOptions, out: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent alone says that it was interrupted
     _prepare(bags, folds, options, out)
 
 
 def _work(task: Task) -> FoldResult:
     bags, folds, options, out = _held
-    result, model = run_fold(task, bags, folds[task.fold], options.protocol)
+    device = pick_device(options.device)
+    result, model = run_fold(task, bags, folds[task.fold], options.rules, device)
     if model is not None and options.maps and _mapped(task, options):
         write_maps(model, bags, folds[task.fold].test, _map_folder(out, bags, task))
     return result
 
 
-def _mapped(task: Task, options: Options) -> bool:
+def _mapped(task: Task, options: MilOptions) -> bool:
     return task.seed == options.seeds[0] and task.fraction == max(options.fractions)
 
 
@@ -291,8 +318,8 @@ def _map_folder(out: Path, bags: Bags, task: Task) -> Path:
     return out / "maps" / _plain(bags.name) / _plain(task.model) / f"fold-{task.fold}"
 
 
-def _maps_missing(out: Path, bags: Bags, task: Task, options: Options) -> bool:
-    attends = split_name(task.model, options.protocol)[0] in MODELS[:4]
+def _maps_missing(out: Path, bags: Bags, task: Task, options: MilOptions) -> bool:
+    attends = split_name(task.model, options.rules)[0] in _ATTENDING
     return attends and _mapped(task, options) and not _map_folder(out, bags, task).is_dir()
 
 
@@ -305,17 +332,20 @@ def _plain(name: str) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
 
 
-def _check_settings(file: Path, bags: Bags, folds: list[Fold], protocol: Protocol) -> None:
+def _check_settings(file: Path, bags: Bags, folds: list[Fold], options: MilOptions) -> None:
     """Refuse to mix results of different data, folds or protocols in one folder."""
     rows = [[f.index, f.train.tolist(), f.val.tolist(), f.test.tolist()] for f in folds]
     settings = {
         "features": bags.digest,
         "folds": hashlib.sha256(json.dumps(rows).encode()).hexdigest(),
-        **{f"protocol {k}": v for k, v in asdict(protocol).items()},
+        **{f"protocol {k}": v for k, v in asdict(options.rules).items()},
     }
+    device = pick_device(options.device).type
+    if device != "cpu":  # not written for the CPU: results of before have no device
+        settings["device"] = device
     if file.exists():
         stored = json.loads(file.read_text())
-        changed = [k for k in settings if stored.get(k) != settings[k]]
+        changed = [k for k in {**settings, **stored} if stored.get(k) != settings.get(k)]
         if changed:
             raise TargetError(
                 f"{file.parent} holds results of other {', '.join(changed)}: choose another -o"

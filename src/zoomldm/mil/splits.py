@@ -1,15 +1,17 @@
 """Folds: from HIPT's or CLAM's split files, drawn by patient, or published with the bags."""
 
-import csv
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from zoomldm.cohort.labels import plain_id
+from zoomldm.cohort.rows import is_missing, read_rows
 from zoomldm.errors import ConfigError
-from zoomldm.mil.bags import Bags, plain_id
+from zoomldm.mil.bags import Bags
 
 
 @dataclass(frozen=True)
@@ -50,24 +52,26 @@ def read_splits(folder: Path, bags: Bags) -> list[Fold]:
     where = {slide: i for i, slide in enumerate(bags.slides)}
     folds = []
     for index, file in sorted(files):
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            columns = reader.fieldnames or []
-            if not {"train", "test"} <= set(columns):
-                raise ConfigError(f"{file}: columns {list(columns)}, expected train, val, test")
-            rows = list(reader)
+        table = read_rows(file, optional=["train", "val", "test"])
+        if not {"train", "test"} <= set(table.columns):
+            raise ConfigError(f"{file}: columns {list(table.columns)}, expected train, val, test")
         sets: dict[str, np.ndarray] = {}
         seen: dict[str, str] = {}
         unknown = 0
         for part in ("train", "val", "test"):
-            ids = {plain_id(row[part]) for row in rows if (row.get(part) or "").strip()}
+            cells = [row.cells.get(part, "") for row in table.rows]
+            ids = {plain_id(cell) for cell in cells if not is_missing(cell)}
             for slide in ids & seen.keys():
                 raise ConfigError(f"{file}: {slide} is in both {seen[slide]} and {part}")
             seen |= dict.fromkeys(ids, part)
             unknown += len(ids - where.keys())
             sets[part] = np.array(sorted(where[s] for s in ids if s in where), dtype=np.int64)
         if not len(sets["train"]) or not len(sets["test"]):
-            raise ConfigError(f"{file}: none of its train or test ids has features and a label")
+            example = min((i for i in seen if i not in where), default="nothing")
+            raise ConfigError(
+                f"{file}: none of its train or test ids has features and a label; it has "
+                f"{example!r}, features and labels have {bags.slides[0]!r}"
+            )
         folds.append(Fold(index, sets["train"], sets["val"], sets["test"], unknown=unknown))
     return folds
 
@@ -81,33 +85,46 @@ def published_folds(bags: Bags) -> list[Fold]:
 
 
 def draw_folds(bags: Bags, count: int, seed: int, *, validation: bool) -> list[Fold]:
-    """Partition the patients into `count` folds, each class spread evenly.
+    """Partition the patients into `count` folds, classes spread as evenly as that allows.
 
-    Fold i tests on part i; with `validation` the next part chooses the epoch.
+    Fold i tests on part i; with `validation` the next part chooses the epoch. With as many folds
+    as patients each is one patient.
 
     Raises:
         ConfigError: fewer patients than folds, or fewer than two folds (three with validation).
     """
-    patients = sorted(set(bags.patients))
-    if not (3 if validation else 2) <= count <= len(patients):
+    patients = len(set(bags.patients))
+    if not (3 if validation else 2) <= count <= patients:
         raise ConfigError(
-            f"--folds {count}: expected {3 if validation else 2} to {len(patients)}, the number "
+            f"--folds {count}: expected {3 if validation else 2} to {patients}, the number "
             "of patients"
         )
-    of = dict.fromkeys(patients, 0)
-    for patient, label in zip(bags.patients, bags.labels.tolist(), strict=True):
-        of[patient] = max(of[patient], label)
-    shuffled = np.random.default_rng(seed).permutation(len(patients)).tolist()
-    ordered = sorted((patients[i] for i in shuffled), key=lambda p: of[p])
-    part_of = {patient: i % count for i, patient in enumerate(ordered)}
-    part = np.array([part_of[p] for p in bags.patients])
+    parts = _parts(bags, count, seed)
+    everything, empty = np.arange(len(bags)), np.array([], dtype=np.int64)
     folds = []
-    for i in range(count):
-        val = part == (i + 1) % count if validation else np.zeros(len(part), dtype=bool)
-        test = part == i
-        train, val, test = (np.nonzero(m)[0] for m in (~(test | val), val, test))
+    for i, test in enumerate(parts):
+        val = parts[(i + 1) % count] if validation else empty
+        train = np.setdiff1d(everything, np.concatenate([test, val]))
         folds.append(Fold(i, train, val, test))
     return folds
+
+
+def _parts(bags: Bags, count: int, seed: int) -> list[np.ndarray]:
+    """Slides of each of `count` parts, none empty, no patient in two."""
+    from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+
+    rows = np.zeros((len(bags), 1))
+
+    def split(by: "StratifiedGroupKFold | GroupKFold") -> Iterator[np.ndarray]:
+        return (test for _, test in by.split(rows, bags.labels, bags.patients))
+
+    if count <= np.bincount(bags.labels).max():  # it refuses more folds than that
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # some class has fewer slides than there are folds
+            parts = list(split(StratifiedGroupKFold(count, shuffle=True, random_state=seed)))
+        if all(map(len, parts)):
+            return parts
+    return list(split(GroupKFold(count, shuffle=True, random_state=seed)))
 
 
 def account(fold: Fold, bags: Bags, *, separate: bool) -> Fold:
@@ -123,7 +140,7 @@ def account(fold: Fold, bags: Bags, *, separate: bool) -> Fold:
         val = _without(val, bags.patients, tested)
         train = _without(train, bags.patients, {bags.patients[i] for i in val})
     dropped = len(fold.train) + len(fold.val) - len(train) - len(val)
-    return Fold(fold.index, train, val, fold.test, shared, dropped, fold.unknown)
+    return replace(fold, train=train, val=val, shared=shared, dropped=dropped)
 
 
 def _without(rows: np.ndarray, patients: Sequence[str], taken: set[str]) -> np.ndarray:

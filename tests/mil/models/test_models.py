@@ -1,17 +1,20 @@
-"""Gradients by hand against autograd; small bags; the packed optimiser."""
+"""Bags of any size, variants, training."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from zoomldm.errors import ConfigError
+from zoomldm.mil.bags import read_bags
 from zoomldm.mil.models.attention import ABMIL, BagModel, GatedAttention
 from zoomldm.mil.models.clam import ClamSB
 from zoomldm.mil.models.dsmil import DSMIL
-from zoomldm.mil.models.optimiser import PackedAdam
 from zoomldm.mil.models.pooling import MaxInstance, Pooled
-from zoomldm.mil.protocol import MODELS, PROTOCOLS, build_model
+from zoomldm.mil.protocol import MODELS, PROTOCOLS, build_model, train_model
 
 MAKERS: dict[str, Callable[[], BagModel]] = {
     "abmil": lambda: ABMIL(12, hidden=16, width=8),
@@ -28,80 +31,34 @@ MAKERS: dict[str, Callable[[], BagModel]] = {
 }
 
 
-@pytest.mark.parametrize("name", MAKERS)
-@pytest.mark.parametrize("instances", [1, 3, 7, 8, 40])
-def test_gradients(name: str, instances: int) -> None:
-    torch.manual_seed(instances)
-    model, x = MAKERS[name]().double().train(), 4 * torch.randn(instances, 12).double()
+def test_a_bag_trains_its_own_class_alone() -> None:
+    """CLAM's other instance classifiers get no gradient, so that weight decay spares them."""
+    torch.manual_seed(0)
+    model = ClamSB(12, 3, hidden=16, width=8).train()
+    model.loss(torch.randn(20, 12), 1).backward()
+    trained = [layer.weight.grad is not None for layer in model.instance_classifiers]
+    assert trained == [False, True, False]
+    assert model.fc.weight.grad is not None
+
+
+def test_training_is_pytorchs_adam_to_the_bit(make_npz: Callable[..., Path]) -> None:
+    """`foreach` is for speed alone."""
+    bags, rows = read_bags(make_npz(slides=8)), np.arange(8)
+    protocol = replace(PROTOCOLS["hipt"], epochs=3, decay=1e-2)
+    torch.manual_seed(0)
+    ours = build_model("clam-sb", bags.dim, 2, protocol)
+    theirs = build_model("clam-sb", bags.dim, 2, protocol)
+    theirs.load_state_dict(ours.state_dict())
     torch.manual_seed(1)
-    model.loss(x, 1).backward()
-    expected = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
-    model.zero_grad()
-    torch.manual_seed(1)  # the same dropout
-    model.backward(x, 1)
-    for parameter, gradient in zip(model.parameters(), expected, strict=True):
-        if gradient is None:
-            assert parameter.grad is None
-        else:
-            torch.testing.assert_close(parameter.grad, gradient, atol=1e-10, rtol=1e-7)
-
-
-@pytest.mark.parametrize("name", MAKERS)
-def test_packed_adam_is_adam(name: str) -> None:
-    """Thirty steps, among them bags of one class only, which leave a part of CLAM untouched."""
-    torch.manual_seed(0)
-    ours, theirs = MAKERS[name]().double(), MAKERS[name]().double()
-    theirs.load_state_dict(ours.state_dict())
-    packed = PackedAdam(ours, 2e-3, 1e-2)
-    adam = torch.optim.Adam(theirs.parameters(), lr=2e-3, weight_decay=1e-2)
-    ours.train(), theirs.train()
-    for step in range(30):
-        x, y = torch.randn(5, 12).double(), int(step > 20)
-        torch.manual_seed(step)
-        ours.backward(x, y)
-        packed.step(ours.trained(y))
-        torch.manual_seed(step)
-        adam.zero_grad()
-        theirs.loss(x, y).backward()
-        adam.step()
-    for (key, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
-        if key != "attention.w.bias":  # its gradient is zero but for rounding, which Adam scales up
-            torch.testing.assert_close(a, b, atol=1e-7, rtol=1e-5)
-
-
-def test_packed_adam_is_the_default_adam_to_the_bit() -> None:
-    torch.manual_seed(0)
-    ours, theirs = ClamSB(24), ClamSB(24)
-    theirs.load_state_dict(ours.state_dict())
-    packed = PackedAdam(ours, 2e-4, 1e-5)
-    adam = torch.optim.Adam(theirs.parameters(), lr=2e-4, weight_decay=1e-5)
-    for _ in range(60):
-        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
-            b.grad = torch.randn_like(b) / 100
-            assert a.grad is not None
-            a.grad.copy_(b.grad)
-        packed.step([0, 1, 2])
-        adam.step()
-    for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
-        assert torch.equal(a, b), name
-
-
-def test_clam_trains_as_autograd_and_adam_do_to_the_bit() -> None:
-    torch.manual_seed(0)
-    ours, theirs = ClamSB(24), ClamSB(24)
-    theirs.load_state_dict(ours.state_dict())
-    packed = PackedAdam(ours, 2e-3, 1e-5)
-    adam = torch.optim.Adam(theirs.parameters(), lr=2e-3, weight_decay=1e-5)
-    ours.train(), theirs.train()
-    for step in range(40):
-        x, y = torch.randn(3 + step, 24), step % 2
-        torch.manual_seed(step)
-        ours.backward(x, y)
-        packed.step(ours.trained(y))
-        torch.manual_seed(step)
-        adam.zero_grad()
-        theirs.loss(x, y).backward()
-        adam.step()
+    train_model(ours, bags, rows, rows[:0], protocol)
+    torch.manual_seed(1)
+    adam = torch.optim.Adam(theirs.parameters(), lr=protocol.rate, weight_decay=protocol.decay)
+    theirs.train()
+    for _ in range(3):
+        for i in torch.multinomial(torch.full((8,), 2.0).double(), 8, replacement=True).tolist():
+            adam.zero_grad()
+            theirs.loss(bags.features[i], int(bags.labels[i])).backward()
+            adam.step()
     for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         assert torch.equal(a, b), name
 
@@ -113,7 +70,7 @@ def test_models_take_bags_of_any_size(name: str, protocol: str, classes: int) ->
     model = build_model(name, 20, classes, PROTOCOLS[protocol])
     for instances in (1, 2, 9):
         x = torch.randn(instances, 20)
-        model.train().backward(x, classes - 1)
+        model.train().loss(x, classes - 1).backward()
         output = model.eval()(x)
         assert output.logits.shape == (classes,)
         assert output.attention is None or output.attention.shape == (instances,)

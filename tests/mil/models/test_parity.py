@@ -11,7 +11,6 @@ from zoomldm.errors import ConfigError
 from zoomldm.mil.models.attention import cross_entropy
 from zoomldm.mil.models.clam import ClamSB, smooth_top1_svm
 from zoomldm.mil.models.dsmil import DSMIL
-from zoomldm.mil.models.optimiser import PackedAdam
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-8}
 
@@ -29,24 +28,24 @@ def grad_norms(model: torch.nn.Module) -> list[float]:
     return sorted(p.grad.norm().item() for p in model.parameters() if p.grad is not None)
 
 
-def train_packed(model: ClamSB | DSMIL, bags: list[Tensor], order: list[int]) -> Tensor:
-    """Losses of a training by the optimiser and the gradients that the benchmark uses.
+def train(model: ClamSB | DSMIL, bags: list[Tensor], order: list[int]) -> Tensor:
+    """Losses of a training by Adam as the benchmark runs it.
 
     The recorded trainings begin with the last recorded bag's gradient still in place.
     """
-    packed, losses = PackedAdam(model, 2e-4, 1e-5), []
+    adam = torch.optim.Adam(model.parameters(), lr=2e-4, weight_decay=1e-5, foreach=True)
+    losses = []
     if isinstance(model, ClamSB):
         model.subtyping, model.instance_loss = True, "ce"
-    model.backward(bags[-1], 1)
-    trained = model.trained(1)
+    model.loss(bags[-1], 1).backward()
     if isinstance(model, ClamSB):
         model.subtyping, model.instance_loss = False, "svm"
     for i in order:
-        with torch.no_grad():
-            losses.append(model.loss(bags[i], i % 2).item())
-        model.backward(bags[i], i % 2)
-        packed.step({*trained, *model.trained(i % 2)})
-        trained = ()
+        loss = model.loss(bags[i], i % 2)
+        losses.append(loss.item())
+        loss.backward()
+        adam.step()
+        adam.zero_grad()
     return torch.tensor(losses, dtype=torch.float64)
 
 
@@ -87,21 +86,21 @@ def test_clam(shared: Path, name: str, hidden: int, loss: str, subtyping: bool) 
             x, y = case["x"].to(dtype), int(case["y"])
             theirs = case[f"{short}_subtyping{int(subtyping)}_{loss}"]
             with torch.no_grad():
-                state = model.run(x)
-            close(state.scores, theirs["A_raw"])
-            close(state.mean, theirs["M"])
-            close(state.logits, theirs["logits"])
+                output = model(x)
+            close(output.scores, theirs["A_raw"])
+            close(output.mean, theirs["M"])
+            close(output.logits, theirs["logits"])
             close(model.probabilities(x).detach(), theirs["prob"])
             with torch.no_grad():
-                close(cross_entropy(state.logits, y), theirs["bag_loss"])
-                close(model.cluster_loss(state.h, state.scores, y), theirs["instance_loss"])
+                close(cross_entropy(output.logits, y), theirs["bag_loss"])
+                close(model.cluster_loss(output.hidden, output.scores, y), theirs["instance_loss"])
                 close(model.loss(x, y), theirs["total_loss"])
-            found = model.clusters(state.scores, y)
+            found = model.clusters(output.scores, y)
             assert torch.cat([t for _, _, t in found]).tolist() == theirs["inst_labels"].tolist()
-            predicted = [layer(state.h[rows]).argmax(1) for layer, rows, _ in found]
+            predicted = [layer(output.hidden[rows]).argmax(1) for layer, rows, _ in found]
             assert torch.cat(predicted).tolist() == theirs["inst_preds"].tolist()
             model.zero_grad()
-            model.backward(x, y)
+            model.loss(x, y).backward()
             norms = theirs["grad_norms"]
             limit = 2e-5 if dtype == torch.float32 else 1e-8
             for key, parameter in (
@@ -217,7 +216,7 @@ def test_clam_training(shared: Path, name: str, hidden: int) -> None:
     assert torch.equal(bags[7], recorded["cases"][7]["x"])
     model = ClamSB(384, hidden=hidden, dropout=0)
     model.load_published(recorded["init_state"])
-    losses = train_packed(model, bags, recorded["train"]["order"])
+    losses = train(model, bags, recorded["train"]["order"])
     close(losses, recorded["train"]["losses"][:, 2], 1e-4)
 
 
@@ -227,5 +226,5 @@ def test_dsmil_hipt_training(shared: Path) -> None:
     assert torch.equal(bags[5], recorded["cases"][5]["x"])
     model = DSMIL(384, hipt=True)
     model.load_published(recorded["init_state"])
-    losses = train_packed(model, bags, recorded["train"]["order"])
+    losses = train(model, bags, recorded["train"]["order"])
     close(losses * recorded["train"]["loss_div"], recorded["train"]["losses"], 1e-4)

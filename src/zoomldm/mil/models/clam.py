@@ -7,16 +7,15 @@ functions for deep top-k classification".
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import Parameter
 from torch.nn import functional as F
 
 from zoomldm.errors import ConfigError
-from zoomldm.mil.models.attention import ABMIL, add_linear, cross_entropy, xavier_init
+from zoomldm.mil.models.attention import ABMIL, cross_entropy, xavier_init
 
 _SMOOTH_UNTIL = math.log(1000)  # beyond this lead of the best score the loss is its hard limit
 _PUBLISHED = {  # name in published checkpoints -> name here
@@ -81,16 +80,6 @@ class ClamSB(ABMIL):
         if xavier:
             xavier_init(self)
 
-    def parts(self) -> list[list[Parameter]]:
-        """The bag's parameters, then each class's instance classifier."""
-        classifiers = [list(c.parameters()) for c in self.instance_classifiers]
-        own = {id(p) for part in classifiers for p in part}
-        return [[p for p in self.parameters() if id(p) not in own], *classifiers]
-
-    def trained(self, y: int) -> Sequence[int]:
-        """A bag trains the instance classifier of its own class, with subtyping all of them."""
-        return range(len(self.instance_classifiers) + 1) if self.subtyping else (0, y + 1)
-
     def clusters(self, scores: Tensor, y: int) -> list[tuple[nn.Linear, Tensor, Tensor]]:
         """Instance classifiers that a bag of class `y` trains, with instances (n,) and labels (n,).
 
@@ -101,7 +90,7 @@ class ClamSB(ABMIL):
         k = min(self.k, len(scores))
         order = scores.detach().argsort(descending=True)
         top, bottom = order[:k], order[-k:].flip(0)
-        target = torch.zeros(2 * k, dtype=torch.int64)
+        target = torch.zeros(2 * k, dtype=torch.int64, device=scores.device)
         target[:k] = 1
         own = (self._instance(y), torch.cat([top, bottom]), target)
         if not self.subtyping:
@@ -132,33 +121,10 @@ class ClamSB(ABMIL):
 
     def loss(self, x: Tensor, y: int) -> Tensor:
         """0.7 x cross-entropy of the bag + 0.3 x instance loss."""
-        state = self.run(x)
-        bag = cross_entropy(state.logits, y)
-        cluster = self.cluster_loss(state.h, state.scores, y)
+        output = self(x)
+        bag = cross_entropy(output.logits, y)
+        cluster = self.cluster_loss(output.hidden, output.scores, y)
         return self.bag_weight * bag + (1 - self.bag_weight) * cluster
-
-    def backward(self, x: Tensor, y: int) -> None:
-        """Add the gradient of `loss` to the `grad` of each parameter."""
-        with torch.no_grad():
-            state = self.run(x)
-            found = self.clusters(state.scores, y)
-            dh = torch.zeros_like(state.h)
-            share = (1 - self.bag_weight) / len(found)
-            for layer, chosen, target in found:
-                h = state.h[chosen]
-                sign = (2 * target - 1).to(h.dtype)
-                scores = layer(h)
-                lead = scores[:, 1] - scores[:, 0]
-                margin = self.instance_margin - sign * lead
-                weight = torch.full_like(margin, share) / len(target)
-                slope = torch.ops.aten.softplus_backward(weight, margin, 1, 20)
-                if self.instance_loss == "svm" and lead.abs().max() >= _SMOOTH_UNTIL:
-                    slope = torch.where(lead.abs() < _SMOOTH_UNTIL, slope, weight * (margin > 0))
-                slope *= sign
-                dlogits = torch.outer(slope, slope.new_tensor([1.0, -1.0]))
-                add_linear(layer, dlogits, h)
-                dh.index_add_(0, chosen, dlogits @ layer.weight)
-            self.backpropagate(x, state, y, self.bag_weight, dh)
 
     def load_published(self, state: Mapping[str, Tensor]) -> None:
         """Load a state dict with the published CLAM's (or HIPT's) parameter names.

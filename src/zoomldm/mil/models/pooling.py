@@ -1,10 +1,9 @@
 """Models without attention: the best instance, the mean, the maximum."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoomldm.mil.models.attention import BagModel, BagOutput, add_linear, keep, xavier_init
+from zoomldm.mil.models.attention import BagModel, BagOutput, xavier_init
 
 
 class MaxInstance(BagModel):
@@ -37,32 +36,13 @@ class MaxInstance(BagModel):
         if xavier:
             xavier_init(self)
 
-    def run(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-        """Hidden (N, H), its dropout mask, logits (N, classes), suspicion (N,)."""
-        h, mask = F.relu(self.fc(x)), None
-        if self.training and self.dropout:
-            mask = keep(h, self.dropout)
-            h = h * mask
-        logits = self.classifier(h)
-        probability = logits.detach().softmax(1)
-        suspicion = probability[:, 1] if logits.shape[1] == 2 else probability.amax(1)
-        return h, mask, logits, suspicion
-
     def forward(self, x: Tensor) -> BagOutput:
         """Classify one bag (N, D); its attention is each instance's suspicion, unnormalised."""
-        _, _, logits, suspicion = self.run(x)
+        hidden = F.dropout(F.relu(self.fc(x)), self.dropout, self.training)
+        logits = self.classifier(hidden)
+        probability = logits.detach().softmax(1)
+        suspicion = probability[:, 1] if logits.shape[1] == 2 else probability.amax(1)
         return BagOutput(logits[suspicion.argmax()], suspicion)
-
-    def backward(self, x: Tensor, y: int) -> None:
-        """Add the gradient of `loss`, which one instance alone receives."""
-        with torch.no_grad():
-            h, mask, logits, suspicion = self.run(x)
-            one = suspicion.argmax()[None]
-            dlogits = logits[one].softmax(1)
-            dlogits[0, y] -= 1
-            add_linear(self.classifier, dlogits, h[one])
-            dh = dlogits @ self.classifier.weight * (h[one] > 0)
-            add_linear(self.fc, dh if mask is None else dh * mask[one], x[one])
 
 
 class Pooled(BagModel):
