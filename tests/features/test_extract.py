@@ -1,17 +1,22 @@
 """Files of features, read back as other tools read them."""
 
 import json
+import subprocess
+import sys
 
 import h5py
 import numpy as np
 import pytest
 import torch
+from archive.making import make_header
 from cli.conftest import run  # noqa: F401
 
 from zoomldm.archive import Encoder, open_archive
 from zoomldm.errors import ArchiveError, ConfigError, TargetError
 from zoomldm.features import FeatureOptions, extract_features
-from zoomldm.mil.bags import read_features
+from zoomldm.features.reading import read_features
+from zoomldm.features.to_archive import archive_from_features
+from zoomldm.geometry.orientation import turn_array
 
 
 def read_trident(path):
@@ -161,3 +166,44 @@ def test_in_python():
     import zoomldm
 
     assert zoomldm.extract_features is extract_features
+
+
+@pytest.mark.parametrize("turn", range(8))
+def test_features_of_a_turned_archive_lie_on_the_slide(make, tmp_path, turn):
+    """Coordinates were those of the turned raster beside the slide's width, and nothing said so."""
+    mask = np.zeros((4, 8), bool)
+    mask[0:2, 0:2] = mask[3, 5] = True
+    turned = turn_array(mask, turn)
+    rows, cols = turned.shape
+    size = cols * 256, rows * 256
+    mpps, native = (0.25, 0.2), (4096, 2560)
+    if turn % 2:
+        mpps, native = mpps[::-1], native[::-1]
+    facts = {"turn": turn, "mpp_x": mpps[0], "mpp_y": mpps[1], "native_size": native}
+    slide = make_header(*size, 32).slide.model_copy(update=facts)
+    boxes = tuple((r, r + 1, c, c + 1) for r, c in np.argwhere(turned))
+    path = make(size=size, boxes=boxes, slide=slide)
+    extract_features(path, tmp_path, FeatureOptions(source="tiles"))
+    _, coords, attributes = read_trident(tmp_path / "a.h5")
+    expected = np.argwhere(mask)[:, ::-1] * [512, 640]
+    assert sorted(coords.tolist()) == sorted(expected.tolist())
+    assert (attributes["level0_width"], attributes["level0_height"]) == (4096, 2560)
+    assert (attributes["level0_mpp_x"], attributes["level0_mpp_y"]) == (0.25, 0.2)
+    if turn:
+        with pytest.raises(ConfigError, match=f"mirrored or turned \\(turn {turn}\\)"):
+            archive_from_features(tmp_path / "a.h5", tmp_path / "b.zldm")
+
+
+@pytest.mark.parametrize("form", ["h5", "pt", "npy"])
+def test_a_full_disk_is_one_line(make, tmp_path, form):
+    """HDF5 on a full disk ended in a segmentation fault."""
+    path = make(size=(6000, 6000), boxes=((0, 20, 0, 20),))
+    code = (
+        "import resource, sys; from zoomldm import cli\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192)); cli.main()"
+    )
+    command = ["features", str(path), "-o", str(tmp_path), "--source", "tiles", "--format", form]
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert "free some space" in done.stderr and done.stderr.count("\n") == 1
+    assert not [f for f in tmp_path.iterdir() if f.name.startswith(("a.h5", "a.pt", "a.npy", "."))]

@@ -145,6 +145,30 @@ def test_other_refusals(tmp_path):
         archive_from_features(trident(tmp_path / "s.h5"), tmp_path / "none")
 
 
+def test_one_tile(tmp_path):
+    """Neighbours can't tell its size; passing --mpp again was no way out."""
+    bare = write(tmp_path / "a.h5", values=VALUES[:1], coords=np.array([[512, 0]]))
+    with pytest.raises(ConfigError, match="holds one tile, and coords don't say patch_size"):
+        archive_from_features(bare, tmp_path, mpp=0.25)
+    told = write(
+        tmp_path / "b.h5", values=VALUES[:1], coords=np.array([[512, 0]]), at={"patch_size": 512}
+    )
+    assert archive_from_features(told, tmp_path, mpp=0.25)["tissue_tiles"] == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"level0_width": 5e9, "level0_height": 5e9},
+        {"tiles": TILES * 10_000_000, "level0_width": None, "level0_height": None},
+    ],
+)
+def test_sizes_that_no_slide_has(tmp_path, change):
+    with pytest.raises(ConfigError, match=r"expected 1 to 2,147,483,648") as refused:
+        archive_from_features(trident(tmp_path / "s.h5", **change), tmp_path)
+    assert "\n" not in str(refused.value)
+
+
 def test_our_own_tiles_come_back(make, pipeline, tmp_path):  # noqa: F811
     path = make(mpp=0.5048, size=(30000, 2600), boxes=((0, 9, 1, 110),))
     extract_features(path, tmp_path, FeatureOptions(source="tiles"))
@@ -169,9 +193,20 @@ def test_our_own_tiles_come_back(make, pipeline, tmp_path):  # noqa: F811
         archive_from_features(report.output, tmp_path / "c.zldm")
 
 
+@pytest.mark.parametrize(
+    "option", [("--turn", 1), ("--base", "none"), ("--tissue", "all"), ("--for-training",)]
+)
+def test_options_of_slides_are_refused(run, tmp_path, option):  # noqa: F811
+    """They were dropped without a word."""
+    file = trident(tmp_path / "a.h5")
+    line = run("compress", "--from-features", file, "-o", tmp_path, *option).line
+    assert f"{option[0]} is for slides" in line
+    assert run("compress", "--from-features", file, "-o", tmp_path, "--mpp", 0.25).code == 0
+
+
 def test_the_command(run, tmp_path):  # noqa: F811
     good, bad = trident(tmp_path / "a.h5"), trident(tmp_path / "b.h5", overlap=1)
-    done = run("compress", "--from-features", good, bad, "-o", tmp_path, "--json")
+    done = run("import", good, bad, "-o", tmp_path, "--json")
     assert done.code == 3
     found = json.loads(done.out)
     assert found["archives"][0]["archive"] == str(tmp_path / "a.zldm")

@@ -1,14 +1,16 @@
 """`zoomldm compress`: slides to archives."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from zoomldm.cli.device import Device
+from zoomldm.cli.import_features import import_features
 
 
 def compress(
+    ctx: typer.Context,
     slides: Annotated[list[Path], typer.Argument(metavar="SLIDE...", show_default=False)],
     out: Annotated[Path, typer.Option("-o", "--out", help="File .zldm, or an existing folder.")],
     base: Annotated[
@@ -21,17 +23,22 @@ def compress(
         ),
     ] = None,
     base_codec: Annotated[
-        str, typer.Option(help="avif, jpegxl, webp, jpeg, or png: lossless, to train on.")
+        Literal["avif", "jpegxl", "webp", "jpeg", "png"],
+        typer.Option(help="Of the base layer; png is lossless, to train on."),
     ] = "avif",
     base_quality: Annotated[
         int | None,
         typer.Option("--base-quality", "--quality", help="1 to 100; each codec has a default."),
     ] = None,
-    precision: Annotated[str, typer.Option(help="Of the embeddings: int8 or float16.")] = "int8",
+    precision: Annotated[
+        Literal["int8", "float16"], typer.Option(help="Of the embeddings.")
+    ] = "int8",
     mpp: Annotated[
         float | None, typer.Option(help="Micrometres per pixel, over what the slide says.")
     ] = None,
-    tissue: Annotated[str, typer.Option(help="otsu, or all to keep every tile.")] = "otsu",
+    tissue: Annotated[
+        Literal["otsu", "all"], typer.Option(help="otsu, or all to keep every tile.")
+    ] = "otsu",
     encoder: Annotated[
         str | None,
         typer.Option(
@@ -46,22 +53,20 @@ def compress(
     turn: Annotated[
         int, typer.Option(help="Mirror and turn the slide, 1 to 7: more training data of it.")
     ] = 0,
-    from_features: Annotated[
-        bool,
-        typer.Option(
-            "--from-features", help="The inputs are h5 files of TRIDENT, CLAM or STAMP instead."
-        ),
-    ] = False,
+    from_features: Annotated[bool, typer.Option("--from-features", hidden=True)] = False,
     device: Device = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Keep a slide as one embedding per tissue tile."""
     from zoomldm.errors import ConfigError
 
-    if from_features:
-        if turn:
-            raise ConfigError("--turn turns slides; features can't be turned")
-        _from_features(slides, out, mpp, precision, encoder, json)
+    if from_features:  # how `import` was called before it was a verb
+        others = {"slides", "out", "mpp", "precision", "encoder", "from_features", "device", "json"}
+        for name in ctx.params.keys() - others:
+            if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE":
+                option = "--" + name.replace("_", "-")
+                raise ConfigError(f"{option} is for slides; features are taken as they are")
+        import_features(slides, out, mpp, precision, encoder, json)
         return
     from zoomldm.cli.output import megabytes, print_json, print_table, progress
     from zoomldm.compression.compress import CompressOptions, archive_path
@@ -74,9 +79,9 @@ def compress(
         base=base,
         base_codec=base_codec,
         base_quality=base_quality,
-        precision=precision,  # type: ignore[arg-type]
+        precision=precision,
         mpp=mpp,
-        tissue=tissue,  # type: ignore[arg-type]
+        tissue=tissue,
         for_training=for_training,
         turn=turn,
     )
@@ -152,62 +157,4 @@ def compress(
         raise SomeFailedError(
             f"{len(failures)} of {len(slides)} slides failed: "
             + ", ".join(str(s) for s, _ in failures)
-        )
-
-
-def _from_features(
-    files: list[Path], out: Path, mpp: float | None, precision: str, encoder: str | None, json: bool
-) -> None:
-    from zoomldm.cli.output import megabytes, print_json, print_table
-    from zoomldm.encoders import load_encoder
-    from zoomldm.errors import SomeFailedError, TargetError, ZoomLDMError
-    from zoomldm.features.to_archive import archive_from_features, slide_name
-
-    if len(files) > 1 and not out.is_dir():
-        raise TargetError(f"{out}: several files need an existing folder")
-    if len({slide_name(f) for f in files}) < len(files):
-        raise TargetError(f"{out}: two of the files are of the same name; take them apart")
-    source = load_encoder(encoder) if encoder else None
-    made, failures = [], []
-    for file in files:
-        try:
-            made.append(
-                archive_from_features(
-                    file,
-                    out,
-                    mpp=mpp,
-                    precision=precision,  # type: ignore[arg-type]
-                    encoder=source,
-                )
-            )
-        except ZoomLDMError as error:
-            if len(files) == 1:
-                raise
-            failures.append((file, error))
-            typer.echo(f"zoomldm: {error}", err=True)
-    if json:
-        failed = [{"features": str(f), "error": str(e)} for f, e in failures]
-        print_json({"archives": made, "failed": failed})
-    elif made:
-        print_table(
-            "archives of features",
-            ["archive", "layout", "tissue tiles", "numbers", "encoder", "size"],
-            [
-                [
-                    Path(m["archive"]).name,
-                    m["layout"],
-                    m["tissue_tiles"],
-                    m["dim"],
-                    m["encoder"]["id"],
-                    megabytes(m["bytes"]),
-                ]
-                for m in made
-            ],
-        )
-    if failures:
-        if not made:
-            raise ZoomLDMError(f"none of the {len(files)} files could be taken")
-        raise SomeFailedError(
-            f"{len(failures)} of {len(files)} files failed: "
-            + ", ".join(str(f) for f, _ in failures)
         )

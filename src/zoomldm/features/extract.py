@@ -197,6 +197,8 @@ def _settings(
         "patch_encoder": encoder.model_dump(),
         "archive": archive.digest,
     }
+    if archive.turn:
+        settings["turn"] = archive.turn
     if model is not None:
         parts = {"summarizer": ("summarizer",), "unet": ("summarizer", "unet", "vae", "scheduler")}
         settings["pipeline"] = model.digest(*parts[options.source])

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from zoomldm.archive import Archive
 from zoomldm.features.sources import Description
 from zoomldm.files import atomic_path
 from zoomldm.geometry.levels import BASE_MPP, TILE
+from zoomldm.geometry.orientation import straight_corners
 
 FORMATS = ("h5", "pt", "npy")
 PRECISIONS = ("float32", "float16", "int8")
@@ -57,22 +59,36 @@ def write_features(
     Raises:
         TargetError: the target can't be written.
     """
-    values = description.values.astype(np.float16 if precision == "float16" else np.float32)
-    with atomic_path(path) as temporary:
-        if form == "h5":
-            _write_h5(temporary, path, description, archive, precision, settings)
-        elif form == "pt":
-            import torch
-
-            torch.save(torch.from_numpy(values), temporary)
-        else:
-            with temporary.open("wb") as file:
-                np.save(file, values)
+    if form == "h5":
+        data = _h5(path, description, archive, precision, settings)
+    else:
+        values = description.values.astype(np.float16 if precision == "float16" else np.float32)
+        data = _pt(values) if form == "pt" else _npy(values)
+    _write(path, data)
     if form != "h5" and description.mask is not None:
         folder = path.parent / "masks"
         folder.mkdir(exist_ok=True)
-        with atomic_path(folder / f"{path.stem}.npy") as temporary, temporary.open("wb") as file:
-            np.save(file, description.mask)
+        _write(folder / f"{path.stem}.npy", _npy(description.mask))
+
+
+def _write(path: Path, data: BytesIO) -> None:
+    """Libraries write to memory: on a full disk, HDF5 ends in a segmentation fault."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data.getbuffer())
+
+
+def _npy(values: NDArray[Any]) -> BytesIO:
+    data = BytesIO()
+    np.save(data, values)
+    return data
+
+
+def _pt(values: NDArray[Any]) -> BytesIO:
+    import torch
+
+    data = BytesIO()
+    torch.save(torch.from_numpy(values), data)
+    return data
 
 
 def read_settings(path: Path) -> dict[str, Any] | None:
@@ -86,21 +102,28 @@ def read_settings(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def _write_h5(
-    temporary: Path,
+def _h5(
     path: Path,
     description: Description,
     archive: Archive,
     precision: Precision,
     settings: Mapping[str, Any],
-) -> None:
+) -> BytesIO:
     import h5py
 
-    slide = archive.manifest.slide
-    scale = np.array([BASE_MPP / slide.mpp_x, BASE_MPP / slide.mpp_y])  # level-0 px per raster px
+    slide, places = archive.manifest.slide, description.places
+    (mpp_x, mpp_y), native = (slide.mpp_x, slide.mpp_y), slide.native_size
+    if archive.turn:  # coordinates are those of the slide as it lies in its file
+        places = straight_corners(places, description.side, slide.size, archive.turn)
+        if description.mask is not None:
+            places = np.where(description.mask[:, None], places, 0)
+        if archive.turn % 2:
+            (mpp_x, mpp_y), native = (mpp_y, mpp_x), native[::-1]
+    scale = np.array([BASE_MPP / mpp_x, BASE_MPP / mpp_y])  # level-0 px per raster px
     step = description.side / TILE  # in tiles
     level = settings.get("level_index", 0)
-    with h5py.File(temporary, "w") as file:
+    data = BytesIO()
+    with h5py.File(data, "w") as file:
         file.attrs[SETTINGS] = json.dumps(dict(settings), sort_keys=True)
         if precision == "int8":
             codes, scales = to_int8(description.values)
@@ -108,9 +131,7 @@ def _write_h5(
             file.create_dataset("scales", data=scales)
         else:
             features = file.create_dataset("features", data=description.values.astype(precision))
-        coords = file.create_dataset(
-            "coords", data=np.rint(description.places * scale).astype(np.int64)
-        )
+        coords = file.create_dataset("coords", data=np.rint(places * scale).astype(np.int64))
         if description.mask is not None:
             file.create_dataset("mask", data=description.mask)
         if settings["source"] == "tiles":
@@ -122,16 +143,17 @@ def _write_h5(
                 **named,
                 "patch_size": round(step * TILE / 2**level),
                 "patch_size_level0": round(description.side * scale[0]),
-                "level0_magnification": _magnification(slide.mpp_x),
+                "level0_magnification": _magnification(mpp_x),
                 "target_magnification": BASE_MAGNIFICATION / 2**level,
                 "overlap": 0,
-                "level0_width": slide.native_size[0],
-                "level0_height": slide.native_size[1],
+                "level0_width": native[0],
+                "level0_height": native[1],
                 # beyond the layout: magnification is a label, this is the scale
-                "level0_mpp_x": slide.mpp_x,
-                "level0_mpp_y": slide.mpp_y,
+                "level0_mpp_x": mpp_x,
+                "level0_mpp_y": mpp_y,
             }
         )
+    return data
 
 
 def _magnification(mpp: float) -> float:

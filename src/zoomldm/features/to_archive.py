@@ -5,7 +5,6 @@ that, or don't say where they are, are refused with the reason.
 """
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +17,22 @@ from zoomldm import __version__
 from zoomldm.archive import ArchiveWriter
 from zoomldm.archive.manifest import Encoder, Header, SlideFacts, TissueFacts
 from zoomldm.encoders import PatchEncoder, load_encoder
-from zoomldm.errors import ArchiveError, ConfigError, TargetError, ZoomLDMError
+from zoomldm.errors import ArchiveError, ConfigError, TargetError
 from zoomldm.features.files import SETTINGS
+from zoomldm.features.reading import (
+    StoredFeatures,
+    number,
+    read_stored,
+    text,
+    tile_side,
+    two_axes,
+)
 from zoomldm.files import claim
 from zoomldm.geometry.levels import BASE_MPP, TILE
 
 TILE_UM = TILE * BASE_MPP
 SPACING = 0.02  # of a tile's side that its scale may be off
+MAX_SIDE = 1 << 31  # px, the most that an archive can say
 OFF_GRID = 0.02  # of a tile's side that a corner may be off; coordinates are whole pixels
 
 
@@ -152,38 +160,23 @@ def read_feature_file(path: Path, mpp: float | None = None) -> FeatureFile:
         ConfigError: unreadable, overlap, another spacing, tiles off the grid, missing geometry,
             two features of one tile, NaN.
     """
-    import h5py
-
     if mpp is not None and not 0.01 <= mpp <= 10:
         raise ConfigError(f"mpp is {mpp}; expected micrometres per pixel, 0.01 to 10")
-    try:
-        with h5py.File(path, "r") as file:
-            root = dict(file.attrs)
-            name = next((n for n in ("features", "feats", "patch_embeddings") if n in file), None)
-            if name is None:
-                raise ConfigError(f"{path}: has {sorted(file)}, expected a dataset 'features'")
-            values, own = np.asarray(file[name]), dict(file[name].attrs)
-            if "scales" in file:
-                values = values * np.asarray(file["scales"])[:, None]
-            coords = np.asarray(file["coords"]) if "coords" in file else None
-            where = dict(file["coords"].attrs) if coords is not None else {}
-            white = np.asarray(file["background"], np.float32) if "background" in file else None
-    except ZoomLDMError:
-        raise
-    except Exception as error:
-        reason = str(error).split("\n")[0][:200]
-        raise ConfigError(f"{path}: not readable as h5 features ({reason})") from error
-    if coords is None:
+    stored = read_stored(path)
+    root, where = stored.root, stored.where
+    if stored.coords is None:
         raise ConfigError(f"{path}: has no dataset 'coords', so tiles have no place")
-    values, coords = _two_axes(path, values, "features"), _two_axes(path, coords, "coords")
+    values = two_axes(path, stored.values, "features")
+    coords = two_axes(path, stored.coords, "coords")
     if len(values) != len(coords) or not len(values):
         raise ConfigError(f"{path}: {len(values)} features and {len(coords)} coordinates")
-    bad = int((~np.isfinite(values)).any(1).sum())
-    if bad:
-        raise ConfigError(f"{path}: {bad} of {len(values)} features hold NaN or infinity")
-    encoder, digest = _named_encoder(path, root, own)
-    layout, side, scale, source, size = _geometry(path, root, where, coords, mpp)
-    aspect = (_number(where.get("level0_mpp_y")) or 1) / (_number(where.get("level0_mpp_x")) or 1)
+    for what, array in (("features", values), ("coordinates", coords)):
+        bad = int((~np.isfinite(array)).any(1).sum())
+        if bad:
+            raise ConfigError(f"{path}: {bad} of {len(values)} {what} hold NaN or infinity")
+    encoder, digest = _named_encoder(path, root, stored.own)
+    layout, side, scale, source, size = _geometry(path, stored, coords, mpp)
+    aspect = (number(where.get("level0_mpp_y")) or 1) / (number(where.get("level0_mpp_x")) or 1)
     stretch = np.array([1, aspect])
     tiles = _tiles(path, coords * stretch, side)
     extent = (int(tiles[:, 1].max() + 1) * TILE, int(tiles[:, 0].max() + 1) * TILE)
@@ -200,6 +193,12 @@ def read_feature_file(path: Path, mpp: float | None = None) -> FeatureFile:
         )
     width, height = int(raster[0]), int(raster[1])
     native = size or (round(width * BASE_MPP / scale), round(height * BASE_MPP / scale / aspect))
+    if min(native) < 1 or max(*native, *extent) > MAX_SIDE:
+        raise ConfigError(
+            f"{path}: tiles reach {extent[0]:,} x {extent[1]:,} px at 0.5 mpp and the slide has "
+            f"{native[0]:,} x {native[1]:,}; expected 1 to {MAX_SIDE:,}: its size is wrong, or "
+            "the unit of its coordinates"
+        )
     return FeatureFile(
         layout=layout,
         values=values.astype(np.float32),
@@ -211,16 +210,8 @@ def read_feature_file(path: Path, mpp: float | None = None) -> FeatureFile:
         mpp_source=source,
         encoder=encoder,
         digest=digest,
-        background=white,
+        background=stored.background,
     )
-
-
-def _two_axes(path: Path, array: NDArray, what: str) -> NDArray:
-    if array.ndim == 3 and array.shape[0] == 1:
-        array = array[0]
-    if array.ndim != 2 or (what == "coords" and array.shape[1] < 2):
-        raise ConfigError(f"{path}: {what} of shape {array.shape}; expected one row per tile")
-    return array if what == "features" else array[:, :2].astype(np.float64)
 
 
 Geometry = tuple[str, float, float, str, tuple[int, int] | None]
@@ -229,22 +220,19 @@ it comes from; width and height of the slide in those units, or None."""
 
 
 def _geometry(
-    path: Path,
-    root: Mapping[str, Any],
-    where: Mapping[str, Any],
-    coords: NDArray[np.float64],
-    mpp: float | None,
+    path: Path, stored: StoredFeatures, coords: NDArray[np.float64], mpp: float | None
 ) -> Geometry:
+    root, where = stored.root, stored.where
     if "unit" in root or "tile_size_um" in root or "stamp_version" in root:
         return _stamp(path, root, mpp)
     if "target_magnification" in where or "patch_size_level0" in where:
         return _trident(path, where, mpp)
-    return _clam(path, where, coords, mpp)
+    return _clam(path, stored, coords, mpp)
 
 
 def _stamp(path: Path, root: Mapping[str, Any], mpp: float | None) -> Geometry:
-    unit, side = _text(root.get("unit")), _number(root.get("tile_size_um"))
-    pixels = _number(root.get("tile_size_px"))
+    unit, side = text(root.get("unit")), number(root.get("tile_size_um"))
+    pixels = number(root.get("tile_size_px"))
     if unit != "um" or side is None:
         raise ConfigError(
             f"{path}: STAMP's file says unit {unit!r} and tile_size_um {side}; expected 'um' and "
@@ -260,9 +248,9 @@ def _stamp(path: Path, root: Mapping[str, Any], mpp: float | None) -> Geometry:
 
 def _trident(path: Path, where: Mapping[str, Any], mpp: float | None) -> Geometry:
     _no_overlap(path, where)
-    side, pixels = _number(where.get("patch_size_level0")), _number(where.get("patch_size"))
-    target = _number(where.get("target_magnification"))
-    level0 = _number(where.get("level0_magnification"))
+    side, pixels = number(where.get("patch_size_level0")), number(where.get("patch_size"))
+    target = number(where.get("target_magnification"))
+    level0 = number(where.get("level0_magnification"))
     if side is None and None not in (pixels, target, level0):
         side = pixels * level0 / target  # type: ignore[operator]
     if not side:
@@ -270,7 +258,7 @@ def _trident(path: Path, where: Mapping[str, Any], mpp: float | None) -> Geometr
     if pixels not in (None, TILE) or target not in (None, 20):
         at = "" if target is None else f" at {target:g}x"
         raise ConfigError(f"{path}: tiles of {pixels or 0:g} px{at}; expected {TILE} px at 20x")
-    given = mpp or _number(where.get("level0_mpp_x"))
+    given = mpp or number(where.get("level0_mpp_x"))
     if given is None and target is None:
         raise ConfigError(
             f"{path}: says neither magnification nor mpp of its tiles; pass --mpp with the "
@@ -280,37 +268,37 @@ def _trident(path: Path, where: Mapping[str, Any], mpp: float | None) -> Geometr
     if given is None:
         given, source = TILE_UM / side, "features: 20x taken as 0.5 mpp"
     _spacing(path, side, given)
-    if exact := _number(where.get("level0_mpp_x")):
+    if exact := number(where.get("level0_mpp_x")):
         side = TILE_UM / exact  # ours: the written side is rounded to whole pixels
     return "TRIDENT", side, given, source, _size(where, "level0_width", "level0_height")
 
 
 def _clam(
-    path: Path, where: Mapping[str, Any], coords: NDArray[np.float64], mpp: float | None
+    path: Path, stored: StoredFeatures, coords: NDArray[np.float64], mpp: float | None
 ) -> Geometry:
+    where = stored.where
     _no_overlap(path, where)
-    side = _number(where.get("patch_size"))
-    if side is None:  # CLAM's files of features don't repeat it; neighbours tell
-        steps = np.concatenate([np.diff(np.unique(coords[:, axis])) for axis in (0, 1)])
-        side = float(steps.min()) if len(steps) else None
-    else:
-        down = np.asarray(where.get("downsample", 1.0), float).ravel()
-        side *= float(down[0])
-    if side is None or mpp is None:
+    side = tile_side(stored, coords)
+    if mpp is None:
         raise ConfigError(
             f"{path}: coords have no scale ({', '.join(where) or 'no attributes'}); pass --mpp "
             "with the micrometres per pixel of the slide"
         )
+    if side is None:
+        raise ConfigError(
+            f"{path}: holds one tile, and coords don't say patch_size: how large it is can't be "
+            "told; add the attribute patch_size (and downsample) to coords"
+        )
     _spacing(path, side, mpp)
     size = None
-    if int(_number(where.get("patch_level")) or 0) == 0 and "level_dim" in where:
+    if int(number(where.get("patch_level")) or 0) == 0 and "level_dim" in where:
         wide, high = np.asarray(where["level_dim"]).ravel()[:2]
         size = int(wide), int(high)
     return "CLAM", side, mpp, "option", size
 
 
 def _no_overlap(path: Path, where: Mapping[str, Any]) -> None:
-    overlap = _number(where.get("overlap")) or 0
+    overlap = number(where.get("overlap")) or 0
     if overlap:
         raise ConfigError(
             f"{path}: tiles overlap by {overlap:g} px; an archive's lie edge to edge: extract "
@@ -354,7 +342,7 @@ def _tiles(path: Path, coords: NDArray[np.float64], side: float) -> NDArray[np.i
 
 
 def _size(where: Mapping[str, Any], width: str, height: str) -> tuple[int, int] | None:
-    w, h = _number(where.get(width)), _number(where.get(height))
+    w, h = number(where.get(width)), number(where.get(height))
     return (int(w), int(h)) if w and h else None
 
 
@@ -362,7 +350,12 @@ def _named_encoder(
     path: Path, root: Mapping[str, Any], own: Mapping[str, Any]
 ) -> tuple[str, str | None]:
     if SETTINGS in root:
-        settings = json.loads(_text(root[SETTINGS]))
+        settings = json.loads(text(root[SETTINGS]))
+        if settings.get("turn"):
+            raise ConfigError(
+                f"{path}: features of a slide mirrored or turned (turn {settings['turn']}); take "
+                "those of the slide as it is"
+            )
         if settings.get("source") != "tiles":
             raise ConfigError(
                 f"{path}: features of the {settings.get('source')}, but an archive holds those of "
@@ -370,7 +363,7 @@ def _named_encoder(
             )
         return settings["patch_encoder"]["id"], settings["patch_encoder"]["digest"]
     name = own.get("encoder", root.get("extractor"))
-    return (_text(name) if name is not None else "unknown"), None
+    return (text(name) if name is not None else "unknown"), None
 
 
 def _encoder(path: Path, found: FeatureFile, given: PatchEncoder | None) -> Encoder:
@@ -382,16 +375,3 @@ def _encoder(path: Path, found: FeatureFile, given: PatchEncoder | None) -> Enco
             f"{path}: features of {dim} numbers, but that patch encoder gives {given.embedding_dim}"
         )
     return Encoder(id=given.id, digest=given.digest, dim=dim)
-
-
-def _number(value: Any) -> float | None:
-    """A number of an attribute; None for none, which TRIDENT writes as text."""
-    try:
-        number = float(np.asarray(value).ravel()[0])
-    except (TypeError, ValueError, IndexError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)

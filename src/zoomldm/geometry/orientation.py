@@ -20,3 +20,25 @@ def turn_back(values: np.ndarray, turn: int) -> np.ndarray:
     """Undo `turn_array`."""
     straight = np.rot90(values, -(turn % 4))
     return straight[:, ::-1] if turn >= 4 else straight
+
+
+def straight_corners(places: np.ndarray, side: int, size: tuple[int, int], turn: int) -> np.ndarray:
+    """Where squares of a turned raster lie on the raster as it was.
+
+    Args:
+        places: (N, 2) x and y of their top-left corners on the turned raster, px.
+        side: of the squares, px.
+        size: (width, height) of the turned raster, px.
+        turn: 0 to 7.
+
+    Returns:
+        (N, 2) x and y of their top-left corners.
+    """
+    x, y = places[:, 0], places[:, 1]
+    width, height = size
+    for _ in range(turn % 4):
+        x, y = height - y - side, x
+        width, height = height, width
+    if turn >= 4:
+        x = width - x - side
+    return np.stack([x, y], 1)
