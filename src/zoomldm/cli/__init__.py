@@ -2,8 +2,11 @@
 
 import os
 import sys
+import traceback
 import warnings
-from typing import NoReturn
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -13,6 +16,7 @@ from zoomldm.cli.decompress import decompress
 from zoomldm.cli.doctor import doctor
 from zoomldm.cli.evaluate import evaluate
 from zoomldm.cli.features import features
+from zoomldm.cli.import_features import import_features
 from zoomldm.cli.info import info
 from zoomldm.cli.mil import mil
 from zoomldm.cli.models import models
@@ -25,28 +29,65 @@ _INTERRUPTED = 130
 
 app = typer.Typer(
     name="zoomldm",
-    help="Whole-slide images kept as embeddings and turned back into pictures.",
     no_args_is_help=True,
-    add_completion=False,
+    # Help is shown as it is written: `[brackets]` are no markup.
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from zoomldm import __version__
+
+        typer.echo(f"zoomldm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option(
+            "--debug", help="Say what is done, and where errors come from; also after the verb."
+        ),
+    ] = False,
+    log: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Append what is done, and errors in full, to a file."),
+    ] = None,
+) -> None:
+    """Whole-slide images kept as embeddings and turned back into pictures."""
+    from zoomldm.cli.logs import set_up
+
+    set_up(debug, log)
+
+
 _VERBS = (
     *(compress, decompress, info, verify, sample, features, mil),
     *(train, convert, models, doctor),
 )
 for verb in _VERBS:
     app.command()(verb)
+app.command("import")(import_features)
 app.add_typer(evaluate, name="evaluate")
 
 
 def main() -> NoReturn:
     """Run the command line; a user's mistake is one line and an exit code, never a traceback."""
     warnings.showwarning = _show_warning
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal can't show is no fault
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     os.environ.setdefault("TQDM_DISABLE", "1")  # diffusers shows bars where a verb prints lines
     try:
-        code = app(sys.argv[1:] or ["--help"], prog_name="zoomldm", standalone_mode=False)
+        code = app(_arguments(), prog_name="zoomldm", standalone_mode=False)
     except ZoomLDMError as error:
-        _fail(error, error.exit_code)
+        _fail(error, error.exit_code, error)
     except typer.Abort:
         code = _INTERRUPTED
     except BrokenPipeError:  # the reader of our output has gone: nobody is left to tell
@@ -54,10 +95,14 @@ def main() -> NoReturn:
         sys.exit(1)
     except OSError as error:
         named = f"{error.filename}: " if error.filename else ""
-        _fail(f"{named}{error.strerror or error}", 2)
+        _fail(f"{named}{error.strerror or error}", 2, error)
     except Exception as error:
+        kinds = {kind.__name__ for kind in type(error).__mro__}
+        if "OutOfMemoryError" in kinds:  # PyTorch's, which isn't loaded here
+            _fail("the GPU's memory is full: pass a smaller --batch, or --device cpu", 2, error)
         # typer brings click's exceptions under one name or another, depending on its version.
-        if not hasattr(error, "format_message"):
+        if "ClickException" not in kinds:
+            _log(error)
             raise
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "zoomldm"
@@ -69,9 +114,27 @@ def main() -> NoReturn:
     sys.exit(code or 0)
 
 
-def _fail(message: object, code: int) -> NoReturn:
+def _arguments() -> list[str]:
+    """The command line's, `--debug` first wherever it stands before `--`."""
+    given = sys.argv[1:] or ["--help"]
+    end = given.index("--") if "--" in given else len(given)
+    if "--debug" in given[:end]:
+        given = ["--debug", *(a for a in given[:end] if a != "--debug"), *given[end:]]
+    return given
+
+
+def _fail(message: object, code: int, error: BaseException | None = None) -> NoReturn:
+    if error is not None:
+        _log(error)
     typer.echo("zoomldm: " + " ".join(str(message).splitlines()), err=True)
     sys.exit(code)
+
+
+def _log(error: BaseException) -> None:
+    """An error in full, for `--debug` and `--log`."""
+    import logging
+
+    logging.getLogger(__name__).debug("%s", "".join(traceback.format_exception(error)).rstrip())
 
 
 def _show_warning(message: object, *_: object, **__: object) -> None:

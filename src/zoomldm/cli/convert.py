@@ -8,7 +8,13 @@ import typer
 
 def convert(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", show_default=False)],
-    out: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Directory to make.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--out", metavar="DIR", help="Directory to make.  [required]", show_default=False
+        ),
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", hidden=True)] = None,
     ema: Annotated[
         bool, typer.Option("--ema/--raw", help="Averaged weights, or those of the last step.")
     ] = True,
@@ -18,6 +24,9 @@ def convert(
     from zoomldm.cli.output import print_json, print_table
     from zoomldm.released import convert_released
 
+    out = out or output  # the option's name of before
+    if out is None:
+        raise typer.BadParameter("missing; expected a directory to make", param_hint="'--out'")
     report = convert_released(checkpoint, out, "ema" if ema else "raw")
     if json:
         print_json(report.as_dict())

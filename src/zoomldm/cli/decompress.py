@@ -1,7 +1,7 @@
 """`zoomldm decompress`: an archive back to pixels."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -50,7 +50,8 @@ def decompress(
         ),
     ] = "auto",
     precision: Annotated[
-        str, typer.Option(help="Of the networks: float32, or bfloat16, which is faster.")
+        Literal["float32", "bfloat16"],
+        typer.Option(help="Of the networks: float32, or bfloat16, which is faster."),
     ] = "float32",
     batch: Annotated[
         int | None, typer.Option(help="Patches per network call; else 1 on a CPU, 32 on a GPU.")

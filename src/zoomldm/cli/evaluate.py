@@ -1,7 +1,7 @@
 """`zoomldm evaluate`: figures of a pipeline; `copies` and `samples` of what it draws."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -77,7 +77,9 @@ def copies(
         str, typer.Option(metavar="CASE,...", help="Cases that were kept out of training.")
     ] = "",
     seed: Annotated[int, typer.Option(help="0 or more.")] = 0,
-    precision: Annotated[str, typer.Option(help="float32, or bfloat16 (faster).")] = "float32",
+    precision: Annotated[
+        Literal["float32", "bfloat16"], typer.Option(help="float32, or bfloat16 (faster).")
+    ] = "float32",
     batch: Annotated[int | None, typer.Option(help="Samples a call.")] = None,
     device: Device = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
@@ -134,7 +136,9 @@ def samples(
         list[str] | None, typer.Option(help="20x, 10x, ...; several.", show_default="all")
     ] = None,
     seed: Annotated[int, typer.Option(help="0 or more.")] = 0,
-    precision: Annotated[str, typer.Option(help="float32, or bfloat16 (faster).")] = "float32",
+    precision: Annotated[
+        Literal["float32", "bfloat16"], typer.Option(help="float32, or bfloat16 (faster).")
+    ] = "float32",
     batch: Annotated[int | None, typer.Option(help="Samples a call.")] = None,
     judge: Annotated[Path | None, typer.Option(help="Folder of another judge.")] = None,
     device: Device = "auto",
@@ -182,13 +186,15 @@ def samples(
     print_json(figures) if json else typer.echo(table)
 
 
-def _plain(seed: int, precision: str, batch: int | None) -> "SampleOptions":
+def _plain(
+    seed: int, precision: Literal["float32", "bfloat16"], batch: int | None
+) -> "SampleOptions":
     """Samples without guidance of their contexts, which would cost variety."""
     from zoomldm.sampling.options import SampleOptions
 
     return SampleOptions(
         seed=seed,
-        precision=precision,  # type: ignore[arg-type]
+        precision=precision,
         batch=batch,
         context_guidance=1.0,
     )

@@ -1,7 +1,7 @@
 """`zoomldm features`: archives to numbers that other tools read."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,7 +13,7 @@ def features(
     out: Annotated[Path, typer.Option("-o", "--out", help="Existing folder; a file per archive.")],
     pipeline: Annotated[str, typer.Option(help="Pipeline id or directory.")] = "demo",
     source: Annotated[
-        str,
+        Literal["summarizer", "tiles", "unet"],
         typer.Option(
             help="summarizer: 64 tokens a patch; tiles: the stored embeddings; unet: a layer of "
             "the denoiser."
@@ -22,12 +22,16 @@ def features(
     level: Annotated[
         str | None, typer.Option(help="Of the patches.", show_default="0.15625x")
     ] = None,
-    format: Annotated[str, typer.Option(help="h5 (TRIDENT), pt (CLAM) or npy.")] = "h5",
+    format: Annotated[
+        Literal["h5", "pt", "npy"], typer.Option(help="h5 as TRIDENT's, pt as CLAM's, or npy.")
+    ] = "h5",
     fixed: Annotated[
         bool,
         typer.Option("--fixed", help="The two patches with most tissue, zero-padded, with a mask."),
     ] = False,
-    precision: Annotated[str, typer.Option(help="float32, float16 or int8.")] = "float32",
+    precision: Annotated[
+        Literal["float32", "float16", "int8"], typer.Option(help="Of the numbers; int8 is for h5.")
+    ] = "float32",
     layer: Annotated[
         str, typer.Option(help="Of the denoiser, with --source unet: down.0, mid, up.1 ...")
     ] = "mid",
@@ -43,11 +47,11 @@ def features(
     from zoomldm.pipeline import load_pipeline
 
     options = FeatureOptions(
-        source=source,  # type: ignore[arg-type]
+        source=source,
         level=level,
-        format=format,  # type: ignore[arg-type]
+        format=format,
         fixed=fixed,
-        precision=precision,  # type: ignore[arg-type]
+        precision=precision,
         layer=layer,
         timestep=timestep,
     )

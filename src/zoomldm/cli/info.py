@@ -41,6 +41,7 @@ def info(
         "levels_real": list(NAMES[base.level :]) if base else [],
         "base": _base_facts(m, base) if base else None,
         "latent_levels": [NAMES[part.level] for part in m.latents],
+        "turn": m.slide.turn,
         "format_version": m.version,
         "creator": m.creator,
     }

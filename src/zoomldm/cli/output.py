@@ -1,7 +1,8 @@
 """What verbs print: JSON, tables, progress."""
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +21,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+_ANY_WIDTH = 1_000_000
+
 
 class _Rate(ProgressColumn):
     """Items per second."""
@@ -34,14 +37,33 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=1, default=str))
 
 
-def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
-    """Print a table on standard output."""
-    table = Table(title=title, title_justify="left")
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a table on standard output, text as it is: `[brackets]` are no markup.
+
+    Cells are never broken. Where the terminal is too narrow for the table, each row becomes a block
+    of lines. What isn't a terminal is as wide as the table (or `COLUMNS`).
+    """
+    table = Table()
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(Text(column), no_wrap=True)
     for row in rows:
-        table.add_row(*(str(v) for v in row))
-    Console().print(table)
+        table.add_row(*(Text(str(cell)) for cell in row))
+    console = Console(markup=False, highlight=False)
+    whole = console.measure(table, options=console.options.update(max_width=_ANY_WIDTH)).maximum
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = max(whole, 1)
+    typer.echo(title)
+    if whole <= console.width:
+        console.print(table)
+        return
+    for row in rows:
+        head, *others = (str(cell) for cell in row)
+        if not columns[0] and len(others) == 1:  # names and values
+            typer.echo(f"  {head}: {others[0]}")
+            continue
+        typer.echo(head)
+        for name, cell in zip(columns[1:], others, strict=True):
+            typer.echo(f"  {name}: {cell}" if name else f"  {cell}")
 
 
 def megabytes(count: float) -> str:
@@ -54,7 +76,7 @@ def progress(quiet: bool = False) -> Iterator[Any]:
     """Progress on standard error, if that is a terminal: gives a function (what, done, total)."""
     console = Console(stderr=True)
     bar = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         _Rate(),

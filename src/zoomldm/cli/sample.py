@@ -1,7 +1,7 @@
 """`zoomldm sample`: new tissue."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -42,7 +42,9 @@ def sample(
             show_default="4 with --like or --label, else 1",
         ),
     ] = None,
-    precision: Annotated[str, typer.Option(help="float32, or bfloat16 (faster).")] = "float32",
+    precision: Annotated[
+        Literal["float32", "bfloat16"], typer.Option(help="float32, or bfloat16 (faster).")
+    ] = "float32",
     batch: Annotated[
         int | None, typer.Option(help="Samples a call.", show_default="1 on a CPU, 32 on a GPU")
     ] = None,
@@ -67,7 +69,7 @@ def sample(
         guidance=guidance,
         context_steps=context_steps,
         context_guidance=context_guidance,
-        precision=precision,  # type: ignore[arg-type]
+        precision=precision,
         batch=batch,
     )
     model = load_pipeline(pipeline, device)

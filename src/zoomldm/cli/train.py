@@ -1,9 +1,11 @@
 """`zoomldm train`: networks from one's own slides."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+from zoomldm.cli.device import Device
 
 
 def train(
@@ -12,13 +14,12 @@ def train(
         typer.Option(help="Folder of archives (made with --for-training), or of slides."),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the run.")],
-    preset: Annotated[str, typer.Option(help="Sizes and settings: tiny or demo.")] = "demo",
+    preset: Annotated[
+        Literal["tiny", "tiny-octaves", "demo", "base"], typer.Option(help="Sizes and settings.")
+    ] = "demo",
     stage: Annotated[
-        str,
-        typer.Option(
-            help="diffusion or embedding-diffusion (from archives), autoencoder or patch-encoder "
-            "(from slides)."
-        ),
+        Literal["diffusion", "embedding-diffusion", "autoencoder", "patch-encoder"],
+        typer.Option(help="The first two learn from archives, the others from slides."),
     ] = "diffusion",
     pipeline: Annotated[
         str | None,
@@ -49,6 +50,7 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Another setting; may be repeated."),
     ] = None,
+    device: Device = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Train; killed at any time, the same command goes on from the last checkpoint."""
@@ -79,6 +81,7 @@ def train(
         labels=labels,
         label_column=label_column,
         minutes=minutes,
+        device=device,
         quiet=json,
     )
     if os.environ.get("RANK", "0") != "0":

@@ -214,6 +214,8 @@ def _transformers_encoder(
             model, found = transformers.AutoModel.from_pretrained(
                 safe, local_files_only=True, use_safetensors=True, output_loading_info=True
             )
+    except torch.OutOfMemoryError:  # of the GPU, no fault of the files
+        raise
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise PipelineError(f"encoder {name}: {path} can't be loaded ({reason})") from error

@@ -117,6 +117,8 @@ def _loaded(name: str) -> ZoomLDMPipeline:
         pipeline = ZoomLDMPipeline.from_pretrained(
             str(folder), dtype=torch.float32, local_files_only=True
         )
+    except torch.OutOfMemoryError:  # of the GPU, no fault of the files
+        raise
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
         raise PipelineError(f"pipeline {folder}: can't be loaded ({_one_line(error)})") from error
     finally:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from zoomldm.errors import ConfigError, ZoomLDMError
 from zoomldm.files import claim
+from zoomldm.pipeline import pick_device
 from zoomldm.training.averaging import Average
 from zoomldm.training.checkpoints import (
     flatten,
@@ -77,15 +78,15 @@ class Stage(nn.Module):
             network.save_pretrained(folder / name)  # type: ignore[operator]
 
 
-def environment() -> dict[str, Any]:
+def environment(device: torch.device) -> dict[str, Any]:
     """Versions, machine and thread count, on which bit-identity depends."""
-    cuda = torch.cuda.is_available()
+    cuda = device.type == "cuda"
     return {
         "torch": torch.__version__,
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
-        "device": "cuda" if cuda else "cpu",
-        "machine": torch.cuda.get_device_name()
+        "device": device.type,
+        "machine": torch.cuda.get_device_name(device)
         if cuda
         else f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
@@ -152,6 +153,7 @@ def train(
     *,
     extra: dict[str, Any] | None = None,
     minutes: float | None = None,
+    device: str = "auto",
     quiet: bool = False,
 ) -> Path:
     """Train until `config.steps`, going on from the newest checkpoint in `run`.
@@ -164,6 +166,7 @@ def train(
             `pictures/` and, at the end, `networks/` with the averaged weights.
         extra: settings of the stage, recorded and compared in the same way.
         minutes: stop after so long, checkpointed; the same command goes on.
+        device: see `pick_device`.
         quiet: no progress display.
 
     Returns:
@@ -179,7 +182,7 @@ def train(
     if config.threads:
         torch.set_num_threads(config.threads)
     accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(),
+        cpu=pick_device(device).type == "cpu",
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=stage.sparse)],
     )
     if accelerator.device.type == "cuda":
@@ -214,7 +217,7 @@ def _train(
         parameters, config.learning_rate, weight_decay=config.weight_decay
     )
     # The fixed settings travel with every checkpoint, so that a resumed run can be compared.
-    settings = {"config": config.model_dump(), "extra": extra, "environment": environment()}
+    settings = {"config": config.model_dump(), "extra": extra, "environment": environment(device)}
     start = step = _resume(run, networks, average, optimizer, settings)
     if config.compile:
         for part in stage.worth_compiling():

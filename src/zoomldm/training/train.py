@@ -25,7 +25,14 @@ from zoomldm.networks.lowpass import LowPassAutoencoder
 from zoomldm.networks.octave_denoiser import OctaveDenoiser
 from zoomldm.networks.patch_encoder import TileCNN
 from zoomldm.networks.summarizers import CNNSummarizer
-from zoomldm.pipeline import KINDS, SHIPPED, ZoomLDMPipeline, build_pipeline, load_pipeline
+from zoomldm.pipeline import (
+    KINDS,
+    SHIPPED,
+    ZoomLDMPipeline,
+    build_pipeline,
+    load_pipeline,
+    pick_device,
+)
 from zoomldm.pipeline.compatibility import check_encoder, check_latents
 from zoomldm.pipeline.presets import preset as preset_table
 from zoomldm.training.config import STAGES, TrainConfig, make_config
@@ -90,6 +97,7 @@ def train_stage(
     labels: Path | str | None = None,
     label_column: str = "label",
     minutes: float | None = None,
+    device: str = "auto",
     quiet: bool = False,
 ) -> TrainReport:
     """Train one stage, or go on with it if `out` holds its checkpoints.
@@ -110,6 +118,7 @@ def train_stage(
             to draw tissue of a label.
         label_column: of `labels`.
         minutes: stop after so long, checkpointed.
+        device: see `pick_device`; of several processes each takes its own GPU, or all the CPU.
         quiet: no progress display.
 
     Raises:
@@ -119,6 +128,9 @@ def train_stage(
         TargetError: `out` can't be written, or another process trains there.
     """
     config = make_config(preset, stage, changes)
+    place = pick_device(device)
+    if place.type == "cuda":
+        torch.cuda.set_device(place)  # which accelerate then takes
     data, out = Path(data), Path(out)
     sources = _sources(stage, data)
     split = split_cases(sources, holdout, Path(cases) if cases else None)
@@ -129,7 +141,7 @@ def train_stage(
         torch.set_num_threads(config.threads)
     base = _base(stage, preset, pipeline, config, finetune, sorted(set(named)))
     start = {"start": base.digest()} if finetune else {}
-    processes = PartialState(cpu=not torch.cuda.is_available())
+    processes = PartialState(cpu=place.type == "cpu")
     _make_folder(out)
     files = {name: sources[name] for name in [*split.training, *split.held_out]}
     if stage in _FROZEN:
@@ -157,7 +169,7 @@ def train_stage(
         **start,
         **({"labels": named} if named else {}),
     }
-    networks = train(built, config, out, extra=extra, minutes=minutes, quiet=quiet)
+    networks = train(built, config, out, extra=extra, minutes=minutes, device=device, quiet=quiet)
     if processes.is_main_process:
         assemble(base, networks, out / "pipeline")
     return TrainReport(
