@@ -106,7 +106,8 @@ def main() -> NoReturn:
             raise
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "zoomldm"
-        _fail(f"{error.format_message().rstrip('.')}; see `{command} --help`", 2)  # type: ignore
+        message = error.format_message().rstrip(".").replace("Value error, ", "")  # type: ignore
+        _fail(f"{message}; see `{command} --help`", 2)
     except KeyboardInterrupt:
         code = _INTERRUPTED
     if code == _INTERRUPTED:
