@@ -105,9 +105,9 @@ def test_public_call(tape: Callable, pipeline: ZoomLDMPipeline, assert_close: Ca
     grids = [grid.permute(1, 2, 0) for grid in t["feats"]]
     context = pipeline.summarizer.summarise(grids, t["mag"])
     options = {"num_inference_steps": 5, "latents": t["xT"], "output_type": "latent"}
-    drawn = pipeline(context=context, guidance_scale=SCALE, **options)
+    drawn = pipeline(context=context, guidance_scale=SCALE, **options).images
     assert_close(drawn, t["plms_S5"]["out"], 1e-4)
-    plain = pipeline(context=context, guidance_scale=1.0, **options)
+    plain = pipeline(context=context, guidance_scale=1.0, **options).images
     assert_close(plain, t["plms_S5_noguidance"], 1e-4)
 
 
@@ -123,15 +123,17 @@ def test_diffusers_own_samplers_agree_where_the_grids_do(
 ) -> None:
     """PNDM without Runge-Kutta steps is PLMS; both use floor(1000 / S), as 5 steps do too."""
     t = tape("ldm")
-    config = {k: v for k, v in SCHEDULE.items() if k != "clip_sample"}
+    config = {**SCHEDULE, "timestep_spacing": "leading"}
     options = {"num_inference_steps": 5, "latents": t["xT"], "output_type": "latent"}
     held = pipeline.scheduler
     try:
-        pipeline.scheduler = PNDMScheduler(**config, skip_prk_steps=True)
-        assert_close(pipeline(context=t["cc"], **options), t["plms_S5"]["out"], 1e-4)
-        pipeline.scheduler = DDIMScheduler(**SCHEDULE)
+        pipeline.scheduler = PNDMScheduler(
+            **{k: v for k, v in config.items() if k != "clip_sample"}, skip_prk_steps=True
+        )
+        assert_close(pipeline(context=t["cc"], **options).images, t["plms_S5"]["out"], 1e-4)
+        pipeline.scheduler = DDIMScheduler(**config)
         assert_close(
-            pipeline(context=t["cc"], guidance_scale=DDIM_SCALE, **options),
+            pipeline(context=t["cc"], guidance_scale=DDIM_SCALE, **options).images,
             t["ddim_S5_eta0"]["out"],
             1e-4,
         )

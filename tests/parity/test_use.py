@@ -33,7 +33,7 @@ def test_pictures_by_the_public_call(pipeline: ZoomLDMPipeline, archive: Path) -
     with open_archive(archive) as opened:
         grid = opened.grid(1, 0, 0)[None]
     options = {"level": 1, "num_inference_steps": 1, "generator": torch.Generator().manual_seed(0)}
-    pictures = pipeline(grid, output_type="np", **options)
+    pictures = pipeline(grid, output_type="np", **options).images
     assert pictures.shape == (1, 256, 256, 3)
     assert pictures.min() >= 0 and pictures.max() <= 1 and pictures.std() > 0
 

@@ -83,7 +83,7 @@ def test_command(data: Path, tmp_path: Path) -> None:
     fresh = build_pipeline("tiny")
     assert pipeline.digest("vae", "patch_encoder") == fresh.digest("vae", "patch_encoder")
     assert pipeline.digest("unet") != build_pipeline("tiny", 3).digest("unet")
-    picture = pipeline(np.zeros((1, 1, 1, 32)), 0, 2, output_type="np")
+    picture = pipeline(np.zeros((1, 1, 1, 32)), 0, 2, output_type="np").images
     assert picture.shape == (1, 256, 256, 3)
     lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
     held_out = next(x for x in map(json.loads, lines) if x["kind"] == "held-out")

@@ -94,6 +94,12 @@ class ReleasedDDIMScheduler(DDIMScheduler, SchedulerMixin):
         before = [self.final_alpha_cumprod, *(self.alphas_cumprod[t] for t in times[:-1])]
         self._before = dict(zip(times, before, strict=True))
 
+    def begin_below(self, start: int) -> Tensor:
+        """Keep the timesteps that are set below `start`, and return them: (n,), n may be 0."""
+        times = [t for t in self._before if t < start]
+        self.timesteps = torch.tensor(self._order(times) if times else [], dtype=torch.long)
+        return self.timesteps
+
     @staticmethod
     def _order(times: list[int]) -> list[int]:
         return times[::-1]

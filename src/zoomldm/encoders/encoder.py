@@ -42,8 +42,17 @@ class PipelineEncoder:
 
     def __init__(self, pipeline: ZoomLDMPipeline, name: str) -> None:
         self._pipeline, self.id = pipeline, name
-        self.digest = pipeline.digest("patch_encoder")
-        self.embedding_dim = pipeline.embedding_dim
+        pipeline.digest("patch_encoder")  # there must be one
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the network that the pipeline has now."""
+        return self._pipeline.digest("patch_encoder")
+
+    @property
+    def embedding_dim(self) -> int:
+        """D, length of an embedding."""
+        return self._pipeline.embedding_dim
 
     def encode_tiles(self, tiles: np.ndarray) -> np.ndarray:
         """Embed tiles (n, 256, 256, 3) uint8 sRGB: (n, D) float32."""

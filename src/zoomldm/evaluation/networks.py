@@ -142,7 +142,7 @@ def generate_tiles(
                     guidance_scale=guidance,
                     generator=generators,
                     output_type="pt",
-                )
+                ).images
             )
         )
     return np.concatenate(parts)

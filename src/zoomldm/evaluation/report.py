@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from zoomldm.archive import open_archive
+from zoomldm.diffusion.schedule import GUIDANCE, STEPS
 from zoomldm.errors import ConfigError
 from zoomldm.evaluation.judge import colour_judge, load_judge
 from zoomldm.evaluation.losses import measure_losses
@@ -20,8 +21,6 @@ from zoomldm.evaluation.networks import (
 )
 from zoomldm.evaluation.tiles import SlideTiles, load_tiles
 from zoomldm.pipeline import ZoomLDMPipeline
-
-STEPS, GUIDANCE = 25, 1.5
 
 
 def evaluate(

@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 
+from zoomldm.diffusion.schedule import GUIDANCE, STEPS
 from zoomldm.errors import ConfigError
 
 CPU_BATCH = 1
@@ -14,7 +15,7 @@ METHODS = ("auto", "pyramid", "cascade")
 # steps, guidance, start
 DEFAULTS: dict[str, tuple[int, float, int]] = {
     "pyramid": (6, 1.0, 999),
-    "cascade": (20, 1.5, 500),
+    "cascade": (STEPS, GUIDANCE, 500),
 }
 
 

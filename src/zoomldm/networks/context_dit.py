@@ -179,7 +179,11 @@ class ContextDiT(ModelMixin, ConfigMixin):
         if reference is None or self.reference is None:
             return self.no_reference
         given = (reference != 0).any(-1, keepdim=True)
-        return torch.where(given, self.reference(standardise(reference)), self.no_reference)
+        return torch.where(
+            given,
+            self.reference(standardise(reference).to(self.reference.weight.dtype)),
+            self.no_reference,
+        )
 
     def _label(self, label: Tensor | None) -> Tensor | float:
         if self.label is None:

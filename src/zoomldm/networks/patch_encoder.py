@@ -94,4 +94,13 @@ class TileCNN(ModelMixin, ConfigMixin):
         parts = [self.project(torch.cat([top.mean((2, 3)), coarse], 1))]
         if self.layout:
             parts.append(self.place(F.adaptive_avg_pool2d(self.fine(x), 8).flatten(1)))
-        return self.standardise(torch.cat(parts, 1).float()) * self.scale
+        return self._standardised(torch.cat(parts, 1).float()) * self.scale
+
+    def _standardised(self, x: Tensor) -> Tensor:
+        """Standardise (B, dim) float32, also where the statistics are in half precision."""
+        norm = self.standardise
+        mean, variance = norm.running_mean, norm.running_var
+        assert mean is not None and variance is not None
+        if norm.training or mean.dtype == x.dtype:
+            return norm(x)
+        return (x - mean.float()) / (variance.float() + norm.eps).sqrt()

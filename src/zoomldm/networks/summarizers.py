@@ -117,7 +117,7 @@ class CNNSummarizer(ModelMixin, ConfigMixin):
         Returns:
             Context (B, 64, context_dim); token 8 i + j stands for cell (i, j) of the patch.
         """
-        x = standardise(grid).permute(0, 3, 1, 2)
+        x = standardise(grid).permute(0, 3, 1, 2).to(self.position.dtype)
         side = x.shape[-1] - (shift is not None)
         if side < SIDE and self.enter is not None:
             x = F.pixel_shuffle(self.unpackers[side.bit_length() - 1](x), SIDE // side)

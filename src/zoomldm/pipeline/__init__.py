@@ -7,11 +7,12 @@ from zoomldm.pipeline.loading import (
     load_pipeline,
     pick_device,
 )
-from zoomldm.pipeline.pipeline import ZoomLDMPipeline
+from zoomldm.pipeline.pipeline import ZoomLDMOutput, ZoomLDMPipeline
 
 __all__ = [
     "KINDS",
     "SHIPPED",
+    "ZoomLDMOutput",
     "ZoomLDMPipeline",
     "build_pipeline",
     "load_pipeline",

@@ -1,7 +1,10 @@
 """Whether an archive is of a pipeline's patch encoder and autoencoder."""
 
+import torch
+
 from zoomldm.archive import Archive
 from zoomldm.errors import ArchiveError
+from zoomldm.networks.precision import dtype_of
 from zoomldm.pipeline.pipeline import ZoomLDMPipeline
 
 
@@ -24,10 +27,11 @@ def check_encoder(archive: Archive, pipeline: ZoomLDMPipeline) -> None:
             )
         return
     own = pipeline.digest("patch_encoder")
-    if made.digest != own:
+    if made.digest not in (own, pipeline.digest_before_rounding("patch_encoder")):
         raise ArchiveError(
             f"{archive.path}: was made by patch encoder {made.id!r} ({made.digest[:12]}), but the "
             f"pipeline's is {own[:12]}; give the pipeline that it was compressed with"
+            f"{_rounded(pipeline.patch_encoder)}"
         )
 
 
@@ -42,8 +46,17 @@ def check_latents(archive: Archive, pipeline: ZoomLDMPipeline) -> None:
         raise ArchiveError(
             f"{archive.path}: holds no latents; compress its slide again with --for-training"
         )
-    if made.digest != own:
+    if made.digest not in (own, pipeline.digest_before_rounding("vae")):
         raise ArchiveError(
             f"{archive.path}: its autoencoder is {made.id} ({made.digest[:12]}), the pipeline's is "
             f"{own[:12]}; give the pipeline that made it, or compress again with this one"
+            f"{_rounded(pipeline.vae)}"
         )
+
+
+def _rounded(network: object) -> str:
+    """What to do where the reason may be that a network was loaded in half precision."""
+    kind = dtype_of(network)
+    if kind == torch.float32:
+        return ""
+    return f" (it is in {kind}: load it in float32, then .to({kind}) keeps whose archives it reads)"

@@ -1,20 +1,55 @@
 """ZoomLDMPipeline: what a trained model is, and the calls that everything else makes on it."""
 
 import hashlib
-import json
-from collections.abc import Callable
-from typing import Any, ClassVar
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DDIMScheduler, DiffusionPipeline
+from diffusers.utils import logging
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from zoomldm.diffusion.guidance import guided
+from zoomldm.diffusion.schedule import GUIDANCE, SPACING, STEPS, make_schedule
 from zoomldm.errors import PipelineError
 from zoomldm.geometry.levels import COUNT, NAMES, TILE
+from zoomldm.networks.digest import component_digest, component_mark
 from zoomldm.networks.lowpass import LowPassAutoencoder
 from zoomldm.networks.octave_denoiser import OctaveDenoiser
+from zoomldm.networks.precision import dtype_of, fitted, widened
+
+FORMAT = 2  # of model_index.json; before it, schedulers were stored with another layout
+
+
+@dataclass(frozen=True)
+class ZoomLDMOutput:
+    """What a pipeline's call gives, as diffusers' pipelines do.
+
+    It may be indexed, iterated and turned into an array as its images themselves.
+
+    Attributes:
+        images: a list of n PIL images, or an array or tensor whose first axis is n.
+    """
+
+    images: Any
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.images if place == "images" else self.images[place]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.images)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        images = self.images
+        if isinstance(images, list):
+            images = np.stack([np.asarray(image) for image in images])
+        return np.array(images, dtype) if copy else np.asarray(images, dtype)
 
 
 class ZoomLDMPipeline(DiffusionPipeline):
@@ -28,7 +63,10 @@ class ZoomLDMPipeline(DiffusionPipeline):
         scheduler: any diffusers scheduler; its configuration holds the schedule.
         embedding_diffusion: draws contexts; None where there is none.
         source: what it was converted from, None where it was trained here.
+        format: of the `model_index.json` that it was loaded from; `save_pretrained` sets it.
     """
+
+    model_cpu_offload_seq = "patch_encoder->summarizer->embedding_diffusion->unet->vae"
 
     _optional_components: ClassVar[list[str]] = [
         "unet",
@@ -48,6 +86,7 @@ class ZoomLDMPipeline(DiffusionPipeline):
         scheduler: Any,
         embedding_diffusion: Any = None,
         source: dict[str, Any] | None = None,
+        format: int | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -58,11 +97,71 @@ class ZoomLDMPipeline(DiffusionPipeline):
             scheduler=scheduler,
             embedding_diffusion=embedding_diffusion,
         )
-        self.register_to_config(source=source)
+        self.register_to_config(source=source, format=format)
         for network in (unet, vae, summarizer, patch_encoder, embedding_diffusion):
             if isinstance(network, nn.Module):
                 network.eval().requires_grad_(False)
-        self._digests: dict[str, str] = {}
+        self._digests: dict[str, tuple[Hashable, str]] = {}
+        self._rounded: dict[str, tuple[int, str]] = {}
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Self:
+        """Load as diffusers does; `dtype=torch.bfloat16` for half precision."""
+        pipeline = super().from_pretrained(*args, **kwargs)
+        if pipeline.config["format"] is None and type(pipeline.scheduler) is DDIMScheduler:
+            # Its file says "leading", but no verb ever laid its timesteps so.
+            config = {**pipeline.scheduler.config, "timestep_spacing": SPACING}
+            pipeline.scheduler = DDIMScheduler.from_config(config)
+        return pipeline
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """Save as diffusers does."""
+        self.register_to_config(format=FORMAT)
+        super().save_pretrained(*args, **kwargs)
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move to a device or type, as diffusers does.
+
+        Embeddings and latents of archives made before their networks were rounded to half
+        precision stay valid: `digest_before_rounding` remembers whose they are.
+        """
+        kept = {}
+        if any(isinstance(v, torch.dtype) for v in (*args, *kwargs.values())):
+            kept = {n: self.digest(n) for n in ("patch_encoder", "vae") if getattr(self, n)}
+        noted = logging.get_verbosity()
+        logging.set_verbosity_error()  # it warns of modules to keep in float32 and names none
+        try:
+            super().to(*args, **kwargs)
+        finally:
+            logging.set_verbosity(noted)
+        for name, digest in kept.items():
+            if digest != self.digest(name):
+                self._rounded.setdefault(name, (id(getattr(self, name)), digest))
+        return self
+
+    def digest_before_rounding(self, name: str) -> str | None:
+        """Digest that a network had before `to` rounded it; None where it was not rounded."""
+        part, digest = self._rounded.get(name, (None, None))
+        return digest if part == id(getattr(self, name)) else None
+
+    @property
+    def levels(self) -> int:
+        """Number of levels, from 20x on, that it was trained for: 8, or fewer."""
+        return int(self._part("summarizer").config.get("levels", COUNT))
+
+    def check_level(self, level: int) -> None:
+        """Refuse a level that there isn't, or that this pipeline does not know.
+
+        Raises:
+            PipelineError: naming those that it knows.
+        """
+        if not 0 <= level < COUNT:
+            raise PipelineError(f"level {level} does not exist; expected 0 to {COUNT - 1}")
+        if level >= self.levels:
+            raise PipelineError(
+                f"pipeline knows the {self.levels} levels {NAMES[0]} to {NAMES[self.levels - 1]}, "
+                f"not {NAMES[level]}; name one of those, or another pipeline"
+            )
 
     @property
     def embedding_dim(self) -> int:
@@ -82,22 +181,13 @@ class ZoomLDMPipeline(DiffusionPipeline):
         return hashlib.sha256("".join(self._digest(n) for n in names).encode()).hexdigest()
 
     def _digest(self, name: str) -> str:
-        if name not in self._digests:
-            part = self._part(name)
-            network = isinstance(part, nn.Module)
-            # An option that networks are given later and that is unset changes no digest.
-            config = {
-                k: v
-                for k, v in dict(part.config).items()
-                if not k.startswith("_") and not (network and v in (None, (), []))
-            }
-            sha = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-            if network:
-                for key, value in sorted(part.state_dict().items()):
-                    sha.update(key.encode())
-                    sha.update(value.detach().cpu().contiguous().numpy().tobytes())
-            self._digests[name] = sha.hexdigest()
-        return self._digests[name]
+        """Of a component as it is now: a swapped, trained or rounded one has another."""
+        part = self._part(name)
+        mark = component_mark(part)
+        held = self._digests.get(name)
+        if held is None or held[0] != mark:
+            held = self._digests[name] = mark, component_digest(part)
+        return held[1]
 
     def _part(self, name: str) -> Any:
         part = getattr(self, name)
@@ -111,12 +201,13 @@ class ZoomLDMPipeline(DiffusionPipeline):
         """Embed tiles (n, 256, 256, 3) uint8 sRGB: (n, D) float32."""
         x = torch.from_numpy(np.ascontiguousarray(tiles)).permute(0, 3, 1, 2)
         x = x.to(self.device).float().div_(255)
-        return self._part("patch_encoder")(x).float().cpu().numpy()
+        encoder = self._part("patch_encoder")
+        return encoder(fitted(x, encoder)).float().cpu().numpy()
 
     @torch.no_grad()
     def encode_pictures(self, pictures: Tensor) -> Tensor:
         """Pictures (n, 3, 256, 256) in [-1, 1] to latents (n, C, h, w)."""
-        return self.vae.encode(pictures)
+        return widened(self.vae.encode(fitted(pictures, self.vae)), self.vae)
 
     @torch.no_grad()
     def decode_latents(
@@ -129,9 +220,11 @@ class ZoomLDMPipeline(DiffusionPipeline):
             level: of the patches, where the autoencoder tells levels apart; None for 20x.
             noise: (n, noise_channels, h, w) standard normal, where the decoder takes any.
         """
+        latents = fitted(latents, self.vae)
         if not isinstance(self.vae, LowPassAutoencoder):
             return self.vae.decode(latents).float().clamp(-1, 1)
         levels = torch.full((len(latents),), level or 0, device=latents.device)
+        noise = None if noise is None else fitted(noise, self.vae)
         return self.vae.decode(latents, noise, levels).float().clamp(-1, 1)
 
     @torch.no_grad()
@@ -147,7 +240,11 @@ class ZoomLDMPipeline(DiffusionPipeline):
 
         Returns:
             (n, tokens, width).
+
+        Raises:
+            PipelineError: a level that the pipeline does not know, or grids of another shape.
         """
+        self.check_level(level)
         grids = torch.as_tensor(grids).to(self.device)
         side = 2**level + (shifts is not None)
         if grids.shape[1:] != (side, side, self.embedding_dim):
@@ -178,68 +275,79 @@ class ZoomLDMPipeline(DiffusionPipeline):
         return guided(self.denoiser(level), context, guidance, interval)
 
     def denoiser(self, level: int | None = None) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-        """The denoiser of a level as a function (latents, time, context) -> model output."""
-        if not isinstance(self.unet, OctaveDenoiser):
-            return self.unet
+        """The denoiser of a level as a function (latents, time, context) -> model output.
 
-        def told(latents: Tensor, time: Tensor, context: Tensor) -> Tensor:
-            levels = torch.full((len(latents),), level or 0, device=latents.device)
-            return self.unet(latents, time, context, levels)
+        A denoiser in half precision takes and gives float32 here, in which steps are taken.
+        """
+        told: Callable[[Tensor, Tensor, Tensor], Tensor] = self.unet
+        if isinstance(self.unet, OctaveDenoiser):
 
-        return told
+            def told(latents: Tensor, time: Tensor, context: Tensor) -> Tensor:
+                levels = torch.full((len(latents),), level or 0, device=latents.device)
+                return self.unet(latents, time, context, levels)
+
+        if dtype_of(self.unet) == torch.float32:
+            return told
+        return lambda latents, time, context: told(
+            fitted(latents, self.unet), time, fitted(context, self.unet)
+        ).float()
 
     @torch.no_grad()
     def __call__(
         self,
         grids: Tensor | np.ndarray | None = None,
         level: int | None = None,
-        num_inference_steps: int = 50,
-        guidance_scale: float = 2.0,
+        num_inference_steps: int = STEPS,
+        guidance_scale: float = GUIDANCE,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: Tensor | None = None,
         output_type: str = "pil",
         context: Tensor | None = None,
         guidance_interval: tuple[float, float] | None = None,
-    ) -> Any:
+        return_dict: bool = True,
+    ) -> ZoomLDMOutput | tuple[Any]:
         """Generate the patch of each grid from noise.
 
         Args:
             grids: (n, 2**level, 2**level, D) raw embeddings.
             level: 0 (20x) to 7 (0.15625x).
-            num_inference_steps: steps of the scheduler.
+            num_inference_steps: steps of the scheduler, laid as its configuration says.
             guidance_scale: see `denoise`.
             generator: source of the noise; a list gives one a picture.
             latents: starting noise (n, C, h, w) in place of the generator's.
             output_type: `pil`, `np` (n, 256, 256, 3) in [0, 1], `pt` in [-1, 1] or `latent`.
             context: (n, tokens, width) in place of grids and level.
             guidance_interval: see `denoise`.
+            return_dict: whether the images come as `.images` of an object, or alone in a tuple.
 
         Returns:
-            A list of pictures, or one array or tensor.
+            `images`: a list of pictures, or one array or tensor.
+
+        Raises:
+            PipelineError: nothing to draw, or a level that the pipeline does not know.
+            ConfigError: steps or a scheduler that can't be used.
         """
         if context is None:
             if grids is None or level is None:
                 raise PipelineError("nothing to draw; pass grids and level, or context")
-            if not 0 <= level < COUNT:
-                raise PipelineError(f"level {level} does not exist; expected 0 to {COUNT - 1}")
             context = self.context(grids, level)
         context = context.to(self.device)
         shape = (len(context), *self.latent_shape)
         if latents is None:
-            if isinstance(generator, list):
-                latents = torch.cat([torch.randn((1, *shape[1:]), generator=g) for g in generator])
-            else:
-                latents = torch.randn(shape, generator=generator)
-        x = latents.to(self.device)
+            # The type is fixed: the same generator means the same noise in half precision too.
+            latents = randn_tensor(
+                shape, generator=generator, device=self.device, dtype=torch.float32
+            )
+        schedule = make_schedule(self.scheduler, num_inference_steps)
         model = self.denoise(context, guidance_scale, guidance_interval, level)
-        self.scheduler.set_timesteps(num_inference_steps)
-        for t in self.progress_bar(self.scheduler.timesteps):  # type: ignore
-            scaled = self.scheduler.scale_model_input(x, t)
-            out = model(scaled, t.expand(len(x)).to(self.device))
-            x = self.scheduler.step(out, t, x, return_dict=False)[0]
+        x = schedule.denoised(model, latents.to(self.device), self.progress_bar)
+        images = self._images(x, output_type, level)
+        return ZoomLDMOutput(images) if return_dict else (images,)
+
+    def _images(self, latents: Tensor, output_type: str, level: int | None) -> Any:
         if output_type == "latent":
-            return x
-        pictures = self.decode_latents(x, level)
+            return latents
+        pictures = self.decode_latents(latents, level)
         if output_type == "pt":
             return pictures
         array = ((pictures + 1) / 2).permute(0, 2, 3, 1).cpu().numpy()

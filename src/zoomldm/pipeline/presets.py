@@ -17,6 +17,7 @@ SCHEDULE: dict[str, Any] = {
     "clip_sample": False,
     "set_alpha_to_one": False,
     "steps_offset": 1,
+    "timestep_spacing": "trailing",
 }
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {

@@ -68,9 +68,8 @@ class Cascade:
         self.pipeline = pipeline
         self.options = (options or RenderOptions()).resolved("cascade")
         self.on_patch = on_patch
-        config = pipeline.scheduler.config
-        self._whole = make_schedule(config, self.options.steps)
-        self._part = make_schedule(config, self.options.steps, self.options.start)
+        self._whole = make_schedule(pipeline.scheduler, self.options.steps)
+        self._part = make_schedule(pipeline.scheduler, self.options.steps, self.options.start)
         self.batch = self.options.batch_on(pipeline.device)
         view = archive.overview()
         self.real_from = view[0] if view else COUNT
@@ -116,7 +115,7 @@ class Cascade:
             "archive_digest": self.archive.digest,
             "pipeline_digest": self.pipeline.digest(),
             **asdict(self.options),
-            "sampler": "ddim",
+            "sampler": self._part.name,
             "start_timestep": self._part.first,
             "timesteps_per_patch": len(self._part.timesteps),
             "levels_real": [NAMES[k] for k in range(COUNT) if self.is_real(k)],

@@ -8,6 +8,7 @@ from zoomldm.diffusion.learned_range import STEPS, LearnedRange
 from zoomldm.diffusion.noise import BLOCK, noise
 from zoomldm.errors import ConfigError, PipelineError
 from zoomldm.networks.context_dit import ContextDiT
+from zoomldm.networks.precision import fitted, widened
 
 
 def context_noise(seed: int, level: int, index: int, shape: tuple[int, int]) -> Tensor:
@@ -91,16 +92,22 @@ def draw_contexts(
     check_conditions(network, guidance, reference is not None, parent is not None, label)
     levels = torch.full((len(start),), level, device=start.device)
     diffusion = LearnedRange.cosine().respaced(steps)
+
+    def call(x: Tensor, time: Tensor, *conditions: Tensor | None) -> Tensor:
+        # Steps are taken in float32, whatever the network's own precision is.
+        return widened(network(fitted(x, network), time, *conditions), network)
+
     if not isinstance(network, ContextDiT):
-        return diffusion.sample(lambda x, time: network(x, time, levels), start)
+        return diffusion.sample(lambda x, time: call(x, time, levels), start)
+    parent = None if parent is None else fitted(parent, network)
     null = torch.full_like(levels, int(network.config["levels"]))
     labels = None if label is None else torch.full_like(levels, network.labels.index(label))
 
     def model(x: Tensor, time: Tensor) -> Tensor:
         if guidance == 0:
-            return network(x, time, null)
-        out = network(x, time, levels, reference, parent, labels)
-        return out if guidance == 1 else torch.lerp(network(x, time, null), out, guidance)
+            return call(x, time, null)
+        out = call(x, time, levels, reference, parent, labels)
+        return out if guidance == 1 else torch.lerp(call(x, time, null), out, guidance)
 
     return network.restored(diffusion.sample(model, start))
 

@@ -52,7 +52,7 @@ class Sampler:
             raise PipelineError(
                 f"pipeline has no {', '.join(missing)}; sampling needs all networks"
             )
-        self._whole = make_schedule(pipeline.scheduler.config, self._drawing.steps)
+        self._whole = make_schedule(pipeline.scheduler, self._drawing.steps)
         self.batch = self.options.batch_on(pipeline.device)
         guidance = self.options.guidance_of_contexts(asked=False)
         check_conditions(pipeline.embedding_diffusion, guidance)
@@ -131,7 +131,7 @@ class Sampler:
         shape, schedule, begin = pipeline.latent_shape, self._whole, None
         if starts is not None:
             drawing = self._drawing
-            schedule = make_schedule(pipeline.scheduler.config, drawing.steps, drawing.start)
+            schedule = make_schedule(pipeline.scheduler, drawing.steps, drawing.start)
             begin = torch.from_numpy(starts).permute(0, 3, 1, 2)
         parts = []
         for numbers, rows in self._batches(n, first):

@@ -1,7 +1,5 @@
 """Stage 3: the summarizer and the denoiser together, on archives made with --for-training."""
 
-import copy
-
 import numpy as np
 import torch
 from diffusers.models.attention_processor import AttnProcessor
@@ -10,6 +8,7 @@ from torch import Tensor, nn
 
 from zoomldm.data.archive_patches import PatchStore
 from zoomldm.diffusion.guidance import guided
+from zoomldm.diffusion.schedule import GUIDANCE, STEPS, make_schedule
 from zoomldm.errors import ConfigError, PipelineError
 from zoomldm.geometry.levels import COUNT, NAMES
 from zoomldm.pipeline import ZoomLDMPipeline
@@ -217,7 +216,9 @@ class DiffusionStage(Stage):
         self.snr_limit = limit
         return found
 
-    def pictures(self, columns: int = 2, steps: int = 20, guidance: float = 1.5) -> np.ndarray:
+    def pictures(
+        self, columns: int = 2, steps: int = STEPS, guidance: float = GUIDANCE
+    ) -> np.ndarray:
         """One row a level: real patches (round trips), each beside one generated from its grid."""
         store = self.patches if self.kept is None else self.kept
         device = self.alphas.device
@@ -237,13 +238,10 @@ class DiffusionStage(Stage):
                 for level, patches in chosen.items()
             ]
         )
-        scheduler = copy.deepcopy(self.pipeline.scheduler)
-        scheduler.set_timesteps(steps)
         x = torch.randn(real.shape, generator=torch.Generator().manual_seed(0)).to(device)
         model = guided(self.unet, contexts, guidance)
-        for time in scheduler.timesteps:
-            out = model(x, time.expand(len(x)).to(device)).float()
-            x = scheduler.step(out, time, x, return_dict=False)[0]
+        schedule = make_schedule(self.pipeline.scheduler, steps)
+        x = schedule.denoised(lambda noised, time: model(noised, time).float(), x)
         vae = self.pipeline.vae.to(device)
         both = [
             np.concatenate([to_pixels(vae.decode(part)) for part in latents.split(8)])
