@@ -73,7 +73,7 @@ def cache_tiles(
         TargetError: the folder can't be written.
     """
     folder.mkdir(exist_ok=True)
-    console = Console(stderr=True, quiet=quiet)
+    console = Console(stderr=True, quiet=quiet, markup=False)
     for number, path in enumerate(slides, 1):
         facts = {"version": _VERSION, "bytes": path.stat().st_size, "mpp": mpp, "share": share}
         done = folder / f"{path.name}.json"

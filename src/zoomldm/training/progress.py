@@ -54,7 +54,7 @@ class Progress:
         self.board = SummaryWriter(str(run / "tensorboard"), purge_step=start)
         self.folder = run / "pictures"
         self.total, self.start, self.begin = total, start, time.monotonic()
-        self.console = Console(stderr=True, quiet=quiet)
+        self.console = Console(stderr=True, quiet=quiet, markup=False)
 
     def _write(self, step: int, kind: str, values: dict[str, float]) -> None:
         entry = {"step": step, "kind": kind, **{k: round(v, 6) for k, v in values.items()}}
