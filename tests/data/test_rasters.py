@@ -79,7 +79,10 @@ def test_withheld_tissue_is_in_one_set_only(raster: Raster, level: int) -> None:
             if not store._fits(raster, level, *place):
                 continue  # no such place was found
             row, col = (tiles_of(level, p) for p in place)
-            high, wide = (-(-((p + SIDE) << level) // SIDE) - t for p, t in zip(place, (row, col)))
+            high, wide = (
+                -(-((p + SIDE) << level) // SIDE) - t
+                for p, t in zip(place, (row, col), strict=True)
+            )
             tissue = cut(raster.mask, row, col, high, wide, False).sum()
             held = cut(raster.withheld, row, col, high, wide, False).sum()
             assert tissue
