@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zoomldm.archive import Archive
+from zoomldm.archive.base import halve
 from zoomldm.diffusion.noise import noise
 from zoomldm.errors import PipelineError
 from zoomldm.generation.octaves import (
@@ -36,7 +37,7 @@ from zoomldm.generation.windows import (
 )
 from zoomldm.generation.windows import window_count as count_along
 from zoomldm.geometry.lattice import Window
-from zoomldm.geometry.levels import COARSEST, COUNT, NAMES, TILE, level_size
+from zoomldm.geometry.levels import COUNT, NAMES, TILE, level_size
 from zoomldm.networks.lowpass import (
     LowPassAutoencoder,
     Planes,
@@ -51,6 +52,7 @@ from zoomldm.pixels import to_pixels, to_signed
 from zoomldm.rendering.renderer import PatchCount
 
 RESTORED = 3  # base layers up to this many levels above 5x are freed from their codec's loss
+DRAWN = 4  # level whose latents are drawn from their context where there is no base layer
 HALO = 8  # cells around a tile that its decoding takes in
 NEAR = 1  # tiles around tissue that are decoded; farther ones are the enlarged latents
 EDGE = 4  # pixels around a region whose chroma its interpolation takes in
@@ -68,8 +70,9 @@ class Pyramid:
     on images *are* latents: those of level k - 2. A base layer at level b is the latents of level
     b - 2 up to its codec's loss, which the denoiser takes away; finer latents are made octave by
     octave, each averaging down to its parent exactly, and levels from b on are the stored pixels.
-    Without a base layer the latents of the coarsest level are drawn from noise under their
-    context.
+    Without a base layer the latents of 1.25x are drawn from noise under their context, of which a
+    token then stands for 2 x 2 tiles, and coarser images are averages: what lies where is known
+    by the tile, and need not be guessed from farther off.
 
     Latents are made in windows (see `zoomldm.generation.windows`) that depend on their ancestors
     alone, so that the cost of a region depends on the region and its pixels on nothing else.
@@ -110,7 +113,7 @@ class Pyramid:
         self.unet, self.vae = pipeline.unet, pipeline.vae
         self.base = archive.base
         self.real_from = self.base.level if self.base else COUNT
-        self.top = max(self.base.level - 2, 0) if self.base else COARSEST
+        self.top = max(self.base.level - 2, 0) if self.base else DRAWN
         self.times = octave_times(self.options.steps, self.options.start)
         self.batch = self.options.batch_on(pipeline.device)
         self.made = {"windows": 0, "tiles": 0}
@@ -172,6 +175,8 @@ class Pyramid:
             return out
         if self.is_real(level):
             part = self._real(level, x0, y0, x1, y1)
+        elif level > self.top + 2:
+            part = self._averaged(level, x0, y0, x1, y1)
         elif level >= 2:
             part = self._latent_image(level, x0, y0, x1, y1)
         elif level == 1:
@@ -199,7 +204,8 @@ class Pyramid:
             spans = [] if needed is None else [needed]
             for k, (x, y, w, h) in own:
                 whole = TILE >> k if k < 2 else 1  # decoding makes whole tiles
-                scale = min(1 << k, 4) / 4  # pixels of level + 2 for one of level k
+                # pixels of level + 2 for one of level k
+                scale = min(1 << k, 4) / 4 * (1 << max(k - self.top - 2, 0))
                 spans.append(
                     [
                         windows_over(
@@ -391,6 +397,18 @@ class Pyramid:
             shifts.append([i * STRIDE // 8 % tokens, j * STRIDE // 8 % tokens])
         shift = torch.tensor(shifts + [shifts[-1]] * (self.batch - len(shifts)))
         return self.pipeline.context(_filled(grids, self.batch), level, shift if extra else None)
+
+    def _averaged(self, level: int, x0: int, y0: int, x1: int, y1: int) -> NDArray[np.uint8]:
+        """Pixels of a level above the latents that are drawn: theirs, averaged."""
+        finest = self.top + 2
+        octaves = level - finest
+        wide, high = self.size(finest)
+        side = 1 << octaves
+        right, bottom = min(x1 << octaves, wide), min(y1 << octaves, high)
+        fine = self._latent_image(finest, x0 << octaves, y0 << octaves, right, bottom)
+        short = (y1 - y0) * side - fine.shape[0], (x1 - x0) * side - fine.shape[1]
+        fine = np.pad(fine, ((0, short[0]), (0, short[1]), (0, 0)), constant_values=255)
+        return halve(fine, octaves)
 
     def _latent_image(self, level: int, x0: int, y0: int, x1: int, y1: int) -> NDArray[np.uint8]:
         """Pixels of a level from 5x on: they are latents of the level two octaves finer."""
