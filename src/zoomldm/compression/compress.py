@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +17,9 @@ from zoomldm.compression.latents import add_latents
 from zoomldm.encoders import PatchEncoder, PipelineEncoder, load_encoder
 from zoomldm.errors import ArchiveError, ConfigError, SlideError, TargetError
 from zoomldm.files import claim
-from zoomldm.geometry.levels import TILE, parse_level
+from zoomldm.geometry.levels import NAMES, TILE, parse_level
 from zoomldm.geometry.orientation import TURNS
+from zoomldm.networks.lowpass import LowPassAutoencoder
 from zoomldm.pipeline import ZoomLDMPipeline, load_pipeline
 from zoomldm.slides import Slide, open_slide
 from zoomldm.slides.tiles import read_tiles
@@ -45,7 +46,9 @@ class CompressOptions:
         precision: of the embeddings.
         mpp: micrometres per pixel of the slide, where it does not say or says it wrongly.
         tissue: `otsu`, or `all` for every tile.
-        for_training: store latents of patches at every level as well.
+        for_training: store what networks are trained on as well: a lossless base layer at 5x,
+            whose pixels are the latents of all levels; for pipelines with other latents, those
+            of patches at every level.
         turn: mirror and turn the slide first, 0 to 7 (see `zoomldm.geometry.orientation`): more
             to train on. The archive's name then ends in `.turnN`.
     """
@@ -164,13 +167,17 @@ def compress(
     target = archive_path(slide, Path(out), options.turn)
     model = load_pipeline(pipeline) if isinstance(pipeline, str) else pipeline
     label = name or (pipeline if isinstance(pipeline, str) else "unnamed")
+    stored = options.for_training  # whether latents are stored as such
+    if options.for_training and isinstance(model.vae, LowPassAutoencoder):
+        stored = False
+        options = replace(options, base=NAMES[2], base_codec="png", base_quality=None)
     if encoder is None:
         source: PatchEncoder = PipelineEncoder(model, label)
     else:
         source = load_encoder(encoder) if isinstance(encoder, str) else encoder
     advance = advance or (lambda what, done, total: None)
     with claim(target), _opened(slide, options) as opened:
-        networks = _networks(model, source, label, options)
+        networks = _networks(model, source, label, stored)
         base = choose_level(opened, options.base_wanted) if options.has_base else None
         if _is_done(target, opened, networks, base, options):
             return _report(opened, target, start, done_before=True)
@@ -193,7 +200,7 @@ def compress(
             if base is not None:
                 codec, quality = options.base_codec, options.base_quality
                 add_base(opened, tissue, writer, base, codec, quality, advance)
-            if options.for_training:
+            if stored:
                 add_latents(opened, tissue.mask, model, writer, advance)
         return _report(opened, target, start)
 
@@ -207,9 +214,8 @@ def _networks(
     model: ZoomLDMPipeline,
     source: PatchEncoder,
     name: str,
-    options: CompressOptions,
+    latents: bool,
 ) -> dict[str, Any]:
-    latents = options.for_training
     return {
         "encoder": Encoder(id=source.id, digest=source.digest, dim=source.embedding_dim),
         "autoencoder": Network(id=name, digest=model.digest("vae")) if latents else None,

@@ -1,0 +1,102 @@
+"""From slides to a pipeline of octaves: compress for training, train both stages, render."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic import paint_slide
+from tiny import filled_pipeline
+
+from zoomldm.archive import open_archive
+from zoomldm.compression.compress import CompressOptions, compress
+from zoomldm.errors import ArchiveError, PipelineError
+from zoomldm.pipeline import load_pipeline
+from zoomldm.rendering.opening import open_renderer
+from zoomldm.training.train import train_stage
+
+
+def test_slides_to_pipeline(tmp_path: Path) -> None:
+    slides, archives = tmp_path / "slides", tmp_path / "archives"
+    slides.mkdir()
+    archives.mkdir()
+    for number in range(2):
+        paint_slide(slides / f"s{number}.tif", 1600, 1300, tissue=0.9, seed=number)
+        compress(
+            slides / f"s{number}.tif",
+            archives,
+            CompressOptions(for_training=True),
+            pipeline="tiny-octaves",
+        )
+    with open_archive(archives / "s0.zldm") as archive:
+        assert archive.base is not None
+        assert (archive.base.level, archive.base.codec) == (2, "png")
+        assert not archive.latent_levels
+    changes = {"steps": 3, "save_every": 3, "show_every": 3, "log_every": 1}
+    report = train_stage(
+        "diffusion", "tiny-octaves", archives, tmp_path / "run", changes=changes, quiet=True
+    )
+    decoder = train_stage(
+        "autoencoder",
+        "tiny-octaves",
+        slides,
+        tmp_path / "decoder",
+        changes=changes,
+        pipeline=report.pipeline,
+        quiet=True,
+    )
+    made = load_pipeline(decoder.pipeline)
+    assert not (made.vae.scale == 1).all()  # the bands were fitted
+    with open_archive(archives / "s0.zldm") as archive:
+        pixels = open_renderer(archive, made).read(0, 300, 300, 256, 256)
+    assert pixels.std() > 5
+
+
+def test_training_needs_a_lossless_base_layer(tmp_path: Path) -> None:
+    paint_slide(tmp_path / "s.tif", 1200, 900, tissue=0.9)
+    folder = tmp_path / "archives"
+    folder.mkdir()
+    compress(tmp_path / "s.tif", folder, CompressOptions(base="10x"), pipeline="tiny-octaves")
+    with pytest.raises(ArchiveError, match="lossless one at 5x"):
+        train_stage("diffusion", "tiny-octaves", folder, tmp_path / "run", quiet=True)
+
+
+def test_a_preset_of_another_kind_is_refused(tmp_path: Path) -> None:
+    pipeline = filled_pipeline("tiny")
+    pipeline.save_pretrained(tmp_path / "pipeline")
+    paint_slide(tmp_path / "s.tif", 1200, 900, tissue=0.9)
+    folder = tmp_path / "archives"
+    folder.mkdir()
+    compress(
+        tmp_path / "s.tif",
+        folder,
+        CompressOptions(for_training=True),
+        pipeline=str(tmp_path / "pipeline"),
+    )
+    with pytest.raises(PipelineError, match="preset tiny-octaves"):
+        train_stage(
+            "diffusion",
+            "tiny-octaves",
+            folder,
+            tmp_path / "run",
+            pipeline=str(tmp_path / "pipeline"),
+            quiet=True,
+        )
+
+
+def test_the_same_pixels_train(tmp_path: Path) -> None:
+    """A raster's finest level is the base layer, and the layer is what the slide reads as."""
+    from zoomldm.data.rasters import load_raster
+    from zoomldm.slides import open_slide
+
+    paint_slide(tmp_path / "s.tif", 1200, 900, tissue=0.9)
+    compress(
+        tmp_path / "s.tif",
+        tmp_path / "s.zldm",
+        CompressOptions(for_training=True),
+        pipeline="tiny-octaves",
+    )
+    with open_archive(tmp_path / "s.zldm") as archive, open_slide(tmp_path / "s.tif") as slide:
+        raster = load_raster(archive, tmp_path)
+        read = slide.read(2, 0, 0, *slide.level_size(2))
+    np.testing.assert_array_equal(raster.pixels[0][: read.shape[0], : read.shape[1]], read)
+    assert len(raster.pixels) == 8
