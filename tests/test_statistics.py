@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from zoomldm.evaluation.judge import colour_judge, retrieval
+from zoomldm.evaluation.judge import colour_judge, nearest_is_source, retrieval
 from zoomldm.evaluation.tiles import SlideTiles
 from zoomldm.statistics import auc, bootstrap, colour_statistics, cosine
 
@@ -50,3 +50,13 @@ def test_pairs() -> None:
     near, far = SlideTiles("x", places, np.zeros((4, 1, 1, 3), np.uint8)).pairs()
     assert near.tolist() == [[0, 1], [1, 2]]
     assert far.tolist() == [[0, 3], [1, 3], [2, 3]]
+
+
+def test_with_a_floor_a_number_that_is_nearly_always_zero_does_not_decide() -> None:
+    real = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)
+    real[:, 0] = 0
+    real[0, 0] = 0.001
+    made = real.copy()
+    made[:, 0] = 0.02
+    assert not nearest_is_source(made, real, np.arange(20)).all()
+    assert nearest_is_source(made, real, np.arange(20), floor=0.05).all()

@@ -5,10 +5,15 @@ import pytest
 
 from zoomldm.evaluation.distances import (
     Interval,
+    cluster_weights,
     frechet,
+    frechet_draws,
     frechet_interval,
     kernel_distance,
     kernel_draws,
+    mean_draws,
+    paired_draws,
+    scaled,
 )
 
 
@@ -74,3 +79,71 @@ def test_frechet_interval_holds_its_value() -> None:
     low, high = np.percentile(fresh, [2.5, 97.5])
     assert 0.6 < (found.high - found.low) / (high - low) < 1.7
     assert found.low < found.value < found.high
+
+
+def test_frechet_by_either_way_is_the_same() -> None:
+    """Fewer pictures than features take the short way, more the long one."""
+    a, b = draw(0, 30, 40), draw(1, 25, 40, shift=0.3, scale=1.5)
+    short = frechet(a, b)
+    pad = np.concatenate
+    long = frechet(pad([a, a, a[:0]]), pad([b, b, b[:0]]))  # 60 and 50 of 40 features
+    grown = [(v - v.mean(0)) * np.sqrt((2 * len(v) - 1) / (2 * (len(v) - 1))) for v in (a, b)]
+    again = frechet(*(pad([g, g]) + v.mean(0) for g, v in zip(grown, (a, b), strict=True)))
+    assert long != pytest.approx(short, rel=1e-3)
+    assert again == pytest.approx(short, rel=1e-6)
+
+
+def test_paired_distance_leaves_out_a_picture_and_its_source() -> None:
+    a, b = np.array([[1.0], [2.0]]), np.array([[0.0], [3.0]])
+    k = lambda x, y: (x * y + 1) ** 3  # noqa: E731
+    across = (k(1, 3) + k(2, 0)) / 2
+    once = np.ones((1, 2))
+    assert paired_draws(a, b, once)[0] == pytest.approx(k(1, 2) + k(0, 3) - 2 * across)
+    assert paired_draws(a, a, once)[0] == pytest.approx(0)
+    assert kernel_distance(a, a) < 0  # what it would be with them
+
+
+def test_scaling_has_one_unit() -> None:
+    """A number that is zero in all but one real picture must not outweigh the others."""
+    real, made = draw(0, 50, 8, shift=3, scale=2), draw(1, 50, 8, shift=3, scale=2)
+    real[:, 0], made[:, 0] = 0, 1
+    a, b = scaled(real, made)
+    assert np.square(a).mean() == pytest.approx(1)
+    assert a.mean(0) == pytest.approx(np.zeros(8), abs=1e-9)
+    assert b[:, 0] == pytest.approx(np.full(50, b[0, 0]))
+    assert 0 < b[0, 0] < 1
+    assert frechet(a, b) < 4
+
+
+def test_clusters_are_drawn_together() -> None:
+    weights = cluster_weights(np.array([5, 5, 9, 9, 9, 7]), draws=200)
+    assert weights.shape == (201, 6)
+    assert (weights[0] == 1).all()
+    assert (weights[:, 0] == weights[:, 1]).all()
+    assert (weights[:, 2] == weights[:, 4]).all()
+    assert (weights[1:, 0] + weights[1:, 2] + weights[1:, 5] == 3).all()
+    assert weights[1:].std(0).min() > 0.5
+
+
+def test_clustered_intervals_are_wider() -> None:
+    values = np.repeat(np.random.default_rng(0).standard_normal(10), 10)
+    found = {}
+    for name, clusters in (("alone", np.arange(100)), ("together", np.arange(100) // 10)):
+        interval = Interval.of(mean_draws(values, cluster_weights(clusters)))
+        assert interval.value == pytest.approx(values.mean())
+        found[name] = interval.high - interval.low
+    assert found["together"] > 2 * found["alone"]
+
+
+def test_frechet_draws_hold_the_distance() -> None:
+    real, made = draw(0, 60), draw(1, 60, shift=1)
+    weights = cluster_weights(np.arange(60), draws=60)
+    interval = Interval.of(frechet_draws(real, made, weights))
+    assert interval.value == pytest.approx(frechet(made, real))
+    assert interval.low < interval.value < interval.high
+
+
+def test_an_interval_without_draws_says_so() -> None:
+    interval = Interval.of(np.array([3.0]))
+    assert interval.value == 3
+    assert np.isnan(interval.low) and np.isnan(interval.high)

@@ -14,12 +14,17 @@ def frechet(a: NDArray, b: NDArray) -> float:
     Biased upwards by few samples: compare it at equal n only.
     """
     a, b = a.astype(np.float64), b.astype(np.float64)
-    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    values, vectors = np.linalg.eigh(cov_a)
-    root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
-    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ cov_b @ root), 0)).sum()
     apart = np.square(a.mean(0) - b.mean(0)).sum()
-    return float(apart + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
+    # The roots of the eigenvalues of cov(a) cov(b) are the singular values of this product.
+    a, b = ((v - v.mean(0)) / np.sqrt(len(v) - 1) for v in (a, b))
+    spread = np.square(a).sum() + np.square(b).sum()
+    if max(len(a), len(b)) <= a.shape[1]:
+        cross = np.linalg.svd(a @ b.T, compute_uv=False).sum()
+    else:
+        values, vectors = np.linalg.eigh(a.T @ a)
+        root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
+        cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ (b.T @ b) @ root), 0)).sum()
+    return float(apart + spread - 2 * cross)
 
 
 def kernel(a: NDArray, b: NDArray) -> NDArray[np.float64]:
@@ -63,7 +68,8 @@ class Interval:
     @classmethod
     def of(cls, draws: NDArray) -> "Interval":
         """The first value, and percentiles of the others."""
-        low, high = np.percentile(draws[1:], [2.5, 97.5])
+        known = draws[1:][np.isfinite(draws[1:])]
+        low, high = np.percentile(known, [2.5, 97.5]) if len(known) else (np.nan, np.nan)
         return cls(float(draws[0]), float(low), float(high))
 
 
@@ -111,3 +117,82 @@ def frechet_interval(real: NDArray, features: NDArray, draws: int = 50, seed: in
     )
     low, high = np.percentile(again - again.mean(), [2.5, 97.5])
     return Interval(value, value + float(low), value + float(high))
+
+
+def scaled(real: NDArray, *sets: NDArray) -> list[NDArray[np.float64]]:
+    """Features (n, D) about the real ones' mean, in units of their root mean square deviation.
+
+    One unit for all D: a number that is zero for nearly all real pictures would, in its own unit,
+    outweigh all others.
+
+    Returns:
+        The real ones, then the other sets.
+    """
+    mean = real.mean(0, dtype=np.float64)
+    unit = np.sqrt(real.var(0, dtype=np.float64).mean()) + 1e-12
+    return [(v - mean) / unit for v in (real, *sets)]
+
+
+def paired_draws(real: NDArray, made: NDArray, weights: NDArray) -> NDArray[np.float64]:
+    """Kernel distance of pictures to those that they were made after, and its bootstrap draws.
+
+    A picture and its own source are as little a pair as a picture and itself: such pairs are near
+    each other by design and would make the distance too small.
+
+    Args:
+        real: features (n, D).
+        made: features (n, D), row by row of the same places.
+        weights: (draws, n) how often each place is in each draw; the first row all ones.
+
+    Returns:
+        (draws,).
+    """
+    inner, own, across = (
+        _within(kernel(a, b), weights) for a, b in ((real, real), (made, made), (made, real))
+    )
+    return inner + own - 2 * across
+
+
+def frechet_draws(real: NDArray, made: NDArray, weights: NDArray) -> NDArray[np.float64]:
+    """Fréchet distance and its draws by resampled places, less the bias of repeated pictures.
+
+    Args:
+        real: features (n, D).
+        made: features (n, D), row by row of the same places.
+        weights: (draws, n) how often each place is in each draw; the first row all ones.
+
+    Returns:
+        (draws,), the distance first.
+    """
+    value = frechet(made, real)
+    again = []
+    for row in weights[1:]:
+        chosen = np.repeat(np.arange(len(real)), row.astype(int))
+        again.append(frechet(made[chosen], real[chosen]))
+    shifted = np.array(again) - np.mean(again) + value if again else np.empty(0)
+    return np.concatenate([[value], shifted])
+
+
+def cluster_weights(clusters: NDArray, draws: int = DRAWS, seed: int = 0) -> NDArray[np.float64]:
+    """How often each picture is in each bootstrap draw, pictures of a cluster together.
+
+    Neighbours on a slide are alike, so that it is places and not pictures that are resampled.
+
+    Args:
+        clusters: (n,) cluster of each picture.
+        draws: number of draws.
+        seed: of the resampling.
+
+    Returns:
+        (1 + draws, n), the first row all ones.
+    """
+    _, number = np.unique(clusters, return_inverse=True)
+    count = number.max() + 1
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(count, np.full(count, 1 / count), draws)
+    return np.concatenate([np.ones((1, len(number))), drawn[:, number]]).astype(np.float64)
+
+
+def mean_draws(values: NDArray, weights: NDArray) -> NDArray[np.float64]:
+    """Mean of values (n,) under each row of weights (draws, n)."""
+    return weights @ values / weights.sum(1)

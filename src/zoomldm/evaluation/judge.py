@@ -59,7 +59,22 @@ def retrieval(
     Returns:
         (m,) bool.
     """
-    base = describe(real)
-    mean, deviation = base.mean(0), base.std(0) + 1e-6
-    near = cosine((describe(made) - mean) / deviation, (base - mean) / deviation)
+    return nearest_is_source(describe(made), describe(real), sources)
+
+
+def nearest_is_source(
+    made: np.ndarray, real: np.ndarray, sources: np.ndarray, floor: float = 0.0
+) -> np.ndarray:
+    """`retrieval` on descriptions (m, D) and (n, D): (m,) bool.
+
+    Args:
+        made: descriptions of pictures.
+        real: those of real tiles.
+        sources: (m,) index of each picture's source among the real tiles.
+        floor: the least deviation that a number is scaled by, as a share of the root mean square
+            one. Without it a number that is zero for nearly all real tiles outweighs all others.
+    """
+    mean, deviation = real.mean(0), real.std(0)
+    deviation = np.maximum(deviation, floor * np.sqrt(np.square(deviation).mean())) + 1e-6
+    near = cosine((made - mean) / deviation, (real - mean) / deviation)
     return near.argmax(1) == sources

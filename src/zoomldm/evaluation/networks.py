@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from zoomldm.evaluation.fidelity import psnr, sharpness
 from zoomldm.evaluation.judge import Describe, retrieval
 from zoomldm.evaluation.tiles import SlideTiles
 from zoomldm.pipeline import ZoomLDMPipeline
@@ -29,20 +30,6 @@ def to_pixels(pictures: torch.Tensor) -> np.ndarray:
     """Pictures (n, 3, H, W) in [-1, 1] to (n, H, W, 3) uint8."""
     x = pictures.float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
     return x.permute(0, 2, 3, 1).cpu().numpy()
-
-
-def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Peak signal-to-noise ratio in dB of each pair of pictures (n, H, W, 3) uint8."""
-    error = (a.astype(np.float32) - b.astype(np.float32)) ** 2
-    return -10 * np.log10(np.maximum(error.mean((1, 2, 3)) / 255**2, 1e-10))
-
-
-def sharpness(pixels: np.ndarray) -> float:
-    """Mean absolute Laplacian of the luminance: how much fine detail there is."""
-    grey = pixels.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-    inner = grey[:, 1:-1, 1:-1] * 4
-    inner -= grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
-    return float(np.abs(inner).mean())
 
 
 def measure_autoencoder(pipeline: ZoomLDMPipeline, slides: list[SlideTiles]) -> list[dict]:
@@ -87,7 +74,7 @@ def measure_encoder(
     for slide in slides:
         codes = embed(pipeline, slide.pixels)
         colours = colour_statistics(slide.pixels)
-        colours = (colours - colours.mean(0)) / colours.std(0)
+        colours = (colours - colours.mean(0)) / (colours.std(0) + 1e-6)
         near, far = slide.pairs()
         gain = rng.uniform(0.92, 1.08, (len(slide.pixels), 1, 1, 3)).astype(np.float32)
         tinted = 255 * (slide.pixels / np.float32(255)) ** gain

@@ -1,0 +1,213 @@
+"""How near a picture comes to the tissue that it should show: pure functions on pixels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoomldm.errors import ConfigError
+from zoomldm.evaluation.nuclei import correlation, haematoxylin
+
+Picture = NDArray[np.uint8]
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+_CELL_UM = 16.0  # side of the cells in which holes are looked for
+_PHASE = 8  # px: the side of what decoders fold, a multiple of what enlarging repeats
+_TISSUE, _EMPTY = 0.12, 0.04  # mean optical density: surely tissue, surely none
+
+
+def psnr(a: Picture, b: Picture) -> NDArray[np.float32]:
+    """Peak signal-to-noise ratio in dB of each pair of pictures (n, H, W, 3) uint8."""
+    error = (a.astype(np.float32) - b.astype(np.float32)) ** 2
+    return -10 * np.log10(np.maximum(error.mean((1, 2, 3)) / 255**2, 1e-10))
+
+
+def ssim(a: Picture, b: Picture) -> NDArray[np.float64]:
+    """Structural similarity (Wang et al. 2004, Gaussian window) of pairs (n, H, W, 3) uint8.
+
+    Raises:
+        ConfigError: the extra `evaluation` is not installed.
+    """
+    try:
+        from skimage.metrics import structural_similarity
+    except ImportError as error:
+        raise ConfigError(
+            f"{error.name} is not installed; SSIM comes with `pip install 'zoomldm[evaluation]'`"
+        ) from error
+    return np.array(
+        [
+            structural_similarity(
+                x, y, channel_axis=2, data_range=255, gaussian_weights=True, sigma=1.5,
+                use_sample_covariance=False,
+            )
+            for x, y in zip(a, b, strict=True)
+        ]
+    )  # fmt: skip
+
+
+def luminance(pixels: Picture) -> NDArray[np.float32]:
+    """Luma of (..., 3) uint8 sRGB, 0 to 255."""
+    return pixels.astype(np.float32) @ _LUMA
+
+
+def sharpness(pixels: Picture) -> float:
+    """Mean absolute Laplacian of the luminance of (n, H, W, 3): how much fine detail there is."""
+    grey = luminance(pixels)
+    inner = grey[:, 1:-1, 1:-1] * 4
+    inner -= grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
+    return float(np.abs(inner).mean())
+
+
+def averaged(values: NDArray, step: int) -> NDArray[np.float32]:
+    """Means over squares of `step` px of (H, W) or (H, W, C); what does not fill one is cut."""
+    height, width = (n // step * step for n in values.shape[:2])
+    shape = (height // step, step, width // step, step, *values.shape[2:])
+    return values[:height, :width].astype(np.float32).reshape(shape).mean((1, 3))
+
+
+def coarse_correlations(real: Picture, made: Picture, mpp: float = 0.5) -> dict[str, float]:
+    """Whether tissue is where it was: correlations of two regions (H, W, 3), averaged down.
+
+    Returns:
+        `luminance_4um`, `luminance_2um` and `haematoxylin_2um`, each Pearson's over squares of so
+        many um.
+    """
+
+    def of(step_um: float, values: tuple[NDArray, NDArray]) -> float:
+        step = max(1, round(step_um / mpp))
+        return correlation(averaged(values[0], step), averaged(values[1], step))
+
+    grey = luminance(real), luminance(made)
+    stain = haematoxylin(real), haematoxylin(made)
+    return {
+        "luminance_4um": of(4, grey),
+        "luminance_2um": of(2, grey),
+        "haematoxylin_2um": of(2, stain),
+    }
+
+
+@dataclass(frozen=True)
+class Seams:
+    """Differences across the lines of a lattice over those beside them.
+
+    Attributes:
+        mean: over all lines; 1 where they can't be seen.
+        worst: of the line that shows most.
+        lines: how many there were.
+    """
+
+    mean: float
+    worst: float
+    lines: int
+
+
+def seams(
+    pixels: Picture, period: int = 256, start: tuple[int, int] = (0, 0), beside: int = 64
+) -> Seams:
+    """How much the lines of a lattice show in a picture (H, W, 3) uint8.
+
+    A line's figure is the mean absolute difference of the two columns (rows) that meet in it,
+    over the mean of the same 8, 16, 24 ... px from it: decoders and enlarging leave a pattern of
+    eight px or a part of that, which is no seam. Real tissue, measured alike, is the control: its
+    lines have about 1 in the mean, and a spread that the worst is to be compared with.
+
+    Args:
+        pixels: the picture.
+        period: px between lines.
+        start: x and y (px of the lattice) of the picture's corner, so that lines lie where x or y
+            is a multiple of `period`.
+        beside: px to each side that count as the inside, half the period at most.
+
+    Raises:
+        ConfigError: no line crosses the picture.
+    """
+    values = pixels.astype(np.float32)
+    across, inside = [], []
+    beside = min(beside, period // 2)
+    for axis, begin in ((1, start[0]), (0, start[1])):
+        steps = np.abs(np.diff(values, axis=axis)).mean((1 - axis, 2))  # step i: from px i to i + 1
+        for i in range(-begin % period - 1, len(steps), period):
+            if i < 0:
+                continue
+            apart = np.arange(_PHASE, beside + 1, _PHASE)
+            near = np.concatenate([i - apart, i + apart])
+            near = steps[near[(near >= 0) & (near < len(steps))]]
+            if len(near):
+                across.append(float(steps[i]))
+                inside.append(float(near.mean()))
+    if not across:
+        raise ConfigError(f"no line of a lattice of {period} px crosses the picture")
+    ratios = [(a + 1e-3) / (b + 1e-3) for a, b in zip(across, inside, strict=True)]
+    total = (sum(across) + 1e-3) / (sum(inside) + 1e-3)
+    return Seams(total, max(ratios), len(ratios))
+
+
+@dataclass(frozen=True)
+class Holes:
+    """Cells in which tissue comes back white, and the reverse.
+
+    Attributes:
+        lost: share of the cells that are surely tissue in the base layer and surely none in the
+            picture, of those that are tissue.
+        invented: the reverse, of those that are surely none.
+        cells: how many cells were looked at.
+    """
+
+    lost: float
+    invented: float
+    cells: int
+
+
+def holes(base: Picture, made: Picture, mpp: float) -> Holes:
+    """Tissue of the base layer that is missing in a picture of the same place, and the reverse.
+
+    Both (H, W, 3) uint8 at one mpp are averaged over cells of 16 um; a cell is surely tissue from
+    a mean optical density of 0.12 on, surely none up to 0.04 (against white).
+    """
+    if base.shape != made.shape:
+        raise ConfigError(f"pictures of {base.shape} and {made.shape}; expected one size")
+    step = max(1, round(_CELL_UM / mpp))
+    before, after = (
+        averaged(-np.log10((p.astype(np.float32) + 1) / 256), step).mean(2) for p in (base, made)
+    )
+    tissue, empty = before >= _TISSUE, before <= _EMPTY
+    lost = (tissue & (after <= _EMPTY)).sum() / max(1, tissue.sum())
+    invented = (empty & (after >= _TISSUE)).sum() / max(1, empty.sum())
+    return Holes(float(lost), float(invented), before.size)
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """How far a child, averaged down, is from its parent: in units of 1/255.
+
+    Attributes:
+        mean, most: mean and greatest absolute difference.
+        beyond: share of the values that differ by more than 1.
+    """
+
+    mean: float
+    most: float
+    beyond: float
+
+
+def consistency(parent: Picture, child: Picture) -> Consistency:
+    """A child (2H, 2W, 3), averaged over 2 x 2 px, against its parent (H, W, 3), both uint8.
+
+    Raises:
+        ConfigError: the child is not twice the parent's size.
+    """
+    height, width = parent.shape[:2]
+    if child.shape[:2] != (2 * height, 2 * width):
+        raise ConfigError(
+            f"child of {child.shape[1]} x {child.shape[0]} px, parent of {width} x {height}; "
+            "expected twice its size"
+        )
+    apart = np.abs(averaged(child, 2) - parent)
+    return Consistency(float(apart.mean()), float(apart.max()), float((apart > 1.0).mean()))
+
+
+def pooled_seams(found: Sequence[Seams]) -> Seams:
+    """Seams of several pictures: the mean over lines, and the worst."""
+    lines = sum(s.lines for s in found)
+    mean = sum(s.mean * s.lines for s in found) / max(1, lines)
+    return Seams(mean, max((s.worst for s in found), default=float("nan")), lines)
