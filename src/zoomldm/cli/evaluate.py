@@ -7,6 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from zoomldm.cli.device import Device
+from zoomldm.cli.measures import fidelity, nuclei, rates
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,8 +29,11 @@ class _SlidesFirst(TyperGroup):
 evaluate = typer.Typer(
     cls=_SlidesFirst,
     no_args_is_help=True,
-    help="Measure a pipeline: its networks (`evaluate SLIDE...`), its samples, copies among them.",
+    help="Measure a pipeline: its networks (`evaluate SLIDE...`), its samples, copies among them, "
+    "what archives show; and what bytes buy.",
 )
+for command in (fidelity, rates, nuclei):
+    evaluate.command()(command)
 
 
 @evaluate.command()
