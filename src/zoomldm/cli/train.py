@@ -18,7 +18,7 @@ def train(
         Literal["tiny", "tiny-octaves", "demo", "base"], typer.Option(help="Sizes and settings.")
     ] = "demo",
     stage: Annotated[
-        Literal["diffusion", "embedding-diffusion", "autoencoder", "patch-encoder"],
+        Literal["diffusion", "embedding-diffusion", "autoencoder", "patch-encoder", "judge"],
         typer.Option(help="The first two learn from archives, the others from slides."),
     ] = "diffusion",
     pipeline: Annotated[

@@ -41,7 +41,7 @@ class TrainConfig(BaseModel):
     freeze_summarizer: bool = Field(False, description="diffusion: train the denoiser alone")
 
 
-STAGES = ("autoencoder", "patch-encoder", "diffusion", "embedding-diffusion")
+STAGES = ("autoencoder", "patch-encoder", "diffusion", "embedding-diffusion", "judge")
 
 _TINY = {
     "steps": 20,
@@ -52,6 +52,18 @@ _TINY = {
     "threads": 1,
 }
 _DEMO_TAIL: dict[str, dict[str, Any]] = {
+    "judge": {
+        "steps": 3000,
+        "batch_size": 64,
+        "learning_rate": 1e-3,
+        "warmup": 100,
+        "cooldown": 0.6,
+        "ema": 0.99,
+        "weight_decay": 0.02,
+        "log_every": 10,
+        "save_every": 100,
+        "show_every": 500,
+    },
     "patch-encoder": {
         "steps": 3000,
         "batch_size": 64,
@@ -80,12 +92,14 @@ TABLE: dict[str, dict[str, dict[str, Any]]] = {
         "patch-encoder": {**_TINY, "batch_size": 8},
         "diffusion": {**_TINY, "batch_size": 8},
         "embedding-diffusion": {**_TINY, "batch_size": 8},
+        "judge": {**_TINY, "batch_size": 8},
     },
     "tiny-octaves": {
         "autoencoder": {**_TINY, "batch_size": 4, "bf16": False},
         "patch-encoder": {**_TINY, "batch_size": 8},
         "diffusion": {**_TINY, "batch_size": 8, "bf16": False},
         "embedding-diffusion": {**_TINY, "batch_size": 8},
+        "judge": {**_TINY, "batch_size": 8},
     },
     "demo": {
         "autoencoder": {

@@ -36,6 +36,7 @@ from zoomldm.pipeline import (
 from zoomldm.pipeline.compatibility import check_encoder, check_latents
 from zoomldm.pipeline.presets import preset as preset_table
 from zoomldm.training.config import STAGES, TrainConfig, make_config
+from zoomldm.training.judging import train_judge
 from zoomldm.training.loop import Stage, train
 from zoomldm.training.perceptual import perceptual_features
 from zoomldm.training.stages.autoencoder import AutoencoderStage
@@ -63,9 +64,10 @@ class TrainReport:
     """What a run came to.
 
     Attributes:
-        stage: autoencoder, patch-encoder, diffusion or embedding-diffusion.
+        stage: autoencoder, patch-encoder, diffusion, embedding-diffusion or judge.
         run: folder of the run.
-        pipeline: folder of the pipeline with the averaged networks in it.
+        pipeline: folder of the pipeline with the averaged networks in it; of the judge alone
+            where that was trained.
         steps: steps that the schedule has.
         training: slides trained on.
         held_out: slides kept out.
@@ -104,7 +106,7 @@ def train_stage(
 
     Args:
         stage: `diffusion` (summarizer and denoiser) or `embedding-diffusion`, from archives;
-            `autoencoder` or `patch-encoder`, from slides.
+            `autoencoder`, `patch-encoder` or `judge`, from slides.
         preset: sizes of the networks and settings.
         data: folder of archives (for `diffusion` made with --for-training), or of slides.
         out: folder of the run; made if its parent exists.
@@ -136,6 +138,22 @@ def train_stage(
     split = split_cases(sources, holdout, Path(cases) if cases else None)
     if labels and stage != "embedding-diffusion":
         raise ConfigError(f"--labels is for the stage embedding-diffusion, not for {stage}")
+    if stage == "judge":
+        if pipeline or finetune:
+            raise ConfigError("--stage judge takes no pipeline: a judge has no part in any")
+        _make_folder(out)
+        folder, steps, training, kept = train_judge(
+            preset,
+            sources,
+            out,
+            holdout=holdout,
+            cases=Path(cases) if cases else None,
+            changes=changes,
+            extra={"data": _identity(sources)},
+            minutes=minutes,
+            quiet=quiet,
+        )
+        return TrainReport(stage, str(out), str(folder), steps, training, kept)
     named = read_labels(Path(labels), label_column, split.training) if labels else []
     if config.threads:
         torch.set_num_threads(config.threads)
