@@ -27,7 +27,7 @@ def measure_losses(
         the null condition: what the context is worth.
     """
     rows = []
-    scheduler = pipeline.scheduler
+    times = torch.tensor(TIMES, device=pipeline.device)
     for level in range(COUNT):
         losses, nulls = [], []
         for archive in archives:
@@ -37,16 +37,10 @@ def measure_losses(
             latents = torch.from_numpy(archive.latents(level, chosen).astype(np.float32))
             for latent, (row, col) in zip(latents, offsets[chosen], strict=True):
                 context = pipeline.context(archive.grid(level, int(row), int(col))[None], level)
-                x = latent.expand(len(TIMES), -1, -1, -1)
-                noise = torch.from_numpy(rng.standard_normal(x.shape, dtype=np.float32))
-                times = torch.tensor(TIMES)
-                noised = scheduler.add_noise(x, noise, times)
-                kind = scheduler.config["prediction_type"]
-                target = {
-                    "epsilon": lambda x=x, n=noise, t=times: n,
-                    "sample": lambda x=x, n=noise, t=times: x,
-                    "v_prediction": lambda x=x, n=noise, t=times: scheduler.get_velocity(x, n, t),
-                }[kind]()
+                x = latent.to(pipeline.device).expand(len(TIMES), -1, -1, -1)
+                noise = torch.from_numpy(rng.standard_normal(x.shape, dtype=np.float32)).to(x)
+                noised = pipeline.scheduler.add_noise(x, noise, times)
+                target = _target(pipeline, x, noise, times)
                 context = context.expand(len(TIMES), -1, -1)
                 for found, given in ((losses, context), (nulls, torch.zeros_like(context))):
                     out = pipeline.denoiser(level)(noised, times, given)
@@ -60,3 +54,15 @@ def measure_losses(
             }
         )
     return rows
+
+
+def _target(
+    pipeline: ZoomLDMPipeline, x: torch.Tensor, noise: torch.Tensor, times: torch.Tensor
+) -> torch.Tensor:
+    """What the pipeline's denoiser is asked for."""
+    kind = pipeline.scheduler.config["prediction_type"]
+    if kind == "epsilon":
+        return noise
+    if kind == "sample":
+        return x
+    return pipeline.scheduler.get_velocity(x, noise, times)

@@ -87,10 +87,77 @@ def test_layout_gets_no_contrast(tiles: TileStore) -> None:
     assert network.project.weight.grad.any()  # type: ignore[union-attr]
 
 
-def test_held_out_is_measured_by_place(tiles: TileStore, tmp_path: Path) -> None:
+class _Told(torch.nn.Module):
+    """An encoder that gives each view the code that its own mean colour stands for."""
+
+    def __init__(self, codes: dict[int, list[float]]) -> None:
+        super().__init__()
+        self.codes = codes
+        self.config = {"dim": 4, "layout": 0, "side": 64}
+
+    def forward(self, views: torch.Tensor) -> torch.Tensor:
+        keys = (views.mean((1, 2, 3)) * 100).round().int().tolist()
+        return torch.tensor([self.codes[k] for k in keys])
+
+
+def test_the_contrast_pairs_a_tile_with_its_own_second_view(tiles: TileStore) -> None:
+    """Views of one tile with one code: the loss is near zero; with codes shuffled it is not."""
+    views = {k: torch.full((1, 3, 64, 64), k / 100) for k in (10, 20, 30, 40)}
+    stage = PatchEncoderStage(TileCNN(**preset("tiny")["patch_encoder"]), tiles, thumbnail=0.0)
+    stage.made = 4
+    stage.look = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Unflatten(1, (3, 1, 1)))
+    batch = {
+        "first": torch.cat([views[10], views[20]]),
+        "second": torch.cat([views[30], views[40]]),
+    }
+    one, other = [1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]
+    stage.patch_encoder = _Told({10: one, 20: other, 30: one, 40: other})
+    right = stage(batch)
+    assert right["contrast"] < 0.01
+    assert right["hit"] == 1
+    stage.patch_encoder = _Told({10: one, 20: other, 30: other, 40: one})
+    wrong = stage(batch)
+    assert wrong["contrast"] > 5
+    assert wrong["hit"] == 0
+
+
+def test_held_out_tells_neighbours_from_tiles_far_away(
+    tiles: TileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Codes that follow the place along the slide have an AUC near 1, their reverse near 0."""
     stage = PatchEncoderStage(TileCNN(**preset("tiny")["patch_encoder"]), tiles, tiles)
-    stage.eval()
-    with torch.no_grad():
-        assert 0 <= stage.held_out()["auc"] <= 1
+    kept = tiles.at_level(0)
+    where = {int(i): tiles.start[i] for i in kept}
+    asked: list[int] = []
+    real = tiles.read
+
+    def read(i: int) -> np.ndarray:
+        asked.append(i)
+        return real(i)
+
+    monkeypatch.setattr(tiles, "read", read)
+
+    def encoder(turn: float) -> torch.nn.Module:
+        class Placed(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.weight = torch.nn.Parameter(torch.zeros(1))
+
+            @torch.no_grad()
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                part = asked[-len(x) :]
+                angle = torch.tensor([float(where[i][1]) * turn for i in part])
+                return torch.stack([angle.cos(), angle.sin()], 1)
+
+        return Placed()
+
+    stage.patch_encoder = encoder(0.15)  # neighbours 0.15 apart, 16 tiles 2.4
+    assert stage.held_out()["auc"] > 0.95
+    stage.patch_encoder = encoder(np.pi)  # neighbours opposite
+    assert stage.held_out()["auc"] < 0.3
+
+
+def test_an_encoder_is_saved(tiles: TileStore, tmp_path: Path) -> None:
+    stage = PatchEncoderStage(TileCNN(**preset("tiny")["patch_encoder"]), tiles, tiles)
     stage.save(tmp_path)
     assert (tmp_path / "patch_encoder" / "config.json").is_file()
