@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from zoomldm.archive import open_archive
 from zoomldm.data.archive_patches import PatchStore
 from zoomldm.errors import ConfigError
-from zoomldm.evaluation.networks import to_pixels
 from zoomldm.geometry.levels import COUNT, NAMES, TILE
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pipeline.compatibility import check_encoder, check_latents
+from zoomldm.pixels import to_pixels
 from zoomldm.sampling.options import SampleOptions
 from zoomldm.sampling.sampler import Sampler
 

@@ -9,27 +9,18 @@ from zoomldm.evaluation.fidelity import psnr, sharpness
 from zoomldm.evaluation.judge import Describe, retrieval
 from zoomldm.evaluation.tiles import SlideTiles
 from zoomldm.pipeline import ZoomLDMPipeline
+from zoomldm.pixels import to_pixels, to_signed
 from zoomldm.statistics import auc, bootstrap, colour_statistics, cosine
-
-
-def _signed(pixels: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
 def round_trip(pipeline: ZoomLDMPipeline, pixels: np.ndarray) -> np.ndarray:
     """Tiles (n, 256, 256, 3) uint8 through the autoencoder and back."""
     parts = []
     for start in range(0, len(pixels), 8):
-        x = _signed(pixels[start : start + 8]).to(pipeline.device)
+        x = to_signed(pixels[start : start + 8]).to(pipeline.device)
         y = pipeline.decode_latents(pipeline.encode_pictures(x))
         parts.append(to_pixels(y))
     return np.concatenate(parts)
-
-
-def to_pixels(pictures: torch.Tensor) -> np.ndarray:
-    """Pictures (n, 3, H, W) in [-1, 1] to (n, H, W, 3) uint8."""
-    x = pictures.float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
-    return x.permute(0, 2, 3, 1).cpu().numpy()
 
 
 def measure_autoencoder(pipeline: ZoomLDMPipeline, slides: list[SlideTiles]) -> list[dict]:
