@@ -1,9 +1,12 @@
 """Tables: text as it is, names whole at any width."""
 
+import json
+import math
+
 import pytest
 from rich.console import Console
 
-from zoomldm.cli.output import print_table, progress
+from zoomldm.cli.output import print_json, print_table, progress
 
 NAME = "TCGA-A2-A0CL-01Z-00-DX1.06C83A4B-3A1D-4F3F-8F56-1A2B3C4D5E6F [part 1] [/b].zldm"
 
@@ -34,3 +37,11 @@ def test_progress_shows_names_as_they_are(monkeypatch):
     with progress() as advance:
         advance("HIPT [CLS]4K [/x]", 1, 2)
     assert "HIPT [CLS]4K [/x]" in screen.getvalue()
+
+
+def test_json_has_no_nan(capsys):
+    print_json({"a": [1.5, math.nan, (math.inf, 2)], "b": "x"})
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {
+        "a": [1.5, None, [None, 2]],
+        "b": "x",
+    }

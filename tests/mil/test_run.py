@@ -136,6 +136,8 @@ def test_sources_are_compared_on_common_slides(make_npz: Npz, out: Path) -> None
     report = mil_of(sources, out, folds=2, models=("clam-sb", "mean-pool"), **FAST)
     assert [s.slides for s in report.sources] == [24, 24]
     assert len(report.sources[0].skipped) == 6
+    assert "  ... and 4 more, see notes.txt" in report.notes(most=2)
+    assert (out / "notes.txt").read_text().count("not in every feature source") == 6
     header, rows = report.table2()
     assert [row[0] for row in rows] == ["a", "b"]
     assert header[3] == "x times compression"

@@ -1,6 +1,7 @@
 """What verbs print: JSON, tables, progress."""
 
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,8 +34,16 @@ class _Rate(ProgressColumn):
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON document on standard output."""
-    typer.echo(json.dumps(value, indent=1, default=str))
+    """Print one JSON document on standard output; NaN and infinity, which JSON lacks, are null."""
+    typer.echo(json.dumps(_finite(value), indent=1, default=str, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(v) for key, v in value.items()}
+    return [_finite(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

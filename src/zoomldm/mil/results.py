@@ -263,15 +263,21 @@ class Report:
             return "-" if math.isnan(pooled) else f"{pooled:.2f} pooled ({low:.2f} to {high:.2f})"
         return f"{mean:.3f}" if math.isnan(sd) else f"{mean:.3f} ± {sd:.3f}"
 
-    def notes(self) -> list[str]:
-        """Lines that belong beside every table: sizes, leakage, what was skipped."""
+    def notes(self, most: int | None = None) -> list[str]:
+        """Lines that belong beside every table: sizes, leakage, what was skipped.
+
+        Args:
+            most: slides to list of those skipped, of each source; by default all.
+        """
         lines = []
         for source in self.sources:
             counts = ", ".join(f"{name}: {n}" for name, n in source.classes.items())
             lines.append(f"{source.name}: {source.slides} slides ({counts})")
             if source.skipped:
                 lines.append(f"{source.name}: {len(source.skipped)} slides skipped:")
-                lines += [f"  {line}" for line in source.skipped]
+                lines += [f"  {line}" for line in source.skipped[:most]]
+                if most is not None and len(source.skipped) > most:
+                    lines.append(f"  ... and {len(source.skipped) - most} more, see notes.txt")
             failed = [r for r in source.results if r.skipped]
             lines += [f"{r.model} {r.fraction:.0%} fold {r.fold}: {r.skipped}" for r in failed]
             empty = sorted({r.fold for r in source.results if not r.skipped and math.isnan(r.auc)})
@@ -314,7 +320,7 @@ class Report:
         compared = self.tests_table(chosen=True)
         if compared[1]:
             parts += ["Paired tests of the AUC over folds", as_text(*compared)]
-        parts.append("\n".join(self.notes()))
+        parts.append("\n".join(self.notes(most=20)))
         return "\n\n".join(parts)
 
 
