@@ -8,7 +8,14 @@ import pytest
 
 from zoomldm.errors import SlideError
 from zoomldm.slides.backend import ScaleCandidate
-from zoomldm.slides.scale import Scale, find_scale, micrometres, property_scales, resolution_mpp
+from zoomldm.slides.scale import (
+    Scale,
+    find_scale,
+    micrometres,
+    property_scales,
+    resolution_mpp,
+    warn_of_scale,
+)
 
 PATH = Path("a.svs")
 NAN = math.nan
@@ -63,3 +70,27 @@ def test_generic_tiff_states_its_resolution():
         "tiff.ResolutionUnit": "centimeter",
     }
     assert find_scale(PATH, property_scales(properties), None) == Scale(0.5, 0.5, "tiff resolution")
+
+
+def test_magnification_that_contradicts_warns():
+    mpp = Scale(1.0, 1.0, "openslide.mpp")
+    with pytest.warns(UserWarning, match=r"magnification of 40 \(about 0.25\)"):
+        warn_of_scale(PATH, mpp, "40", aperio=True)
+    with pytest.warns(UserWarning, match="magnification of 40"):
+        warn_of_scale(PATH, mpp, "40", aperio=False)
+
+
+@pytest.mark.parametrize(
+    ("mpp", "power", "aperio"),
+    [(0.499, "20", True), (0.2526, "40", True), (0.2325, "20", False), (0.5, None, False)],
+)
+def test_ordinary_scales_are_silent(mpp, power, aperio):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_scale(PATH, Scale(mpp, mpp, "openslide.mpp"), power, aperio)
+        warn_of_scale(PATH, Scale(0.5, 0.5, "option"), "40", aperio)
+
+
+def test_coarse_scan_warns():
+    with pytest.warns(UserWarning, match=r"coarser than 20x .* enlarged 8\.0 times"):
+        warn_of_scale(PATH, Scale(4.0, 4.0, "option"), None, aperio=False)

@@ -17,7 +17,7 @@ import zoomldm.slides.slide as slide_module
 from zoomldm.errors import SlideError
 from zoomldm.geometry import levels
 from zoomldm.slides import Slide, SlideReadError, open_slide
-from zoomldm.slides.slide import stored_downsample
+from zoomldm.slides.stored_levels import stored_downsample
 
 
 def stored_levels(path: Path) -> list[np.ndarray]:

@@ -7,7 +7,8 @@ from synthetic import paint_region
 
 from zoomldm.errors import SlideError
 from zoomldm.slides import SlideReadError, open_slide
-from zoomldm.slides.tifffile_backend import SegmentCache, TifffileBackend
+from zoomldm.slides.tiff_level import SegmentCache
+from zoomldm.slides.tifffile_backend import TifffileBackend
 
 PICTURE = paint_region(430, 390, tissue=1.0)
 MPP = {"resolution": (20000, 20000), "resolutionunit": "CENTIMETER"}

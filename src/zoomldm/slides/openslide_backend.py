@@ -1,6 +1,7 @@
 """Slides of any format that OpenSlide reads."""
 
 import threading
+import warnings
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,12 +13,14 @@ from PIL import Image, ImageCms
 from zoomldm.errors import SlideError
 from zoomldm.slides.backend import SlideReadError, one_line, unreadable
 from zoomldm.slides.scale import property_scales
-from zoomldm.slides.tifffile_backend import READ_ERRORS, SegmentCache, TiffLevel
+from zoomldm.slides.stored_levels import not_a_level, usable_levels
+from zoomldm.slides.tiff_check import PLAIN, check_tiff
+from zoomldm.slides.tiff_level import READ_ERRORS, SegmentCache, TiffLevel
 
 _SUBPIXEL = 1 / 512  # OpenSlide draws at 1/256 px: a smaller offset is none
 _CELL = 256
 _DIRECT = (1, 5, 7, 8, 32946)  # TIFF's raw, LZW, JPEG, Deflate: decoded alike everywhere
-_TIFF_VENDORS = ("aperio", "generic-tiff")
+_SLACK = 0.01  # by which levels may be out of proportion where the scanner's own driver finds them
 
 
 class OpenSlideBackend:
@@ -27,6 +30,9 @@ class OpenSlideBackend:
     (2.00007, from odd sizes), it draws the level shifted by a fraction of a pixel, blurred, and
     differently for every position. Such levels are decoded through tifffile where the slide is a
     TIFF, else in cells at fixed positions, so that a pixel depends on where it is alone.
+
+    Attributes (beside those of `Backend`):
+        misread: why tifffile must read this file in OpenSlide's place, None where it need not.
     """
 
     name = "openslide"
@@ -36,6 +42,7 @@ class OpenSlideBackend:
 
         Raises:
             openslide.OpenSlideError: OpenSlide does not open it.
+            SlideError: nothing reads it as it is meant.
         """
         self._path = path
         self._lock = threading.Lock()
@@ -43,9 +50,11 @@ class OpenSlideBackend:
         self._slide = self._opened()
         slide = self._slide
         self.vendor = slide.properties.get("openslide.vendor", "unknown")
-        self.level_sizes = [(int(w), int(h)) for w, h in slide.level_dimensions]
-        self.scales = property_scales(slide.properties)
-        self._downsamples = slide.level_downsamples
+        self._stored_sizes = [(int(w), int(h)) for w, h in slide.level_dimensions]
+        found = check_tiff(path, self.vendor, self._stored_sizes[0])
+        self.misread = found.misread
+        self._find_usable(found.named)
+        self.scales = property_scales(slide.properties, found.scales)
         self.icc: bytes | None = None
         with suppress(OpenSlideError, ImageCms.PyCMSError, OSError):
             profile = slide.color_profile
@@ -58,8 +67,31 @@ class OpenSlideBackend:
         self.properties = {
             name: slide.properties[key] for name, key in names.items() if key in slide.properties
         }
+        if found.power > 0:
+            self.properties.setdefault("objective_power", f"{found.power:g}")
         self._direct: dict[int, TiffLevel] | None = None
         self._tiff: tifffile.TiffFile | None = None
+
+    def _find_usable(self, named: set[tuple[int, int]]) -> None:
+        """Which stored levels are levels of the slide, with a warning for those that aren't."""
+        properties, sizes = self._slide.properties, self._stored_sizes
+        tiles: list[tuple[int, int] | None] = []
+        for level in range(len(sizes)):
+            sides = [
+                properties.get(f"openslide.level[{level}].tile-{s}") for s in ("width", "height")
+            ]
+            tiles.append((int(sides[0]), int(sides[1])) if sides[0] and sides[1] else None)
+        slack = 0.0 if self.vendor in PLAIN else _SLACK
+        usable, others = usable_levels(sizes, tiles, slack)
+        others += [level.index for level in usable if sizes[level.index] in named]
+        levels = [level for level in usable if level.index not in others]
+        if not self.misread:
+            for index in others:
+                warnings.warn(f"{self._path}: {not_a_level(sizes[index], sizes[0])}", stacklevel=5)
+        self.level_sizes = [level.size for level in levels]
+        self._stored = [level.index for level in levels]
+        downsamples = self._slide.level_downsamples
+        self._downsamples = [downsamples[index] for index in self._stored]
 
     def _opened(self) -> openslide.OpenSlide:
         slide = openslide.OpenSlide(self._path)
@@ -86,7 +118,9 @@ class OpenSlideBackend:
         slide, downsample = self._slide, self._downsamples[level]
         try:
             return slide.read_region(
-                (round(x * downsample), round(y * downsample)), level, (width, height)
+                (round(x * downsample), round(y * downsample)),
+                self._stored[level],
+                (width, height),
             )
         except OpenSlideError as error:
             self._reopen(slide)
@@ -121,9 +155,16 @@ class OpenSlideBackend:
         with self._lock:
             if self._direct is None:
                 self._direct = {}
-                if self.vendor in _TIFF_VENDORS:
-                    with suppress(*READ_ERRORS, TypeError, AttributeError, SlideError):
+                if self.vendor in PLAIN:
+                    try:
                         self._find_levels()
+                    except (*READ_ERRORS, TypeError, AttributeError) as error:
+                        # Other pixels by a hair, so other embeddings: never without a word.
+                        warnings.warn(
+                            f"{self._path}: its TIFF pages can't be read directly "
+                            f"({one_line(error)}); OpenSlide draws them, a little blurred",
+                            stacklevel=2,
+                        )
             return self._direct.get(level)
 
     def _find_levels(self) -> None:
@@ -135,10 +176,12 @@ class OpenSlideBackend:
         ]
         cache = SegmentCache(32 << 20)
         found = {}
-        for level, size in enumerate(self.level_sizes):
+        for level, index in enumerate(self._stored):
+            size = self._stored_sizes[index]
             fitting = [page for page in pages if (page.imagewidth, page.imagelength) == size]
             if len(fitting) == 1:
-                found[level] = TiffLevel(fitting[0], level, cache)
+                with suppress(SlideError):  # samples that OpenSlide alone turns into RGB
+                    found[level] = TiffLevel(fitting[0], level, cache)
         self._direct = found
 
     def close(self) -> None:

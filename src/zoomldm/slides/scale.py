@@ -7,14 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zoomldm.errors import SlideError
+from zoomldm.geometry.levels import BASE_MPP
 from zoomldm.slides.backend import ScaleCandidate
 
 PLAUSIBLE = (0.05, 5.0)
+_PIXEL_AT_1X = 10.0  # micrometres per pixel over the magnification, as scanners have it
+_APART = 1.6  # factor by which the mpp may differ from it; 20x slides have 0.4 to 0.55
+_APART_LENS = 3.0
+_COARSE = 1.5  # times 20x; scanners' 20x is up to 1.1
 _MICROMETRES = {  # lengths of OME and TIFF units
     "m": 1e6,
     "cm": 1e4,
     "mm": 1e3,
     "um": 1.0,
+    "micron": 1.0,
+    "microns": 1.0,
     "\u00b5m": 1.0,
     "\u03bcm": 1.0,
     "nm": 1e-3,
@@ -59,10 +66,17 @@ def resolution_mpp(per_unit: object, unit: str) -> float:
     return _MICROMETRES.get(unit.strip().lower(), math.nan) / density if density > 0 else math.nan
 
 
-def property_scales(properties: Mapping[str, str]) -> list[ScaleCandidate]:
+def property_scales(
+    properties: Mapping[str, str], tags: Sequence[ScaleCandidate] = ()
+) -> list[ScaleCandidate]:
     """What OpenSlide's properties state about the mpp, best first.
 
     OpenSlide derives mpp of its `generic-tiff` from the TIFF resolution, so that comes last there.
+
+    Args:
+        properties: OpenSlide's.
+        tags: what the file states in tags that OpenSlide does not read, best first; they come
+            before the resolution that it does read.
     """
     own = ScaleCandidate(
         "openslide.mpp",
@@ -78,7 +92,35 @@ def property_scales(properties: Mapping[str, str]) -> list[ScaleCandidate]:
     )
     generic = properties.get("openslide.vendor") == "generic-tiff"
     found = [] if generic else [own]
-    return [*found, ScaleCandidate("aperio.MPP", aperio, aperio), tiff]
+    return [*found, ScaleCandidate("aperio.MPP", aperio, aperio), *tags, tiff]
+
+
+def warn_of_scale(path: Path, scale: Scale, power: object, aperio: bool) -> None:
+    """Warn of a scale that contradicts the stated magnification, or is coarser than 20x.
+
+    Args:
+        path: the slide, for the message.
+        scale: what was found.
+        power: the magnification that the slide states, if any.
+        aperio: whether it is that of the pixels; elsewhere it is the lens's, and pixels may be
+            finer by a further lens before the camera.
+    """
+    mpp = math.sqrt(scale.mpp_x * scale.mpp_y)
+    usual = _PIXEL_AT_1X / number(power) if number(power) > 0 else math.nan
+    apart = max(mpp / usual, usual / mpp)
+    if scale.source != "option" and apart > (_APART if aperio else _APART_LENS):
+        warnings.warn(
+            f"{path}: {mpp:g} micrometres per pixel ({scale.source}) don't go with its "
+            f"magnification of {number(power):g} (about {usual:g}); pass --mpp if they are wrong",
+            stacklevel=4,
+        )
+    if mpp > _COARSE * BASE_MPP:
+        warnings.warn(
+            f"{path}: its finest level has {mpp:g} micrometres per pixel, coarser than 20x "
+            f"({BASE_MPP:g}): it is enlarged {mpp / BASE_MPP:.1f} times, and has no more detail "
+            "than before",
+            stacklevel=4,
+        )
 
 
 def find_scale(path: Path, candidates: Sequence[ScaleCandidate], option: float | None) -> Scale:

@@ -2,6 +2,7 @@
 
 import math
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from zoomldm.geometry import levels
 from zoomldm.slides.backend import Backend, one_line
 from zoomldm.slides.colour import Colour, slide_colour
 from zoomldm.slides.openslide_backend import OpenSlideBackend
-from zoomldm.slides.scale import find_scale
+from zoomldm.slides.scale import find_scale, warn_of_scale
+from zoomldm.slides.stored_levels import stored_downsample
 from zoomldm.slides.tifffile_backend import TifffileBackend
 
 CACHE_BYTES = 64 << 20
@@ -30,6 +32,19 @@ REDUCING_GAP = 2.0  # as in Pillow's resize: box-reduce while the rest still shr
 _STRIP = 1024  # native rows decoded at once where a level is reduced
 _FINER = 1.001  # sizes and resolution tags are rounded: an mpp within 0.1 % is the same
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+class _Opening:
+    """One lock for opening files, so that two first readers of a slide open it once."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+
+_OPENING = _Opening()
+if hasattr(os, "register_at_fork"):
+    # A lock that another thread held while forking would stay locked in the child.
+    os.register_at_fork(after_in_child=_OPENING.__init__)
 
 
 @dataclass(frozen=True)
@@ -75,10 +90,18 @@ def _open_backend(path: Path) -> Backend:
     if wrong:
         raise SlideError(f"{path}: {wrong}")
     try:
-        return OpenSlideBackend(path, CACHE_BYTES)
+        backend = OpenSlideBackend(path, CACHE_BYTES)
     except OpenSlideError as error:
         unknown = isinstance(error, openslide.OpenSlideUnsupportedFormatError)
         reason = "unknown format" if unknown else one_line(error).replace(f"Reading {path}: ", "")
+    else:
+        if backend.misread is None:
+            return backend
+        backend.close()
+        try:
+            return TifffileBackend(path, CACHE_BYTES)
+        except SlideError as error:
+            raise SlideError(f"{path}: {error} ({backend.misread})") from error
     with path.open("rb") as file:
         start = file.read(4)
     if start in _TIFF_STARTS:
@@ -94,20 +117,6 @@ def _open_backend(path: Path) -> Backend:
             f"reads, OME-TIFF or TIFF"
         )
     raise SlideError(f"{path}: OpenSlide can't open it ({reason}); the file is damaged or partial")
-
-
-def stored_downsample(native: tuple[int, int], stored: tuple[int, int]) -> tuple[float, float]:
-    """Native px per stored px along x and y.
-
-    Sizes of stored levels are rounded, so a power of two or a whole number that explains both
-    sizes to less than a pixel is taken before the ratio of the sizes.
-    """
-    ratio = (native[0] / stored[0], native[1] / stored[1])
-    mean = math.sqrt(ratio[0] * ratio[1])
-    for whole in (2 ** round(math.log2(mean)), round(mean)):
-        if all(abs(n / whole - s) < 1 for n, s in zip(native, stored, strict=True)):
-            return float(whole), float(whole)
-    return ratio
 
 
 class Slide:
@@ -145,6 +154,8 @@ class Slide:
         except SlideError:
             self.close()
             raise
+        aperio = any(s == "aperio.MPP" and not math.isnan(x) for s, x, _ in backend.scales)
+        warn_of_scale(self.path, scale, backend.properties.get("objective_power"), aperio)
         self.backend = backend.name
         self.vendor = backend.vendor
         self.properties = dict(backend.properties)
@@ -162,10 +173,12 @@ class Slide:
         if self._closed:
             raise SlideError(f"{self.path}: was closed; open it again")
         if self._backend is None or self._pid != os.getpid():
-            backend = _open_backend(self.path)
-            self._colour = slide_colour(self.path, backend.icc if self._use_icc else None)
-            self._pid = os.getpid()
-            self._backend = backend  # last: another thread may already be reading
+            with _OPENING.lock:
+                if self._backend is None or self._pid != os.getpid():
+                    backend = _open_backend(self.path)
+                    self._colour = slide_colour(self.path, backend.icc if self._use_icc else None)
+                    self._pid = os.getpid()
+                    self._backend = backend  # last: another thread may already be reading
         return self._backend
 
     def __getstate__(self) -> dict[str, Any]:
