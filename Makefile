@@ -11,7 +11,7 @@ export TORCH_CPP_LOG_LEVEL := ERROR
 
 demo: $(VENV)/.ready-run
 	@echo "== rendering the shipped archive (embeddings only) at eight magnifications"
-	@$(BIN)/python -m zoomldm.demo demo
+	@$(BIN)/zoomldm demo --out demo
 
 test: $(VENV)/.ready-dev lint
 	@echo "== tests"

@@ -1,7 +1,7 @@
 """ZoomLDM: whole-slide images kept as embeddings and turned back into pictures.
 
-`compress`, `decompress`, `extract_features`, `open_archive`, `open_slide` and `load_pipeline` are
-loaded when used.
+`compress`, `decompress`, `extract_features`, `open_archive`, `open_slide`, `load_pipeline` and
+`sample` are loaded when used.
 """
 
 from importlib import import_module
@@ -24,6 +24,7 @@ _HOMES = {
     "verify_archive": "zoomldm.archive",
     "open_slide": "zoomldm.slides",
     "load_pipeline": "zoomldm.pipeline",
+    "sample": "zoomldm.sampling.draw",
     "convert_released": "zoomldm.released",
     "ZoomLDMPipeline": "zoomldm.pipeline",
 }

@@ -1,22 +1,9 @@
-"""The demo picks its region where the tissue is."""
+"""README's first command."""
 
-import numpy as np
+from pathlib import Path
 
-from zoomldm.geometry.lattice import densest_region
-
-
-def test_densest_region() -> None:
-    mask = np.zeros((20, 30), bool)
-    mask[3, 4] = mask[10:14, 20:24] = True
-    x, y, w, h = densest_region(mask, (30 * 256, 20 * 256), 1024)
-    assert (x, y, w, h) == (20 * 256, 10 * 256, 1024, 1024)
+from cli.conftest import Run
 
 
-def test_region_stays_inside() -> None:
-    mask = np.zeros((6, 6), bool)
-    mask[5, 5] = True
-    x, y, w, h = densest_region(mask, (1500, 1400), 1024)
-    assert x + w <= 1500
-    assert y + h <= 1400
-    small = np.ones((2, 3), bool)
-    assert densest_region(small, (700, 500), 1024) == (0, 0, 700, 500)
+def test_demo_makes_no_parents(run: Run, tmp_path: Path) -> None:
+    assert "made" in run("demo", "--out", tmp_path / "none" / "made").line

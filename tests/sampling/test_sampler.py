@@ -12,6 +12,7 @@ from zoomldm.errors import ConfigError, PipelineError
 from zoomldm.generation.batch import upsampled_quarter
 from zoomldm.geometry.levels import COARSEST, COUNT, TILE
 from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline
+from zoomldm.sampling.draw import sample
 from zoomldm.sampling.options import SampleOptions
 from zoomldm.sampling.sampler import Sampler, fullest_quarter
 
@@ -171,15 +172,15 @@ def test_refused(pipeline: ZoomLDMPipeline) -> None:
 
 def test_the_public_call(pipeline: ZoomLDMPipeline) -> None:
     options = {"steps": 2, "context_steps": 2}
-    pixels = pipeline.sample(3, 2, 5, output_type="uint8", **options)
+    pixels = sample(pipeline, 3, 2, 5, output_type="uint8", **options)
     expected = Sampler(pipeline, SampleOptions(seed=5, **options)).sample(3, 2)
     assert np.array_equal(pixels, expected)
-    array = pipeline.sample(3, 2, 5, output_type="np", **options)
+    array = sample(pipeline, 3, 2, 5, output_type="np", **options)
     assert array.dtype == np.float32 and array.max() <= 1
-    pictures = pipeline.sample(3, 2, 5, **options)
+    pictures = sample(pipeline, 3, 2, 5, **options)
     assert np.array_equal(np.asarray(pictures[1]), pixels[1])
     drawn = [
-        pipeline.sample(3, 1, torch.Generator().manual_seed(9), output_type="uint8", **options)
+        sample(pipeline, 3, 1, torch.Generator().manual_seed(9), output_type="uint8", **options)
         for _ in range(2)
     ]
     assert np.array_equal(*drawn)

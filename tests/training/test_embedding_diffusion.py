@@ -19,6 +19,7 @@ from zoomldm.geometry.levels import COUNT, NAMES
 from zoomldm.geometry.withheld import is_withheld, withheld_block
 from zoomldm.networks.context_dit import ContextDiT, matching_quarter
 from zoomldm.pipeline import build_pipeline, load_pipeline
+from zoomldm.sampling.draw import sample
 from zoomldm.training.stages.embedding_diffusion import EmbeddingDiffusionStage
 from zoomldm.training.train import train_stage
 
@@ -250,9 +251,9 @@ def test_labels(data: Path, tmp_path: Path) -> None:
     made = load_pipeline(report.pipeline)
     assert made.embedding_diffusion.labels == ["x", "y"]
     quick = {"steps": 1, "context_steps": 1, "output_type": "uint8"}
-    assert made.sample(1, 1, 0, label="y", **quick).shape == (1, 256, 256, 3)
+    assert sample(made, 1, 1, 0, label="y", **quick).shape == (1, 256, 256, 3)
     with pytest.raises(ConfigError, match=r"'z'.*it knows x, y"):
-        made.sample(1, 1, 0, label="z", **quick)
+        sample(made, 1, 1, 0, label="z", **quick)
     again = {**arguments, "pipeline": report.pipeline, "finetune": True}
     on = train_stage(stage, "tiny", data, tmp_path / "on", **again)
     assert load_pipeline(on.pipeline).embedding_diffusion.labels == ["x", "y"]

@@ -13,6 +13,7 @@ import typer
 from zoomldm.cli.compress import compress
 from zoomldm.cli.convert import convert
 from zoomldm.cli.decompress import decompress
+from zoomldm.cli.demo import demo
 from zoomldm.cli.doctor import doctor
 from zoomldm.cli.evaluate import evaluate
 from zoomldm.cli.features import features
@@ -69,7 +70,7 @@ def common(
 
 _VERBS = (
     *(compress, decompress, info, verify, sample, features, mil),
-    *(train, convert, models, doctor),
+    *(train, convert, models, doctor, demo),
 )
 for verb in _VERBS:
     app.command()(verb)
