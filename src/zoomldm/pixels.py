@@ -6,10 +6,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 
-def to_signed(pixels: NDArray[np.uint8]) -> Tensor:
-    """Pixels (B, H, W, 3) uint8 to (B, 3, H, W) float32 in [-1, 1], channels last."""
-    x = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
-    return x.float().div_(127.5).sub_(1)
+def to_signed(pixels: NDArray[np.uint8] | Tensor) -> Tensor:
+    """Pixels (B, H, W, 3) uint8 to (B, 3, H, W) float32 in [-1, 1], channels last.
+
+    A tensor's device is kept.
+    """
+    if isinstance(pixels, np.ndarray):
+        pixels = torch.from_numpy(np.ascontiguousarray(pixels))
+    return pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 def to_pixels(images: Tensor) -> NDArray[np.uint8]:

@@ -9,6 +9,7 @@ from zoomldm.archive import ArchiveWriter
 from zoomldm.geometry.lattice import patch_offsets
 from zoomldm.geometry.levels import COUNT, NAMES, TILE
 from zoomldm.pipeline import ZoomLDMPipeline
+from zoomldm.pixels import to_signed
 from zoomldm.slides import Slide, SlideReadError
 
 BATCH = 32
@@ -32,8 +33,7 @@ def add_latents(
         step, done = TILE // 2**level, 0
         what = f"encoding patches at {NAMES[level]}"
         for chunk, pixels in _batches(slide, level, step, offsets):
-            x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
-            x = x.to(device, memory_format=torch.channels_last)
+            x = to_signed(pixels).to(device, memory_format=torch.channels_last)
             with torch.autocast(device.type, torch.bfloat16):
                 latents = pipeline.encode_pictures(x)
             writer.add_latents(level, chunk, latents.half().cpu().numpy())

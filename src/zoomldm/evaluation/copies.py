@@ -16,7 +16,7 @@ from zoomldm.errors import ConfigError
 from zoomldm.geometry.levels import COUNT, NAMES, TILE
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pipeline.compatibility import check_encoder, check_latents
-from zoomldm.pixels import to_pixels
+from zoomldm.pixels import to_pixels, to_signed
 from zoomldm.sampling.options import SampleOptions
 from zoomldm.sampling.sampler import Sampler
 
@@ -207,8 +207,7 @@ def _encoded(pipeline: ZoomLDMPipeline, pictures: NDArray[np.uint8]) -> NDArray[
     """Pooled latents of pictures (n, 256, 256, 3)."""
     parts = [_pooled(np.empty((0, *pipeline.latent_shape), np.float32))]
     for start in range(0, len(pictures), 8):
-        x = torch.from_numpy(pictures[start : start + 8]).permute(0, 3, 1, 2)
-        x = x.to(pipeline.device).float().div(127.5).sub(1)
+        x = to_signed(pictures[start : start + 8]).to(pipeline.device)
         parts.append(_pooled(pipeline.encode_pictures(x).float().cpu().numpy()))
     return np.concatenate(parts)
 

@@ -16,6 +16,7 @@ from zoomldm.geometry.lattice import tissue_patches
 from zoomldm.geometry.levels import NAMES, TILE, patch_tiles
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pipeline.compatibility import check_encoder
+from zoomldm.pixels import to_signed
 
 FIXED_PATCHES = 2  # the seed: on average a slide has two patches at 0.15625x
 SIDE = 8  # of a context, in cells
@@ -229,7 +230,6 @@ def _latents(
                 for row, col in patches[list(chosen)]
             ]
         )
-        x = torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
-        return pipeline.encode_pictures(x.to(pipeline.device)).float()
+        return pipeline.encode_pictures(to_signed(pictures).to(pipeline.device)).float()
 
     return encoded, "overview"

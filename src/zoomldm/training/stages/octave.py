@@ -18,7 +18,7 @@ from zoomldm.networks.lowpass import (
 )
 from zoomldm.networks.octave_denoiser import BASE, NONE, PARENT, OctaveDenoiser
 from zoomldm.networks.summarizers import CNNSummarizer
-from zoomldm.pixels import to_pixels
+from zoomldm.pixels import to_pixels, to_signed
 from zoomldm.training.loop import Stage
 
 NULL = 0.1  # probability of the null condition (supplement, section 5)
@@ -124,11 +124,11 @@ class OctaveStage(Stage):
     def given(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Latents, hint and context of a batch."""
         vae = self.vae[0].to(batch["noise"].device)
-        planes = coarse_planes(_signed(batch["pixels"]))
+        planes = coarse_planes(to_signed(batch["pixels"]))
         latents = vae.from_planes(planes)
         parent = vae.from_planes(enlarged(pooled(planes)))
         parent = parent + batch["loss"].view(-1, 1, 1, 1) * batch["spoil"]
-        base = vae.from_planes(coarse_planes(_signed(batch["lossy"])))
+        base = vae.from_planes(coarse_planes(to_signed(batch["lossy"])))
         kind = batch["kind"].view(-1, 1, 1, 1)
         hint = torch.where(kind == BASE, base, torch.where(kind == PARENT, parent, 0.0))
         levels = batch["level"][:1].expand(len(batch["grid"]))
@@ -224,7 +224,3 @@ def through_codec(around: np.ndarray, quality: float) -> np.ndarray:
         np.ascontiguousarray(around), level=round(quality), speed=8, numthreads=1
     )
     return imagecodecs.avif_decode(data)[MARGIN:-MARGIN, MARGIN:-MARGIN]
-
-
-def _signed(pixels: Tensor) -> Tensor:
-    return pixels.permute(0, 3, 1, 2).float().div(127.5).sub(1)
