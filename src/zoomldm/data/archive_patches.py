@@ -6,7 +6,7 @@ import numpy as np
 
 from zoomldm.archive import Archive
 from zoomldm.errors import ArchiveError, ConfigError
-from zoomldm.geometry.lattice import tiles_within
+from zoomldm.geometry.lattice import cut_square, tiles_within
 from zoomldm.geometry.levels import COUNT, patch_tiles
 from zoomldm.geometry.withheld import is_withheld, withheld_block
 
@@ -118,13 +118,7 @@ class PatchStore:
             if not self._embeddings:
                 out[place] = archive.grid(level, row, col)
                 continue
-            top, bottom = max(row, 0), min(row + side, archive.rows)
-            left, right = max(col, 0), min(col + side, archive.cols)
-            if (bottom - top, right - left) != (side, side):
-                out[place] = self._backgrounds[number]
-            out[place, top - row : bottom - row, left - col : right - col] = self._embeddings[
-                number
-            ][top:bottom, left:right]
+            cut_square(self._embeddings[number], row, col, self._backgrounds[number], out[place])
         return out
 
 

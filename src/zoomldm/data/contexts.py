@@ -9,7 +9,7 @@ import torch
 
 from zoomldm.archive import Archive
 from zoomldm.errors import ConfigError
-from zoomldm.geometry.lattice import tiles_within
+from zoomldm.geometry.lattice import cut_square, tiles_within
 from zoomldm.geometry.levels import COARSEST, COUNT, patch_tiles
 from zoomldm.geometry.withheld import is_withheld, withheld_block
 from zoomldm.networks.context_dit import matching_quarter
@@ -130,12 +130,7 @@ class ContextStore:
         side = patch_tiles(level)
         out = np.empty((len(patches), side, side, self.pipeline.embedding_dim), np.float16)
         for place, (number, row, col) in enumerate(patches.tolist()):
-            held = self._embeddings[number]
-            top, bottom = max(row, 0), min(row + side, held.shape[0])
-            left, right = max(col, 0), min(col + side, held.shape[1])
-            out[place] = self._backgrounds[number]
-            part = held[top:bottom, left:right]
-            out[place, top - row : bottom - row, left - col : right - col] = part
+            cut_square(self._embeddings[number], row, col, self._backgrounds[number], out[place])
         return out
 
     @torch.no_grad()

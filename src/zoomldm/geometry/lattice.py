@@ -17,8 +17,8 @@ def tiles_within(mask: np.ndarray, rows: np.ndarray, cols: np.ndarray, side: int
 
     Args:
         mask: bool (R, C).
-        rows: (n,) first tile's row, any offset, also outside.
-        cols: (n,) first tile's column.
+        rows: first tile's row, any offset, also outside.
+        cols: first tile's column; rows and cols broadcast against each other.
         side: tiles along a side.
     """
     total = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int64)
@@ -26,6 +26,27 @@ def tiles_within(mask: np.ndarray, rows: np.ndarray, cols: np.ndarray, side: int
     top, bottom = (np.clip(rows + d, 0, mask.shape[0]) for d in (0, side))
     left, right = (np.clip(cols + d, 0, mask.shape[1]) for d in (0, side))
     return total[bottom, right] - total[top, right] - total[bottom, left] + total[top, left]
+
+
+def cut_square(
+    values: np.ndarray, row: int, col: int, background: np.ndarray, out: np.ndarray
+) -> None:
+    """Fill a square from an array of tiles; what lies beyond the array is background.
+
+    Args:
+        values: (R, C, ...) one entry per tile.
+        row: the square's first row, any offset, also outside.
+        col: its first column.
+        background: (...) entry of a tile that isn't there.
+        out: (side, side, ...) to be filled.
+    """
+    side = len(out)
+    top, bottom = max(row, 0), min(row + side, values.shape[0])
+    left, right = max(col, 0), min(col + side, values.shape[1])
+    if (bottom - top, right - left) != (side, side):
+        out[...] = background
+    if bottom > top and right > left:
+        out[top - row : bottom - row, left - col : right - col] = values[top:bottom, left:right]
 
 
 def patch_offsets(mask: np.ndarray, level: int) -> np.ndarray:
@@ -38,23 +59,11 @@ def patch_offsets(mask: np.ndarray, level: int) -> np.ndarray:
         mask: bool (rows, cols) of tissue tiles.
         level: 0 to 7.
     """
-    side = 2**level
+    side = patch_tiles(level)
     stride = max(1, side // 4)
-    rows, cols = mask.shape
-    total = np.zeros((rows + 1, cols + 1), np.int64)
-    total[1:, 1:] = mask.cumsum(0).cumsum(1)
     first = -(side - 1) // stride * stride
-    r = np.arange(first, rows, stride)
-    c = np.arange(first, cols, stride)
-    r0, r1 = np.clip(r, 0, rows), np.clip(r + side, 0, rows)
-    c0, c1 = np.clip(c, 0, cols), np.clip(c + side, 0, cols)
-    inside = (
-        total[np.ix_(r1, c1)]
-        - total[np.ix_(r0, c1)]
-        - total[np.ix_(r1, c0)]
-        + total[np.ix_(r0, c0)]
-    )
-    i, j = np.nonzero(inside)
+    r, c = (np.arange(first, count, stride) for count in mask.shape)
+    i, j = np.nonzero(tiles_within(mask, r[:, None], c, side))
     return np.stack([r[i], c[j]], 1)
 
 
@@ -64,10 +73,8 @@ def tissue_patches(mask: NDArray[np.bool_], level: int) -> NDArray[np.int64]:
     Rows and columns count patches, laid edge to edge from tile (0, 0).
     """
     side = patch_tiles(level)
-    rows, cols = (-(-n // side) for n in mask.shape)
-    whole = np.zeros((rows * side, cols * side), np.int64)
-    whole[: mask.shape[0], : mask.shape[1]] = mask
-    tissue = whole.reshape(rows, side, cols, side).sum((1, 3))
+    r, c = (np.arange(0, count, side) for count in mask.shape)
+    tissue = tiles_within(mask, r[:, None], c, side)
     row, col = np.nonzero(tissue)
     return np.stack([row, col, tissue[row, col]], 1)
 
@@ -104,12 +111,8 @@ def densest_point(mask: NDArray[np.bool_], reach: int = 4) -> tuple[int, int]:
         mask: (rows, cols), True where a tile is tissue.
         reach: tiles on each side that count.
     """
-    span = 2 * reach + 1
-    padded = np.pad(mask.astype(np.int64), ((reach + 1, reach), (reach + 1, reach)))
-    total = padded.cumsum(0).cumsum(1)
-    around = total[span:, span:] - total[:-span, span:] - total[span:, :-span]
-    around += total[:-span, :-span]
-    around = np.where(mask, around, -1)
+    r, c = (np.arange(count) - reach for count in mask.shape)
+    around = np.where(mask, tiles_within(mask, r[:, None], c, 2 * reach + 1), -1)
     row, col = np.unravel_index(int(around.argmax()), mask.shape)
     return int(col) * TILE + TILE // 2, int(row) * TILE + TILE // 2
 
@@ -136,11 +139,19 @@ def densest_region(
 ) -> tuple[int, int, int, int]:
     """The square of tiles with most tissue, as x, y, w, h in px of the 0.5 mpp raster."""
     tiles = side // TILE
-    mask = np.pad(mask, [(0, max(0, tiles - n)) for n in mask.shape])
-    total = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), int)
-    total[1:, 1:] = mask.cumsum(0).cumsum(1)
-    inside = total[tiles:, tiles:] - total[:-tiles, tiles:]
-    inside = inside - total[tiles:, :-tiles] + total[:-tiles, :-tiles]
+    r, c = (np.arange(max(1, count - tiles + 1)) for count in mask.shape)
+    inside = tiles_within(mask, r[:, None], c, tiles)
     row, col = np.unravel_index(inside.argmax(), inside.shape)
     x, y = int(col) * TILE, int(row) * TILE
     return x, y, min(side, size[0] - x), min(side, size[1] - y)
+
+
+def tissue_by_level(mask: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
+    """For each level, which patches hold any tissue."""
+    out = [mask]
+    for _ in range(COUNT - 1):
+        fine = out[-1]
+        rows, cols = fine.shape
+        even = np.pad(fine, ((0, rows % 2), (0, cols % 2)))
+        out.append(even[::2, ::2] | even[1::2, ::2] | even[::2, 1::2] | even[1::2, 1::2])
+    return out

@@ -16,7 +16,7 @@ from zoomldm.diffusion.noise import noise
 from zoomldm.diffusion.schedule import Schedule, make_schedule
 from zoomldm.generation.batch import make_pixels, upsampled_quarter
 from zoomldm.generation.options import RenderOptions
-from zoomldm.geometry.lattice import Window, grouped
+from zoomldm.geometry.lattice import Window, grouped, tissue_by_level
 from zoomldm.geometry.levels import COARSEST, COUNT, NAMES, TILE, level_size
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pipeline.compatibility import check_encoder
@@ -78,7 +78,7 @@ class Cascade:
             picture = Image.fromarray(view[1])
             for level in range(view[0], COUNT):
                 self._real[level] = np.asarray(picture.reduce(2 ** (level - view[0])))
-        self._tissue = _tissue_by_level(archive.mask)
+        self._tissue = tissue_by_level(archive.mask)
         self._store = PatchStore(memory, disk, folder)
 
     def __enter__(self) -> Self:
@@ -283,14 +283,3 @@ class Cascade:
 
 def _union(a: Window, b: Window) -> Window:
     return min(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), max(a[3], b[3])
-
-
-def _tissue_by_level(mask: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
-    """For each level, which patches hold any tissue."""
-    out = [mask]
-    for _ in range(COUNT - 1):
-        fine = out[-1]
-        rows, cols = fine.shape
-        even = np.pad(fine, ((0, rows % 2), (0, cols % 2)))
-        out.append(even[::2, ::2] | even[1::2, ::2] | even[::2, 1::2] | even[1::2, 1::2])
-    return out
