@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from training.archives import make_archive
 
 from zoomldm.archive import open_archive
-from zoomldm.data.archive_patches import PatchStore
+from zoomldm.data.archive_patches import ArchivePatches
 from zoomldm.errors import ArchiveError, ConfigError
 from zoomldm.geometry.lattice import tiles_within
 from zoomldm.geometry.withheld import is_withheld, withheld_block
@@ -58,7 +58,7 @@ def test_withheld_rule() -> None:
 @pytest.mark.parametrize("memory", [1 << 30, 0])
 def test_patches_are_what_the_archive_holds(archives: list[Path], memory: int) -> None:
     opened = [open_archive(p) for p in archives]
-    store = PatchStore(opened, memory=memory)
+    store = ArchivePatches(opened, memory=memory)
     assert store.levels == list(range(8))
     for level in (0, 1, 3, 7):
         patches = store.patches[level][[0, -1]]
@@ -74,7 +74,7 @@ def test_patches_are_what_the_archive_holds(archives: list[Path], memory: int) -
 
 def test_every_patch_is_trained_on_or_withheld(archives: list[Path]) -> None:
     opened = [open_archive(p) for p in archives]
-    store, whole = PatchStore(opened), PatchStore(opened, share=0)
+    store, whole = ArchivePatches(opened), ArchivePatches(opened, share=0)
     for level in range(8):
         both = np.concatenate([store.patches[level], store.withheld[level]])
         assert sorted(map(tuple, both)) == sorted(map(tuple, whole.patches[level]))
@@ -90,7 +90,7 @@ def test_every_patch_is_trained_on_or_withheld(archives: list[Path]) -> None:
 def test_no_latents_is_an_error(tmp_path: Path, pipeline: ZoomLDMPipeline) -> None:
     path = make_archive(tmp_path / "bare.zldm", pipeline, levels=())
     with pytest.raises(ArchiveError, match=r"bare\.zldm: holds no latents.*--for-training"):
-        PatchStore([open_archive(path)])
+        ArchivePatches([open_archive(path)])
 
 
 def test_archives_of_different_pipelines_refused(
@@ -101,11 +101,11 @@ def test_archives_of_different_pipelines_refused(
     other.vae.register_to_config(latent_channels=2)
     path = make_archive(tmp_path / "other.zldm", other)
     with pytest.raises(ConfigError, match=r"differ in embeddings or latents.*one pipeline"):
-        PatchStore([open_archive(archives[0]), open_archive(path)])
+        ArchivePatches([open_archive(archives[0]), open_archive(path)])
 
 
 def test_the_fullest_patches_have_most_tissue(archives: list[Path]) -> None:
-    store = PatchStore([open_archive(p) for p in archives])
+    store = ArchivePatches([open_archive(p) for p in archives])
     for level in store.levels:
         chosen = store.fullest(level, 2)
         assert 1 <= len(chosen) <= 2

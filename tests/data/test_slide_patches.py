@@ -8,7 +8,7 @@ import pytest
 from synthetic import paint_slide
 
 from zoomldm.data import slide_patches as tiles
-from zoomldm.data.slide_patches import TileStore, cache_tiles, patch_starts
+from zoomldm.data.slide_patches import SlidePatches, cache_tiles, patch_starts
 from zoomldm.errors import DamagedError, SlideError
 from zoomldm.geometry.lattice import tiles_within
 from zoomldm.geometry.withheld import withheld_block
@@ -23,7 +23,7 @@ def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_cached_pictures_are_the_slide(slide: Path, tmp_path: Path) -> None:
     cache_tiles([slide], tmp_path / "cache", quiet=True)
-    store = TileStore(tmp_path / "cache", ["s.tif"])
+    store = SlidePatches(tmp_path / "cache", ["s.tif"])
     with open_slide(slide) as opened:
         mask = find_tissue(opened).mask
         for i in [0, len(store) // 2, len(store) - 1]:
@@ -79,7 +79,7 @@ def test_broken_off_cache_is_made_again(
     assert [p.name for p in cache.iterdir()] == ["s.tif.npy"]
     monkeypatch.setattr(tiles.json, "dumps", written)
     cache_tiles([slide], cache, quiet=True)
-    assert len(TileStore(cache, ["s.tif"]))
+    assert len(SlidePatches(cache, ["s.tif"]))
 
 
 def test_pair_that_does_not_belong_together(slide: Path, tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_pair_that_does_not_belong_together(slide: Path, tmp_path: Path) -> None
     facts["rows"].pop()
     (tmp_path / "cache" / "s.tif.json").write_text(json.dumps(facts))
     with pytest.raises(DamagedError, match=r"s\.tif\.npy: holds .* remove both"):
-        TileStore(tmp_path / "cache", ["s.tif"])
+        SlidePatches(tmp_path / "cache", ["s.tif"])
 
 
 def test_not_a_slide(tmp_path: Path) -> None:

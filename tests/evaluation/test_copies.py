@@ -8,11 +8,11 @@ import torch
 from training.archives import make_archive
 
 from zoomldm.archive import open_archive
-from zoomldm.data.archive_patches import PatchStore
+from zoomldm.data.archive_patches import ArchivePatches
 from zoomldm.errors import ArchiveError, ConfigError
 from zoomldm.evaluation.copies import copies_table, measure_copies
-from zoomldm.evaluation.networks import to_pixels
 from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline
+from zoomldm.pixels import to_pixels
 from zoomldm.sampling.sampler import Sampler
 
 
@@ -46,7 +46,7 @@ def archives(tmp_path_factory: pytest.TempPathFactory, pipeline: ZoomLDMPipeline
 
 def pictures_of(pipeline: ZoomLDMPipeline, archives: list[Path], which: str, n: int):
     """A stand-in for samples: decoded training or withheld patches."""
-    store = PatchStore([open_archive(a) for a in archives])
+    store = ArchivePatches([open_archive(a) for a in archives])
 
     def sample(self, level: int, count: int) -> np.ndarray:
         chosen = getattr(store, which)[level][:n]
@@ -70,7 +70,7 @@ def test_copies(
     if which == "patches":
         assert row["nearest"] < row["limit"]
         for facts in found["pairs"]:
-            store = PatchStore([open_archive(a) for a in archives[:2]])
+            store = ArchivePatches([open_archive(a) for a in archives[:2]])
             row, col = store.patches[0][facts["index"]][2:].tolist()
             assert (facts["row"], facts["col"]) == (row, col)  # the very patch that it is
     assert copies_table(found).splitlines()[2].startswith("| 20x | ")

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from training.archives import make_archive
 
 from zoomldm.archive import open_archive
-from zoomldm.data.archive_patches import PatchStore
+from zoomldm.data.archive_patches import ArchivePatches
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.rendering import Cascade, RenderOptions
 from zoomldm.training.stages.diffusion import DiffusionStage
@@ -59,7 +59,7 @@ def test_two_steps_of_training_move_its_own_networks(
         part.load_state_dict(getattr(pipeline, name).state_dict())
     own = ZoomLDMPipeline(**parts, **copied, patch_encoder=None)
     with open_archive(archive) as opened:
-        DiffusionStage(own, PatchStore([opened]))
+        DiffusionStage(own, ArchivePatches([opened]))
         grids = torch.from_numpy(opened.grid(0, 1, 0)[None])
         clean = torch.from_numpy(opened.latents(0, [0]).astype(np.float32))
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))

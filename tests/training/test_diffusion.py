@@ -8,7 +8,7 @@ import torch
 
 from training.archives import make_archive
 from zoomldm.archive import open_archive
-from zoomldm.data.archive_patches import PatchStore
+from zoomldm.data.archive_patches import ArchivePatches
 from zoomldm.errors import ConfigError, PipelineError
 from zoomldm.geometry.levels import NAMES
 from zoomldm.pipeline import build_pipeline
@@ -17,15 +17,15 @@ from zoomldm.training.stages.diffusion import REPEATS, DiffusionStage
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> PatchStore:
+def store(tmp_path_factory: pytest.TempPathFactory) -> ArchivePatches:
     folder = tmp_path_factory.mktemp("archives")
     pipeline = build_pipeline("tiny")
     paths = [make_archive(folder / f"{i}.zldm", pipeline, 6 + i, 6, seed=i) for i in range(2)]
-    return PatchStore([open_archive(p) for p in paths])
+    return ArchivePatches([open_archive(p) for p in paths])
 
 
 @pytest.fixture
-def stage(store: PatchStore) -> DiffusionStage:
+def stage(store: ArchivePatches) -> DiffusionStage:
     return DiffusionStage(build_pipeline("tiny"), store)
 
 
@@ -63,7 +63,7 @@ def test_same_generator_same_batch(stage: DiffusionStage) -> None:
     assert all(torch.equal(v, b[k]) for k, v in a.items())
 
 
-def test_null_share(store: PatchStore) -> None:
+def test_null_share(store: ArchivePatches) -> None:
     stage = DiffusionStage(build_pipeline("tiny"), store)
     rng = np.random.default_rng(0)
     keep = torch.cat([stage.batch(rng, 8)["keep"] for _ in range(100)])
@@ -83,7 +83,7 @@ def test_null_condition_is_zeros_after_the_summarizer(stage: DiffusionStage) -> 
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-def test_loss_is_zero_for_the_right_answer(store: PatchStore, prediction: str) -> None:
+def test_loss_is_zero_for_the_right_answer(store: ArchivePatches, prediction: str) -> None:
     pipeline = build_pipeline("tiny")
     pipeline.scheduler.register_to_config(prediction_type=prediction)
     stage = DiffusionStage(pipeline, store)
@@ -122,7 +122,7 @@ def test_both_networks_learn(stage: DiffusionStage) -> None:
     assert not any(p.requires_grad for p in stage.pipeline.vae.parameters())
 
 
-def test_held_out_losses_are_fixed(store: PatchStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_held_out_losses_are_fixed(store: ArchivePatches, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diffusion, "_FIXED", 2)
     stage = DiffusionStage(build_pipeline("tiny"), store, store).eval()
     with torch.no_grad():
@@ -140,7 +140,7 @@ def test_pictures(stage: DiffusionStage) -> None:
     assert picture.dtype == np.uint8
 
 
-def test_pipeline_that_does_not_fit_refused(store: PatchStore) -> None:
+def test_pipeline_that_does_not_fit_refused(store: ArchivePatches) -> None:
     pipeline = build_pipeline("tiny")
     pipeline.vae.register_to_config(latent_channels=2)
     with pytest.raises(PipelineError, match="archives hold"):
@@ -151,4 +151,4 @@ def test_nothing_left_to_train_on_is_an_error(tmp_path: Path) -> None:
     pipeline = build_pipeline("tiny")
     archive = open_archive(make_archive(tmp_path / "a.zldm", pipeline, 5, 5, seed=0))
     with pytest.raises(ConfigError, match="no patch is left"):
-        DiffusionStage(pipeline, PatchStore([archive], share=1.0))
+        DiffusionStage(pipeline, ArchivePatches([archive], share=1.0))

@@ -14,7 +14,7 @@ MEMORY = 4 << 30  # bytes up to which everything is kept in memory
 FIELDS = 4  # of a patch: archive, index of its latents, row and column of its first tile
 
 
-class PatchStore:
+class ArchivePatches:
     """Patches of several archives, by level.
 
     Attributes:

@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from zoomldm.data.slide_patches import TileStore
+from zoomldm.data.slide_patches import SlidePatches
 from zoomldm.geometry.levels import COUNT, TILE
 from zoomldm.geometry.orientation import TURNS, turn_array
 
@@ -52,7 +52,7 @@ class PatchCrops:
         patches: of all levels.
     """
 
-    def __init__(self, patches: TileStore) -> None:
+    def __init__(self, patches: SlidePatches) -> None:
         self.patches = patches
         self._levels = [k for k in range(COUNT) if len(patches.at_level(k))]
 

@@ -55,7 +55,7 @@ def cache_tiles(
     share: float = 0.1,
     quiet: bool = False,
 ) -> None:
-    """Read the training pictures of slides into `folder`, as `TileStore` takes them.
+    """Read the training pictures of slides into `folder`, as `SlidePatches` takes them.
 
     A slide that is there already is passed over, so a killed run goes on with the next slide.
     The withheld block of every slide is left out, of held-out ones too. Pictures that can't be
@@ -124,7 +124,7 @@ def _cache_slide(slide: Slide, folder: Path, share: float, facts: dict) -> None:
         fresh.write_text(json.dumps({**facts, "rows": rows}))
 
 
-class TileStore:
+class SlidePatches:
     """Patches of several slides: one `NAME.npy` (n, 256, 256, 3) uint8 and `NAME.json` a slide.
 
     The JSON holds `rows`, a list of (level, row, column): where a patch starts, in tiles.

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from zoomldm.archive import open_archive
-from zoomldm.data.archive_patches import PatchStore
+from zoomldm.data.archive_patches import ArchivePatches
 from zoomldm.errors import ConfigError
 from zoomldm.geometry.levels import COUNT, NAMES, TILE
 from zoomldm.pipeline import ZoomLDMPipeline
@@ -86,8 +86,8 @@ def measure_copies(
         for archive in [*opened, *others]:
             check_encoder(archive, pipeline)
             check_latents(archive, pipeline)
-        store = PatchStore(opened, share)
-        kept = PatchStore(others, 0) if others else None
+        store = ArchivePatches(opened, share)
+        kept = ArchivePatches(others, 0) if others else None
         names = [a.path.name for a in opened]
         for level in levels:
             if not len(store.patches[level]):
@@ -114,8 +114,8 @@ def measure_copies(
 
 def _compare(
     pipeline: ZoomLDMPipeline,
-    store: PatchStore,
-    kept: PatchStore | None,
+    store: ArchivePatches,
+    kept: ArchivePatches | None,
     level: int,
     pictures: NDArray[np.uint8],
     names: list[str],
@@ -134,7 +134,7 @@ def _compare(
     def distances(pixels: NDArray[np.uint8]) -> tuple[NDArray, NDArray]:
         return _nearest((_encoded(pipeline, pixels) - mean) / deviation, train)
 
-    def of_some(source: PatchStore, chosen: NDArray) -> NDArray:
+    def of_some(source: ArchivePatches, chosen: NDArray) -> NDArray:
         order = np.random.default_rng(level).permutation(len(chosen))[:_MOST]
         pixels = _decoded(pipeline, source.latents(level, chosen[np.sort(order)]))
         return distances(pixels)[0]

@@ -20,8 +20,8 @@ from zoomldm.geometry.lattice import Window, grouped, tissue_by_level
 from zoomldm.geometry.levels import COARSEST, COUNT, NAMES, TILE, level_size
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pipeline.compatibility import check_encoder
+from zoomldm.rendering.patch_cache import PatchCache
 from zoomldm.rendering.renderer import PatchCount
-from zoomldm.rendering.store import PatchStore
 
 
 class Cascade:
@@ -79,7 +79,7 @@ class Cascade:
             for level in range(view[0], COUNT):
                 self._real[level] = np.asarray(picture.reduce(2 ** (level - view[0])))
         self._tissue = tissue_by_level(archive.mask)
-        self._store = PatchStore(memory, disk, folder)
+        self._store = PatchCache(memory, disk, folder)
 
     def __enter__(self) -> Self:
         return self

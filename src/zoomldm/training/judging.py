@@ -9,7 +9,7 @@ import torch
 from accelerate import PartialState
 
 from zoomldm.cohort.cases import split_cases
-from zoomldm.data.slide_patches import TileStore, cache_tiles
+from zoomldm.data.slide_patches import SlidePatches, cache_tiles
 from zoomldm.networks.patch_encoder import TileCNN
 from zoomldm.training.config import make_config
 from zoomldm.training.loop import train
@@ -64,8 +64,8 @@ def train_judge(
     with processes.main_process_first():
         chosen = [files[name] for name in [*split.training, *split.held_out]]
         cache_tiles(chosen, out / "tiles", quiet=quiet)
-    tiles = TileStore(out / "tiles", split.training)
-    kept = TileStore(out / "tiles", split.held_out) if split.held_out else None
+    tiles = SlidePatches(out / "tiles", split.training)
+    kept = SlidePatches(out / "tiles", split.held_out) if split.held_out else None
     torch.manual_seed(config.seed)
     stage = JudgeStage(TileCNN(layout=0, grey=True, **judge_size(preset)), tiles, kept)
     facts = {

@@ -13,11 +13,11 @@ from accelerate import PartialState
 
 from zoomldm.archive import Archive, open_archive
 from zoomldm.cohort.cases import Split, read_labels, split_cases
-from zoomldm.data.archive_patches import PatchStore
+from zoomldm.data.archive_patches import ArchivePatches
 from zoomldm.data.contexts import ContextStore
 from zoomldm.data.crops import PatchCrops
 from zoomldm.data.rasters import RasterPatches, load_raster
-from zoomldm.data.slide_patches import TileStore, cache_tiles
+from zoomldm.data.slide_patches import SlidePatches, cache_tiles
 from zoomldm.errors import ConfigError, PipelineError, TargetError
 from zoomldm.networks.autoencoder import FoldedAutoencoder
 from zoomldm.networks.context_dit import ContextDiT
@@ -393,10 +393,10 @@ def _opened(base: ZoomLDMPipeline, files: dict[str, Path], latents: bool) -> dic
 def _diffusion_stage(
     base: ZoomLDMPipeline, config: TrainConfig, training: list[Archive], held_out: list[Archive]
 ) -> Stage:
-    kept = PatchStore(held_out, share=0) if held_out else None
+    kept = ArchivePatches(held_out, share=0) if held_out else None
     return DiffusionStage(
         base,
-        PatchStore(training),
+        ArchivePatches(training),
         kept,
         level_power=config.level_power,
         freeze_summarizer=config.freeze_summarizer,
@@ -431,8 +431,8 @@ def _embedding_stage(
 
 
 def _tile_stage(stage: str, base: ZoomLDMPipeline, cache: Path, split: Split, seed: int) -> Stage:
-    tiles = TileStore(cache, split.training)
-    kept = TileStore(cache, split.held_out) if split.held_out else None
+    tiles = SlidePatches(cache, split.training)
+    kept = SlidePatches(cache, split.held_out) if split.held_out else None
     torch.manual_seed(seed)  # the heads that a stage adds
     if stage == "autoencoder" and isinstance(base.vae, LowPassAutoencoder):
         source, other = PatchCrops(tiles), PatchCrops(kept) if kept else None

@@ -7,7 +7,7 @@ import pytest
 import torch
 from synthetic import paint_slide
 
-from zoomldm.data.slide_patches import TileStore, cache_tiles
+from zoomldm.data.slide_patches import SlidePatches, cache_tiles
 from zoomldm.networks.autoencoder import FoldedAutoencoder
 from zoomldm.networks.patch_encoder import TileCNN
 from zoomldm.pipeline.presets import preset
@@ -16,7 +16,7 @@ from zoomldm.training.stages.patch_encoder import PatchEncoderStage
 
 
 @pytest.fixture(scope="module")
-def tiles(tmp_path_factory: pytest.TempPathFactory) -> TileStore:
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> SlidePatches:
     folder = tmp_path_factory.mktemp("tiles")
     slides = []
     for seed in (0, 1, 2):
@@ -24,10 +24,10 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> TileStore:
         painted = paint_slide(folder / str(seed) / "s.tif", 4700, 520, seed=seed)
         slides.append(painted.rename(folder / f"slide{seed}.tif"))
     cache_tiles(slides, folder / "cache", quiet=True)
-    return TileStore(folder / "cache", [s.name for s in slides])
+    return SlidePatches(folder / "cache", [s.name for s in slides])
 
 
-def test_strong_noise_falls_on_its_share_and_counts_not_as_psnr(tiles: TileStore) -> None:
+def test_strong_noise_falls_on_its_share_and_counts_not_as_psnr(tiles: SlidePatches) -> None:
     network = FoldedAutoencoder(**preset("tiny")["vae"])
     stage = AutoencoderStage(network, tiles, noise=0.0, strong=2.0, noisy=0.5)
     batch = stage.batch(np.random.default_rng(0), 64)
@@ -41,7 +41,7 @@ def test_strong_noise_falls_on_its_share_and_counts_not_as_psnr(tiles: TileStore
     assert stage(loud)["loss"] > stage(batch)["loss"]
 
 
-def test_equivariance_teaches_halved_latents_to_decode(tiles: TileStore) -> None:
+def test_equivariance_teaches_halved_latents_to_decode(tiles: SlidePatches) -> None:
     torch.manual_seed(0)
     found = {}
     for weight in (0.0, 2.0):
@@ -59,7 +59,7 @@ def test_equivariance_teaches_halved_latents_to_decode(tiles: TileStore) -> None
     assert found[2.0] < found[0.0]
 
 
-def test_a_batch_is_of_few_slides(tiles: TileStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_is_of_few_slides(tiles: SlidePatches, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = PatchEncoderStage(TileCNN(**preset("tiny")["patch_encoder"]), tiles, slides=2)
     read: list[int] = []
     whole = stage.place
@@ -79,7 +79,7 @@ def test_a_batch_is_of_few_slides(tiles: TileStore, monkeypatch: pytest.MonkeyPa
     assert set.union(*seen) == {0, 1, 2}
 
 
-def test_layout_gets_no_contrast(tiles: TileStore) -> None:
+def test_layout_gets_no_contrast(tiles: SlidePatches) -> None:
     network = TileCNN(**preset("tiny")["patch_encoder"])
     stage = PatchEncoderStage(network, tiles, thumbnail=0.0)
     stage(stage.batch(np.random.default_rng(0), 6))["loss"].backward()
@@ -100,7 +100,7 @@ class _Told(torch.nn.Module):
         return torch.tensor([self.codes[k] for k in keys])
 
 
-def test_the_contrast_pairs_a_tile_with_its_own_second_view(tiles: TileStore) -> None:
+def test_the_contrast_pairs_a_tile_with_its_own_second_view(tiles: SlidePatches) -> None:
     """Views of one tile with one code: the loss is near zero; with codes shuffled it is not."""
     views = {k: torch.full((1, 3, 64, 64), k / 100) for k in (10, 20, 30, 40)}
     stage = PatchEncoderStage(TileCNN(**preset("tiny")["patch_encoder"]), tiles, thumbnail=0.0)
@@ -122,7 +122,7 @@ def test_the_contrast_pairs_a_tile_with_its_own_second_view(tiles: TileStore) ->
 
 
 def test_held_out_tells_neighbours_from_tiles_far_away(
-    tiles: TileStore, monkeypatch: pytest.MonkeyPatch
+    tiles: SlidePatches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Codes that follow the place along the slide have an AUC near 1, their reverse near 0."""
     stage = PatchEncoderStage(TileCNN(**preset("tiny")["patch_encoder"]), tiles, tiles)
@@ -157,7 +157,7 @@ def test_held_out_tells_neighbours_from_tiles_far_away(
     assert stage.held_out()["auc"] < 0.3
 
 
-def test_an_encoder_is_saved(tiles: TileStore, tmp_path: Path) -> None:
+def test_an_encoder_is_saved(tiles: SlidePatches, tmp_path: Path) -> None:
     stage = PatchEncoderStage(TileCNN(**preset("tiny")["patch_encoder"]), tiles, tiles)
     stage.save(tmp_path)
     assert (tmp_path / "patch_encoder" / "config.json").is_file()

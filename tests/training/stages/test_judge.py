@@ -7,7 +7,7 @@ import pytest
 import torch
 from synthetic import paint_slide
 
-from zoomldm.data.slide_patches import TileStore, cache_tiles
+from zoomldm.data.slide_patches import SlidePatches, cache_tiles
 from zoomldm.errors import ConfigError
 from zoomldm.evaluation.judge import load_judge, retrieval
 from zoomldm.networks.patch_encoder import TileCNN
@@ -25,9 +25,9 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tiles(slides: Path) -> TileStore:
+def tiles(slides: Path) -> SlidePatches:
     cache_tiles(sorted(slides.glob("*.tif")), slides / "cache", quiet=True)
-    return TileStore(slides / "cache", ["s0.tif", "s1.tif"])
+    return SlidePatches(slides / "cache", ["s0.tif", "s1.tif"])
 
 
 def encoder() -> TileCNN:
@@ -35,7 +35,7 @@ def encoder() -> TileCNN:
     return TileCNN(layout=0, grey=True, **TINY)
 
 
-def test_the_loss_asks_for_equal_views_of_different_tiles(tiles: TileStore) -> None:
+def test_the_loss_asks_for_equal_views_of_different_tiles(tiles: SlidePatches) -> None:
     """Codes of the two views: equal and independent is best, shuffled or all alike is worse."""
     stage = JudgeStage(encoder(), tiles)
     stage.head, stage.whiten = torch.nn.Identity(), torch.nn.BatchNorm1d(4, affine=False)
@@ -62,7 +62,7 @@ def test_the_loss_asks_for_equal_views_of_different_tiles(tiles: TileStore) -> N
     assert right["loss"] < min(shuffled["loss"], alike["loss"])
 
 
-def test_it_learns(tiles: TileStore) -> None:
+def test_it_learns(tiles: SlidePatches) -> None:
     stage = JudgeStage(encoder(), tiles)
     optimizer = torch.optim.Adam(stage.parameters(), 3e-3)
     before = float(stage(stage.batch(np.random.default_rng(99), 12))["on"].detach())
@@ -74,7 +74,7 @@ def test_it_learns(tiles: TileStore) -> None:
     assert float(stage(stage.batch(np.random.default_rng(99), 12))["on"].detach()) < 0.8 * before
 
 
-def test_held_out_views_are_recognised_by_what_they_show(tiles: TileStore) -> None:
+def test_held_out_views_are_recognised_by_what_they_show(tiles: SlidePatches) -> None:
     stage = JudgeStage(encoder(), tiles, tiles)
     assert JudgeStage(encoder(), tiles).held_out() == {}
     stage.judge = _Constant()  # type: ignore[assignment]

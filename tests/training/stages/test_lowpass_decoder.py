@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from zoomldm.data.crops import Crops, PatchCrops, low_image
-from zoomldm.data.slide_patches import TileStore
+from zoomldm.data.slide_patches import SlidePatches
 from zoomldm.networks.lowpass import LowPassAutoencoder
 from zoomldm.training.perceptual import perceptual_features
 from zoomldm.training.stages.lowpass_decoder import LowPassDecoderStage, fit_bands, phase_loss
@@ -92,7 +92,7 @@ def test_crops_of_patches(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", pixels)
     rows = [(k, 0, 0) for k in (0, 0, 0, 1, 2, 2)]
     (tmp_path / "a.json").write_text(json.dumps({"rows": rows}))
-    drawn = PatchCrops(TileStore(tmp_path, ["a"])).draw(rng, 40, 144)
+    drawn = PatchCrops(SlidePatches(tmp_path, ["a"])).draw(rng, 40, 144)
     assert drawn.images.shape == (40, 144, 144, 3)
     assert set(drawn.levels) == {0, 1, 2}
     for image, low in zip(drawn.images, drawn.low, strict=True):

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoomldm.data.slide_patches import TileStore
+from zoomldm.data.slide_patches import SlidePatches
 from zoomldm.networks.autoencoder import FoldedAutoencoder
 from zoomldm.pixels import to_pixels, to_signed
 from zoomldm.training.loop import Stage
@@ -46,8 +46,8 @@ class AutoencoderStage(Stage):
     def __init__(
         self,
         autoencoder: FoldedAutoencoder,
-        tiles: TileStore,
-        held_out: TileStore | None = None,
+        tiles: SlidePatches,
+        held_out: SlidePatches | None = None,
         crop: int = 128,
         noise: float = 0.03,
         strong: float = 0.7,

@@ -6,7 +6,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
-from zoomldm.data.archive_patches import PatchStore
+from zoomldm.data.archive_patches import ArchivePatches
 from zoomldm.diffusion.guidance import guided
 from zoomldm.diffusion.schedule import GUIDANCE, STEPS, make_schedule
 from zoomldm.errors import ConfigError, PipelineError
@@ -47,8 +47,8 @@ class DiffusionStage(Stage):
     def __init__(
         self,
         pipeline: ZoomLDMPipeline,
-        patches: PatchStore,
-        held_out: PatchStore | None = None,
+        patches: ArchivePatches,
+        held_out: ArchivePatches | None = None,
         null: float = NULL,
         snr_limit: float | None = None,
         level_power: float = 0,
@@ -112,7 +112,7 @@ class DiffusionStage(Stage):
 
     def _items(
         self,
-        store: PatchStore,
+        store: ArchivePatches,
         chosen: dict[int, tuple[np.ndarray, int]],
         rng: np.random.Generator,
         null: float,
@@ -175,7 +175,7 @@ class DiffusionStage(Stage):
         named = {f"level/{NAMES[k]}": p.mean() for (k, _), p in zip(counts, parts, strict=True)}
         return {"loss": errors.mean(), **named}
 
-    def _kept_out(self) -> dict[str, tuple[PatchStore, list[np.ndarray]]]:
+    def _kept_out(self) -> dict[str, tuple[ArchivePatches, list[np.ndarray]]]:
         """Fixed patches by the set that they show: seen, withheld blocks, held-out cases."""
         sets = {
             "seen": (self.patches, self.patches.patches),

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zoomldm.data.slide_patches import TileStore
+from zoomldm.data.slide_patches import SlidePatches
 from zoomldm.networks.patch_encoder import TileCNN
 from zoomldm.statistics import cosine
 from zoomldm.training.loop import Stage
@@ -31,8 +31,8 @@ class JudgeStage(Stage):
     def __init__(
         self,
         encoder: TileCNN,
-        tiles: TileStore,
-        held_out: TileStore | None = None,
+        tiles: SlidePatches,
+        held_out: SlidePatches | None = None,
         redundancy: float = 0.01,
     ) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class JudgeStage(Stage):
         return self._views(self.tiles, chosen, rng)
 
     def _views(
-        self, tiles: TileStore, chosen: np.ndarray, rng: np.random.Generator
+        self, tiles: SlidePatches, chosen: np.ndarray, rng: np.random.Generator
     ) -> dict[str, Tensor]:
         pixels = np.stack([tiles.read(int(i)) for i in chosen])
         x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(255)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoomldm.data.slide_patches import TileStore
+from zoomldm.data.slide_patches import SlidePatches
 from zoomldm.networks.patch_encoder import TileCNN
 from zoomldm.statistics import auc
 from zoomldm.training.loop import Stage
@@ -16,7 +16,7 @@ def _unit(tiles: np.ndarray) -> Tensor:
     return torch.from_numpy(tiles).permute(0, 3, 1, 2).float().div_(255)
 
 
-def _shrunk(tiles: TileStore, pool: np.ndarray, side: int) -> np.ndarray:
+def _shrunk(tiles: SlidePatches, pool: np.ndarray, side: int) -> np.ndarray:
     """Patches averaged down to `side` pixels, in memory: (n, side, side, 3) uint8."""
     out = np.empty((len(pool), side, side, 3), np.uint8)
     for n, i in enumerate(pool):
@@ -52,8 +52,8 @@ class PatchEncoderStage(Stage):
     def __init__(
         self,
         encoder: TileCNN,
-        tiles: TileStore,
-        held_out: TileStore | None = None,
+        tiles: SlidePatches,
+        held_out: SlidePatches | None = None,
         neighbours: float = 0.5,
         jitter: float = 0.4,
         thumbnail: float = 15.0,

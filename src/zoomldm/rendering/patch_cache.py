@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 Key = tuple[int, int, int]
 
 
-class PatchStore:
+class PatchCache:
     """Patches by (level, row, col), the least recently used leaving memory first.
 
     What leaves memory is kept on disk losslessly if it was put with `spool`, as long as the disk's

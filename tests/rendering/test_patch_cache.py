@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zoomldm.rendering.store import PatchStore
+from zoomldm.rendering.patch_cache import PatchCache
 
 
 def patches(count: int) -> list[np.ndarray]:
@@ -14,7 +14,7 @@ def patches(count: int) -> list[np.ndarray]:
 
 def test_the_least_recently_used_goes_first() -> None:
     made = patches(3)
-    store = PatchStore(memory=2 * made[0].nbytes)
+    store = PatchCache(memory=2 * made[0].nbytes)
     store.put((0, 0, 0), made[0])
     store.put((0, 0, 1), made[1])
     assert store.get((0, 0, 0)) is not None
@@ -25,7 +25,7 @@ def test_the_least_recently_used_goes_first() -> None:
 
 def test_what_leaves_memory_comes_back_from_disk_until_that_is_full(tmp_path: Path) -> None:
     made = patches(6)
-    store = PatchStore(memory=made[0].nbytes, disk=3 * made[0].nbytes, folder=tmp_path)
+    store = PatchCache(memory=made[0].nbytes, disk=3 * made[0].nbytes, folder=tmp_path)
     for i, patch in enumerate(made):
         store.put((1, 0, i), patch, spool=i != 1)
     kept = [store.get((1, 0, i)) for i in range(6)]
@@ -41,7 +41,7 @@ def test_what_leaves_memory_comes_back_from_disk_until_that_is_full(tmp_path: Pa
 
 def test_a_disk_that_can_t_be_written_costs_no_pixels(tmp_path: Path) -> None:
     made = patches(3)
-    store = PatchStore(memory=made[0].nbytes, disk=1 << 30, folder=tmp_path / "absent")
+    store = PatchCache(memory=made[0].nbytes, disk=1 << 30, folder=tmp_path / "absent")
     for i, patch in enumerate(made):
         store.put((1, 0, i), patch, spool=True)
     assert store.get((1, 0, 0)) is None
