@@ -294,6 +294,6 @@ def test_archive_of_another_encoder(tmp_path: Path) -> None:
 def test_pipeline_of_another_summarizer(data: Path, tmp_path: Path, monkeypatch) -> None:
     odd = build_pipeline("tiny")
     odd.summarizer = odd.unet
-    monkeypatch.setattr("zoomldm.training.train.load_pipeline", lambda _: odd)
+    monkeypatch.setattr("zoomldm.training.assembly.load_pipeline", lambda _: odd)
     with pytest.raises(PipelineError, match="summarizer"):
         train_stage("embedding-diffusion", "tiny", data, tmp_path / "run", quiet=True)

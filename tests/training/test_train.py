@@ -14,9 +14,10 @@ from training.archives import make_archive
 from zoomldm.cli import app
 from zoomldm.errors import ArchiveError, ConfigError, TargetError
 from zoomldm.pipeline import build_pipeline, load_pipeline
+from zoomldm.training.assembly import assemble
 from zoomldm.training.loop import Stage
 from zoomldm.training.stages.diffusion import DiffusionStage
-from zoomldm.training.train import assemble, train_stage
+from zoomldm.training.train import train_stage
 
 FEW = {"steps": 4, "save_every": 2, "show_every": 4}
 

@@ -1,8 +1,5 @@
 """From a command to a run: data found and split by case, one stage trained, a pipeline made."""
 
-import copy
-import hashlib
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,30 +8,21 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from zoomldm.archive import Archive, open_archive
+from zoomldm.archive import Archive
 from zoomldm.cohort.cases import Split, read_labels, split_cases
 from zoomldm.data.archive_patches import ArchivePatches
 from zoomldm.data.contexts import ContextStore
 from zoomldm.data.crops import PatchCrops
+from zoomldm.data.folder import find_sources, identity, open_archives
 from zoomldm.data.rasters import RasterPatches, load_raster
 from zoomldm.data.slide_patches import SlidePatches, cache_tiles
-from zoomldm.errors import ConfigError, PipelineError, TargetError
+from zoomldm.errors import ConfigError, TargetError
 from zoomldm.networks.autoencoder import FoldedAutoencoder
-from zoomldm.networks.context_dit import ContextDiT
 from zoomldm.networks.lowpass import LowPassAutoencoder
 from zoomldm.networks.octave_denoiser import OctaveDenoiser
 from zoomldm.networks.patch_encoder import TileCNN
-from zoomldm.networks.summarizers import CNNSummarizer
-from zoomldm.pipeline import (
-    KINDS,
-    SHIPPED,
-    ZoomLDMPipeline,
-    build_pipeline,
-    load_pipeline,
-    pick_device,
-)
-from zoomldm.pipeline.compatibility import check_encoder, check_latents
-from zoomldm.pipeline.presets import preset as preset_table
+from zoomldm.pipeline import ZoomLDMPipeline, pick_device
+from zoomldm.training.assembly import FROZEN, assemble, frozen_digest, starting_pipeline
 from zoomldm.training.config import STAGES, TrainConfig, make_config
 from zoomldm.training.judging import train_judge
 from zoomldm.training.loop import Stage, train
@@ -45,18 +33,6 @@ from zoomldm.training.stages.embedding_diffusion import FIXED, EmbeddingDiffusio
 from zoomldm.training.stages.lowpass_decoder import LowPassDecoderStage, fit_bands
 from zoomldm.training.stages.octave import OctaveStage
 from zoomldm.training.stages.patch_encoder import PatchEncoderStage
-
-ENDINGS = frozenset(
-    [
-        *(".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".svslide"),
-        *(".bif", ".czi", ".dcm"),
-    ]
-)
-_PARTS = {"autoencoder": "vae", "patch-encoder": "patch_encoder"}
-_FROZEN = {  # networks that a stage on archives takes as they are
-    "diffusion": ("vae", "patch_encoder"),
-    "embedding-diffusion": ("summarizer", "patch_encoder"),
-}
 
 
 @dataclass(frozen=True)
@@ -134,7 +110,7 @@ def train_stage(
     if place.type == "cuda":
         torch.cuda.set_device(place)  # which accelerate then takes
     data, out = Path(data), Path(out)
-    sources = _sources(stage, data)
+    sources = find_sources(data, stage in FROZEN, stage)
     split = split_cases(sources, holdout, Path(cases) if cases else None)
     if labels and stage != "embedding-diffusion":
         raise ConfigError(f"--labels is for the stage embedding-diffusion, not for {stage}")
@@ -149,7 +125,7 @@ def train_stage(
             holdout=holdout,
             cases=Path(cases) if cases else None,
             changes=changes,
-            extra={"data": _identity(sources)},
+            extra={"data": identity(sources)},
             minutes=minutes,
             quiet=quiet,
         )
@@ -157,14 +133,14 @@ def train_stage(
     named = read_labels(Path(labels), label_column, split.training) if labels else []
     if config.threads:
         torch.set_num_threads(config.threads)
-    base = _base(stage, preset, pipeline, config, finetune, sorted(set(named)))
+    base = starting_pipeline(stage, preset, pipeline, config, finetune, sorted(set(named)))
     start = {"start": base.digest()} if finetune else {}
     processes = PartialState(cpu=place.type == "cpu")
     _make_folder(out)
     files = {name: sources[name] for name in [*split.training, *split.held_out]}
-    if stage in _FROZEN:
+    if stage in FROZEN:
         latents = stage == "diffusion" and not isinstance(base.unet, OctaveDenoiser)
-        opened = _opened(base, files, latents)
+        opened = open_archives(base, files, latents)
         training, kept = ([opened[n] for n in names] for names in (split.training, split.held_out))
         if stage == "diffusion" and isinstance(base.unet, OctaveDenoiser):
             with processes.main_process_first():
@@ -182,8 +158,8 @@ def train_stage(
         "preset": preset,
         "training": split.training,
         "held_out": split.held_out,
-        "frozen": _frozen_digest(base, stage),
-        "data": _identity(files),
+        "frozen": frozen_digest(base, stage),
+        "data": identity(files),
         **start,
         **({"labels": named} if named else {}),
     }
@@ -192,164 +168,6 @@ def train_stage(
         assemble(base, networks, out / "pipeline")
     return TrainReport(
         stage, str(out), str(out / "pipeline"), config.steps, split.training, split.held_out
-    )
-
-
-def assemble(
-    base: ZoomLDMPipeline, networks: Path, out: Path, *, half: bool = False
-) -> ZoomLDMPipeline:
-    """Write a pipeline directory: `base` with the networks that a run wrote in place of its own.
-
-    Args:
-        base: gives every network that `networks` does not hold, and the scheduler.
-        networks: a run's `networks/`: folders `unet`, `summarizer`, `autoencoder`,
-            `patch_encoder` or `embedding_diffusion`.
-        out: the directory; replaced if it exists.
-        half: store weights as float16. Networks that made archives must have been stored so
-            before, for their digest changes with their weights.
-    """
-    names = ("unet", "vae", "summarizer", "patch_encoder", "embedding_diffusion")
-    parts = {name: getattr(base, name) for name in names}
-    for name, part in parts.items():
-        folder = networks / ("autoencoder" if name == "vae" else name)
-        if part is not None and folder.is_dir():
-            parts[name] = type(part).from_pretrained(str(folder))
-    if half:
-        parts = {name: part and copy.deepcopy(part).half() for name, part in parts.items()}
-    made = ZoomLDMPipeline(**parts, scheduler=base.scheduler)
-    fresh = out.with_name(f".{out.name}.part")
-    shutil.rmtree(fresh, ignore_errors=True)
-    made.save_pretrained(str(fresh))
-    shutil.rmtree(out, ignore_errors=True)
-    fresh.rename(out)
-    return made
-
-
-def _sources(stage: str, data: Path) -> dict[str, Path]:
-    """Files to train on by the name of their slide."""
-    if not data.is_dir():
-        what = "is not a folder" if data.exists() else "no such folder"
-        raise ConfigError(f"{data}: {what}; --data takes a folder of archives or slides")
-    visible = sorted(p for p in data.iterdir() if p.is_file() and not p.name.startswith("."))
-    archives = [p for p in visible if p.suffix.lower() == ".zldm"]
-    slides = [p for p in visible if p.suffix.lower() in ENDINGS]
-    found, other = (archives, slides) if stage in _FROZEN else (slides, archives)
-    wanted, others = ("archives", "slides") if stage in _FROZEN else ("slides", "archives")
-    if not found:
-        hint = f"; it holds {len(other)} {others}" if other else ""
-        todo = (
-            "make them with `zoomldm compress --for-training`"
-            if stage in _FROZEN
-            else f"the stage {stage} takes slides"
-        )
-        raise ConfigError(f"{data}: holds no {wanted}{hint}; {todo}")
-    if stage not in _FROZEN:
-        return {p.name: p for p in found}
-    named: dict[str, Path] = {}
-    for path in found:
-        with open_archive(path) as archive:
-            name, turn = archive.manifest.slide.name, archive.turn
-        if turn:
-            name = f"{Path(name).stem}.turn{turn}{Path(name).suffix}"
-        if name in named:
-            raise ConfigError(f"{named[name]} and {path} are of one slide, {name}; remove one")
-        named[name] = path
-    return named
-
-
-def _frozen_digest(base: ZoomLDMPipeline, stage: str) -> str:
-    names = [name for name in _FROZEN.get(stage, ()) if getattr(base, name) is not None]
-    return base.digest(*names) if names else ""
-
-
-def _base(
-    stage: str,
-    preset: str,
-    pipeline: str | None,
-    config: TrainConfig,
-    finetune: bool,
-    labels: list[str],
-) -> ZoomLDMPipeline:
-    """The frozen networks, and those that this stage trains: untrained, or given ones."""
-    fresh = build_pipeline(preset, config.seed)
-    if pipeline is None and stage in _PARTS and not finetune:
-        return fresh
-    given = load_pipeline(pipeline or (preset if preset.startswith("tiny") else SHIPPED))
-    table = preset_table(preset)
-    if stage in _PARTS:
-        own = getattr(given, _PARTS[stage])
-        if finetune and not isinstance(own, FoldedAutoencoder | LowPassAutoencoder | TileCNN):
-            found = "none" if own is None else f"a {type(own).__name__}"
-            raise PipelineError(f"--finetune: the stage {stage} can't train {found}")
-        parts = {
-            name: getattr(fresh if name == _PARTS[stage] and not finetune else given, name)
-            for name in ("unet", "vae", "summarizer", "patch_encoder")
-        }
-        if stage == "autoencoder":  # contexts stay as they are, and so does what draws them
-            parts["embedding_diffusion"] = given.embedding_diffusion
-        return ZoomLDMPipeline(**parts, scheduler=given.scheduler)
-    if stage == "embedding-diffusion":
-        if not finetune:
-            settings = table["embedding_diffusion"] | {"labels": labels}
-            return _with_embedding_diffusion(given, settings, config.seed)
-        before = given.embedding_diffusion
-        if not isinstance(before, ContextDiT):
-            raise PipelineError("pipeline has no embedding diffusion of ours to go on with")
-        if before.labels != labels:
-            raise ConfigError(
-                f"--finetune: the pipeline's embedding diffusion knows the labels {before.labels}, "
-                f"now they are {labels}; give the same, or leave --finetune out"
-            )
-        return given
-    parts = {"vae": given.vae, "patch_encoder": given.patch_encoder}
-    if config.freeze_summarizer:  # contexts stay as they are, and so does what draws them
-        parts["embedding_diffusion"] = given.embedding_diffusion
-    if finetune:
-        return ZoomLDMPipeline(
-            **parts, unet=given.unet, summarizer=given.summarizer, scheduler=given.scheduler
-        )
-    channels, side, _ = given.latent_shape
-    settings = {**table["unet"], "latent_channels": channels, "sample_size": side}
-    kind = KINDS[settings.pop("kind", "unet")]
-    if (kind is OctaveDenoiser) != isinstance(given.vae, LowPassAutoencoder):
-        raise PipelineError(
-            f"preset {preset} has a {kind.__name__}, the pipeline's latents are those of a "
-            f"{type(given.vae).__name__}; give a pipeline of the same kind, or another preset"
-        )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        summarizer = CNNSummarizer(**{**table["summarizer"], "dim": given.embedding_dim})
-        if config.freeze_summarizer:
-            summarizer = _eight_by_eight(given)
-            settings["context_dim"] = summarizer.context_shape[1]
-        unet = kind(**settings)
-    return ZoomLDMPipeline(**parts, unet=unet, summarizer=summarizer, scheduler=fresh.scheduler)
-
-
-def _with_embedding_diffusion(
-    given: ZoomLDMPipeline, settings: dict[str, Any], seed: int
-) -> ZoomLDMPipeline:
-    """The pipeline with an untrained embedding diffusion that fits its summarizer."""
-    summarizer = _eight_by_eight(given)
-    settings = {k: v for k, v in settings.items() if k != "kind"} | {
-        "context_dim": summarizer.context_shape[1],
-        "reference_dim": given.embedding_dim,
-    }
-    names = ("unet", "vae", "summarizer", "patch_encoder", "scheduler")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return ZoomLDMPipeline(
-            **{name: getattr(given, name) for name in names},
-            embedding_diffusion=ContextDiT(**settings),
-        )
-
-
-def _eight_by_eight(given: ZoomLDMPipeline) -> CNNSummarizer:
-    if isinstance(given.summarizer, CNNSummarizer):
-        return given.summarizer
-    raise PipelineError(
-        f"pipeline has a {type(given.summarizer).__name__} for a summarizer; networks are trained "
-        "on contexts of 8 x 8 tokens: give a pipeline of `zoomldm train`"
     )
 
 
@@ -364,30 +182,6 @@ def _make_folder(out: Path) -> None:
         out.mkdir(exist_ok=True)  # several processes may start at once
     except OSError as error:
         raise TargetError(f"{out}: can't be made ({error.strerror})") from error
-
-
-def _identity(files: dict[str, Path]) -> str:
-    """Digest of what is trained on: archives by their content, slides by name and size."""
-    sha = hashlib.sha256()
-    for name, path in files.items():
-        if path.suffix.lower() == ".zldm":
-            with open_archive(path) as archive:
-                mark = archive.digest
-        else:
-            mark = str(path.stat().st_size)
-        sha.update(f"{name}\0{mark}\0".encode())
-    return sha.hexdigest()
-
-
-def _opened(base: ZoomLDMPipeline, files: dict[str, Path], latents: bool) -> dict[str, Archive]:
-    """Archives that the pipeline's frozen networks made, by slide."""
-    opened: dict[str, Archive] = {}
-    for name, path in files.items():
-        archive = opened[name] = open_archive(path)
-        check_encoder(archive, base)
-        if latents:
-            check_latents(archive, base)
-    return opened
 
 
 def _diffusion_stage(
