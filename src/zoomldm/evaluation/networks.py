@@ -120,7 +120,7 @@ def generate_tiles(
                     guidance_scale=guidance,
                     generator=generators,
                     output_type="pt",
-                ).images
+                ).images  # pyright: ignore[reportAttributeAccessIssue]
             )
         )
     return np.concatenate(parts)
