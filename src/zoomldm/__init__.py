@@ -6,7 +6,21 @@
 
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what a checker and an editor see; at run time `__getattr__` imports
+    from zoomldm.archive import open_archive as open_archive
+    from zoomldm.archive import verify_archive as verify_archive
+    from zoomldm.compression.compress import CompressOptions as CompressOptions
+    from zoomldm.compression.compress import compress as compress
+    from zoomldm.features.extract import FeatureOptions as FeatureOptions
+    from zoomldm.features.extract import extract_features as extract_features
+    from zoomldm.features.to_archive import archive_from_features as archive_from_features
+    from zoomldm.pipeline import ZoomLDMPipeline as ZoomLDMPipeline
+    from zoomldm.pipeline import load_pipeline as load_pipeline
+    from zoomldm.released import convert_released as convert_released
+    from zoomldm.rendering import decompress as decompress
+    from zoomldm.slides import open_slide as open_slide
 
 try:
     __version__ = version("zoomldm")
@@ -28,7 +42,21 @@ _HOMES = {
     "convert_released": "zoomldm.released",
     "ZoomLDMPipeline": "zoomldm.pipeline",
 }
-__all__ = [*_HOMES, "__version__"]
+__all__ = [
+    "CompressOptions",
+    "FeatureOptions",
+    "ZoomLDMPipeline",
+    "__version__",
+    "archive_from_features",
+    "compress",
+    "convert_released",
+    "decompress",
+    "extract_features",
+    "load_pipeline",
+    "open_archive",
+    "open_slide",
+    "verify_archive",
+]
 
 
 def __getattr__(name: str) -> Any:

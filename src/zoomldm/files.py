@@ -1,9 +1,11 @@
 """Outputs that appear whole or not at all: a temporary file beside the target, then a rename."""
 
+import ctypes
 import errno
 import hashlib
 import os
 import secrets
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +22,7 @@ _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
 _PART = ".part"
 _LOCK = ".lock"
 _MARKER = ".writing"  # not the lock's name: a refused lock leaves an empty file of that name
+_HERE, _RENAME_EXCHANGE = -100, 2  # AT_FDCWD and a flag of renameat2(2)
 _TOKEN = 16  # hexadecimal digits that make a temporary name unpredictable
 _NAME_BYTES = 255  # the most that nearly all file systems take
 
@@ -135,6 +138,61 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(target: Path | str) -> Iterator[Path]:
+    """Give an empty folder beside `target`; on success it takes the name, whatever had it before.
+
+    What had the name is exchanged for it in one step where the system can (Linux), and removed
+    afterwards: whoever is killed at any moment leaves a whole folder of that name. On any
+    exception the new folder is removed and `target` stays as it was.
+
+    Raises:
+        TargetError: no such parent, a file has the name, not writable, or full.
+    """
+    target = _followed(Path(target))
+    if not target.parent.is_dir():
+        raise TargetError(f"{target}: folder {target.parent} does not exist; create it first")
+    if target.exists() and not target.is_dir():
+        raise TargetError(f"{target}: is a file; expected a folder or a new name")
+    temporary = target.with_name(f"{_hidden_stem(target)}.{secrets.token_hex(_TOKEN // 2)}{_PART}")
+    try:
+        temporary.mkdir()
+        try:
+            yield temporary
+        except OSError as error:
+            if error.errno in _FULL:
+                raise _refusal(target, error) from error
+            raise
+        _sync_folder(temporary)
+        if target.is_dir():
+            _exchange(temporary, target)
+        else:
+            temporary.rename(target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise _refusal(target, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # the new one, or what had the name
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Let two folders change names, in one step where the system has a call for that."""
+    try:
+        call = ctypes.CDLL(None, use_errno=True).renameat2
+        if call(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+            return
+    except (AttributeError, OSError, TypeError):  # no Linux, or a C library without it
+        pass
+    aside = one.with_name(f"{one.name}.old")
+    other.rename(aside)
+    try:
+        one.rename(other)
+    except OSError:
+        aside.rename(other)
+        raise
+    aside.rename(one)
 
 
 def _lock(target: Path) -> BaseFileLock | None:

@@ -251,3 +251,27 @@ def test_offline_says_what_to_do(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(PipelineError, match=f"encoder {name}.*--encoder {name}=PATH"):
         load_encoder(name)
+
+
+def test_a_pipeline_s_encoder_runs_where_it_is_told() -> None:
+    encoder = load_encoder("tiny", "meta")
+    assert encoder._pipeline.device.type == "meta"
+    with pytest.raises(PipelineError, match="device 'cuda:99' can't be used"):
+        load_encoder("tiny", "cuda:99")
+
+
+def test_compress_hands_its_device_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer.testing import CliRunner
+
+    from zoomldm.cli import app
+
+    asked: list[tuple[str, str]] = []
+
+    def noted(name: str, device: str) -> None:
+        asked.append((name, device))
+        raise PipelineError("far enough")
+
+    monkeypatch.setattr("zoomldm.encoders.load_encoder", noted)
+    words = ["compress", str(tmp_path / "a.svs"), "-o", str(tmp_path), "--device", "cpu"]
+    CliRunner().invoke(app, [*words, "--encoder", "uni", "--pipeline", "tiny"])
+    assert asked == [("uni", "cpu")]

@@ -16,13 +16,13 @@ def test_changes_may_be_text() -> None:
     config = make_config("demo", "diffusion", {"learning_rate": "3e-4", "bf16": "false"})
     assert config.learning_rate == 3e-4
     assert not config.bf16
-    assert config.batch_size == 32
+    assert config.batch_size == TABLE["demo"]["diffusion"]["batch_size"]
 
 
 @pytest.mark.parametrize(
     ("preset", "stage", "changes", "message"),
     [
-        ("huge", "diffusion", {}, "preset 'huge' can't be trained; expected tiny or demo"),
+        ("huge", "diffusion", {}, "preset 'huge' can't be trained; expected tiny or "),
         ("demo", "vae", {}, "stages are autoencoder, patch-encoder, diffusion"),
         ("demo", "diffusion", {"learning": 1}, "did you mean learning_rate"),
         ("demo", "diffusion", {"xyzzy": 1}, "known: steps, batch_size"),
@@ -41,3 +41,21 @@ def test_rate() -> None:
     assert rate_at(9, config) == rate_at(50, config) == rate_at(80, config) == 1.0
     assert rate_at(90, config) == pytest.approx(0.5)
     assert 0 < rate_at(99, config) < 0.06
+
+
+@pytest.mark.parametrize(
+    ("stage", "key", "value"),
+    [
+        ("autoencoder", "freeze_summarizer", "true"),
+        ("autoencoder", "level_power", 0.5),
+        ("patch-encoder", "level_power", 0.5),
+        ("embedding-diffusion", "freeze_summarizer", "true"),
+        ("diffusion", "contexts", 100),
+        ("autoencoder", "compile", "true"),
+    ],
+)
+def test_settings_that_mean_nothing_to_a_stage_are_errors(
+    stage: str, key: str, value: object
+) -> None:
+    with pytest.raises(ConfigError, match=f"setting '{key}' means nothing to the stage {stage}"):
+        make_config("tiny", stage, {key: value})

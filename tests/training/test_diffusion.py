@@ -104,22 +104,54 @@ def test_loss_is_zero_for_the_right_answer(store: ArchivePatches, prediction: st
     losses = stage(batch)
     assert float(losses["loss"]) < 1e-9
     assert {k for k in losses if k != "loss"} == {f"level/{n}" for n in NAMES}
-    stage.snr_limit = 5.0
-    assert float(stage(batch)["loss"]) < 1e-9
 
 
 def test_both_networks_learn(stage: DiffusionStage) -> None:
     stage.train()
-    optimizer = torch.optim.AdamW(stage.parameters(), 1e-3)
-    for step in range(3):  # zero-initialised layers let gradients through after the first
+    optimizer = torch.optim.AdamW(stage.parameters(), 3e-3)
+    batch = stage.batch(np.random.default_rng(0), 8)
+    begun = {
+        name: [p.detach().clone() for p in network.parameters()]
+        for name, network in stage.networks().items()
+    }
+    losses = []
+    for _ in range(12):
+        loss = stage(batch)["loss"]
+        losses.append(float(loss))
         optimizer.zero_grad()
-        stage(stage.batch(np.random.default_rng(step), 8))["loss"].backward()
+        loss.backward()
         optimizer.step()
+    assert losses[-1] < 0.97 * losses[0]
+    assert losses[-1] == min(losses[-1], *losses[:4])
     for name, network in stage.networks().items():
-        for key, parameter in network.named_parameters():
-            assert parameter.grad is not None, f"{name}.{key}"
-            assert parameter.grad.isfinite().all()
+        for before, parameter in zip(begun[name], network.parameters(), strict=True):
+            assert parameter.grad is not None and parameter.grad.isfinite().all()
+            assert not torch.equal(before, parameter), name
     assert not any(p.requires_grad for p in stage.pipeline.vae.parameters())
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_snr_limit_weighs_errors(store: ArchivePatches, prediction: str) -> None:
+    """An error of 1 everywhere counts min(SNR, limit) in units of the clean latents' error."""
+    pipeline = build_pipeline("tiny")
+    pipeline.scheduler.register_to_config(prediction_type=prediction)
+    stage = DiffusionStage(pipeline, store, snr_limit=5.0)
+    batch = stage.batch(np.random.default_rng(0), 8)
+    times = torch.cat([batch[f"time/{k}"] for k in items(batch)])
+    x, noise, scheduler = batch["latents"], batch["noise"], pipeline.scheduler
+    answer = {
+        "epsilon": noise,
+        "sample": x,
+        "v_prediction": scheduler.get_velocity(x, noise, times),
+    }[prediction]
+    stage.unet.forward = lambda *_: answer + 1
+    alphas = scheduler.alphas_cumprod[times].double()
+    snr = alphas / (1 - alphas)
+    unit = {"epsilon": snr, "sample": snr * 0 + 1, "v_prediction": snr + 1}[prediction]
+    expected = float((snr.clamp(max=5) / unit).mean())
+    assert float(stage(batch)["loss"]) == pytest.approx(expected, rel=1e-4)
+    stage.snr_limit = None
+    assert float(stage(batch)["loss"]) == pytest.approx(1, rel=1e-4)
 
 
 def test_held_out_losses_are_fixed(store: ArchivePatches, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,14 @@ def test_command(data: Path, tmp_path: Path) -> None:
     pipeline = load_pipeline(report["pipeline"])
     fresh = build_pipeline("tiny")
     assert pipeline.digest("vae", "patch_encoder") == fresh.digest("vae", "patch_encoder")
-    assert pipeline.digest("unet") != build_pipeline("tiny", 3).digest("unet")
+    start = build_pipeline("tiny", 3)
+    for name in ("unet", "summarizer"):  # the run's averaged networks, a few small steps on
+        network, begun = getattr(pipeline, name), getattr(start, name).state_dict()
+        made = type(network).from_pretrained(str(tmp_path / "run" / "networks" / name))
+        for key, value in network.state_dict().items():
+            assert torch.equal(value, made.state_dict()[key])
+            assert (value - begun[key]).abs().max() < 0.01
+        assert pipeline.digest(name) != start.digest(name)
     picture = pipeline(np.zeros((1, 1, 1, 32)), 0, 2, output_type="np").images
     assert picture.shape == (1, 256, 256, 3)
     lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()

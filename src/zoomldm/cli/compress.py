@@ -91,7 +91,7 @@ def compress(
     if len(set(targets)) < len(targets):
         raise TargetError(f"{out}: two of the slides have the same name; compress them apart")
     model = load_pipeline(pipeline, device)
-    chosen = load_encoder(encoder) if encoder else None
+    chosen = load_encoder(encoder, device) if encoder else None
     reports, failures = [], []
     for slide in slides:
         try:

@@ -34,7 +34,7 @@ def import_features(
         raise TargetError(f"{out}: several files need an existing folder")
     if len({slide_name(f) for f in files}) < len(files):
         raise TargetError(f"{out}: two of the files are of the same name; take them apart")
-    source = load_encoder(encoder) if encoder else None
+    source = load_encoder(encoder, "cpu") if encoder else None
     made, failures = [], []
     for file in files:
         try:

@@ -54,7 +54,7 @@ def sample(
     """Draw new tissue at any magnification, or zoom into an imaginary slide."""
     from zoomldm.cli.output import print_json, progress
     from zoomldm.errors import ConfigError
-    from zoomldm.geometry.levels import COUNT, parse_level
+    from zoomldm.geometry.levels import parse_level
     from zoomldm.pipeline import load_pipeline
     from zoomldm.sampling.exports import write_samples
     from zoomldm.sampling.options import SampleOptions
@@ -62,7 +62,6 @@ def sample(
 
     if zoom and level is not None:
         raise ConfigError("--zoom shows all levels; leave --level out")
-    levels = list(range(COUNT)) if level in (None, "all") else [parse_level(level)]
     options = SampleOptions(
         seed=seed,
         steps=steps,
@@ -73,6 +72,7 @@ def sample(
         batch=batch,
     )
     model = load_pipeline(pipeline, device)
+    levels = list(range(model.levels)) if level in (None, "all") else [parse_level(level)]
     reference = read_reference(like, model) if like else None
     with progress(quiet=json) as advance:
         report = write_samples(

@@ -1,15 +1,16 @@
 """Slide to archive: every tissue tile becomes one embedding, and little else is kept."""
 
+import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from zoomldm import __version__
-from zoomldm.archive import ArchiveWriter, open_archive, verify_archive
+from zoomldm.archive import Archive, ArchiveWriter, open_archive, verify_archive
 from zoomldm.archive.manifest import Encoder, Header, Network, SlideFacts, TissueFacts
 from zoomldm.archive.pictures import resolve_quality
 from zoomldm.compression.base import add_base, choose_level
@@ -17,7 +18,8 @@ from zoomldm.compression.latents import add_latents
 from zoomldm.encoders import PatchEncoder, PipelineEncoder, load_encoder
 from zoomldm.errors import ArchiveError, ConfigError, SlideError, TargetError
 from zoomldm.files import claim
-from zoomldm.geometry.levels import NAMES, TILE, parse_level
+from zoomldm.geometry.lattice import patch_offsets
+from zoomldm.geometry.levels import COUNT, NAMES, TILE, parse_level
 from zoomldm.geometry.orientation import TURNS
 from zoomldm.networks.lowpass import LowPassAutoencoder
 from zoomldm.pipeline import ZoomLDMPipeline, load_pipeline
@@ -25,6 +27,8 @@ from zoomldm.slides import Slide, open_slide
 from zoomldm.slides.tiles import read_tiles
 from zoomldm.slides.tissue import VIEW_LEVEL, Tissue, TissueMode, find_tissue
 from zoomldm.slides.turned import TurnedSlide
+
+_log = logging.getLogger(__name__)
 
 ENDING = ".zldm"
 BATCH = 32  # tiles per call of the encoder; the last call is padded, so results never vary with it
@@ -92,6 +96,8 @@ class CompressReport:
         archive: the archive's path.
         tissue_tiles: tiles stored.
         unreadable: (row, column) of tissue tiles that could not be read.
+        unreadable_patches: training patches left out because a place of theirs can't be read, by
+            level; levels without any aren't there.
         grid: rows and columns.
         bytes: size of the archive.
         source_bytes: size of the slide's file.
@@ -116,6 +122,7 @@ class CompressReport:
     ratio: float
     seconds: float
     done_before: bool = False
+    unreadable_patches: dict[str, int] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -174,7 +181,7 @@ def compress(
     if encoder is None:
         source: PatchEncoder = PipelineEncoder(model, label)
     else:
-        source = load_encoder(encoder) if isinstance(encoder, str) else encoder
+        source = load_encoder(encoder, model.device) if isinstance(encoder, str) else encoder
     advance = advance or (lambda what, done, total: None)
     with claim(target), _opened(slide, options) as opened:
         networks = _networks(model, source, label, stored)
@@ -271,6 +278,7 @@ def _is_done(
 def _report(slide: Slide, target: Path, start: float, done_before: bool = False) -> CompressReport:
     with open_archive(target) as archive:
         m = archive.manifest
+        lost = _patches_left_out(archive)
     size = target.stat().st_size
     return CompressReport(
         slide=str(slide.path),
@@ -286,7 +294,25 @@ def _report(slide: Slide, target: Path, start: float, done_before: bool = False)
         ratio=slide.file_bytes / size,
         seconds=time.monotonic() - start,
         done_before=done_before,
+        unreadable_patches=lost,
     )
+
+
+def _patches_left_out(archive: Archive) -> dict[str, int]:
+    """Training patches that an archive should hold and does not, by level."""
+    m = archive.manifest
+    if m.autoencoder is None:
+        return {}
+    mask = archive.mask.copy()
+    for row, col in m.unreadable:
+        mask[row, col] = True
+    held = {part.level: part.count for part in m.latents}
+    lost = {k: len(patch_offsets(mask, k)) - held.get(k, 0) for k in range(COUNT)}
+    found = {NAMES[k]: n for k, n in lost.items() if n > 0}
+    if found:
+        told = ", ".join(f"{n} at {level}" for level, n in found.items())
+        _log.warning("%s: training patches left out, unreadable: %s", archive.path, told)
+    return found
 
 
 def _embed(

@@ -8,6 +8,7 @@ import torch
 from zoomldm.archive import ArchiveWriter
 from zoomldm.geometry.lattice import patch_offsets
 from zoomldm.geometry.levels import COUNT, NAMES, TILE
+from zoomldm.networks.precision import fast_bfloat16
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pixels import to_signed
 from zoomldm.slides import Slide, SlideReadError
@@ -24,8 +25,9 @@ def add_latents(
 ) -> None:
     """Encode the training patches of every level and add them to an archive.
 
-    Patches that hold an unreadable place are left out. Encoded under bfloat16 autocast on CPUs,
-    whose error is far below what float16 storage and training noise hide.
+    Patches that hold an unreadable place are left out; the report of `compress` counts them.
+    Encoded under bfloat16 autocast where that is faster, whose error is far below what float16
+    storage and training noise hide.
     """
     device = pipeline.device
     for level in range(COUNT):
@@ -34,7 +36,7 @@ def add_latents(
         what = f"encoding patches at {NAMES[level]}"
         for chunk, pixels in _batches(slide, level, step, offsets):
             x = to_signed(pixels).to(device, memory_format=torch.channels_last)
-            with torch.autocast(device.type, torch.bfloat16):
+            with torch.autocast(device.type, torch.bfloat16, enabled=fast_bfloat16(device.type)):
                 latents = pipeline.encode_pictures(x)
             writer.add_latents(level, chunk, latents.half().cpu().numpy())
             done += len(chunk)

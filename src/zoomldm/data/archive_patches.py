@@ -24,6 +24,7 @@ class ArchivePatches:
     Args:
         archives: opened archives that hold latents.
         share: of each archive's tissue that is withheld; 0 for none.
+        levels: how many levels are taken, from 20x on; those that a pipeline knows.
         memory: bytes up to which embeddings and latents are held in memory; beyond it they are
             read from the archives whenever they are needed.
 
@@ -33,7 +34,11 @@ class ArchivePatches:
     """
 
     def __init__(
-        self, archives: Sequence[Archive], share: float = 0.1, memory: int = MEMORY
+        self,
+        archives: Sequence[Archive],
+        share: float = 0.1,
+        memory: int = MEMORY,
+        levels: int = COUNT,
     ) -> None:
         self.archives = list(archives)
         shapes = {a.path: self._shape(a) for a in self.archives}
@@ -45,7 +50,7 @@ class ArchivePatches:
         for number, archive in enumerate(self.archives):
             mask = archive.mask
             block = withheld_block(mask, share, archive.turn) if share else np.zeros_like(mask)
-            for level in archive.latent_levels:
+            for level in [k for k in archive.latent_levels if k < levels]:
                 starts = archive.offsets(level).astype(np.int64)
                 rows = np.empty((len(starts), FIELDS), np.int64)
                 rows[:, 0], rows[:, 1], rows[:, 2:] = number, np.arange(len(starts)), starts

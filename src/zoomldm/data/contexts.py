@@ -1,5 +1,6 @@
 """Training contexts: what a frozen summarizer makes of grids of archives, held in memory."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -10,10 +11,12 @@ import torch
 from zoomldm.archive import Archive
 from zoomldm.errors import ConfigError
 from zoomldm.geometry.lattice import cut_square, tiles_within
-from zoomldm.geometry.levels import COARSEST, COUNT, patch_tiles
+from zoomldm.geometry.levels import COARSEST, COUNT, NAMES, patch_tiles
 from zoomldm.geometry.withheld import is_withheld, withheld_block
 from zoomldm.networks.context_dit import matching_quarter
 from zoomldm.pipeline import ZoomLDMPipeline
+
+_log = logging.getLogger(__name__)
 
 MOST = (4096, 4096, 3072, 2048, 2048, 1024, 512, 384)  # contexts a level: bounds memory and start
 _CHUNK = (64, 64, 64, 64, 32, 16, 8, 4)  # grids summarised at once, a level
@@ -48,7 +51,7 @@ class ContextStore:
         archives: opened archives; latents aren't needed.
         share: of each archive's tissue that is withheld; 0 for none.
         withheld: hold the patches that the withheld blocks keep out, in place of the others.
-        most: contexts a level; None for `MOST`.
+        most: contexts a level; None for `MOST`. What is left out of training is logged.
         seed: of the choice among more than `most`.
         hold: `patches` alone, their `contexts` too, or `all`, parents too; the rest is empty.
 
@@ -77,16 +80,35 @@ class ContextStore:
         self._embeddings = [
             a.embeddings(0, a.rows, 0, a.cols).astype(np.float16) for a in self.archives
         ]
+        self.found = [0] * COUNT  # patches that there are of each level
         self.levels = [
             self._level(k, withheld, MOST[k] if most is None else most, seed) for k in range(COUNT)
         ]
         if not any(len(held.patches) for held in self.levels) and not withheld:
             raise ConfigError("archives hold no tissue to train on; give others")
+        if hold == "all" and not withheld:
+            self._log_left_out()
+
+    def _log_left_out(self) -> None:
+        left = [
+            f"{len(held.patches):,} of {found:,} at {NAMES[level]}"
+            for level, (held, found) in enumerate(zip(self.levels, self.found, strict=True))
+            if len(held.patches) < found
+        ]
+        if left:
+            _log.warning(
+                "contexts held of the patches that there are: %s; the setting `contexts` holds "
+                "more, in memory",
+                ", ".join(left),
+            )
 
     def _level(self, level: int, withheld: bool, most: int, seed: int) -> LevelContexts:
         rng = np.random.default_rng([seed, level])
         starts = [self._starts(n, level, withheld) for n in range(len(self.archives))]
         patches = np.concatenate(starts)
+        if level >= self.pipeline.levels:
+            patches = patches[:0]
+        self.found[level] = len(patches)
         chosen = np.sort(rng.permutation(len(patches))[:most])
         patches = patches[chosen]
         tokens, width = self.pipeline.summarizer.context_shape
@@ -96,7 +118,7 @@ class ContextStore:
         if self.hold == "contexts":
             return LevelContexts(patches, contexts, np.zeros((0, tokens // 4, width), np.float16))
         parents = np.zeros((len(patches), tokens // 4, width), np.float16)
-        if level < COARSEST:
+        if level < min(COARSEST, self.pipeline.levels - 1):
             corner = rng.integers(0, 2, (len(patches), 2))
             above = patches.copy()
             above[:, 1:] -= corner * patch_tiles(level)

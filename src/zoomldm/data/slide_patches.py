@@ -1,6 +1,7 @@
 """Training pictures for the frozen networks: patches of slides, read once into a cache."""
 
 import json
+import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +12,12 @@ from rich.console import Console
 from zoomldm.errors import ConfigError, DamagedError
 from zoomldm.files import atomic_path, claim
 from zoomldm.geometry.lattice import tiles_within
-from zoomldm.geometry.levels import COUNT, TILE
+from zoomldm.geometry.levels import COUNT, NAMES, TILE
 from zoomldm.geometry.withheld import is_withheld, withheld_block
 from zoomldm.slides import Slide, SlideReadError, open_slide
 from zoomldm.slides.tissue import find_tissue
+
+_log = logging.getLogger(__name__)
 
 STRIDES = (256, 256, 128, 128, 64, 64, 64, 64)  # px, by level: whole tiles all of them
 MARGIN = 128  # px of white around a slide from 1.25x on, where it is smaller than a patch
@@ -59,7 +62,7 @@ def cache_tiles(
 
     A slide that is there already is passed over, so a killed run goes on with the next slide.
     The withheld block of every slide is left out, of held-out ones too. Pictures that can't be
-    read are left out.
+    read are left out, counted in the JSON and logged.
 
     Args:
         slides: slide files of different names.
@@ -99,6 +102,7 @@ def _cache_slide(slide: Slide, folder: Path, share: float, facts: dict) -> None:
         raise ConfigError(f"{slide.path}: has too little tissue for a training picture; remove it")
     target = folder / f"{slide.path.name}.npy"
     rows: list[tuple[int, float, float]] = []
+    lost = [0] * COUNT
     with atomic_path(target) as fresh:
         # The header is written for as many pictures as are found readable, at the end.
         raw = fresh.with_suffix(".raw")
@@ -108,6 +112,7 @@ def _cache_slide(slide: Slide, folder: Path, share: float, facts: dict) -> None:
                     try:
                         file.write(slide.read(level, x, y, TILE, TILE).tobytes())
                     except SlideReadError:
+                        lost[level] += 1
                         continue
                     rows.append((level, y * 2**level / TILE, x * 2**level / TILE))
             header = {
@@ -120,6 +125,10 @@ def _cache_slide(slide: Slide, folder: Path, share: float, facts: dict) -> None:
                 shutil.copyfileobj(source, file, 1 << 24)
         finally:
             raw.unlink(missing_ok=True)
+    if any(lost):
+        told = ", ".join(f"{n} at {NAMES[k]}" for k, n in enumerate(lost) if n)
+        _log.warning("%s: training patches left out, unreadable: %s", slide.path, told)
+    facts = {**facts, "unreadable": lost}
     with atomic_path(target.with_suffix(".json")) as fresh:
         fresh.write_text(json.dumps({**facts, "rows": rows}))
 

@@ -42,7 +42,8 @@ class PipelineEncoder:
 
     def __init__(self, pipeline: ZoomLDMPipeline, name: str) -> None:
         self._pipeline, self.id = pipeline, name
-        pipeline.digest("patch_encoder")  # there must be one
+        if pipeline.patch_encoder is None:
+            pipeline.digest("patch_encoder")  # says so
 
     @property
     def digest(self) -> str:

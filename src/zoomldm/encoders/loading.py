@@ -18,7 +18,7 @@ from zoomldm.errors import PipelineError
 from zoomldm.networks.checkpoint import Faults, Tensors, fill, read_checkpoint
 from zoomldm.networks.finite import check_finite
 from zoomldm.networks.patch_vit import PatchViT, ViTSizes
-from zoomldm.pipeline import SHIPPED, load_pipeline
+from zoomldm.pipeline import SHIPPED, load_pipeline, pick_device
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 ENDINGS = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
@@ -35,13 +35,13 @@ def load_encoder(name: str, device: torch.device | str | None = None) -> PatchEn
         name: an id of `ENCODERS`, downloaded where needed; `ID=PATH` for that encoder's weights
             in a local file or folder; a local file or folder alone, known by its sizes or its
             config.json; or a pipeline (id or directory).
-        device: where a network runs; None for a GPU where there is one.
+        device: where it runs, see `pick_device`; None for a GPU where there is one.
 
     Raises:
         PipelineError: no such encoder; weights that can't be had, are damaged or unsafe, or are
             not that encoder's; a library that is not installed.
     """
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = pick_device("auto" if device is None else str(device))
     known, equals, path = name.partition("=")
     if equals and known in ENCODERS:
         return _load(ENCODERS[known], known, Path(path), place)
@@ -50,7 +50,7 @@ def load_encoder(name: str, device: torch.device | str | None = None) -> PatchEn
         return _load(facts, name, _downloaded(facts), place)
     folder = Path(name)
     if name in (SHIPPED, "tiny") or (folder / "model_index.json").is_file():
-        return PipelineEncoder(load_pipeline(name), name)
+        return PipelineEncoder(load_pipeline(name, str(place)), name)
     if not folder.exists():
         near = get_close_matches(known, ENCODERS, 1)
         hint = f" (did you mean {near[0]}?)" if near else ""

@@ -15,8 +15,12 @@ Describe = Callable[[np.ndarray], np.ndarray]
 """Pictures (n, 256, 256, 3) uint8 to descriptions (n, D)."""
 
 
-def load_judge(folder: Path | None = None) -> Describe:
+def load_judge(folder: Path | None = None, device: torch.device | str = "cpu") -> Describe:
     """The shipped judge (Barlow Twins on grey tiles), or the one in `folder`.
+
+    Args:
+        folder: of another judge.
+        device: where it runs: the pipeline's.
 
     Raises:
         PipelineError: no judge there.
@@ -25,14 +29,14 @@ def load_judge(folder: Path | None = None) -> Describe:
     if not (folder / "config.json").is_file():
         raise PipelineError(f"{folder}: holds no judge (config.json is missing)")
     network = TileCNN.from_pretrained(str(folder), dtype=torch.float32, local_files_only=True)
-    network.eval()
+    network.eval().to(device)
 
     @torch.no_grad()
     def describe(pixels: np.ndarray) -> np.ndarray:
         parts = []
         for start in range(0, len(pixels), 32):
-            x = torch.from_numpy(pixels[start : start + 32]).permute(0, 3, 1, 2).float().div(255)
-            parts.append(network(x).numpy())
+            x = torch.from_numpy(pixels[start : start + 32]).permute(0, 3, 1, 2)
+            parts.append(network(x.to(device).float().div(255)).cpu().numpy())
         return np.concatenate(parts)
 
     return describe

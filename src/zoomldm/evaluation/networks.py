@@ -1,5 +1,6 @@
 """Figures of the networks on held-out slides: autoencoder, patch encoder, denoiser."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from zoomldm.evaluation.judge import Describe, retrieval
 from zoomldm.evaluation.tiles import SlideTiles
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pixels import to_pixels, to_signed
-from zoomldm.statistics import auc, bootstrap, colour_statistics, cosine
+from zoomldm.statistics import auc, bootstrap, colour_statistics, paired_cosine
 
 
 def round_trip(pipeline: ZoomLDMPipeline, pixels: np.ndarray) -> np.ndarray:
@@ -64,36 +65,55 @@ def measure_encoder(
     rows = []
     for slide in slides:
         codes = embed(pipeline, slide.pixels)
-        colours = colour_statistics(slide.pixels)
+        colours = _in_parts(slide.pixels, colour_statistics)
         colours = (colours - colours.mean(0)) / (colours.std(0) + 1e-6)
         near, far = slide.pairs()
-        gain = rng.uniform(0.92, 1.08, (len(slide.pixels), 1, 1, 3)).astype(np.float32)
-        tinted = 255 * (slide.pixels / np.float32(255)) ** gain
-        flipped = np.ascontiguousarray(slide.pixels[:, :, ::-1])
-        scores = cosine(codes, codes)
-        shades = cosine(colours, colours)
-        centred = cosine(codes - codes.mean(0), codes - codes.mean(0))
+        centred = codes - codes.mean(0)
 
-        def pick(matrix: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-            return matrix[pairs[:, 0], pairs[:, 1]]
+        def same(
+            change: Callable[[np.ndarray], np.ndarray],
+            pixels: np.ndarray = slide.pixels,
+            codes: np.ndarray = codes,
+        ) -> float:
+            other = _in_parts(pixels, lambda part: embed(pipeline, change(part)))
+            return float(paired_cosine(codes, other).mean())
 
-        def same(other: np.ndarray, codes: np.ndarray = codes) -> float:
-            return float(np.diagonal(cosine(codes, embed(pipeline, other))).mean())
+        def of(values: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+            return paired_cosine(values[pairs[:, 0]], values[pairs[:, 1]])
 
+        distant = of(codes, far)
         rows.append(
             {
                 "slide": slide.name,
                 "near_pairs": len(near),
                 "far_pairs": len(far),
-                "auc": auc(pick(scores, near), pick(scores, far)),
-                "auc_centred": auc(pick(centred, near), pick(centred, far)),
-                "auc_colour": auc(pick(shades, near), pick(shades, far)),
-                "cosine_flip": same(flipped),
-                "cosine_colour": same(tinted.round().astype(np.uint8)),
-                "cosine_far": float(pick(scores, far).mean()) if len(far) else float("nan"),
+                "auc": auc(of(codes, near), distant),
+                "auc_centred": auc(of(centred, near), of(centred, far)),
+                "auc_colour": auc(of(colours, near), of(colours, far)),
+                "cosine_flip": same(_flipped),
+                "cosine_colour": same(lambda part: _tinted(part, rng)),
+                "cosine_far": float(distant.mean()) if len(far) else float("nan"),
             }
         )
     return rows
+
+
+def _in_parts(
+    pixels: np.ndarray, describe: Callable[[np.ndarray], np.ndarray], size: int = 32
+) -> np.ndarray:
+    """What `describe` makes of tiles (n, 256, 256, 3), few at a time: as floats they are large."""
+    parts = [describe(pixels[i : i + size]) for i in range(0, len(pixels), size)]
+    return np.concatenate(parts)
+
+
+def _flipped(pixels: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(pixels[:, :, ::-1])
+
+
+def _tinted(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Tiles under a mild change of colour, drawn for each."""
+    gain = rng.uniform(0.92, 1.08, (len(pixels), 1, 1, 3)).astype(np.float32)
+    return (255 * (pixels / np.float32(255)) ** gain).round().astype(np.uint8)
 
 
 def generate_tiles(

@@ -71,7 +71,7 @@ def measure_samples(
     """
     if n < LEAST:
         raise ConfigError(f"n is {n}; distances need at least {LEAST} pictures of each kind")
-    describe = load_judge(judge)
+    describe = load_judge(judge, pipeline.device)
     options = options or SampleOptions()
     if not slides or not others:
         raise ConfigError("validation slides and slides of another case are both needed")

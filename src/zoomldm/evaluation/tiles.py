@@ -10,6 +10,8 @@ from zoomldm.slides import open_slide
 from zoomldm.slides.tiles import read_tiles
 from zoomldm.slides.tissue import find_tissue
 
+PAIRS = 100_000  # of each kind that neighbours are compared on
+
 
 @dataclass(frozen=True)
 class SlideTiles:
@@ -25,13 +27,39 @@ class SlideTiles:
     places: np.ndarray
     pixels: np.ndarray
 
-    def pairs(self, apart_um: float = 2000.0) -> tuple[np.ndarray, np.ndarray]:
-        """Index pairs (m, 2) of adjacent tiles, and of tiles at least `apart_um` apart."""
-        gap = np.abs(self.places[:, None] - self.places[None])
-        upper = np.triu(np.ones(gap.shape[:2], bool), 1)
-        near = upper & (gap.sum(-1) == 1)
-        far = upper & (gap.max(-1) * TILE * BASE_MPP >= apart_um)
-        return np.argwhere(near), np.argwhere(far)
+    def pairs(
+        self, apart_um: float = 2000.0, most: int = PAIRS, seed: int = 0
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Index pairs (m, 2), lower first, of adjacent tiles, and of tiles far apart.
+
+        Adjacent ones are found by their places; of those far apart, whose number grows with the
+        square of the tiles', a sample is drawn where there may be more than `most`.
+
+        Args:
+            apart_um: least distance in micrometres along an axis of those far apart.
+            most: pairs of each kind.
+            seed: of the samples.
+        """
+        n, rng = len(self.places), np.random.default_rng(seed)
+        where = {tuple(place): i for i, place in enumerate(self.places.tolist())}
+        near = [
+            sorted((i, other))
+            for (row, col), i in where.items()
+            for other in (where.get((row, col + 1)), where.get((row + 1, col)))
+            if other is not None
+        ]
+        if len(near) > most:
+            near = [near[i] for i in np.sort(rng.permutation(len(near))[:most])]
+        if n * (n - 1) // 2 <= 4 * most:
+            drawn = np.stack(np.triu_indices(n, 1), 1)
+        else:
+            drawn = np.sort(rng.integers(0, n, (4 * most, 2)), 1)
+            drawn = np.unique(drawn[drawn[:, 0] < drawn[:, 1]], axis=0)
+        gap = np.abs(self.places[drawn[:, 0]] - self.places[drawn[:, 1]]).max(-1, initial=0)
+        far = drawn[gap * TILE * BASE_MPP >= apart_um]
+        if len(far) > most:
+            far = far[np.sort(rng.permutation(len(far))[:most])]
+        return np.array(sorted(near), int).reshape(-1, 2), far
 
 
 def load_tiles(path: Path, most: int | None = None, seed: int = 0) -> SlideTiles:

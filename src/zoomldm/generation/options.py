@@ -8,6 +8,7 @@ import torch
 
 from zoomldm.diffusion.schedule import GUIDANCE, STEPS
 from zoomldm.errors import ConfigError
+from zoomldm.networks.precision import warn_if_slow
 
 CPU_BATCH = 1
 GPU_BATCH = 32
@@ -89,7 +90,9 @@ class RenderOptions:
         return self.batch or (CPU_BATCH if device.type == "cpu" else GPU_BATCH)
 
     def autocast(self, device: torch.device) -> torch.autocast:
-        """Where the networks run in `precision`."""
+        """Where the networks run in `precision`; warns where bfloat16 is emulated."""
+        if self.precision == "bfloat16":
+            warn_if_slow(device.type)
         return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
 

@@ -194,6 +194,8 @@ class ContextDiT(ModelMixin, ConfigMixin):
         if parent is None:
             return self.no_parent
         given = (parent != 0).flatten(1).any(1)[:, None, None]
-        code = self.parent(self.standardised(parent)).unflatten(1, (HALF, HALF))
+        code = self.parent(self.standardised(parent).to(self.parent.weight.dtype)).unflatten(
+            1, (HALF, HALF)
+        )
         code = code.repeat_interleave(2, 1).repeat_interleave(2, 2).flatten(1, 2)
         return torch.where(given, code, self.no_parent)

@@ -94,7 +94,13 @@ def load_pipeline(name: str = SHIPPED, device: str = "cpu") -> ZoomLDMPipeline:
         PipelineError: nothing of that name, a directory that holds no pipeline, or no such device.
     """
     place = pick_device(device)
-    return _loaded(name).to(place)
+    try:
+        return _loaded(name).to(place)
+    except torch.OutOfMemoryError as error:
+        raise PipelineError(
+            f"pipeline {name!r}: does not fit into the memory of {place}; give another --device, "
+            "or end what else runs there"
+        ) from error
 
 
 def _loaded(name: str) -> ZoomLDMPipeline:

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import secrets
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,6 +12,7 @@ from torch import nn
 
 from zoomldm.diffusion.samplers import PLMSScheduler
 from zoomldm.errors import PipelineError, TargetError
+from zoomldm.files import atomic_folder, atomic_path
 from zoomldm.networks.checkpoint import Faults, Tensors, fill, read_checkpoint
 from zoomldm.networks.denoiser import Denoiser
 from zoomldm.networks.embedding_dit import EmbeddingDiT
@@ -244,19 +243,8 @@ def _source(out: Path) -> dict[str, Any]:
 
 def _save(pipeline: ZoomLDMPipeline, out: Path) -> None:
     """Write a pipeline directory whole or not at all."""
-    partial = out.resolve().with_name(f".{out.resolve().name}.{secrets.token_hex(8)}.part")
-    try:
-        pipeline.save_pretrained(partial, safe_serialization=True)
-        if out.is_dir():
-            out.rmdir()
-        partial.rename(out)
-    except OSError as error:
-        raise TargetError(
-            f"{out}: can't be written ({error.strerror or error}); choose a folder you may write "
-            "to, with space"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with atomic_folder(out.resolve()) as fresh:
+        pipeline.save_pretrained(fresh, safe_serialization=True)
 
 
 def _add_embedding_diffusion(network: EmbeddingDiT, out: Path, facts: dict[str, str]) -> None:
@@ -277,20 +265,12 @@ def _add_embedding_diffusion(network: EmbeddingDiT, out: Path, facts: dict[str, 
         raise PipelineError(
             f"{out}: its summarizer makes contexts of {shape}; the embedding diffusion draws {own}"
         )
-    partial = out / f".embedding_diffusion.{secrets.token_hex(8)}.part"
-    try:
-        network.save_pretrained(partial, safe_serialization=True)
-        shutil.rmtree(out / "embedding_diffusion", ignore_errors=True)
-        partial.rename(out / "embedding_diffusion")
-        index["embedding_diffusion"] = [type(network).__module__, type(network).__name__]
-        index["source"] = {**(index.get("source") or {}), "embedding_diffusion": facts}
-        changed = out / f".{INDEX}.part"
+    index["embedding_diffusion"] = [type(network).__module__, type(network).__name__]
+    index["source"] = {**(index.get("source") or {}), "embedding_diffusion": facts}
+    with atomic_folder(out / "embedding_diffusion") as fresh:
+        network.save_pretrained(fresh, safe_serialization=True)
+    with atomic_path(out / INDEX) as changed:  # names the network only once it is there
         changed.write_text(json.dumps(index, indent=2) + "\n")
-        changed.replace(out / INDEX)
-    except OSError as error:
-        raise TargetError(f"{out}: can't be written ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _context_shape(out: Path) -> tuple[int, int] | None:

@@ -132,6 +132,8 @@ def decompress(
         )
         counts = renderer.count(windows)
         total = sum(count.generated for count in counts.values())
+        if total:  # from the coarsest on that is not stored
+            loaded.check_level(max(k for k, count in counts.items() if count.generated))
         if progress:
             progress(0, total)
         report: dict[str, Any] = {

@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from zoomldm.errors import ConfigError, TargetError
 from zoomldm.generation.sheets import draw_ladder, draw_sheet
-from zoomldm.geometry.levels import COUNT, NAMES, level_mpp
+from zoomldm.geometry.levels import NAMES, level_mpp
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.sampling.contexts import check_conditions
 from zoomldm.sampling.options import SampleOptions
@@ -60,7 +60,10 @@ def write_samples(
         TargetError: `out` can't be made.
         ConfigError: nothing to sample, or options that the pipeline can't follow.
     """
-    count = COUNT if zoom else len(levels)
+    if not zoom:
+        for level in levels:
+            pipeline.check_level(level)
+    count = pipeline.levels if zoom else len(levels)
     if n < 1 or not count:
         raise ConfigError(f"{n} samples of {count} levels; expected at least one")
     done, total = 0, n * count

@@ -93,6 +93,7 @@ class Sampler:
             ConfigError: a level, number, reference or label that there can't be.
         """
         _check(level, n, first)
+        self.pipeline.check_level(level)
         pipeline, options = self.pipeline, self.options
         given = None if reference is None else self._references(reference, n)
         network = pipeline.embedding_diffusion
@@ -174,10 +175,11 @@ class Sampler:
         network = self.pipeline.embedding_diffusion
         guidance = self.options.guidance_of_contexts(reference is not None or label is not None)
         check_conditions(network, guidance, reference is not None, True, label)
-        context = self.contexts(COARSEST, n, first, reference, label)
-        pictures = {COARSEST: self.pictures(COARSEST, context, first)}
+        coarsest = min(COARSEST, self.pipeline.levels - 1)
+        context = self.contexts(coarsest, n, first, reference, label)
+        pictures = {coarsest: self.pictures(coarsest, context, first)}
         quarters: dict[int, NDArray] = {}
-        for level in reversed(range(COARSEST)):
+        for level in reversed(range(coarsest)):
             above = pictures[level + 1]
             quarters[level] = np.array([fullest_quarter(p) for p in above])
             row, col = torch.from_numpy(quarters[level]).unbind(1)

@@ -1,13 +1,13 @@
 """What a stage starts from, and the pipeline that its networks are put into."""
 
 import copy
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from zoomldm.errors import ConfigError, PipelineError
+from zoomldm.files import atomic_folder
 from zoomldm.networks.autoencoder import FoldedAutoencoder
 from zoomldm.networks.context_dit import ContextDiT
 from zoomldm.networks.lowpass import LowPassAutoencoder
@@ -175,11 +175,8 @@ def assemble(
     if half:
         parts = {name: part and copy.deepcopy(part).half() for name, part in parts.items()}
     made = ZoomLDMPipeline(**parts, scheduler=base.scheduler)
-    fresh = out.with_name(f".{out.name}.part")
-    shutil.rmtree(fresh, ignore_errors=True)
-    made.save_pretrained(str(fresh))
-    shutil.rmtree(out, ignore_errors=True)
-    fresh.rename(out)
+    with atomic_folder(out) as fresh:
+        made.save_pretrained(str(fresh))
     return made
 
 

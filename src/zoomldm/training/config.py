@@ -34,14 +34,26 @@ class TrainConfig(BaseModel):
     show_every: int = Field(2000, ge=1, description="steps between pictures and held-out losses")
     threads: int | None = Field(None, ge=1, description="CPU threads; None leaves PyTorch's choice")
     compile: bool = Field(False, description="torch.compile what gains by it; needs a compiler")
-    bf16: bool = Field(True, description="bfloat16 autocast where the hardware has it")
+    bf16: bool | None = Field(
+        None, description="bfloat16 autocast; None where a measurement finds it faster here"
+    )
     level_power: float = Field(
         0, ge=0, le=1, description="draw levels as their number of patches to this; 0 all alike"
     )
     freeze_summarizer: bool = Field(False, description="diffusion: train the denoiser alone")
+    contexts: int | None = Field(
+        None, ge=1, description="embedding diffusion: contexts held a level; None for 4096 to 384"
+    )
 
 
 STAGES = ("autoencoder", "patch-encoder", "diffusion", "embedding-diffusion", "judge")
+# Settings that only some stages heed.
+ONLY: dict[str, tuple[str, ...]] = {
+    "level_power": ("diffusion", "embedding-diffusion"),
+    "freeze_summarizer": ("diffusion",),
+    "contexts": ("embedding-diffusion",),
+    "compile": ("diffusion", "embedding-diffusion"),
+}
 
 _TINY = {
     "steps": 20,
@@ -165,6 +177,11 @@ def make_config(preset: str, stage: str, changes: Mapping[str, Any] | None = Non
             near = difflib.get_close_matches(key, TrainConfig.model_fields, 1)
             hint = f"did you mean {near[0]}?" if near else f"known: {_known()}"
             raise ConfigError(f"setting {key!r} does not exist; {hint}")
+        if stage not in ONLY.get(key, STAGES):
+            raise ConfigError(
+                f"setting {key!r} means nothing to the stage {stage}; it is for "
+                f"{' and '.join(ONLY[key])}: leave it out"
+            )
     try:
         return TrainConfig(**{**TABLE[preset][stage], **changes})
     except ValidationError as error:

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import platform
-import shutil
 import signal
 import threading
 import time
@@ -22,7 +21,8 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from zoomldm.errors import ConfigError, ZoomLDMError
-from zoomldm.files import claim
+from zoomldm.files import atomic_folder, claim
+from zoomldm.networks.precision import fast_bfloat16, warn_if_slow
 from zoomldm.pipeline import pick_device
 from zoomldm.training.averaging import Average
 from zoomldm.training.checkpoints import (
@@ -188,6 +188,7 @@ def train(
     if accelerator.device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
+    config = _with_precision(config, run, accelerator.device.type)
     hold = claim(run / "log.jsonl") if accelerator.is_main_process else nullcontext()
     stop = _Stop(accelerator, minutes)
     with hold, stop.listening():
@@ -197,6 +198,17 @@ def train(
     if stop.signal:
         raise SystemExit(128 + stop.signal)
     return run / "networks"
+
+
+def _with_precision(config: TrainConfig, run: Path, device: str) -> TrainConfig:
+    """Settings with bfloat16 decided: as the run began, else by what is faster here."""
+    if config.bf16:
+        warn_if_slow(device)
+    if config.bf16 is not None:
+        return config
+    folder = latest_checkpoint(run / "checkpoints")
+    began = None if folder is None else load_checkpoint(folder)[1]["config"].get("bf16", True)
+    return config.model_copy(update={"bf16": fast_bfloat16(device) if began is None else began})
 
 
 def _train(
@@ -225,7 +237,7 @@ def _train(
     module, optimizer = accelerator.prepare(stage, optimizer)
     for network in average.networks.values():
         network.to(device)
-    low = torch.autocast(device.type, torch.bfloat16, enabled=config.bf16)
+    low = torch.autocast(device.type, torch.bfloat16, enabled=bool(config.bf16))
     log = Progress(run, config.steps, start, quiet=quiet) if main else None
     means, saved = Means(), start
     batches = _Batches(stage, config, accelerator.process_index, ahead=device.type == "cuda")
@@ -287,12 +299,8 @@ def _check_finite(run: Path, step: int, norm: Any) -> None:
 
 def _save_networks(stage: Stage, run: Path) -> None:
     """Write `run/networks` beside its old self, then exchange the two."""
-    fresh, final = run / ".networks", run / "networks"
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir()
-    stage.save(fresh)
-    shutil.rmtree(final, ignore_errors=True)
-    fresh.rename(final)
+    with atomic_folder(run / "networks") as fresh:
+        stage.save(fresh)
 
 
 def _resume(

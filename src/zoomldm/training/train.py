@@ -1,5 +1,6 @@
 """From a command to a run: data found and split by case, one stage trained, a pipeline made."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from zoomldm.data.folder import find_sources, identity, open_archives
 from zoomldm.data.rasters import RasterPatches, load_raster
 from zoomldm.data.slide_patches import SlidePatches, cache_tiles
 from zoomldm.errors import ConfigError, TargetError
+from zoomldm.geometry.levels import COUNT, NAMES
 from zoomldm.networks.autoencoder import FoldedAutoencoder
 from zoomldm.networks.lowpass import LowPassAutoencoder
 from zoomldm.networks.octave_denoiser import OctaveDenoiser
@@ -33,6 +35,8 @@ from zoomldm.training.stages.embedding_diffusion import FIXED, EmbeddingDiffusio
 from zoomldm.training.stages.lowpass_decoder import LowPassDecoderStage, fit_bands
 from zoomldm.training.stages.octave import OctaveStage
 from zoomldm.training.stages.patch_encoder import PatchEncoderStage
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,12 @@ def train_stage(
     if config.threads:
         torch.set_num_threads(config.threads)
     base = starting_pipeline(stage, preset, pipeline, config, finetune, sorted(set(named)))
+    if stage == "diffusion" and isinstance(base.unet, OctaveDenoiser):
+        for key in ("level_power", "freeze_summarizer"):
+            if changes and key in changes:
+                raise ConfigError(
+                    f"setting {key!r} means nothing to a denoiser of octaves: leave it out"
+                )
     start = {"start": base.digest()} if finetune else {}
     processes = PartialState(cpu=place.type == "cpu")
     _make_folder(out)
@@ -187,10 +197,17 @@ def _make_folder(out: Path) -> None:
 def _diffusion_stage(
     base: ZoomLDMPipeline, config: TrainConfig, training: list[Archive], held_out: list[Archive]
 ) -> Stage:
-    kept = ArchivePatches(held_out, share=0) if held_out else None
+    levels = base.levels
+    if levels < COUNT:
+        _log.warning(
+            "the pipeline knows %d levels; patches coarser than %s are left out of training",
+            levels,
+            NAMES[levels - 1],
+        )
+    kept = ArchivePatches(held_out, share=0, levels=levels) if held_out else None
     return DiffusionStage(
         base,
-        ArchivePatches(training),
+        ArchivePatches(training, levels=levels),
         kept,
         level_power=config.level_power,
         freeze_summarizer=config.freeze_summarizer,
@@ -216,7 +233,7 @@ def _embedding_stage(
 ) -> Stage:
     kept = ContextStore(base, held_out, share=0, most=FIXED) if held_out else None
     withheld = ContextStore(base, training, withheld=True, most=FIXED)
-    contexts = ContextStore(base, training)
+    contexts = ContextStore(base, training, most=config.contexts)
     places = [base.embedding_diffusion.labels.index(name) for name in named] or None
     stage = EmbeddingDiffusionStage(base, contexts, withheld, kept, config.level_power, places)
     if not finetune:
