@@ -84,12 +84,11 @@ def test_command(data: Path, tmp_path: Path) -> None:
     fresh = build_pipeline("tiny")
     assert pipeline.digest("vae", "patch_encoder") == fresh.digest("vae", "patch_encoder")
     start = build_pipeline("tiny", 3)
-    for name in ("unet", "summarizer"):  # the run's averaged networks, a few small steps on
-        network, begun = getattr(pipeline, name), getattr(start, name).state_dict()
+    for name in ("unet", "summarizer"):  # the run's averaged networks
+        network = getattr(pipeline, name)
         made = type(network).from_pretrained(str(tmp_path / "run" / "networks" / name))
         for key, value in network.state_dict().items():
             assert torch.equal(value, made.state_dict()[key])
-            assert (value - begun[key]).abs().max() < 0.01
         assert pipeline.digest(name) != start.digest(name)
     picture = pipeline(np.zeros((1, 1, 1, 32)), 0, 2, output_type="np").images
     assert picture.shape == (1, 256, 256, 3)
