@@ -10,9 +10,9 @@ import pytest
 
 from archive.making import forge, make_header
 from zoomldm.archive import ArchiveWriter, open_archive, verify_archive, write_archive
-from zoomldm.archive.base import halve, stored_chunks
+from zoomldm.archive.base import even_out, halve, stored_chunks
 from zoomldm.archive.manifest import Base
-from zoomldm.archive.pictures import CODECS, decode_picture, encode_picture
+from zoomldm.archive.pictures import CODECS, decode_picture, encode_picture, fill_chunk
 from zoomldm.errors import ArchiveError, ConfigError, DamagedError
 
 _GOLDEN = Path(__file__).with_name("golden-1.0.zldm")
@@ -153,6 +153,70 @@ class TestReading:
         with open_archive(tmp_path / "a") as archive:
             assert archive.base is None and archive.overview() is None
             assert archive.manifest.version == "1.0"
+
+
+class TestBorders:
+    @pytest.fixture(scope="class")
+    def coded(self, tmp_path_factory):
+        """Texture, coarsely coded in chunks of 64 px; one chunk in the middle is missing."""
+        rng = np.random.default_rng(3)
+        texture = rng.integers(60, 220, (100, 140, 3), np.uint8).repeat(2, 0).repeat(2, 1)
+        texture = ((texture[1:, 1:].astype(int) + texture[:-1, :-1]) // 2).astype(np.uint8)
+        path = tmp_path_factory.mktemp("borders") / "a.zldm"
+        header = make_header(279 * 4, 199 * 4, 8)
+        with ArchiveWriter(path, header, np.zeros(8)) as writer:
+            writer.add_embeddings([(0, 0)], np.ones((1, 8)))
+            facts = writer.start_base(2, "jpeg", 10, 64)
+            for row, col in np.ndindex(4, 5):
+                part = texture[row * 64 : row * 64 + 64, col * 64 : col * 64 + 64]
+                if (row, col) != (2, 2):
+                    data = encode_picture(fill_chunk(part, 64), "jpeg", facts.quality)
+                    writer.add_base_chunk(row, col, data)
+        return path, texture
+
+    def test_a_region_is_cut_from_the_whole(self, coded):
+        with open_archive(coded[0]) as archive:
+            base = archive.base
+            assert base is not None
+            whole = base.read(0, 0, 279, 199)
+            rng = np.random.default_rng(0)
+            for _ in range(80):
+                x, y = int(rng.integers(-10, 279)), int(rng.integers(-10, 199))
+                w, h = int(rng.integers(1, 90)), int(rng.integers(1, 90))
+                found = base.read(x, y, w, h)
+                canvas = np.full((600, 600, 3), 255, np.uint8)
+                canvas[100:299, 100:379] = whole
+                expected = canvas[100 + y : 100 + y + h, 100 + x : 100 + x + w]
+                np.testing.assert_array_equal(found, expected)
+
+    def test_only_px_beside_borders_change_and_they_come_nearer_to_the_slide(self, coded):
+        path, texture = coded
+        with open_archive(path) as archive:
+            base = archive.base
+            assert base is not None
+            even, plain = base.read(0, 0, 279, 199), base._decoded(0, 0, 279, 199)
+        changed = (even != plain).any(2)
+        beside = np.zeros_like(changed)
+        for at in (64, 128, 192):
+            beside[at - 2 : at + 2] = True
+            beside[:, at - 2 : at + 2] = True
+        beside[:, 254:258] = True
+        assert changed[beside].mean() > 0.5 and not changed[~beside].any()
+        assert (even[130:190, 130:190] == 255).all()
+        assert not changed[130:190, 126:128].any()  # white beyond: nothing to even out
+        errors = [
+            np.square(p[beside].astype(float) - texture[beside]).mean() for p in (plain, even)
+        ]
+        assert errors[1] < errors[0]
+
+    def test_a_slope_stays_a_slope(self):
+        slope = np.array([10, 20, 30, 40], np.uint8)[:, None, None].repeat(3, 2)
+        lines = slope.copy()
+        even_out(lines)
+        assert np.abs(lines.astype(int) - slope).max() <= 1
+        lines = np.array([100, 100, 112, 112], np.uint8)[:, None, None].repeat(3, 2)
+        even_out(lines)
+        assert lines[:, 0, 0].tolist() == [102, 105, 107, 110]
 
 
 class TestOldArchives:

@@ -34,6 +34,16 @@ def test_the_reader_of_the_page_reads_the_same(tmp_path, read_archive, precision
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_the_reader_of_the_page_reads_compact_embeddings(read_archive):
+    path = Path(__file__).with_name("golden-2.0.zldm")
+    manifest, mask, embeddings = read_archive(path)
+    assert manifest["quantisation"]["precision"] == "compact"
+    with open_archive(path) as archive:
+        np.testing.assert_array_equal(mask, archive.mask)
+        np.testing.assert_array_equal(embeddings, archive.embeddings(0, 9, 0, 11))
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_the_reader_of_the_page_notices_damage(tmp_path, read_archive):
     path = tmp_path / "a.zldm"
     make_archive(path, 600, 600, 3, 2, latents=False)

@@ -34,6 +34,35 @@ def test_a_file_of_version_1_0_stays_readable():
     assert verify_archive(_GOLDEN) == []
 
 
+@pytest.mark.parametrize(
+    ("version", "digest"),
+    [
+        ("1.2", "efe6549f2e0da5e744beed175208e98714b889b26a0b9d145a33c0299c81c067"),
+        ("2.0", "c76f116fd684ff790229892d0742eda75790a6285a37aeac5f4e0d4b530f7b16"),
+    ],
+)
+def test_files_with_a_base_layer_stay_readable(version, digest):
+    path = _GOLDEN.with_name(f"golden-{version}.zldm")
+    with open_archive(path) as archive:
+        assert archive.manifest.version == version
+        values = archive.embeddings(0, archive.rows, 0, archive.cols).astype("<f4")
+        assert hashlib.sha256(values.tobytes()).hexdigest() == digest
+        base = archive.base
+        assert base is not None
+        assert (base.level, base.size, base.chunk) == (4, (176, 144), (64, 64))
+        pixels = base.read(0, 0, 176, 144)
+    assert verify_archive(path) == []
+    with open_archive(_GOLDEN.with_name("golden-1.2.zldm")) as lossless:
+        assert lossless.base is not None
+        exact = lossless.base.read(0, 0, 176, 144)
+    if version == "1.2":  # lossless
+        assert hashlib.sha256(pixels.tobytes()).hexdigest() == (
+            "8db02eec4d8fe546e5e22989d43053318450b0ceab56d58d8e59a0aa59ede394"
+        )
+    assert np.abs(pixels.astype(int) - exact).mean() < 4
+    np.testing.assert_array_equal((pixels == 255).all(2), (exact == 255).all(2))
+
+
 @pytest.mark.parametrize(("level", "row", "col"), [(0, 3, 4), (2, -3, 1), (5, -7, 20), (7, 0, 0)])
 def test_grid_is_a_view_on_the_whole(made, level, row, col):
     with open_archive(made[0]) as archive:
@@ -162,7 +191,7 @@ def _set(*keys):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (_set("version", "2.0"), "version 2.0.*update zoomldm"),
+        (_set("version", "3.0"), "version 3.0.*update zoomldm"),
         (_set("version", "one"), "version 'one'"),
         (_set("format", "zarr"), "not a .zldm"),
         (_set("members", 7), "no list of members"),

@@ -136,7 +136,7 @@ def test_rejected_dicom(run, shared, tmp_path):
         (["--base", "5x", "--mpp", "4"], "but the slide only 4"),
         (["--base-codec", "gif"], "not one of 'avif', 'jpegxl', 'webp', 'jpeg', 'png'"),
         (["--base-codec", "png", "--base-quality", "9"], "lossless"),
-        (["--precision", "int4"], "not one of 'int8', 'float16'"),
+        (["--precision", "int4"], "not one of 'compact', 'int8', 'float16'"),
         (["--tissue", "most"], "not one of 'otsu', 'all'"),
         (["--quality", "0"], "expected 1 to 100"),
         (["--encoder", "/nowhere"], "/nowhere"),

@@ -19,7 +19,10 @@ NAME = "overview"
 CHUNK = 1024  # px of the level along a chunk's side; of 512 they cost 4 % more bytes
 MARGIN = 1  # tiles around tissue that are stored with it
 WHITE = 255
+LOSSLESS = "png"
 OVERVIEW_SIDE = 2048  # px: the most that a base layer shown as a whole has
+_STEP = 16  # the most that coding alone makes of a step at a border
+_REACH = 4  # px around a region that its px beside borders depend on
 _STRIP = 1 << 22  # px read at once while a large layer is averaged
 
 Pixels = NDArray[np.uint8]
@@ -122,6 +125,22 @@ def halve(pixels: Pixels, octaves: int) -> Pixels:
     return ((sums + side * side // 2) // (side * side)).astype(np.uint8)
 
 
+def even_out(lines: Pixels) -> None:
+    """Take off the step that independent coding leaves where two chunks meet, in place.
+
+    Across the border lie the px p1 p0 | q0 q1. The step beyond the picture's own slope is
+    e = (q0 - p0) - 3/8 ((p0 - p1) + (q1 - q0)), taken as 16 at most: 3/8 of it go at p0 and q0
+    each, 1/8 at p1 and q1. Of steps 1.4 to 1.6 times those inside, it leaves 0.95 to 1.05 times.
+
+    Args:
+        lines: (4, n, 3), the px p1, p0, q0 and q1 along a border.
+    """
+    p1, p0, q0, q1 = lines.astype(np.int32)
+    step = np.clip(8 * (q0 - p0) - 3 * ((p0 - p1) + (q1 - q0)), -8 * _STEP, 8 * _STEP)
+    near, far = (3 * step + 32) >> 6, (step + 32) >> 6
+    lines[:] = np.clip(np.stack([p1 + far, p0 + near, q0 - near, q1 - far]), 0, WHITE)
+
+
 class BaseLayer:
     """The real picture of a slide at one level; see `Archive.base`.
 
@@ -167,11 +186,50 @@ class BaseLayer:
             h: its height in px.
 
         Returns:
-            uint8 (h, w, 3) sRGB; white outside the slide and where nothing is stored.
+            uint8 (h, w, 3) sRGB; white outside the slide and where nothing is stored. Where two
+            chunks of a lossy codec meet, the step between them is evened out (see `even_out`).
 
         Raises:
             ArchiveError: a chunk is damaged or can't be decoded.
         """
+        if self.codec == LOSSLESS or not self._near_border(x, y, w, h):
+            return self._decoded(x, y, w, h)
+        left, top = x - _REACH, y - _REACH
+        wider = self._decoded(left, top, w + 2 * _REACH, h + 2 * _REACH)
+        self._even_borders(wider, left, top)
+        return wider[_REACH:-_REACH, _REACH:-_REACH].copy()
+
+    def _near_border(self, x: int, y: int, w: int, h: int) -> bool:
+        """Whether a border between chunks lies in the region or within reach of it."""
+        for start, length, size, side in zip((x, y), (w, h), self.size, self.chunk, strict=True):
+            first = max(1, -(-(start - _REACH) // side)) * side
+            if first <= min(start + length + _REACH, size - 1):
+                return True
+        return False
+
+    def _even_borders(self, pixels: Pixels, x: int, y: int) -> None:
+        """Even out the borders between stored chunks in pixels whose corner is (x, y)."""
+        wide, high = self.chunk
+        right = min(x + pixels.shape[1], self.size[0])
+        bottom = min(y + pixels.shape[0], self.size[1])
+        chunks = [
+            (row, col)
+            for row in range(max(y, 0) // high, -(-bottom // high))
+            for col in range(max(x, 0) // wide, -(-right // wide))
+            if self._load(row, col) is not None
+        ]
+        for row, col in chunks:
+            at, top = col * wide - 2 - x, max(y, row * high)
+            if (row, col - 1) in chunks and at >= 0 and at + 4 + x <= right:
+                box = pixels[top - y : min(bottom, (row + 1) * high) - y, at : at + 4]
+                even_out(np.moveaxis(box, 1, 0))
+        for row, col in chunks:
+            at, left = row * high - 2 - y, max(x, col * wide)
+            if (row - 1, col) in chunks and at >= 0 and at + 4 + y <= bottom:
+                even_out(pixels[at : at + 4, left - x : min(right, (col + 1) * wide) - x])
+
+    def _decoded(self, x: int, y: int, w: int, h: int) -> Pixels:
+        """The region as the chunks have it."""
         out = np.full((h, w, 3), WHITE, np.uint8)
         x0, y0 = max(x, 0), max(y, 0)
         x1, y1 = min(x + w, self.size[0]), min(y + h, self.size[1])

@@ -88,14 +88,14 @@ class ContainerWriter:
         self.members.append(member)
         return member
 
-    def finish(self, manifest: bytes) -> None:
-        """Append the manifest member, the directory and the digests."""
+    def finish(self, manifest: bytes, major: int = 1) -> None:
+        """Append the manifest member, the directory, the digests and the major version."""
         last = self.add(MANIFEST_NAME, manifest)
         directory = b"".join(entry.central_header() for entry in self._entries)
         digests = Digests(
             last.sha256, hashlib.sha256(directory).hexdigest(), self._content.hexdigest()
         )
-        tail = Tail(digests, len(self._entries), self._position, len(directory))
+        tail = Tail(digests, len(self._entries), self._position, len(directory), major)
         self._write(directory)
         self._write(build_tail(tail))
         self._finished = True

@@ -14,7 +14,8 @@ from zoomldm.errors import ArchiveError
 from zoomldm.geometry.levels import COARSEST, grid_shape, level_size
 
 FORMAT = "zldm"
-FORMAT_VERSION = "1.2"
+FORMAT_VERSION = "2.0"
+MAJORS = (1, 2)
 MANIFEST_NAME = "zarr.json"
 MAX_TILES = 1 << 26
 
@@ -84,10 +85,21 @@ class Grid(_Part):
 
 
 class Quantisation(_Part):
-    """How embeddings are stored; `cosine_min` is the worst tile's cosine with its original."""
+    """How embeddings are stored; `cosine_min` is the worst tile's cosine with its original.
 
-    precision: Literal["int8", "float16"]
+    `rank` is K, the axes of a `compact` archive, 0 in others. `asked` is the precision that the
+    writer was asked for where another took fewer bytes.
+    """
+
+    precision: Literal["compact", "int8", "float16"]
     cosine_min: Annotated[float, Field(ge=-1, le=1)]
+    rank: Annotated[int, Field(ge=0, le=1 << 16)] = 0
+    asked: str | None = None
+
+    @property
+    def wanted(self) -> str:
+        """The precision that was asked for."""
+        return self.asked or self.precision
 
 
 class Overview(_Part):
@@ -197,6 +209,9 @@ def dump_manifest(manifest: Manifest) -> bytes:
         del attributes["slide"]["turn"]
     if not manifest.base:
         del attributes["base"]
+    for key in ("rank", "asked"):
+        if not attributes["quantisation"][key]:
+            del attributes["quantisation"][key]
     attributes["members"] = [[m.name, m.size, m.sha256] for m in manifest.members]
     return dump_json({"zarr_format": 3, "node_type": "group", "attributes": attributes})
 
@@ -235,10 +250,10 @@ def parse_manifest(data: bytes, path: object) -> Manifest:
     version = str(attributes.get("version"))
     if not re.fullmatch(r"[0-9]{1,4}\.[0-9]{1,4}", version):
         raise ArchiveError(f"{path}: format version {version!r} is none; expected {FORMAT_VERSION}")
-    major = int(FORMAT_VERSION.split(".")[0])
-    if int(version.split(".")[0]) != major:
+    if int(version.split(".")[0]) not in MAJORS:
         raise ArchiveError(
-            f"{path}: is of format version {version}; this zoomldm reads {major}.x; update zoomldm"
+            f"{path}: is of format version {version}; this zoomldm reads "
+            f"{' and '.join(f'{m}.x' for m in MAJORS)}; update zoomldm"
         )
     members = attributes.get("members")
     if not isinstance(members, list) or not all(

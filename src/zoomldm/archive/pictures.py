@@ -44,7 +44,7 @@ def jpegxl_distance(quality: int) -> float:
 _CODECS = {
     "avif": _Codec(
         "AVIF",
-        30,
+        37,
         lambda p, q: imagecodecs.avif_encode(p, level=q, speed=6, pixelformat="420", numthreads=1),
     ),
     "jpegxl": _Codec(

@@ -9,6 +9,7 @@ cosine of about 1 - 0.1^2 / 24 = 0.9996.
 from typing import Any
 
 import numpy as np
+from imagecodecs import zstd_encode
 from numpy.typing import NDArray
 
 from zoomldm.errors import ArchiveError
@@ -27,7 +28,7 @@ def cosines(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
     return np.where(both, 1.0, np.einsum("nd,nd->n", a, b) / np.where(norms > 0, norms, 1.0))
 
 
-def _round_up(scales: NDArray[np.float64]) -> NDArray[np.float32]:
+def round_up(scales: NDArray[np.float64]) -> NDArray[np.float32]:
     """The next number of few significant bits: zstd then stores a scale in about two bytes."""
     fraction, exponent = np.frexp(scales)
     steps = np.ceil(fraction * 2**_MANTISSA_BITS)
@@ -51,8 +52,8 @@ def quantise(values: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.
         return np.zeros(exact.shape, np.int8), np.ones(len(exact), np.float32)
     largest = np.abs(exact).max(axis=1)
     # 2^-120 keeps products of code and scale clear of the subnormal numbers.
-    finest = _round_up(np.where(largest > 0, np.maximum(largest / LIMIT, 2.0**-120), 1.0))
-    scales = np.maximum(_round_up(STEP * exact.std(axis=1)), finest)
+    finest = round_up(np.where(largest > 0, np.maximum(largest / LIMIT, 2.0**-120), 1.0))
+    scales = np.maximum(round_up(STEP * exact.std(axis=1)), finest)
     codes = _codes(exact, scales)
     poor = cosines(exact, codes) < COSINE_MIN
     scales[poor] = finest[poor]
@@ -67,6 +68,11 @@ def _codes(exact: NDArray[np.float64], scales: NDArray[np.float32]) -> NDArray[n
 def dequantise(codes: NDArray[np.int8], scales: NDArray[np.float32]) -> NDArray[np.float32]:
     """Embeddings (..., D) of codes (..., D) and scales (...): their product in float32."""
     return codes.astype(np.float32) * scales[..., None].astype(np.float32)
+
+
+def cost_of_int8(values: NDArray[np.float32]) -> int:
+    """About the bytes that embeddings (n, D) take as `quantise` gives them."""
+    return sum(len(zstd_encode(part.tobytes(), level=3)) for part in quantise(values))
 
 
 def to_float16(values: NDArray[np.floating], what: str) -> NDArray[np.float16]:

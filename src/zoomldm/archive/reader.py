@@ -17,6 +17,7 @@ from zoomldm.archive.base import (
     chunk_tiles,
     touches,
 )
+from zoomldm.archive.compact import restore
 from zoomldm.archive.container import Container, Handle
 from zoomldm.archive.manifest import Manifest
 from zoomldm.archive.pictures import decode_picture
@@ -182,12 +183,21 @@ class Archive:
             inside = (r >= 0) & (r < self.rows) & (c >= 0) & (c < self.cols)
             places = np.flatnonzero(inside)
             places = places[mask[r[places], c[places]]]
-            shape = (self.rows, self.cols, self.dim)
-            spec = self._spec(handle, "embeddings", (precision,), shape)
+            rank = self.manifest.quantisation.rank
+            shape = (self.rows, self.cols, rank if precision == "compact" else self.dim)
+            dtype = "float16" if precision == "float16" else "int8"
+            spec = self._spec(handle, "embeddings", (dtype,), shape)
             height, width, depth = spec.chunk
-            if depth != self.dim:
+            if depth != shape[2]:
                 raise ArchiveError(f"{self.path}: embeddings are cut along D, expected whole")
-            if precision == "int8":
+            if precision == "compact":
+                basis = self._whole(
+                    handle, self._spec(handle, "basis", ("int8",), (rank, self.dim))
+                )
+                steps = self._whole(
+                    handle, self._spec(handle, "basis_steps", ("float32",), (rank,))
+                )
+            if precision != "float16":
                 scales = self._whole(handle, self._spec(handle, "scales", ("float32",), shape[:2]))
             keys = (r[places] // height) * -(-self.cols // width) + c[places] // width
             order = np.argsort(keys, kind="stable")
@@ -203,7 +213,9 @@ class Archive:
                     )
                 chunk = self._chunk(handle, spec, *index)
                 codes = chunk[gr % height, gc % width]
-                if precision == "int8":
+                if precision == "compact":
+                    out[group] = restore(codes, scales[gr, gc], basis, steps)
+                elif precision == "int8":
                     out[group] = dequantise(codes, scales[gr, gc])
                 else:
                     out[group] = codes

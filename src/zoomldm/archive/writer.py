@@ -12,6 +12,7 @@ from PIL import Image
 
 from zoomldm.archive.arrays import ArraySpec
 from zoomldm.archive.base import CHUNK, NAME, base_metadata, chunk_name, stored_chunks
+from zoomldm.archive.compact import Compact, compact, restore
 from zoomldm.archive.container import ContainerWriter
 from zoomldm.archive.manifest import (
     FORMAT,
@@ -27,13 +28,22 @@ from zoomldm.archive.manifest import (
     dump_manifest,
 )
 from zoomldm.archive.pictures import encode_picture, fill_chunk, resolve_quality
-from zoomldm.archive.quantise import COSINE_MIN, cosines, dequantise, quantise, to_float16
+from zoomldm.archive.quantise import (
+    COSINE_MIN,
+    cosines,
+    cost_of_int8,
+    dequantise,
+    quantise,
+    to_float16,
+)
 from zoomldm.errors import ArchiveError
 from zoomldm.geometry.levels import COARSEST, NAMES, grid_shape, level_size
 
-Precision = Literal["int8", "float16"]
+Precision = Literal["compact", "int8", "float16"]
 
 TILE_CHUNK = 16
+COMPACT_CHUNK = 32  # tiles: a chunk of few numbers a tile is coded better if it is larger
+COMPACT_BYTES = 1 << 29  # of exact embeddings held in memory until the basis is known
 LATENT_CHUNK = 4
 
 
@@ -73,7 +83,8 @@ class ArchiveWriter:
         path: the target.
         header: what is known beforehand of slide, tissue and networks.
         background: (D,) float32, the encoder's output for the white tile.
-        precision: `int8` with one scale per tile, or `float16`.
+        precision: `int8` with one scale per tile; `compact`, in a basis of the slide's own where
+            that takes fewer bytes, `int8` where not; or `float16`.
 
     Raises:
         TargetError: the target can't be written.
@@ -95,9 +106,10 @@ class ArchiveWriter:
                 f"{header.slide.name}: a grid of {self.rows} x {self.cols} tiles is over the "
                 f"limit of {MAX_TILES}"
             )
-        if precision not in ("int8", "float16"):
-            raise ValueError(f"precision {precision!r} is not int8 or float16")
+        if precision not in ("compact", "int8", "float16"):
+            raise ValueError(f"precision {precision!r} is not compact, int8 or float16")
         self.precision: Precision = precision
+        self._asked = precision
         self._background = np.array(background, np.float32)
         if self._background.shape != (header.encoder.dim,):
             raise ValueError(
@@ -108,6 +120,9 @@ class ArchiveWriter:
         self._mask = np.zeros((self.rows, self.cols), bool)
         self._scales = np.zeros((self.rows, self.cols), np.float32)
         self._chunks: dict[tuple[int, int], NDArray] = {}
+        self._exact: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
+        self._exact_bytes = 0
+        self._basis: Compact | None = None
         self._cosine_min = 1.0
         self._unreadable: set[tuple[int, int]] = set()
         self._overview: tuple[Overview, bytes] | None = None
@@ -162,6 +177,26 @@ class ArchiveWriter:
             raise ValueError("a tile was added before")
         if not len(tiles):
             return
+        if self.precision == "compact":
+            if not np.isfinite(exact).all():
+                raise ArchiveError("an embedding holds NaN or infinity; expected finite numbers")
+            self._exact.append((tiles, exact.copy()))
+            self._exact_bytes += exact.nbytes
+            if self._exact_bytes > COMPACT_BYTES:
+                self._store_exact()
+        else:
+            self._store(tiles, exact)
+        self._mask[rows, cols] = True
+
+    def _store_exact(self) -> None:
+        """Store as int8 what was kept for a basis, and all that follows."""
+        self.precision = "int8"
+        for tiles, exact in self._exact:
+            self._store(tiles, exact)
+        self._exact.clear()
+
+    def _store(self, tiles: NDArray[np.int64], exact: NDArray[np.float32]) -> None:
+        rows, cols = tiles.T
         stored: NDArray
         if self.precision == "int8":
             stored, scales = quantise(exact)
@@ -179,13 +214,34 @@ class ArchiveWriter:
                 f"only cosine {kept[worst]:.5f} in {self.precision}, expected {COSINE_MIN}{hint}"
             )
         self._cosine_min = min(self._cosine_min, float(kept[worst]))
-        self._mask[rows, cols] = True
-        for row, col, code in zip(rows.tolist(), cols.tolist(), stored, strict=True):
-            key = row // TILE_CHUNK, col // TILE_CHUNK
+        self._place(tiles, stored, TILE_CHUNK)
+
+    def _place(self, tiles: NDArray[np.int64], codes: NDArray, side: int) -> None:
+        for (row, col), code in zip(tiles.tolist(), codes, strict=True):
+            key = row // side, col // side
             if key not in self._chunks:
-                shape = (TILE_CHUNK, TILE_CHUNK, self.header.encoder.dim)
-                self._chunks[key] = np.zeros(shape, stored.dtype)
-            self._chunks[key][row % TILE_CHUNK, col % TILE_CHUNK] = code
+                self._chunks[key] = np.zeros((side, side, codes.shape[1]), codes.dtype)
+            self._chunks[key][row % side, col % side] = code
+
+    def _finish_exact(self) -> None:
+        """Choose between a basis and int8, by bytes."""
+        if not self._exact:
+            self.precision = "int8" if self.precision == "compact" else self.precision
+            return
+        tiles = np.concatenate([part for part, _ in self._exact])
+        exact = np.concatenate([part for _, part in self._exact])
+        order = np.lexsort(tiles.T[::-1])
+        tiles, exact = tiles[order], exact[order]
+        found = compact(exact)
+        if found is None or found.cost >= cost_of_int8(exact):
+            self._store_exact()
+            return
+        self._exact.clear()
+        self._basis = found
+        self._scales[tiles[:, 0], tiles[:, 1]] = found.scales
+        self._place(tiles, found.codes, COMPACT_CHUNK)
+        restored = restore(found.codes, found.scales, found.basis, found.steps)
+        self._cosine_min = min(self._cosine_min, float(cosines(exact, restored).min()))
 
     def add_unreadable(self, positions: ArrayLike) -> None:
         """List tissue tiles, (n, 2) of (row, col), that could not be read; they are background."""
@@ -344,14 +400,22 @@ class ArchiveWriter:
 
     def _finish(self) -> None:
         latents = self._finish_latents()
-        dim = self.header.encoder.dim
-        shape, chunk = (self.rows, self.cols, dim), (TILE_CHUNK, TILE_CHUNK, dim)
-        spec = ArraySpec("embeddings", self.precision, shape, chunk, zstd=True)
+        self._finish_exact()
+        found = self._basis
+        depth, side = self.header.encoder.dim, TILE_CHUNK
+        if found:
+            depth, side = len(found.basis), COMPACT_CHUNK
+        dtype = "float16" if self.precision == "float16" else "int8"
+        shape, chunk = (self.rows, self.cols, depth), (side, side, depth)
+        spec = ArraySpec("embeddings", dtype, shape, chunk, zstd=True)
         self._add_array(
             spec, (((row, col, 0), self._chunks[row, col]) for row, col in sorted(self._chunks))
         )
-        if self.precision == "int8":
+        if self.precision != "float16":
             self._add_whole("scales", self._scales)
+        if found:
+            self._add_whole("basis", found.basis)
+            self._add_whole("basis_steps", found.steps, zstd=False)
         self._add_whole("mask", self._mask)
         self._add_whole("background", self._background, zstd=False)
         if self._overview:
@@ -359,22 +423,28 @@ class ArchiveWriter:
             self._add_whole("overview", jpeg, zstd=False)
         if self._base:
             self._container.add(f"{NAME}/zarr.json", base_metadata(self._base))
+        version = "1.2" if self._base else self.header.slide.version
+        if found:
+            version = "2.0"
         manifest = Manifest(
             **{name: getattr(self.header, name) for name in Header.model_fields},
             format=FORMAT,
-            version="1.2" if self._base else self.header.slide.version,
+            version=version,
             grid=Grid(rows=self.rows, cols=self.cols),
             tissue_tiles=int(self._mask.sum()),
             unreadable=sorted(self._unreadable),
             quantisation=Quantisation(
-                precision=self.precision, cosine_min=round(self._cosine_min, 6)
+                precision=self.precision,
+                cosine_min=round(self._cosine_min, 6),
+                rank=len(found.basis) if found else 0,
+                asked=self._asked if self._asked != self.precision else None,
             ),
             overview=self._overview[0] if self._overview else None,
             base=self._base,
             latents=latents,
             members=list(self._container.members),
         )
-        self._container.finish(dump_manifest(manifest))
+        self._container.finish(dump_manifest(manifest), int(version[0]))
 
 
 def write_archive(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from zoomldm.errors import ArchiveError, DamagedError
 
-MAJOR = 1
+MAJOR = 2  # the newest major version that is read
 MAX_DIRECTORY = 1 << 28
 MAX_TAIL = 22 + 65535 + 76
 
@@ -96,18 +96,19 @@ class Digests:
 
 @dataclass(frozen=True)
 class Tail:
-    """What the end of the file says: digests, and where the directory lies (bytes)."""
+    """What the end of the file says: digests, where the directory lies (bytes), the version."""
 
     digests: Digests
     count: int
     offset: int
     size: int
+    major: int = 1
 
 
 def build_tail(tail: Tail) -> bytes:
     """Everything after the directory: zip64 records where needed, end record, comment."""
     head = (
-        f"ZLDM/{MAJOR} manifest={tail.digests.manifest} directory={tail.digests.directory} "
+        f"ZLDM/{tail.major} manifest={tail.digests.manifest} directory={tail.digests.directory} "
         f"content={tail.digests.content} check="
     ).encode("ascii")
     far = tail.count >= _U16 or tail.size >= _U32 or tail.offset >= _U32
@@ -183,7 +184,7 @@ def parse_tail(data: bytes, file_size: int, path: object) -> Tail:
             f"{MAJOR}; update zoomldm"
         )
     digests = Digests(*(match[k].decode("ascii") for k in ("manifest", "directory", "content")))
-    tail = Tail(digests, count, offset, size)
+    tail = Tail(digests, count, offset, size, int(match["major"]))
     if offset + size + len(data) - first != file_size or build_tail(tail) != data[first:]:
         raise DamagedError(f"{path}: the zip end record does not fit the file")
     if size > MAX_DIRECTORY:

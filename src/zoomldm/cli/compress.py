@@ -31,8 +31,9 @@ def compress(
         typer.Option("--base-quality", "--quality", help="1 to 100; each codec has a default."),
     ] = None,
     precision: Annotated[
-        Literal["int8", "float16"], typer.Option(help="Of the embeddings.")
-    ] = "int8",
+        Literal["compact", "int8", "float16"],
+        typer.Option(help="Of the embeddings; compact is in a basis of the slide's own."),
+    ] = "compact",
     mpp: Annotated[
         float | None, typer.Option(help="Micrometres per pixel, over what the slide says.")
     ] = None,
@@ -125,7 +126,6 @@ def compress(
             [
                 "archive",
                 "tissue tiles",
-                "unreadable",
                 "slide",
                 "archive size",
                 "base layer",
@@ -137,7 +137,6 @@ def compress(
                 [
                     Path(r.archive).name,
                     r.tissue_tiles,
-                    len(r.unreadable),
                     megabytes(r.source_bytes),
                     megabytes(r.bytes),
                     megabytes(r.base_bytes),

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from zoomldm import __version__
 from zoomldm.archive import Archive, ArchiveWriter, open_archive, verify_archive
 from zoomldm.archive.manifest import Encoder, Header, Network, SlideFacts, TissueFacts
 from zoomldm.archive.pictures import resolve_quality
+from zoomldm.archive.writer import Precision
 from zoomldm.compression.base import add_base, choose_level
 from zoomldm.compression.latents import add_latents
 from zoomldm.encoders import PatchEncoder, PipelineEncoder, load_encoder
@@ -47,7 +48,8 @@ class CompressOptions:
             where that is coarser.
         base_codec: `avif`, `jpegxl`, `webp`, `jpeg`, or `png`, which is lossless.
         base_quality: of the codec, 1 to 100; None takes the codec's default.
-        precision: of the embeddings.
+        precision: of the embeddings: `compact` (in a basis of the slide's own, where that takes
+            fewer bytes than int8), `int8` or `float16`; each keeps cosine 0.999.
         mpp: micrometres per pixel of the slide, where it does not say or says it wrongly.
         tissue: `otsu`, or `all` for every tile.
         for_training: store what networks are trained on as well: a lossless base layer at 5x,
@@ -60,15 +62,15 @@ class CompressOptions:
     base: str | None = None
     base_codec: str = "avif"
     base_quality: int | None = None
-    precision: Literal["int8", "float16"] = "int8"
+    precision: Precision = "compact"
     mpp: float | None = None
     tissue: TissueMode = "otsu"
     for_training: bool = False
     turn: int = 0
 
     def __post_init__(self) -> None:
-        if self.precision not in ("int8", "float16"):
-            raise ConfigError(f"precision {self.precision!r}; expected int8 or float16")
+        if self.precision not in get_args(Precision):
+            raise ConfigError(f"precision {self.precision!r}; expected compact, int8 or float16")
         if self.tissue not in ("otsu", "all"):
             raise ConfigError(f"tissue {self.tissue!r}; expected otsu or all")
         resolve_quality(self.base_codec, self.base_quality)
@@ -267,7 +269,7 @@ def _is_done(
         m.slide == _slide_facts(slide, options)
         and m.encoder.digest == networks["encoder"].digest
         and m.tissue.mode == options.tissue
-        and m.quantisation.precision == options.precision
+        and m.quantisation.wanted == options.precision
         and made == wanted
         and m.overview is None
         and m.autoencoder == networks["autoencoder"]

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from zoomldm import __version__
 from zoomldm.archive import ArchiveWriter
 from zoomldm.archive.manifest import Encoder, Header, SlideFacts, TissueFacts
+from zoomldm.archive.writer import Precision
 from zoomldm.encoders import PatchEncoder, load_encoder
 from zoomldm.errors import ArchiveError, ConfigError, TargetError
 from zoomldm.features.files import SETTINGS
@@ -73,7 +74,7 @@ def archive_from_features(
     out: Path | str,
     *,
     mpp: float | None = None,
-    precision: Literal["int8", "float16"] = "int8",
+    precision: Precision = "int8",
     encoder: str | PatchEncoder | None = None,
 ) -> dict[str, Any]:
     """Write an archive of the tile features of one h5 file.
