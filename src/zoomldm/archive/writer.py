@@ -14,6 +14,7 @@ from zoomldm.archive.arrays import ArraySpec
 from zoomldm.archive.base import CHUNK, NAME, base_metadata, chunk_name, stored_chunks
 from zoomldm.archive.compact import Compact, compact, restore
 from zoomldm.archive.container import ContainerWriter
+from zoomldm.archive.latents import LATENT_CHUNK, LatentLevel
 from zoomldm.archive.manifest import (
     FORMAT,
     MAX_TILES,
@@ -44,31 +45,6 @@ Precision = Literal["compact", "int8", "float16"]
 TILE_CHUNK = 16
 COMPACT_CHUNK = 32  # tiles: a chunk of few numbers a tile is coded better if it is larger
 COMPACT_BYTES = 1 << 29  # of exact embeddings held in memory until the basis is known
-LATENT_CHUNK = 4
-
-
-class _LatentLevel:
-    """Latents of one level on their way into chunks of LATENT_CHUNK patches."""
-
-    def __init__(self, level: int, shape: tuple[int, int, int]) -> None:
-        self.level = level
-        self.shape = shape
-        self.name = f"latents/{level}"
-        self.pending: list[NDArray[np.float16]] = []
-        self.offsets: list[NDArray[np.int32]] = []
-        self.written = 0
-
-    def spec(self) -> ArraySpec:
-        count = self.written * LATENT_CHUNK + len(self.pending)
-        first = LATENT_CHUNK if self.written else min(count, LATENT_CHUNK)
-        shape, chunk = (count, *self.shape), (first, *self.shape)
-        return ArraySpec(self.name, "float16", shape, chunk, zstd=False)
-
-    def flush(self, container: ContainerWriter) -> None:
-        spec = self.spec()
-        container.add(spec.chunk_name(self.written, 0, 0, 0), spec.encode(np.stack(self.pending)))
-        self.written += 1
-        self.pending.clear()
 
 
 class ArchiveWriter:
@@ -128,7 +104,7 @@ class ArchiveWriter:
         self._overview: tuple[Overview, bytes] | None = None
         self._base: Base | None = None
         self._base_chunks: set[tuple[int, int]] = set()
-        self._latents: dict[int, _LatentLevel] = {}
+        self._latents: dict[int, LatentLevel] = {}
         self._container = ContainerWriter(self.path)
 
     def __enter__(self) -> Self:
@@ -359,7 +335,7 @@ class ArchiveWriter:
         if not len(half):
             return
         shape = (int(half.shape[1]), int(half.shape[2]), int(half.shape[3]))
-        state = self._latents.setdefault(level, _LatentLevel(level, shape))
+        state = self._latents.setdefault(level, LatentLevel(level, shape))
         if state.shape != shape:
             raise ValueError(f"latents have shape {shape}, before it was {state.shape}")
         state.offsets.append(places)
