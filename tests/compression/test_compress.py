@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from damage import damage_tile
 from hypothesis import given, settings
@@ -24,6 +25,7 @@ from zoomldm.files import claim
 from zoomldm.geometry.levels import NAMES
 from zoomldm.pipeline import build_pipeline
 from zoomldm.slides import open_slide, tiles
+from zoomldm.slides.content import content_digest
 from zoomldm.slides.tiles import read_tiles, tile_boxes
 from zoomldm.slides.tissue import find_tissue
 
@@ -232,6 +234,46 @@ class TestRunAgain:
         assert not run(slide, target, pipeline).done_before
         assert target.read_bytes() == sound
 
+    def two(self, folder):
+        """Two slides of one name, size and number of bytes."""
+        picture = np.full((300, 400, 3), 245, np.uint8)
+        picture[:256, :256] = paint_region(256, 256, tissue=1.0)
+        paths = []
+        for name, pixels in (("a", picture), ("b", picture[::-1, ::-1])):
+            (folder / name).mkdir()
+            paths.append(folder / name / "scan.tif")
+            tifffile.imwrite(
+                paths[-1], np.ascontiguousarray(pixels), photometric="rgb", tile=(64, 64),
+                resolution=(2e4, 2e4), resolutionunit=3, metadata=None,
+            )  # fmt: skip
+        assert paths[0].stat().st_size == paths[1].stat().st_size
+        return paths
+
+    def test_another_slide_of_that_name_is_refused(self, tmp_path, pipeline):
+        one, other = self.two(tmp_path)
+        report = run(one, tmp_path, pipeline, tissue="all", base="none")
+        before = (tmp_path / "scan.zldm").read_bytes()
+        with pytest.raises(TargetError, match=r"scan.zldm: is the archive of another slide"):
+            run(other, tmp_path, pipeline, tissue="all", base="none")
+        assert (tmp_path / "scan.zldm").read_bytes() == before
+        with open_archive(report.archive) as archive:
+            assert archive.manifest.version == "1.2"
+            assert archive.manifest.slide.content == content_digest(one)
+        assert run(one, tmp_path, pipeline, tissue="all", base="none").done_before
+
+    def test_archive_that_does_not_say_is_made_again(self, tmp_path, pipeline, monkeypatch):
+        """As those before version 1.2, which stay readable."""
+        one, other = self.two(tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr("zoomldm.slides.Slide.content", lambda self: None)
+            report = run(one, tmp_path, pipeline, tissue="all", base="none")
+        with open_archive(report.archive) as archive:
+            assert archive.manifest.slide.content is None
+            assert archive.manifest.version == "1.0"
+        assert not run(other, tmp_path, pipeline, tissue="all", base="none").done_before
+        with open_archive(report.archive) as archive:
+            assert archive.manifest.slide.content == content_digest(other)
+
 
 class TestUnreadable:
     def test_one_tile_costs_that_tile(self, tmp_path, pipeline):
@@ -405,8 +447,6 @@ class TestFixtures:
 
 def test_painted_slide_stays_in_the_picture(tmp_path, pipeline):
     """A plain TIFF that only tifffile opens gives what OpenSlide gives of the same pixels."""
-    import tifffile
-
     picture = paint_region(900, 700, tissue=1.0)
     tifffile.imwrite(tmp_path / "plain.tif", picture, resolution=(2e4, 2e4), resolutionunit=3)
     tiled = paint_slide(tmp_path / "tiled.tif", 900, 700, jpeg=False, picture=picture)

@@ -65,6 +65,30 @@ def test_cached_slide_is_not_read_again(
     cache_tiles([slide], tmp_path / "cache", quiet=True)
 
 
+def test_another_slide_of_that_name_and_size_is_read(
+    slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = tmp_path / "cache" / "s.tif.json"
+    done.parent.mkdir()
+    read = []
+    monkeypatch.setattr(
+        tiles,
+        "_cache_slide",
+        lambda slide, folder, share, facts: (
+            read.append(slide.path),
+            done.write_text(json.dumps(facts)),
+            done.with_suffix(".npy").touch(),
+        ),
+    )
+    other = tmp_path / "s.tif"
+    content = slide.read_bytes()
+    at = len(content) // 2  # of a tile, which isn't looked at here
+    other.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    for path in (slide, slide, other):
+        cache_tiles([path], tmp_path / "cache", quiet=True)
+    assert read == [slide, other]
+
+
 def test_broken_off_cache_is_made_again(
     slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

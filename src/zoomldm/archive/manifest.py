@@ -37,6 +37,8 @@ class SlideFacts(_Part):
     `native_size` is that of its finest stored level, `size` that of its 0.5 mpp raster;
     `icc` describes the colour profile that was applied, None where there was none. `turn` says how
     the raster was mirrored and turned (see `zoomldm.geometry.orientation`; from version 1.1 on).
+    `content` is a digest of what the slide's file holds (see `zoomldm.slides.content`; from
+    version 1.2 on), None where it isn't known.
     """
 
     name: str
@@ -49,10 +51,13 @@ class SlideFacts(_Part):
     vendor: str
     icc: str | None
     turn: Annotated[int, Field(ge=0, le=7)] = 0
+    content: Digest | None = None
 
     @property
     def version(self) -> str:
         """The lowest format version that can say all of this."""
+        if self.content:
+            return "1.2"
         return "1.1" if self.turn else "1.0"
 
 
@@ -207,6 +212,8 @@ def dump_manifest(manifest: Manifest) -> bytes:
     attributes = manifest.model_dump(mode="json")
     if not manifest.slide.turn:
         del attributes["slide"]["turn"]
+    if not manifest.slide.content:
+        del attributes["slide"]["content"]
     if not manifest.base:
         del attributes["base"]
     for key in ("rank", "asked"):

@@ -169,7 +169,8 @@ def compress(
 
     Raises:
         SlideError: not a slide, no scale, no tissue, or over 1 % of its tiles unreadable.
-        TargetError: the target can't be written, or another process is writing it.
+        TargetError: the target can't be written, another process is writing it, or it is the
+            archive of another slide.
     """
     options = options or CompressOptions()
     slide, start = Path(slide), time.monotonic()
@@ -188,13 +189,14 @@ def compress(
     with claim(target), _opened(slide, options) as opened:
         networks = _networks(model, source, label, stored)
         base = choose_level(opened, options.base_wanted) if options.has_base else None
-        if _is_done(target, opened, networks, base, options):
+        facts = _slide_facts(opened, options)
+        if _is_done(target, facts, networks, base, options):
             return _report(opened, target, start, done_before=True)
         advance("finding tissue", 0, 1)
         tissue = find_tissue(opened, options.tissue, keep_view=base == VIEW_LEVEL)
         advance("finding tissue", 1, 1)
         header = Header(
-            slide=_slide_facts(opened, options),
+            slide=facts,
             tissue=TissueFacts(
                 mode=options.tissue, threshold=tissue.threshold, view_mpp=tissue.view_mpp
             ),
@@ -244,17 +246,22 @@ def _slide_facts(slide: Slide, options: CompressOptions) -> SlideFacts:
         vendor=slide.vendor,
         icc=slide.icc,
         turn=options.turn,
+        content=slide.content(),
     )
 
 
 def _is_done(
     target: Path,
-    slide: Slide,
+    slide: SlideFacts,
     networks: dict[str, Any],
     base: int | None,
     options: CompressOptions,
 ) -> bool:
-    """Whether the target is a sound archive of this slide, made with these options."""
+    """Whether the target is a sound archive of this slide, made with these options.
+
+    Raises:
+        TargetError: it is one of another slide.
+    """
     if not target.is_file():
         return False
     try:
@@ -262,11 +269,20 @@ def _is_done(
             m = archive.manifest
     except ArchiveError:
         return False
+    # Archives before version 1.2 don't tell slides of one size apart: they are made again.
+    known = m.slide.content is not None
+    another = m.slide.content != slide.content
+    if another if known else m.slide.file_bytes not in (0, slide.file_bytes):
+        raise TargetError(
+            f"{target}: is the archive of another slide of that name ({m.slide.file_bytes} bytes, "
+            f"{m.slide.native_size[0]} x {m.slide.native_size[1]} px); give another name with -o, "
+            "or remove it"
+        )
     made = (m.base.level, m.base.codec, m.base.quality) if m.base else None
     quality = resolve_quality(options.base_codec, options.base_quality)
     wanted = (base, options.base_codec, quality) if base is not None else None
     same = (
-        m.slide == _slide_facts(slide, options)
+        m.slide == slide
         and m.encoder.digest == networks["encoder"].digest
         and m.tissue.mode == options.tissue
         and m.quantisation.wanted == options.precision

@@ -15,6 +15,7 @@ from zoomldm.geometry.lattice import tiles_within
 from zoomldm.geometry.levels import COUNT, NAMES, TILE
 from zoomldm.geometry.withheld import is_withheld, withheld_block
 from zoomldm.slides import Slide, SlideReadError, open_slide
+from zoomldm.slides.content import content_digest
 from zoomldm.slides.tissue import find_tissue
 
 _log = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ def cache_tiles(
     folder.mkdir(exist_ok=True)
     console = Console(stderr=True, quiet=quiet, markup=False)
     for number, path in enumerate(slides, 1):
-        facts = {"version": _VERSION, "bytes": path.stat().st_size, "mpp": mpp, "share": share}
+        facts = {"version": _VERSION, "content": content_digest(path), "mpp": mpp, "share": share}
         done = folder / f"{path.name}.json"
         with claim(done):
             if not _is_cached(done, facts):

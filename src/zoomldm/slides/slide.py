@@ -19,6 +19,7 @@ from zoomldm.errors import SlideError
 from zoomldm.geometry import levels
 from zoomldm.slides.backend import Backend, one_line
 from zoomldm.slides.colour import Colour, slide_colour
+from zoomldm.slides.content import content_digest
 from zoomldm.slides.openslide_backend import OpenSlideBackend
 from zoomldm.slides.scale import find_scale, warn_of_scale
 from zoomldm.slides.stored_levels import stored_downsample
@@ -205,6 +206,17 @@ class Slide:
             self._backend.close()
         self._backend = None
         self._closed = True
+
+    def content(self) -> str:
+        """A digest of what the file holds; see `zoomldm.slides.content`.
+
+        Raises:
+            SlideError: the file can't be read.
+        """
+        try:
+            return content_digest(self.path, self.vendor, self.properties.get("quickhash"))
+        except OSError as error:
+            raise SlideError(f"{self.path}: can't be read ({error.strerror})") from error
 
     def level_size(self, level: int) -> tuple[int, int]:
         """Width and height (px) of the slide at a level, rounded up."""
