@@ -202,8 +202,7 @@ class ArchiveWriter:
     def _finish_exact(self) -> None:
         """Choose between a basis and int8, by bytes."""
         if not self._exact:
-            self.precision = "int8" if self.precision == "compact" else self.precision
-            return
+            return self._store_exact() if self.precision == "compact" else None
         tiles = np.concatenate([part for part, _ in self._exact])
         exact = np.concatenate([part for _, part in self._exact])
         order = np.lexsort(tiles.T[::-1])
@@ -378,9 +377,8 @@ class ArchiveWriter:
         latents = self._finish_latents()
         self._finish_exact()
         found = self._basis
-        depth, side = self.header.encoder.dim, TILE_CHUNK
-        if found:
-            depth, side = len(found.basis), COMPACT_CHUNK
+        depth = len(found.basis) if found else self.header.encoder.dim
+        side = COMPACT_CHUNK if found else TILE_CHUNK
         dtype = "float16" if self.precision == "float16" else "int8"
         shape, chunk = (self.rows, self.cols, depth), (side, side, depth)
         spec = ArraySpec("embeddings", dtype, shape, chunk, zstd=True)
@@ -399,9 +397,7 @@ class ArchiveWriter:
             self._add_whole("overview", jpeg, zstd=False)
         if self._base:
             self._container.add(f"{NAME}/zarr.json", base_metadata(self._base))
-        version = "1.2" if self._base else self.header.slide.version
-        if found:
-            version = "2.0"
+        version = "2.0" if found else "1.2" if self._base else self.header.slide.version
         manifest = Manifest(
             **{name: getattr(self.header, name) for name in Header.model_fields},
             format=FORMAT,
