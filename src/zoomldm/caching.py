@@ -4,10 +4,14 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
 
 from numpy.typing import NDArray
 
 _BUDGET = 128 << 20
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
 
 
 class ChunkCache:
@@ -36,6 +40,38 @@ class ChunkCache:
                 while self._bytes > self._budget:
                     self._bytes -= self._arrays.popitem(last=False)[1].nbytes
         return array
+
+
+class Recent(Generic[Key, Value]):
+    """The values used last, up to a number of bytes in all; for one thread.
+
+    Args:
+        most: bytes; the value put last stays in any case.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most, self.bytes = most, 0
+        self.values: OrderedDict[Key, tuple[Value, int]] = OrderedDict()
+
+    def get(self, key: Key) -> Value | None:
+        """The value of a key, None where it is not kept."""
+        if key not in self.values:
+            return None
+        self.values.move_to_end(key)
+        return self.values[key][0]
+
+    def put(self, key: Key, value: Value, size: int) -> None:
+        """Keep a value of so many bytes."""
+        if key not in self.values:
+            self.values[key] = value, size
+            self.bytes += size
+        while self.bytes > self.most and len(self.values) > 1:
+            self.bytes -= self.values.popitem(last=False)[1][1]
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.values.clear()
+        self.bytes = 0
 
 
 # One for all archives: training opens hundreds at once.

@@ -67,6 +67,8 @@ def compress(
             if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE":
                 option = "--" + name.replace("_", "-")
                 raise ConfigError(f"{option} is for slides; features are taken as they are")
+        if precision == "compact":  # the default of slides
+            precision = "int8"
         import_features(slides, out, mpp, precision, encoder, json)
         return
     from zoomldm.cli.output import megabytes, print_json, print_table, progress

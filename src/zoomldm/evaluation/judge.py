@@ -29,7 +29,7 @@ def load_judge(folder: Path | None = None, device: torch.device | str = "cpu") -
     if not (folder / "config.json").is_file():
         raise PipelineError(f"{folder}: holds no judge (config.json is missing)")
     network = TileCNN.from_pretrained(str(folder), dtype=torch.float32, local_files_only=True)
-    network.eval().to(device)
+    network.eval().to(device)  # type: ignore[arg-type]
 
     @torch.no_grad()
     def describe(pixels: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ LAST = 999
 PARENT_NOISE = 0.05  # deviation that the denoiser is told generated parents carry
 
 
-def codec_loss(codec: str, quality: int | None) -> float:
+def codec_loss(codec: str, quality: float | None) -> float:
     """What the denoiser is told of a base layer's codec: 0 (lossless) to 1.
 
     The denoiser was trained on AVIF; other codecs' qualities are taken for as lossy as AVIF's

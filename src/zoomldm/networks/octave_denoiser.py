@@ -61,13 +61,14 @@ class OctaveDenoiser(ModelMixin, ConfigMixin):
         self.register_buffer("alphas", torch.cumprod(1 - betas, 0), persistent=False)
         self.zoom = sample_size // 8
         self.read = nn.Conv2d(context_dim, c * self.zoom**2, 1)
-        self.blend = nn.ModuleList(nn.Conv2d(2 * c, c, 5, padding=2) for _ in range(KINDS - 1))
+        blend = [nn.Conv2d(2 * c, c, 5, padding=2) for _ in range(KINDS - 1)]
+        self.blend = nn.ModuleList(blend)
         # log-variance by level, kind of hint, with or without context
         self.spread = nn.Parameter(torch.zeros(levels, KINDS, 2, c))
-        for layer in (self.read, *self.blend):
+        for layer in (self.read, *blend):
             nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
-        for layer in self.blend:
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        for layer in blend:
             with torch.no_grad():  # the hint itself is the first guess
                 for i in range(c):
                     layer.weight[i, i, 2, 2] = 1

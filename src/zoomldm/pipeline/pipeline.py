@@ -279,13 +279,14 @@ class ZoomLDMPipeline(DiffusionPipeline):
 
         A denoiser in half precision takes and gives float32 here, in which steps are taken.
         """
+
+        def at_level(latents: Tensor, time: Tensor, context: Tensor) -> Tensor:
+            levels = torch.full((len(latents),), level or 0, device=latents.device)
+            return self.unet(latents, time, context, levels)
+
         told: Callable[[Tensor, Tensor, Tensor], Tensor] = self.unet
         if isinstance(self.unet, OctaveDenoiser):
-
-            def told(latents: Tensor, time: Tensor, context: Tensor) -> Tensor:
-                levels = torch.full((len(latents),), level or 0, device=latents.device)
-                return self.unet(latents, time, context, levels)
-
+            told = at_level
         if dtype_of(self.unet) == torch.float32:
             return told
         return lambda latents, time, context: told(
@@ -340,7 +341,8 @@ class ZoomLDMPipeline(DiffusionPipeline):
             )
         schedule = make_schedule(self.scheduler, num_inference_steps)
         model = self.denoise(context, guidance_scale, guidance_interval, level)
-        x = schedule.denoised(model, latents.to(self.device), self.progress_bar)
+        bar: Any = self.progress_bar
+        x = schedule.denoised(model, latents.to(self.device), bar)
         images = self._images(x, output_type, level)
         return ZoomLDMOutput(images) if return_dict else (images,)
 

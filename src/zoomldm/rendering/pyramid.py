@@ -1,10 +1,9 @@
 """The pyramid: an archive's image octave by octave, from its base layer down."""
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from zoomldm.archive import Archive
 from zoomldm.archive.base import halve
+from zoomldm.caching import Recent
 from zoomldm.diffusion.noise import noise
 from zoomldm.errors import PipelineError
 from zoomldm.generation.octaves import (
@@ -59,8 +59,6 @@ EDGE = 4  # pixels around a region whose chroma its interpolation takes in
 DETAIL = -1  # "step" of the noise that the decoder reads
 WHOLE = 1 << 22  # pixels of a real level that is kept whole
 GROUP = 64  # tiles asked for at once
-
-K, V = TypeVar("K"), TypeVar("V")
 
 
 class Pyramid:
@@ -118,8 +116,8 @@ class Pyramid:
         self.batch = self.options.batch_on(pipeline.device)
         self.made = {"windows": 0, "tiles": 0}
         self._mask = archive.mask
-        self._windows: _Kept[tuple[int, int, int], Field] = _Kept(memory)
-        self._tiles: _Kept[tuple[int, int], NDArray[np.uint8]] = _Kept(memory)
+        self._windows: Recent[tuple[int, int, int], Field] = Recent(memory)
+        self._tiles: Recent[tuple[int, int], NDArray[np.uint8]] = Recent(memory)
         self._coarse: dict[int, NDArray[np.uint8]] = {}
 
     def __enter__(self) -> Self:
@@ -477,7 +475,7 @@ class Pyramid:
                 DETAIL,
                 row * side - HALO,
                 col * side - HALO,
-                (int(self.vae.config["noise_channels"]), *latents.shape[2:]),
+                (int(self.vae.config["noise_channels"]), latents.shape[2], latents.shape[3]),
             )
             with self.options.autocast(device):
                 image = self.vae.decode(latents, torch.from_numpy(detail)[None].to(device))
@@ -493,31 +491,6 @@ class Pyramid:
             )
         edge = HALO * CELL * 4
         return to_pixels(image[..., edge:-edge, edge:-edge])[0]
-
-
-class _Kept(Generic[K, V]):
-    """The last used values, up to so many bytes."""
-
-    def __init__(self, most: int) -> None:
-        self.most, self.bytes = most, 0
-        self.values: OrderedDict[K, tuple[V, int]] = OrderedDict()
-
-    def get(self, key: K) -> V | None:
-        if key not in self.values:
-            return None
-        self.values.move_to_end(key)
-        return self.values[key][0]
-
-    def put(self, key: K, value: V, size: int) -> None:
-        if key not in self.values:
-            self.values[key] = value, size
-            self.bytes += size
-        while self.bytes > self.most and len(self.values) > 1:
-            self.bytes -= self.values.popitem(last=False)[1][1]
-
-    def clear(self) -> None:
-        self.values.clear()
-        self.bytes = 0
 
 
 def _planes(field: Field) -> Planes:

@@ -96,7 +96,7 @@ class OctaveStage(Stage):
         for i in np.nonzero(kinds == BASE)[0]:
             chosen = rng.uniform(*QUALITIES) if quality is None else quality
             lossy[i] = through_codec(windows.around[i], chosen)
-            loss[i] = codec_loss("avif", chosen)
+            loss[i] = codec_loss("avif", round(chosen))
         loss[kinds == PARENT] = PARENTS * rng.random(int((kinds == PARENT).sum())) ** 2
         where = np.arange(n).repeat(repeats)[:size]
         # times: logit-normal, one of each of `size` equal spans of its distribution
@@ -123,7 +123,7 @@ class OctaveStage(Stage):
 
     def given(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Latents, hint and context of a batch."""
-        vae = self.vae[0].to(batch["noise"].device)
+        vae = self.vae[0].to(batch["noise"].device)  # type: ignore[arg-type]
         planes = coarse_planes(to_signed(batch["pixels"]))
         latents = vae.from_planes(planes)
         parent = vae.from_planes(enlarged(pooled(planes)))
