@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # what a checker and an editor see; at run time `__getattr__`
     from zoomldm.pipeline import load_pipeline as load_pipeline
     from zoomldm.released import convert_released as convert_released
     from zoomldm.rendering import decompress as decompress
+    from zoomldm.sampling.draw import sample as sample
     from zoomldm.slides import open_slide as open_slide
 
 try:

@@ -133,7 +133,6 @@ def test_rejected_dicom(run, shared, tmp_path):
         (["--mpp", "50"], "not plausible"),
         (["--base", "3x"], "levels are 20x, 10x"),
         (["--overview", "3x"], "levels are 20x, 10x"),
-        (["--base", "5x", "--mpp", "4"], "but the slide only 4"),
         (["--base-codec", "gif"], "not one of 'avif', 'jpegxl', 'webp', 'jpeg', 'png'"),
         (["--base-codec", "png", "--base-quality", "9"], "lossless"),
         (["--precision", "int4"], "not one of 'compact', 'int8', 'float16'"),
@@ -146,6 +145,13 @@ def test_rejected_dicom(run, shared, tmp_path):
 def test_bad_options(run, slide, tmp_path, options, expected):
     line = run("compress", slide, "-o", tmp_path, "--pipeline", "tiny", *options).line
     assert expected in line
+    assert names(tmp_path) == []
+
+
+def test_a_base_layer_finer_than_the_slide(run, slide, tmp_path):
+    done = run("compress", slide, "-o", tmp_path, "--pipeline", "tiny", "--base", "5x", "--mpp", 4)
+    assert done.code == 2
+    assert "but the slide only 4" in done.err  # below the warning that it is enlarged
     assert names(tmp_path) == []
 
 

@@ -32,7 +32,9 @@ def test_it_is_measured_once_and_said(
         return half if kind == torch.bfloat16 else 1.0
 
     monkeypatch.setattr(precision, "_seconds", seconds)
-    with caplog.at_level(logging.INFO):
+    # The command line, where a test ran it before, keeps the package's log to itself.
+    monkeypatch.setattr(logging.getLogger("zoomldm"), "propagate", True)
+    with caplog.at_level(logging.INFO, logger="zoomldm"):
         assert [fast_bfloat16("cpu") for _ in range(3)] == [chosen] * 3
     assert asked == [torch.float32, torch.bfloat16]
     (record,) = caplog.records

@@ -20,6 +20,7 @@ from zoomldm.generation.batch import make_pixels
 from zoomldm.networks.summarizers import CNNSummarizer
 from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline, load_pipeline
 from zoomldm.pipeline.presets import preset
+from zoomldm.sampling.draw import sample
 
 GRID = np.random.default_rng(0).standard_normal((2, 1, 1, 32)).astype(np.float32)
 
@@ -143,7 +144,7 @@ def test_half_precision(
     assert float((got - images).abs().mean()) < 0.1
     latents = half.encode_pictures(torch.zeros(1, 3, 256, 256))
     assert latents.dtype == torch.float32
-    samples = half.sample(1, 1, 0, output_type="uint8", steps=2, context_steps=2)
+    samples = sample(half, 1, 1, 0, output_type="uint8", steps=2, context_steps=2)
     assert samples.shape == (1, 256, 256, 3)
 
 

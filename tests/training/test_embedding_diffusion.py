@@ -258,7 +258,7 @@ def test_labels(data: Path, tmp_path: Path) -> None:
     on = train_stage(stage, "tiny", data, tmp_path / "on", **again)
     assert load_pipeline(on.pipeline).embedding_diffusion.labels == ["x", "y"]
     for wrong, message in [
-        ({"labels": data / "cases.csv"}, "has no column kind"),
+        ({"labels": data / "cases.csv"}, "no column 'kind'"),
         ({"labels": None, "pipeline": report.pipeline, "finetune": True}, "knows the labels"),
     ]:
         with pytest.raises(ConfigError, match=message):
