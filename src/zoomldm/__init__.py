@@ -56,6 +56,7 @@ __all__ = [
     "load_pipeline",
     "open_archive",
     "open_slide",
+    "sample",
     "verify_archive",
 ]
 
