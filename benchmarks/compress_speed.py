@@ -1,8 +1,8 @@
-"""Processor time of compress beside reading alone, embedding alone and OpenSlide's raw decoding.
+"""Processor time of compress beside reading, embedding, the base layer's coding and raw decoding.
 
 Usage: python benchmarks/compress_speed.py SLIDE [--pipeline demo] [--threads 1] [--repeats 3]
 
-The four are measured in turn, `repeats` times, in one process, after a warm-up; medians are
+The five are measured in turn, `repeats` times, in one process, after a warm-up; medians are
 printed. Processor time counts all threads. OpenSlide decodes the same blocks of tiles at the
 slide's own resolution, without resampling, colours or conversion to RGB.
 """
@@ -18,14 +18,18 @@ import numpy as np
 import openslide
 import torch
 
-from zoomldm.compression.compress import BATCH, compress
+from zoomldm.archive.base import CHUNK, stored_chunks
+from zoomldm.archive.manifest import Base
+from zoomldm.archive.pictures import encode_picture, resolve_quality
+from zoomldm.compression.base import choose_level
+from zoomldm.compression.compress import BATCH, CompressOptions, compress
 from zoomldm.geometry.levels import TILE
 from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline, load_pipeline
 from zoomldm.slides import open_slide
 from zoomldm.slides.tiles import read_tiles, tile_boxes
 from zoomldm.slides.tissue import find_tissue
 
-AIMS = {"compress": 1.15, "reading": 2.0}
+AIMS = {"compress": 1.2, "reading": 2.0}
 
 
 def read_alone(slide: Path, mask: np.ndarray) -> None:
@@ -50,6 +54,33 @@ def embed_alone(pipeline: ZoomLDMPipeline, tiles: np.ndarray, count: int) -> Non
     """Embed `count` tiles in full batches, the last one padded, as `compress` does."""
     for _ in range(-(-count // BATCH)):
         pipeline.encode_tiles(tiles)
+
+
+def chunks_of(slide: Path, mask: np.ndarray) -> tuple[list[np.ndarray], str, int | None]:
+    """The chunks of the default base layer, with their codec and quality."""
+    options = CompressOptions()
+    quality = resolve_quality(options.base_codec, options.base_quality)
+    with open_slide(slide) as opened:
+        level = choose_level(opened, options.base_wanted)
+        width, height = opened.level_size(level)
+        facts = Base(
+            level=level, codec=options.base_codec, quality=quality, width=width, height=height,
+            chunk=CHUNK,
+        )  # fmt: skip
+        return (
+            [
+                opened.read(level, col * CHUNK, row * CHUNK, CHUNK, CHUNK)
+                for row, col in stored_chunks(facts, mask)
+            ],
+            facts.codec,
+            quality,
+        )
+
+
+def encode_alone(chunks: list[np.ndarray], codec: str, quality: int | None) -> None:
+    """Encode the base layer, its pixels being there already."""
+    for chunk in chunks:
+        encode_picture(chunk, codec, quality)
 
 
 def first_tiles(slide: Path, mask: np.ndarray) -> np.ndarray:
@@ -81,6 +112,7 @@ def main() -> None:
             opened.size[1] / opened.native_size[1],
         )
     count, tiles = int(mask.sum()), first_tiles(options.slide, mask)
+    coded = chunks_of(options.slide, mask)
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "a.zldm"
 
@@ -93,6 +125,7 @@ def main() -> None:
             "compress": whole,
             "reading alone": lambda: read_alone(options.slide, mask),
             "embedding alone": lambda: embed_alone(pipeline, tiles, count),
+            "encoding alone": lambda: encode_alone(*coded),
             "OpenSlide decoding": lambda: decode_alone(options.slide, mask, scale),
         }
         embed_alone(pipeline, tiles, BATCH)
@@ -111,12 +144,12 @@ def main() -> None:
     for job, seconds in median.items():
         each = ", ".join(f"{s:.2f}" for s in spent[job])
         print(f"  {job:<20} {seconds:7.2f} s processor time   (runs: {each})")
-    parts = median["reading alone"] + median["embedding alone"]
+    parts = sum(median[f"{job} alone"] for job in ("reading", "embedding", "encoding"))
     ratios = {
         "compress": median["compress"] / parts,
         "reading": median["reading alone"] / median["OpenSlide decoding"],
     }
-    print(f"  compress / (reading + embedding)   {ratios['compress']:.3f}   aim <= 1.15")
+    print(f"  compress / (reading + embedding + encoding)   {ratios['compress']:.3f}   aim <= 1.2")
     print(f"  reading / OpenSlide decoding       {ratios['reading']:.3f}   aim <= 2")
     print(
         f"  tiles per second                   {count / median['compress']:.1f} of processor "

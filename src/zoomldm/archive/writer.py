@@ -42,8 +42,7 @@ from zoomldm.geometry.levels import COARSEST, NAMES, grid_shape, level_size
 
 Precision = Literal["compact", "int8", "float16"]
 
-TILE_CHUNK = 16
-COMPACT_CHUNK = 32  # tiles: a chunk of few numbers a tile is coded better if it is larger
+TILE_CHUNK, COMPACT_CHUNK = 16, 32  # few numbers a tile are coded better in larger chunks
 COMPACT_BYTES = 1 << 29  # of exact embeddings held in memory until the basis is known
 
 
