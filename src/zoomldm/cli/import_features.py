@@ -13,7 +13,7 @@ def import_features(
         float | None, typer.Option(help="Micrometres per pixel, over what the file says.")
     ] = None,
     precision: Annotated[
-        Literal["int8", "float16"], typer.Option(help="Of the embeddings.")
+        Literal["compact", "int8", "float16"], typer.Option(help="Of the embeddings.")
     ] = "int8",
     encoder: Annotated[
         str | None,
