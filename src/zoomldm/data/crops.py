@@ -6,11 +6,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from zoomldm.archive.base import halve
 from zoomldm.data.slide_patches import SlidePatches
 from zoomldm.geometry.levels import COUNT, TILE
 from zoomldm.geometry.orientation import TURNS, turn_array
 
-LOW = 4  # pixels a side that one of the low image stands for
 BLOCK = 16  # crops start at multiples of it, as the latents' blocks do
 FINE = 0.7  # probability of level 0; the others share the rest alike
 
@@ -38,13 +38,6 @@ class CropSource(Protocol):
         ...
 
 
-def low_image(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Pixels (H, W, 3) averaged over 4 x 4, rounded."""
-    h, w = pixels.shape[:2]
-    blocks = pixels.reshape(h // LOW, LOW, w // LOW, LOW, 3).mean((1, 3), dtype=np.float32)
-    return (blocks + 0.5).astype(np.uint8)
-
-
 class PatchCrops:
     """Crops of stored patches, in all eight orientations.
 
@@ -68,6 +61,6 @@ class PatchCrops:
                 turn_array(patch[y : y + side, x : x + side], int(rng.integers(TURNS)))
             )
             images.append(crop)
-            low.append(low_image(crop))
+            low.append(halve(crop, 2))
             levels.append(level)
         return Crops(np.stack(images), np.stack(low), np.array(levels, np.int64))

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoomldm.archive import Archive
+from zoomldm.archive.base import halve
 from zoomldm.errors import ArchiveError
 from zoomldm.files import atomic_path
 from zoomldm.geometry.levels import COUNT, NAMES
@@ -86,9 +87,7 @@ def coarser(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], ...]:
 def halved(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Averaged over 2 x 2, rounded; an odd edge is filled up with white first."""
     h, w = pixels.shape[:2]
-    even = np.pad(pixels, ((0, h % 2), (0, w % 2), (0, 0)), constant_values=255)
-    wide = even[::2].astype(np.uint16) + even[1::2]
-    return ((wide[:, ::2] + wide[:, 1::2] + 2) // 4).astype(np.uint8)
+    return halve(np.pad(pixels, ((0, h % 2), (0, w % 2), (0, 0)), constant_values=255), 1)
 
 
 def load_raster(archive: Archive, folder: Path, share: float = 0.1) -> Raster:

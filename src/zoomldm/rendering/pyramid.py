@@ -178,9 +178,7 @@ class Pyramid:
         elif level >= 2:
             part = self._latent_image(level, x0, y0, x1, y1)
         elif level == 1:
-            fine = self._decoded(2 * x0, 2 * y0, 2 * x1, 2 * y1).astype(np.uint16)
-            fine = fine[::2] + fine[1::2]
-            part = ((fine[:, ::2] + fine[:, 1::2] + 2) // 4).astype(np.uint8)
+            part = halve(self._decoded(2 * x0, 2 * y0, 2 * x1, 2 * y1), 1)
         else:
             part = self._decoded(x0, y0, x1, y1)
         out[y0 - y : y1 - y, x0 - x : x1 - x] = part
