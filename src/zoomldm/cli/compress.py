@@ -107,7 +107,7 @@ def compress(
                         pipeline=model,
                         name=pipeline,
                         encoder=chosen,
-                        advance=advance,
+                        progress=advance,
                     )
                 )
         except ZoomLDMError as error:

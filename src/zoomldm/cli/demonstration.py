@@ -71,7 +71,7 @@ def main(folder: Path) -> None:
     rows.append(["-> region.tif", megabytes(count), megabytes(picture.stat().st_size), "-"])
     start = time.monotonic()
     with progress() as advance:
-        compress(picture, again, pipeline=pipeline, advance=advance)
+        compress(picture, again, pipeline=pipeline, progress=advance)
     print(f"region compressed again: {time.monotonic() - start:.0f} s", flush=True)
     before, count = picture.stat().st_size, again.stat().st_size
     rows.append(["-> region.zldm", megabytes(before), megabytes(count), f"1/{before / count:.0f}"])

@@ -15,6 +15,7 @@ from zoomldm.errors import ConfigError
 from zoomldm.geometry.levels import BASE_MPP, COARSEST, NAMES, level_mpp
 from zoomldm.slides import Slide, SlideReadError
 from zoomldm.slides.tissue import VIEW_LEVEL, Tissue
+from zoomldm.verbs import Progress
 
 DEFAULT_LEVEL = 2
 THREADS = 2  # each holds what it reads of the slide, up to 200 MB, and one chunk
@@ -52,7 +53,7 @@ def add_base(
     level: int,
     codec: str,
     quality: int | None,
-    advance: Callable[[str, int, int], None],
+    progress: Progress,
 ) -> None:
     """Read, encode and store the chunks that tissue touches; what can't be read is white.
 
@@ -63,7 +64,7 @@ def add_base(
         level: 0 to 7.
         codec: of the chunks.
         quality: of the codec, None for its default.
-        advance: told of progress.
+        progress: called as chunks are done.
     """
     facts = writer.start_base(level, codec, quality)
     chunks, what = stored_chunks(facts, tissue.mask), f"storing the slide at {NAMES[level]}"
@@ -74,7 +75,7 @@ def add_base(
 
     for done, ((row, col), data) in enumerate(_in_order(coded, chunks), 1):
         writer.add_base_chunk(row, col, data)
-        advance(what, done, len(chunks))
+        progress(what, done, len(chunks))
 
 
 def _in_order(

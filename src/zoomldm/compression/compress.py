@@ -2,8 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -28,15 +27,13 @@ from zoomldm.slides import Slide, open_slide
 from zoomldm.slides.tiles import read_tiles
 from zoomldm.slides.tissue import VIEW_LEVEL, Tissue, TissueMode, find_tissue
 from zoomldm.slides.turned import TurnedSlide
+from zoomldm.verbs import Progress, Report, silent
 
 _log = logging.getLogger(__name__)
 
 ENDING = ".zldm"
 BATCH = 32  # tiles per call of the encoder; the last call is padded, so results never vary with it
 MOST_UNREADABLE = 0.01
-
-Advance = Callable[[str, int, int], None]
-"""Called with (what is being done, items done, items in all)."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +87,7 @@ class CompressOptions:
 
 
 @dataclass(frozen=True)
-class CompressReport:
+class CompressReport(Report):
     """What `compress` did.
 
     Attributes:
@@ -126,10 +123,6 @@ class CompressReport:
     done_before: bool = False
     unreadable_patches: dict[str, int] = field(default_factory=dict)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
-
 
 def archive_path(slide: Path, out: Path, turn: int = 0) -> Path:
     """Where the archive of a slide goes: `out` itself, or a file in the folder `out`.
@@ -152,7 +145,7 @@ def compress(
     pipeline: str | ZoomLDMPipeline = "demo",
     name: str | None = None,
     encoder: str | PatchEncoder | None = None,
-    advance: Advance | None = None,
+    progress: Progress | None = None,
 ) -> CompressReport:
     """Compress one slide into one archive.
 
@@ -165,7 +158,7 @@ def compress(
         name: what the archive calls the pipeline, where `pipeline` is no name itself.
         encoder: patch encoder to take instead of the pipeline's: loaded, or what `load_encoder`
             takes (an id such as `uni`, a path, a pipeline).
-        advance: told of progress.
+        progress: called as tiles, patches and the base layer are done.
 
     Raises:
         SlideError: not a slide, no scale, no tissue, or over 1 % of its tiles unreadable.
@@ -185,16 +178,16 @@ def compress(
         source: PatchEncoder = PipelineEncoder(model, label)
     else:
         source = load_encoder(encoder, model.device) if isinstance(encoder, str) else encoder
-    advance = advance or (lambda what, done, total: None)
+    progress = progress or silent
     with claim(target), _opened(slide, options) as opened:
         networks = _networks(model, source, label, stored)
         base = choose_level(opened, options.base_wanted) if options.has_base else None
         facts = _slide_facts(opened, options)
         if _is_done(target, facts, networks, base, options):
             return _report(opened, target, start, done_before=True)
-        advance("finding tissue", 0, 1)
+        progress("finding tissue", 0, 1)
         tissue = find_tissue(opened, options.tissue, keep_view=base == VIEW_LEVEL)
-        advance("finding tissue", 1, 1)
+        progress("finding tissue", 1, 1)
         header = Header(
             slide=facts,
             tissue=TissueFacts(
@@ -206,13 +199,13 @@ def compress(
         white = np.full((1, TILE, TILE, 3), 255, np.uint8)
         background = source.encode_tiles(np.repeat(white, BATCH, 0))[0]
         with ArchiveWriter(target, header, background, options.precision) as writer:
-            lost = _embed(opened, tissue, source, writer, advance)
+            lost = _embed(opened, tissue, source, writer, progress)
             writer.add_unreadable(lost)
             if base is not None:
                 codec, quality = options.base_codec, options.base_quality
-                add_base(opened, tissue, writer, base, codec, quality, advance)
+                add_base(opened, tissue, writer, base, codec, quality, progress)
             if stored:
-                add_latents(opened, tissue.mask, model, writer, advance)
+                add_latents(opened, tissue.mask, model, writer, progress)
         return _report(opened, target, start)
 
 
@@ -334,7 +327,7 @@ def _patches_left_out(archive: Archive) -> dict[str, int]:
 
 
 def _embed(
-    slide: Slide, tissue: Tissue, source: PatchEncoder, writer: ArchiveWriter, advance: Advance
+    slide: Slide, tissue: Tissue, source: PatchEncoder, writer: ArchiveWriter, progress: Progress
 ) -> list[tuple[int, int]]:
     """Embed all tissue tiles; returns those that could not be read."""
     lost: list[tuple[int, int]] = []
@@ -362,7 +355,7 @@ def _embed(
         positions.append(position)
         if len(positions) == BATCH:
             flush()
-            advance("embedding tiles", done, total)
+            progress("embedding tiles", done, total)
     flush()
-    advance("embedding tiles", total, total)
+    progress("embedding tiles", total, total)
     return lost

@@ -1,6 +1,6 @@
 """Latents of patches at every level, stored in an archive so that it can train a denoiser."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from zoomldm.networks.precision import fast_bfloat16
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pixels import to_signed
 from zoomldm.slides import Slide, SlideReadError
+from zoomldm.verbs import Progress
 
 BATCH = 32
 
@@ -21,7 +22,7 @@ def add_latents(
     mask: np.ndarray,
     pipeline: ZoomLDMPipeline,
     writer: ArchiveWriter,
-    advance: Callable[[str, int, int], None],
+    progress: Progress,
 ) -> None:
     """Encode the training patches of every level and add them to an archive.
 
@@ -40,7 +41,7 @@ def add_latents(
                 latents = pipeline.encode_pictures(x)
             writer.add_latents(level, chunk, latents.half().cpu().numpy())
             done += len(chunk)
-            advance(what, done, len(offsets))
+            progress(what, done, len(offsets))
 
 
 def _batches(

@@ -1,7 +1,7 @@
 """A slide in a few numbers: what `zoomldm features` does to one archive."""
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -24,6 +24,7 @@ from zoomldm.features.sources import (
 )
 from zoomldm.geometry.levels import COARSEST, NAMES, parse_level
 from zoomldm.pipeline import ZoomLDMPipeline, load_pipeline
+from zoomldm.verbs import Progress, Report, silent
 
 Kind = Literal["summarizer", "tiles", "unet"]
 PAPER_RATIO = 8000 * 384 / (128 * 512)  # the seed's own numbers; it states 45
@@ -87,7 +88,7 @@ class FeatureOptions:
 
 
 @dataclass(frozen=True)
-class FeatureReport:
+class FeatureReport(Report):
     """What was written of one archive.
 
     Attributes:
@@ -124,10 +125,6 @@ class FeatureReport:
     seconds: float
     done_before: bool = False
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
-
 
 def extract_features(
     archive: Path | str,
@@ -135,6 +132,7 @@ def extract_features(
     options: FeatureOptions | None = None,
     *,
     pipeline: str | ZoomLDMPipeline = "demo",
+    progress: Progress | None = None,
 ) -> FeatureReport:
     """Describe the slide of one archive and write it to `out`/<archive's name>.<format>.
 
@@ -145,6 +143,7 @@ def extract_features(
         out: an existing folder.
         options: see FeatureOptions.
         pipeline: the pipeline, its id or its directory; not looked at for `tiles`.
+        progress: called as patches are done.
 
     Raises:
         ArchiveError: no archive, without tissue, or made by another patch encoder.
@@ -166,7 +165,7 @@ def extract_features(
         stored = read_settings(target) if target.is_file() else None
         if stored is not None and _without_facts(stored) == settings:
             return _report(opened, target, options, stored["facts"], start, done_before=True)
-        found = _describe(opened, model, options)
+        found = _describe(opened, model, options, progress or silent)
         facts = {
             "patches": found.patches,
             "features": len(found.values),
@@ -210,14 +209,18 @@ def _without_facts(stored: dict[str, Any]) -> dict[str, Any]:
 
 
 def _describe(
-    archive: Archive, model: ZoomLDMPipeline | None, options: FeatureOptions
+    archive: Archive,
+    model: ZoomLDMPipeline | None,
+    options: FeatureOptions,
+    progress: Progress,
 ) -> Description:
     if model is None:
         return describe_tiles(archive)
     level, fixed = options.level_index, options.fixed
     if options.source == "summarizer":
-        return describe_summarizer(archive, model, level, fixed)
-    return describe_unet(archive, model, level, options.layer, options.timestep, fixed)
+        return describe_summarizer(archive, model, level, fixed, progress)
+    layer, timestep = options.layer, options.timestep
+    return describe_unet(archive, model, level, layer, timestep, fixed, progress)
 
 
 def _report(

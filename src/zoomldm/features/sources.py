@@ -17,9 +17,11 @@ from zoomldm.geometry.levels import NAMES, TILE, patch_tiles
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pipeline.compatibility import check_encoder
 from zoomldm.pixels import to_signed
+from zoomldm.verbs import Progress, silent
 
 FIXED_PATCHES = 2  # the seed: on average a slide has two patches at 0.15625x
 SIDE = 8  # of a context, in cells
+DESCRIBING = "describing patches"
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,11 @@ def describe_tiles(archive: Archive) -> Description:
 
 
 def describe_summarizer(
-    archive: Archive, pipeline: ZoomLDMPipeline, level: int, fixed: bool = False
+    archive: Archive,
+    pipeline: ZoomLDMPipeline,
+    level: int,
+    fixed: bool = False,
+    progress: Progress = silent,
 ) -> Description:
     """The context of each patch of a level (seed, section 5): 64 tokens a patch.
 
@@ -61,6 +67,7 @@ def describe_summarizer(
         pipeline: gives the summarizer.
         level: 0 to 7.
         fixed: take the two patches with most tissue, filled up with zeros.
+        progress: called as patches are done.
 
     Returns:
         A feature per token; its square is the cell of the patch that it stands for.
@@ -77,6 +84,7 @@ def describe_summarizer(
             corner = np.array([col, row]) * patch_tiles(level) * TILE
             parts.append(values.float().cpu().numpy())
             places.append(corner + cells * side)
+        progress(DESCRIBING, len(parts), len(chosen))
     done = Description(np.concatenate(parts), np.concatenate(places), side, len(found))
     return _filled(done, len(parts[0])) if fixed else done
 
@@ -88,6 +96,7 @@ def describe_unet(
     layer: str,
     timestep: int,
     fixed: bool = False,
+    progress: Progress = silent,
 ) -> Description:
     """What a layer of the denoiser says of each patch of a level, averaged over the patch.
 
@@ -102,6 +111,7 @@ def describe_unet(
         layer: `mid`, or `down.<i>` or `up.<i>`, counted in the order of the forward pass.
         timestep: 0 to 999; 0 adds least noise.
         fixed: take the two patches with most tissue, filled up with zeros.
+        progress: called as patches are done.
 
     Raises:
         ConfigError: no such layer or timestep.
@@ -137,6 +147,7 @@ def describe_unet(
                 pipeline.denoiser(level)(noised, time, context)
                 parts.append(heard.pop().numpy())
                 done += len(group)
+                progress(DESCRIBING, done, len(chosen))
     finally:
         handle.remove()
     side = patch_tiles(level) * TILE

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -35,9 +35,7 @@ from zoomldm.mil.report import write_report
 from zoomldm.mil.results import Report, Source
 from zoomldm.mil.splits import Fold, account, draw_folds, published_folds, read_splits
 from zoomldm.pipeline import pick_device
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is done, how many are done, and how many there are."""
+from zoomldm.verbs import Progress
 
 _ATTENDING = MODELS[:4]  # have attention to map
 
