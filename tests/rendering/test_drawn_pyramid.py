@@ -11,10 +11,12 @@ import pytest
 from tiny import filled_pipeline
 
 from zoomldm.archive import open_archive
+from zoomldm.caching import Recent
 from zoomldm.errors import PipelineError
 from zoomldm.geometry.levels import COUNT
 from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline
 from zoomldm.rendering import RenderOptions
+from zoomldm.rendering.kept import Kept
 from zoomldm.rendering.opening import open_renderer
 from zoomldm.rendering.pyramid import Pyramid
 
@@ -51,7 +53,9 @@ def test_a_region_is_the_same_alone_in_the_whole_and_in_any_order(
                 x, y = w // 3, h // 4
                 part = pyramid.read(level, x, y, w - x, h - y)
                 np.testing.assert_array_equal(part, full[level][y:, x:])
-        with Pyramid(archive, pipeline, QUICK, memory=0) as pyramid:  # everything is made again
+        with Pyramid(
+            archive, pipeline, QUICK, Kept(Recent(0))
+        ) as pyramid:  # everything is made again
             np.testing.assert_array_equal(whole(pyramid, 0), full[0])
 
 
@@ -107,11 +111,11 @@ def test_parts_without_tissue_are_not_generated(make: Make, pipeline: ZoomLDMPip
     with open_archive(make(2048, 2048, base=None, overview=None, mask=mask)) as archive:
         pyramid = Pyramid(archive, pipeline, QUICK)
         pyramid.read(0, 1800, 1800, 200, 200)
-        assert pyramid.made["tiles"] == 0
-        before = pyramid.made["windows"]
+        assert pyramid.cost.tiles == 0
+        before = pyramid.cost.windows
         pyramid.read(0, 0, 0, 200, 200)
-        assert pyramid.made["tiles"] == 1
-        assert pyramid.made["windows"] > before
+        assert pyramid.cost.tiles == 1
+        assert pyramid.cost.windows > before
 
 
 def test_every_option_counts(make: Make, pipeline: ZoomLDMPipeline) -> None:

@@ -22,7 +22,7 @@ from zoomldm.archive.container import Container, Handle
 from zoomldm.archive.manifest import Manifest
 from zoomldm.archive.pictures import decode_picture
 from zoomldm.archive.quantise import dequantise
-from zoomldm.caching import SHARED
+from zoomldm.caching import kept_chunk
 from zoomldm.errors import ArchiveError
 from zoomldm.geometry.levels import patch_tiles
 
@@ -127,7 +127,7 @@ class Archive:
                 return np.zeros(spec.chunk, spec.numpy)
             return spec.decode(handle.read(name), f"{self.path}: member {name}")
 
-        return SHARED.get((self._key, name), load)
+        return kept_chunk((self._key, name), load)
 
     def _whole(self, handle: Handle, spec: ArraySpec) -> NDArray:
         counts = [range(-(-n // c)) for n, c in zip(spec.shape, spec.chunk, strict=True)]
@@ -266,7 +266,7 @@ class Archive:
             assert data is not None
             return decode_picture(data, "jpeg", shape, f"{self.path}: its overview")
 
-        return SHARED.get((self._key, "overview/c/0"), load)
+        return kept_chunk((self._key, "overview/c/0"), load)
 
     def _base_chunk(self, row: int, col: int) -> Pixels | None:
         """Chunk (row, col) of the base layer, None where nothing is stored."""
@@ -289,7 +289,7 @@ class Archive:
                 what = f"{self.path}: member {name}"
                 return decode_picture(handle.read(name), facts.codec, shape, what)
 
-            return SHARED.get((self._key, name), load)
+            return kept_chunk((self._key, name), load)
 
     @property
     def base(self) -> BaseLayer | None:

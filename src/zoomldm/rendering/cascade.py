@@ -1,17 +1,17 @@
 """The cascade: patches of an archive made coarse to fine, each from its parent's pixels."""
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from zoomldm.archive import Archive
+from zoomldm.caching import Recent
 from zoomldm.diffusion.noise import noise
 from zoomldm.diffusion.schedule import Schedule, make_schedule
 from zoomldm.generation.batch import make_pixels, upsampled_quarter
@@ -20,8 +20,9 @@ from zoomldm.geometry.lattice import Window, grouped, tissue_by_level
 from zoomldm.geometry.levels import COARSEST, COUNT, NAMES, TILE, level_size
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pipeline.compatibility import check_encoder
-from zoomldm.rendering.patch_cache import PatchCache
-from zoomldm.rendering.renderer import PatchCount
+from zoomldm.rendering.kept import Kept
+from zoomldm.rendering.real import RealLevels
+from zoomldm.rendering.renderer import Cost, PatchCount
 
 
 class Cascade:
@@ -30,22 +31,21 @@ class Cascade:
     Patch (level, row, col) covers the pixels of the level from (256 row, 256 col) on, the tiles
     from (row 2^level, col 2^level) on; its parent is (level + 1, row // 2, col // 2).
 
-    - Levels at or above the overview's are its stored pixels (coarser ones averaged): real.
+    - Levels at or above the base layer's are its stored pixels (coarser ones averaged): real.
     - A patch with tissue is generated: the matching quarter of its parent's pixels, upsampled by
-      2 (bicubic), encoded, noised to `start`, denoised under its own context. Without an overview
+      2 (bicubic), encoded, noised to `start`, denoised under its own context. Without a base layer
       those of the coarsest level are denoised from noise.
     - A patch without any tissue was not stored: it is the parent's quarter upsampled, or white at
       the coarsest level.
 
-    Not safe for use by several threads at once.
+    Safe to share between threads: one at a time runs the networks, and what is kept is had
+    without waiting.
 
     Args:
         archive: what to render.
         pipeline: the one whose patch encoder made the archive.
         options: see RenderOptions.
-        memory: bytes of patches kept in memory.
-        disk: bytes of patches kept in a nameless file once memory is full, 0 for none.
-        folder: where that file lies.
+        kept: where patches are kept, 256 MB of memory if None.
         on_patch: called after each batch with the number of patches that it made.
 
     Raises:
@@ -58,9 +58,7 @@ class Cascade:
         archive: Archive,
         pipeline: ZoomLDMPipeline,
         options: RenderOptions | None = None,
-        memory: int = 256 << 20,
-        disk: int = 0,
-        folder: Path | None = None,
+        kept: Kept | None = None,
         on_patch: Callable[[int], None] | None = None,
     ) -> None:
         check_encoder(archive, pipeline)
@@ -71,15 +69,11 @@ class Cascade:
         self._whole = make_schedule(pipeline.scheduler, self.options.steps)
         self._part = make_schedule(pipeline.scheduler, self.options.steps, self.options.start)
         self.batch = self.options.batch_on(pipeline.device)
-        view = archive.overview()
-        self.real_from = view[0] if view else COUNT
-        self._real: dict[int, NDArray[np.uint8]] = {}
-        if view:
-            picture = Image.fromarray(view[1])
-            for level in range(view[0], COUNT):
-                self._real[level] = np.asarray(picture.reduce(2 ** (level - view[0])))
+        self._real = RealLevels(archive)
         self._tissue = tissue_by_level(archive.mask)
-        self._store = PatchCache(memory, disk, folder)
+        self.kept = kept or Kept(Recent(256 << 20))
+        self._lock = threading.RLock()
+        self._made_so_far = 0
 
     def __enter__(self) -> Self:
         return self
@@ -94,11 +88,17 @@ class Cascade:
 
     def close(self) -> None:
         """Forget all patches; the archive stays open."""
-        self._store.close()
+        self.kept.close()
+        self._real.clear()
+
+    @property
+    def cost(self) -> Cost:
+        """What was made so far; a patch counts whole, from its parent's pixels too."""
+        return Cost(self._made_so_far, self._made_so_far)
 
     def is_real(self, level: int) -> bool:
         """Whether the level is stored pixels."""
-        return level >= self.real_from
+        return level >= self._real.first
 
     def size(self, level: int) -> tuple[int, int]:
         """Width and height (px) of the slide at a level."""
@@ -143,30 +143,44 @@ class Cascade:
             IndexError: no such patch.
         """
         rows, cols = self.shape(level)
+        wanted = list(dict.fromkeys(places))
+        for row, col in wanted:
+            if not (0 <= row < rows and 0 <= col < cols):
+                raise IndexError(f"patch {row, col} of {NAMES[level]}; there are {rows} x {cols}")
+        found, missing = self._at_hand(level, wanted)
+        if missing:
+            with self._lock:  # another thread may have made them while this one waited
+                others, missing = self._at_hand(level, missing)
+                found |= others
+                if missing:
+                    found |= self._made_now(level, missing)
+        return found
+
+    def _at_hand(
+        self, level: int, places: list[tuple[int, int]]
+    ) -> tuple[dict[tuple[int, int], NDArray[np.uint8]], list[tuple[int, int]]]:
         found: dict[tuple[int, int], NDArray[np.uint8]] = {}
         missing: list[tuple[int, int]] = []
-        for place in dict.fromkeys(places):
-            row, col = place
-            if not (0 <= row < rows and 0 <= col < cols):
-                raise IndexError(f"patch {place} of {NAMES[level]}; there are {rows} x {cols}")
-            patch = (
-                self._stored(level, row, col)
-                if self.is_real(level)
-                else self._store.get((level, row, col))
-            )
-            if patch is None:
-                missing.append(place)
+        for place in places:
+            real = self.is_real(level)
+            patch = self._stored(level, *place) if real else self.kept.get("patch", level, *place)
+            if isinstance(patch, np.ndarray):
+                found[place] = patch
             else:
-                found[place] = patch
-        if missing:
-            parents = {}
-            if level < COARSEST:
-                parents = self.patches(level + 1, ((r // 2, c // 2) for r, c in missing))
-            made = self._made(level, missing, parents)
-            for place, patch in made:
-                spool = level > 0 and bool(self._tissue[level][place])
-                self._store.put((level, *place), patch, spool)
-                found[place] = patch
+                missing.append(place)
+        return found, missing
+
+    def _made_now(
+        self, level: int, places: list[tuple[int, int]]
+    ) -> dict[tuple[int, int], NDArray[np.uint8]]:
+        parents = {}
+        if level < COARSEST:
+            parents = self.patches(level + 1, ((r // 2, c // 2) for r, c in places))
+        found: dict[tuple[int, int], NDArray[np.uint8]] = {}
+        for place, patch in self._made(level, places, parents):
+            lasting = bool(self._tissue[level][place])
+            self.kept.put("patch", level, *place, value=patch, lasting=lasting)
+            found[place] = patch
         return found
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
@@ -210,12 +224,7 @@ class Cascade:
         return counts
 
     def _stored(self, level: int, row: int, col: int) -> NDArray[np.uint8]:
-        pixels = self._real[level][row * TILE : (row + 1) * TILE, col * TILE : (col + 1) * TILE]
-        if pixels.shape == (TILE, TILE, 3):
-            return pixels
-        patch = np.full((TILE, TILE, 3), 255, np.uint8)
-        patch[: pixels.shape[0], : pixels.shape[1]] = pixels
-        return patch
+        return self._real.read(level, col * TILE, row * TILE, TILE, TILE)
 
     def _made(
         self,
@@ -240,6 +249,7 @@ class Cascade:
                 else None
             )
             yield from zip(part, self._generate(level, part, starts), strict=True)
+            self._made_so_far += len(part)
             if self.on_patch:
                 self.on_patch(len(part))
 

@@ -4,10 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from zoomldm.archive import Archive
+from zoomldm.caching import Recent
 from zoomldm.generation.options import RenderOptions
 from zoomldm.networks.octave_denoiser import OctaveDenoiser
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.rendering.cascade import Cascade
+from zoomldm.rendering.kept import Kept, Spool
 from zoomldm.rendering.pyramid import Pyramid
 from zoomldm.rendering.renderer import Renderer
 
@@ -20,6 +22,7 @@ def open_renderer(
     memory: int = 256 << 20,
     disk: int = 0,
     folder: Path | None = None,
+    kept: Kept | None = None,
     on_patch: Callable[[int], None] | None = None,
 ) -> Renderer:
     """The pyramid or the cascade, as the options' method says.
@@ -31,6 +34,7 @@ def open_renderer(
         memory: bytes of what is made that are kept in memory.
         disk: bytes that the cascade keeps on disk beyond it; the pyramid needs none.
         folder: where that file lies.
+        kept: where what is made is kept, in place of memory, disk and folder.
         on_patch: called after each batch with the number of patches that it made.
 
     Raises:
@@ -41,5 +45,7 @@ def open_renderer(
     method = (options or RenderOptions()).method
     takes_parent = isinstance(pipeline.unet, OctaveDenoiser)
     if method == "pyramid" or (method == "auto" and takes_parent):
-        return Pyramid(archive, pipeline, options, memory=memory, on_patch=on_patch)
-    return Cascade(archive, pipeline, options, memory, disk, folder, on_patch)
+        return Pyramid(archive, pipeline, options, kept or Kept(Recent(memory)), on_patch)
+    spool = Spool(disk, folder) if disk else None
+    kept = kept or Kept(Recent(memory), disk=spool)
+    return Cascade(archive, pipeline, options, kept, on_patch)

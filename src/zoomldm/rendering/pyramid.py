@@ -1,6 +1,7 @@
 """The pyramid: an archive's image octave by octave, from its base layer down."""
 
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
@@ -8,56 +9,30 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from zoomldm.archive import Archive
 from zoomldm.archive.base import halve
 from zoomldm.caching import Recent
 from zoomldm.diffusion.noise import noise
 from zoomldm.errors import PipelineError
-from zoomldm.generation.octaves import (
-    PARENT_NOISE,
-    Known,
-    codec_loss,
-    corrected,
-    make_latents,
-    octave_times,
-    smoothed,
-)
 from zoomldm.generation.options import RenderOptions
-from zoomldm.generation.windows import (
-    CELL,
-    SIDE,
-    STRIDE,
-    Field,
-    Key,
-    blended,
-    keys_over,
-    windows_over,
-)
-from zoomldm.generation.windows import window_count as count_along
+from zoomldm.generation.windows import CELL, SIDE, keys_over, windows_over
 from zoomldm.geometry.lattice import Window
 from zoomldm.geometry.levels import COUNT, NAMES, TILE, level_size
-from zoomldm.networks.lowpass import (
-    LowPassAutoencoder,
-    Planes,
-    coarse_planes,
-    enlarged,
-    planes_image,
-)
-from zoomldm.networks.octave_denoiser import BASE, NONE, PARENT, OctaveDenoiser
+from zoomldm.networks.lowpass import LowPassAutoencoder, Planes, planes_image
+from zoomldm.networks.octave_denoiser import OctaveDenoiser
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pipeline.compatibility import check_encoder
-from zoomldm.pixels import to_pixels, to_signed
-from zoomldm.rendering.renderer import PatchCount
+from zoomldm.pixels import to_pixels
+from zoomldm.rendering.kept import Kept
+from zoomldm.rendering.latents import Latents
+from zoomldm.rendering.real import RealLevels
+from zoomldm.rendering.renderer import Cost, PatchCount
 
-RESTORED = 3  # base layers up to this many levels above 5x are freed from their codec's loss
-DRAWN = 4  # level whose latents are drawn from their context where there is no base layer
 HALO = 8  # cells around a tile that its decoding takes in
 NEAR = 1  # tiles around tissue that are decoded; farther ones are the enlarged latents
 EDGE = 4  # pixels around a region whose chroma its interpolation takes in
 DETAIL = -1  # "step" of the noise that the decoder reads
-WHOLE = 1 << 22  # pixels of a real level that is kept whole
 GROUP = 64  # tiles asked for at once
 
 
@@ -75,13 +50,14 @@ class Pyramid:
     Latents are made in windows (see `zoomldm.generation.windows`) that depend on their ancestors
     alone, so that the cost of a region depends on the region and its pixels on nothing else.
 
-    Not safe for use by several threads at once.
+    Safe to share between threads: one at a time runs the networks, and what is kept is had
+    without waiting.
 
     Args:
         archive: what to render.
         pipeline: the one whose patch encoder made the archive; its denoiser takes a hint.
         options: see RenderOptions.
-        memory: bytes of windows, and again of tiles, kept in memory.
+        kept: where windows and tiles are kept, 256 MB of memory if None.
         on_patch: called after each batch with the number of windows that it made.
 
     Raises:
@@ -94,7 +70,7 @@ class Pyramid:
         archive: Archive,
         pipeline: ZoomLDMPipeline,
         options: RenderOptions | None = None,
-        memory: int = 256 << 20,
+        kept: Kept | None = None,
         on_patch: Callable[[int], None] | None = None,
     ) -> None:
         check_encoder(archive, pipeline)
@@ -107,18 +83,12 @@ class Pyramid:
             )
         self.archive, self.pipeline = archive, pipeline
         self.options = (options or RenderOptions()).resolved("pyramid")
-        self.on_patch = on_patch
-        self.unet, self.vae = pipeline.unet, pipeline.vae
-        self.base = archive.base
-        self.real_from = self.base.level if self.base else COUNT
-        self.top = max(self.base.level - 2, 0) if self.base else DRAWN
-        self.times = octave_times(self.options.steps, self.options.start)
-        self.batch = self.options.batch_on(pipeline.device)
-        self.made = {"windows": 0, "tiles": 0}
-        self._mask = archive.mask
-        self._windows: Recent[tuple[int, int, int], Field] = Recent(memory)
-        self._tiles: Recent[tuple[int, int], NDArray[np.uint8]] = Recent(memory)
-        self._coarse: dict[int, NDArray[np.uint8]] = {}
+        self._real = RealLevels(archive)
+        self.kept = kept or Kept(Recent(256 << 20))
+        self._lock = threading.RLock()
+        self.latents = Latents(archive, pipeline, self.options, self.kept, self._lock, on_patch)
+        self._vae, self._mask = pipeline.vae, archive.mask
+        self._decodings = 0
 
     def __enter__(self) -> Self:
         return self
@@ -133,13 +103,17 @@ class Pyramid:
 
     def close(self) -> None:
         """Forget everything made; the archive stays open."""
-        self._windows.clear()
-        self._tiles.clear()
-        self._coarse.clear()
+        self.kept.close()
+        self._real.clear()
+
+    @property
+    def cost(self) -> Cost:
+        """What was made so far."""
+        return Cost(sum(self.latents.made), self._decodings)
 
     def is_real(self, level: int) -> bool:
         """Whether the level is stored pixels."""
-        return level >= self.real_from
+        return level >= self._real.first
 
     def size(self, level: int) -> tuple[int, int]:
         """Width and height (px) of the slide at a level."""
@@ -153,11 +127,11 @@ class Pyramid:
             **asdict(self.options),
             "method": "pyramid",
             "sampler": "ddim",
-            "timesteps": list(self.times),
+            "timesteps": list(self.latents.times),
             "levels_real": [NAMES[k] for k in range(COUNT) if self.is_real(k)],
             "levels_generated": [NAMES[k] for k in range(COUNT) if not self.is_real(k)],
             "background": "parts without tissue are the level above enlarged, not generated",
-            "batch": self.batch,
+            "batch": self.latents.batch,
             "device": self.pipeline.device.type,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
@@ -172,8 +146,8 @@ class Pyramid:
         if x0 >= x1 or y0 >= y1:
             return out
         if self.is_real(level):
-            part = self._real(level, x0, y0, x1, y1)
-        elif level > self.top + 2:
+            part = self._real.read(level, x0, y0, x1 - x0, y1 - y0)
+        elif level > self.latents.top + 2:
             part = self._averaged(level, x0, y0, x1, y1)
         elif level >= 2:
             part = self._latent_image(level, x0, y0, x1, y1)
@@ -191,8 +165,9 @@ class Pyramid:
         """
         counts: dict[int, PatchCount] = {}
         needed: list[range] | None = None
-        for level in range(self.top + 1):
-            total = self._counts(level)
+        top = self.latents.top
+        for level in range(top + 1):
+            total = self.latents.counts(level)
             own = [
                 (k, w) for k, w in windows.items() if max(k - 2, 0) == level and not self.is_real(k)
             ]
@@ -201,7 +176,7 @@ class Pyramid:
             for k, (x, y, w, h) in own:
                 whole = TILE >> k if k < 2 else 1  # decoding makes whole tiles
                 # pixels of level + 2 for one of level k
-                scale = min(1 << k, 4) / 4 * (1 << max(k - self.top - 2, 0))
+                scale = min(1 << k, 4) / 4 * (1 << max(k - top - 2, 0))
                 spans.append(
                     [
                         windows_over(
@@ -218,185 +193,18 @@ class Pyramid:
                 range(min(s[i].start for s in spans), max(s[i].stop for s in spans))
                 for i in range(2)
             )
-            drawn = sum(self._tissue(level, (i, j)) for i in rows for j in cols)
+            drawn = sum(self.latents.denoised(level, (i, j)) for i in rows for j in cols)
             if drawn or level == 0:
                 counts[level] = PatchCount(drawn, len(rows) * len(cols) - drawn)
-            if level < self.top:
-                above = self._counts(level + 1)
-                needed = [
-                    windows_over(r.start * STRIDE // 2, (r.stop - 1) * STRIDE // 2 + SIDE // 2, n)
-                    for r, n in zip((rows, cols), above, strict=True)
-                ]
+            if level < top:
+                needed = self.latents.parents(level, rows, cols)
         return counts
 
-    # -- stored pixels ------------------------------------------------------------------------
-
-    def _real(self, level: int, x0: int, y0: int, x1: int, y1: int) -> NDArray[np.uint8]:
-        """Stored pixels, averaged down from the base layer's own level."""
-        assert self.base is not None
-        if level == self.base.level:
-            return self.base.read(x0, y0, x1 - x0, y1 - y0)
-        width, height = self.size(level)
-        if width * height > WHOLE:
-            return self.base.read_level(level, x0, y0, x1 - x0, y1 - y0)
-        if level not in self._coarse:
-            self._coarse[level] = self.base.read_level(level, 0, 0, width, height)
-        return self._coarse[level][y0:y1, x0:x1]
-
-    # -- latents ------------------------------------------------------------------------------
-
-    def _counts(self, level: int) -> tuple[int, int]:
-        """Windows along rows and columns at a level of latents."""
-        width, height = level_size(*self.archive.size, level + 2)
-        return count_along(height), count_along(width)
-
-    def field(self, level: int, top: int, left: int, height: int, width: int) -> Field:
-        """Planes of latents of a level over a region, in pixels of level + 2, all even.
-
-        Beyond the slide's edge the nearest values are repeated.
-        """
-        counts = self._counts(level)
-        keys = keys_over(top, left, height, width, counts)
-        return blended(self._ensured(level, keys), top, left, height, width, counts)
-
-    def _ensured(self, level: int, keys: Iterable[Key]) -> dict[Key, Field]:
-        """Windows of a level, made where they are not at hand, with all their ancestors."""
-        found: dict[Key, Field] = {}
-        missing: list[Key] = []
-        for key in keys:
-            window = self._windows.get((level, *key))
-            if window is None:
-                missing.append(key)
-            else:
-                found[key] = window
-        if not missing:
-            return found
-        parents: dict[Key, Field] = {}
-        counts = self._counts(level + 1) if level < self.top else (0, 0)
-        if level < self.top:
-            needed = {
-                k: None
-                for i, j in missing
-                for k in keys_over(i * STRIDE // 2, j * STRIDE // 2, SIDE // 2, SIDE // 2, counts)
-            }
-            parents = self._ensured(level + 1, needed)
-        drawn = [key for key in missing if self._tissue(level, key)]
-        plain = [key for key in missing if key not in set(drawn)]
-        for key in plain:
-            self._store(found, level, key, self._plain(level, key, parents, counts))
-        for start in range(0, len(drawn), self.batch):
-            part = drawn[start : start + self.batch]
-            for key, window in zip(part, self._made(level, part, parents, counts), strict=True):
-                self._store(found, level, key, window)
-            self.made["windows"] += len(part)
-            if self.on_patch:
-                self.on_patch(len(part))
-        return found
-
-    def _store(self, found: dict[Key, Field], level: int, key: Key, window: Field) -> None:
-        found[key] = window
-        self._windows.put((level, *key), window, window.luma.nbytes + window.chroma.nbytes)
-
-    def _tissue(self, level: int, key: Key) -> bool:
-        """Whether any tile that a window overlaps is tissue."""
-        spans = []
-        for place in key:
-            start = place * STRIDE
-            spans.append(slice((start << level) // SIDE, -(-((start + SIDE) << level) // SIDE)))
-        return bool(self._mask[spans[0], spans[1]].any())
-
-    def _parent(
-        self, level: int, key: Key, parents: Mapping[Key, Field], counts: tuple[int, int]
-    ) -> Planes:
-        half = SIDE // 2
-        top, left = key[0] * STRIDE // 2, key[1] * STRIDE // 2
-        return _planes(blended(parents, top, left, half, half, counts))
-
-    def _stored(self, level: int, key: Key) -> Planes:
-        """Planes of the base layer under a window."""
-        assert self.base is not None
-        place = key[1] * STRIDE, key[0] * STRIDE
-        return coarse_planes(to_signed(self.base.read_level(level + 2, *place, SIDE, SIDE)[None]))
-
-    def _plain(
-        self, level: int, key: Key, parents: Mapping[Key, Field], counts: tuple[int, int]
-    ) -> Field:
-        """A window without tissue: what is known of it, or white."""
-        if level < self.top:
-            return _field(smoothed(self._parent(level, key, parents, counts)))
-        if self.base is not None:
-            return _field(self._stored(level, key))
-        return _field(coarse_planes(torch.ones(1, 3, SIDE, SIDE)))
-
-    @torch.no_grad()
-    def _made(
-        self,
-        level: int,
-        keys: list[Key],
-        parents: Mapping[Key, Field],
-        counts: tuple[int, int],
-    ) -> list[Field]:
-        """Up to one batch of windows by the denoiser."""
-        device = self.pipeline.device
-        above: Planes | None = None
-        kind, hint, loss = NONE, None, 0.0
-        if level < self.top:
-            kind, loss = PARENT, PARENT_NOISE
-            above = _stack([self._parent(level, key, parents, counts) for key in keys], self.batch)
-            hint = self.vae.from_planes(Planes(*(p.to(device) for p in enlarged(above))))
-        elif self.base is not None:
-            stored = _stack([self._stored(level, key) for key in keys], self.batch)
-            if level >= RESTORED:
-                return [_field(Planes(*(p[i : i + 1] for p in stored))) for i in range(len(keys))]
-            kind, loss = BASE, codec_loss(self.base.codec, self.base.quality)
-            hint = self.vae.from_planes(Planes(*(p.to(device) for p in stored)))
-        drawn = [
-            torch.from_numpy(
-                noise(
-                    self.options.seed,
-                    level,
-                    self.times[0],
-                    i * STRIDE // CELL,
-                    j * STRIDE // CELL,
-                    self.pipeline.latent_shape,
-                )
-            )
-            for i, j in keys
-        ]
-        context = self._contexts(level, keys)
-        known = Known(level, context, kind, hint, loss)
-        with self.options.autocast(device):
-            latents = make_latents(
-                self.unet,
-                known,
-                _filled(drawn, self.batch).to(device),
-                self.times,
-                self.options.guidance,
-            )
-            planes = self.vae.to_planes(latents.float())
-        planes = Planes(*(p.cpu() for p in planes))
-        if above is not None:
-            planes = corrected(planes, above)
-        return [_field(Planes(*(p[i : i + 1] for p in planes))) for i in range(len(keys))]
-
-    def _contexts(self, level: int, keys: list[Key]) -> Tensor:
-        side, extra = 1 << level, int(level < 3)
-        tokens = 8 >> level if level < 3 else 1
-        grids, shifts = [], []
-        for i, j in keys:
-            row, col = (i * STRIDE << level) // SIDE, (j * STRIDE << level) // SIDE
-            grids.append(
-                torch.from_numpy(
-                    self.archive.embeddings(row, row + side + extra, col, col + side + extra)
-                )
-            )
-            shifts.append([i * STRIDE // 8 % tokens, j * STRIDE // 8 % tokens])
-        shift = torch.tensor(shifts + [shifts[-1]] * (self.batch - len(shifts)))
-        return self.pipeline.context(_filled(grids, self.batch), level, shift if extra else None)
+    # -- latents, and levels from 5x on ----------------------------------------------------------
 
     def _averaged(self, level: int, x0: int, y0: int, x1: int, y1: int) -> NDArray[np.uint8]:
         """Pixels of a level above the latents that are drawn: theirs, averaged."""
-        finest = self.top + 2
+        finest = self.latents.top + 2
         octaves = level - finest
         wide, high = self.size(finest)
         side = 1 << octaves
@@ -410,7 +218,7 @@ class Pyramid:
         """Pixels of a level from 5x on: they are latents of the level two octaves finer."""
         top, left = y0 // 2 * 2 - EDGE, x0 // 2 * 2 - EDGE
         height, width = -(-(y1 - top) // 2) * 2 + EDGE, -(-(x1 - left) // 2) * 2 + EDGE
-        image = planes_image(_planes(self.field(level - 2, top, left, height, width)))
+        image = planes_image(self.latents.field(level - 2, top, left, height, width))
         pixels = to_pixels(image)[0]
         return pixels[y0 - top : y1 - top, x0 - left : x1 - left]
 
@@ -432,40 +240,50 @@ class Pyramid:
         return out
 
     def _tiles_of(self, places: list[tuple[int, int]]) -> dict[tuple[int, int], NDArray[np.uint8]]:
+        found, missing = self._at_hand(places)
+        if missing:
+            with self._lock:  # another thread may have made them while this one waited
+                others, missing = self._at_hand(missing)
+                found |= others | self._made_now(missing)
+        return found
+
+    def _at_hand(
+        self, places: list[tuple[int, int]]
+    ) -> tuple[dict[tuple[int, int], NDArray[np.uint8]], list[tuple[int, int]]]:
         found: dict[tuple[int, int], NDArray[np.uint8]] = {}
         missing: list[tuple[int, int]] = []
         for place in places:
-            tile = self._tiles.get(place)
-            if tile is None:
-                missing.append(place)
-            else:
+            tile = self.kept.get("tile", *place)
+            if isinstance(tile, np.ndarray):
                 found[place] = tile
-        reach = SIDE + 2 * HALO * CELL
-        counts = self._counts(0)
-        keys = {
-            key: None
-            for row, col in missing
-            for key in keys_over(
-                row * SIDE - HALO * CELL, col * SIDE - HALO * CELL, reach, reach, counts
-            )
-        }
-        windows = self._ensured(0, keys)
-        for row, col in missing:
-            field = blended(
-                windows, row * SIDE - HALO * CELL, col * SIDE - HALO * CELL, reach, reach, counts
-            )
-            found[row, col] = tile = self._tile(row, col, _planes(field))
-            self._tiles.put((row, col), tile, tile.nbytes)
+            else:
+                missing.append(place)
+        return found, missing
+
+    def _made_now(self, places: list[tuple[int, int]]) -> dict[tuple[int, int], NDArray[np.uint8]]:
+        edge = HALO * CELL
+        reach, counts = SIDE + 2 * edge, self.latents.counts(0)
+        corners = {(row, col): (row * SIDE - edge, col * SIDE - edge) for row, col in places}
+        keys = {k for place in corners.values() for k in keys_over(*place, reach, reach, counts)}
+        windows = self.latents.windows(0, sorted(keys))
+        found = {}
+        for place, corner in corners.items():
+            planes = self.latents.blended(0, windows, *corner, reach, reach)
+            near = self._near(*place)
+            found[place] = tile = self._tile(*place, planes, near)
+            self.kept.put("tile", *place, value=tile, lasting=near)
         return found
 
+    def _near(self, row: int, col: int) -> bool:
+        """Whether a tile is tissue or beside it, and so is decoded."""
+        rows = slice(max(row - NEAR, 0), row + NEAR + 1)
+        return bool(self._mask[rows, max(col - NEAR, 0) : col + NEAR + 1].any())
+
     @torch.no_grad()
-    def _tile(self, row: int, col: int, planes: Planes) -> NDArray[np.uint8]:
-        near = self._mask[
-            max(row - NEAR, 0) : row + NEAR + 1, max(col - NEAR, 0) : col + NEAR + 1
-        ].any()
+    def _tile(self, row: int, col: int, planes: Planes, near: bool) -> NDArray[np.uint8]:
         if near:
             device = self.pipeline.device
-            latents = self.vae.from_planes(Planes(*(p.to(device) for p in planes)))
+            latents = self._vae.from_planes(Planes(*(p.to(device) for p in planes)))
             side = SIDE // CELL
             detail = noise(
                 self.options.seed,
@@ -473,37 +291,19 @@ class Pyramid:
                 DETAIL,
                 row * side - HALO,
                 col * side - HALO,
-                (int(self.vae.config["noise_channels"]), latents.shape[2], latents.shape[3]),
+                (int(self._vae.config["noise_channels"]), latents.shape[2], latents.shape[3]),
             )
             with self.options.autocast(device):
-                image = self.vae.decode(latents, torch.from_numpy(detail)[None].to(device))
+                image = self._vae.decode(latents, torch.from_numpy(detail)[None].to(device))
             if not torch.isfinite(image).all():
                 raise PipelineError(
                     "the decoder gave numbers that are not finite; its weights are damaged or "
                     "the precision is too low (try float32)"
                 )
-            self.made["tiles"] += 1
+            self._decodings += 1
         else:
             image = torch.nn.functional.interpolate(
                 planes_image(planes), scale_factor=4, mode="bicubic", align_corners=False
             )
         edge = HALO * CELL * 4
         return to_pixels(image[..., edge:-edge, edge:-edge])[0]
-
-
-def _planes(field: Field) -> Planes:
-    return Planes(torch.from_numpy(field.luma)[None, None], torch.from_numpy(field.chroma)[None])
-
-
-def _field(planes: Planes) -> Field:
-    return Field(planes.luma[0, 0].float().numpy(), planes.chroma[0].float().numpy())
-
-
-def _stack(parts: list[Planes], count: int) -> Planes:
-    parts = parts + [parts[-1]] * (count - len(parts))
-    return Planes(*(torch.cat([p[k] for p in parts]) for k in range(2)))
-
-
-def _filled(parts: list[Tensor], count: int) -> Tensor:
-    """One batch of just `count`, the last part repeated."""
-    return torch.stack(parts + [parts[-1]] * (count - len(parts)))

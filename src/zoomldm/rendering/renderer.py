@@ -20,8 +20,30 @@ class PatchCount:
     real: int = 0
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What a renderer made so far; what it kept and gave again costs nothing.
+
+    Attributes:
+        windows: patch-equivalents of denoising: windows of latents as large as a patch's, of all
+            levels, that the denoiser made.
+        tiles: pictures of 256 px decoded.
+    """
+
+    windows: int = 0
+    tiles: int = 0
+
+    def __sub__(self, other: "Cost") -> "Cost":
+        return Cost(self.windows - other.windows, self.tiles - other.tiles)
+
+
 class Renderer(Protocol):
     """Pixels of an archive at any level, as a function of archive, pipeline and options alone."""
+
+    @property
+    def cost(self) -> Cost:
+        """What was made so far."""
+        ...
 
     def is_real(self, level: int) -> bool:
         """Whether the level is stored pixels."""

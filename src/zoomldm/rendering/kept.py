@@ -1,0 +1,145 @@
+"""What was made of an archive and is kept for reuse: in memory, and beyond it on disk."""
+
+import tempfile
+import threading
+from pathlib import Path
+from typing import Protocol
+
+import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
+
+from zoomldm.caching import Recent
+from zoomldm.generation.windows import SIDE, Field
+
+Key = tuple[str | int, ...]
+Made = Field | NDArray[np.uint8]
+
+_FIELD, _PICTURE = b"F", b"P"
+
+
+class Disk(Protocol):
+    """A place for bytes beyond memory; it may forget them at any time."""
+
+    def get(self, key: Key) -> bytes | None:
+        """The bytes of a key, or None."""
+        ...
+
+    def put(self, key: Key, data: bytes) -> None:
+        """Keep bytes, if they can be kept."""
+        ...
+
+    def close(self) -> None:
+        """Give the file or folder back."""
+        ...
+
+
+class Kept:
+    """Windows and tiles by their place, for one source of pixels.
+
+    Args:
+        memory: where they are kept; it may be shared with others.
+        name: what they are pixels of: a digest of archive, pipeline and options where `memory` or
+            `disk` is shared.
+        disk: where those put as lasting are kept too.
+    """
+
+    def __init__(self, memory: Recent[Made], name: str = "", disk: Disk | None = None) -> None:
+        self.memory, self.name, self.disk = memory, name, disk
+
+    def get(self, *place: str | int) -> Made | None:
+        """What is kept of a place, or None; not to be written to."""
+        key = self.name, *place
+        value = self.memory.get(key)
+        if value is None and self.disk is not None:
+            data = self.disk.get(key)
+            if data is not None:
+                value = _decoded(data)
+                self._keep(key, value)
+        return value
+
+    def put(self, *place: str | int, value: Made, lasting: bool = False) -> None:
+        """Keep what was made of a place; with `lasting`, on disk too."""
+        key = self.name, *place
+        self._keep(key, value)
+        if lasting and self.disk is not None:
+            self.disk.put(key, _encoded(value))
+
+    def _keep(self, key: Key, value: Made) -> None:
+        arrays = value if isinstance(value, Field) else (value,)
+        for array in arrays:
+            array.flags.writeable = False
+        self.memory.put(key, value, sum(array.nbytes for array in arrays))
+
+    def close(self) -> None:
+        """Forget what is in memory, if it is not shared, and let go of the disk."""
+        if not self.name:
+            self.memory.clear()
+        if self.disk is not None:
+            self.disk.close()
+
+
+def _encoded(value: Made) -> bytes:
+    if isinstance(value, Field):
+        return _FIELD + b"".join(plane.astype("<f4").tobytes() for plane in value)
+    return _PICTURE + imagecodecs.png_encode(value, level=1)
+
+
+def _decoded(data: bytes) -> Made:
+    kind, rest = data[:1], data[1:]
+    if kind == _PICTURE:
+        return imagecodecs.png_decode(rest)
+    luma, chroma = np.split(np.frombuffer(rest, "<f4").astype(np.float32), [SIDE * SIDE])
+    half = SIDE // 2
+    return Field(luma.reshape(SIDE, SIDE), chroma.reshape(2, half, half))
+
+
+class Spool:
+    """Bytes in one nameless file of this process, up to a budget; it ends with the process.
+
+    Args:
+        most: bytes.
+        folder: where the file lies; the system's temporary folder by default.
+    """
+
+    def __init__(self, most: int, folder: Path | None = None) -> None:
+        self._most, self._folder = most, folder
+        self._lock = threading.Lock()
+        self._places: dict[Key, tuple[int, int]] = {}
+        self._file = None
+        self._end = 0
+
+    def get(self, key: Key) -> bytes | None:
+        """See `Disk`."""
+        with self._lock:
+            if key not in self._places or self._file is None:
+                return None
+            start, length = self._places[key]
+            self._file.seek(start)
+            return self._file.read(length)
+
+    def put(self, key: Key, data: bytes) -> None:
+        """See `Disk`."""
+        with self._lock:
+            if key in self._places or self._end + len(data) > self._most:
+                return
+            try:
+                if self._file is None:
+                    self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
+                self._file.seek(self._end)
+                self._file.write(data)
+                self._file.flush()
+            except OSError:  # a full disk costs time, not pixels: what is not kept is made again
+                self._most = 0
+                return
+            self._places[key] = self._end, len(data)
+            self._end += len(data)
+
+    def close(self) -> None:
+        """See `Disk`."""
+        with self._lock:
+            self._places.clear()
+            self._end = 0
+            if self._file is not None:
+                self._file.close()
+                self._file = None
