@@ -20,7 +20,7 @@ import torch
 
 from zoomldm.archive.base import CHUNK, stored_chunks
 from zoomldm.archive.manifest import Base
-from zoomldm.archive.pictures import encode_picture, resolve_quality
+from zoomldm.archive.pictures import encode_picture
 from zoomldm.compression.base import choose_level
 from zoomldm.compression.compress import BATCH, CompressOptions, compress
 from zoomldm.geometry.levels import TILE
@@ -56,10 +56,11 @@ def embed_alone(pipeline: ZoomLDMPipeline, tiles: np.ndarray, count: int) -> Non
         pipeline.encode_tiles(tiles)
 
 
-def chunks_of(slide: Path, mask: np.ndarray) -> tuple[list[np.ndarray], str, int | None]:
+def chunks_of(
+    slide: Path, mask: np.ndarray, quality: int | None
+) -> tuple[list[np.ndarray], str, int | None]:
     """The chunks of the default base layer, with their codec and quality."""
     options = CompressOptions()
-    quality = resolve_quality(options.base_codec, options.base_quality)
     with open_slide(slide) as opened:
         level = choose_level(opened, options.base_wanted)
         width, height = opened.level_size(level)
@@ -112,9 +113,10 @@ def main() -> None:
             opened.size[1] / opened.native_size[1],
         )
     count, tiles = int(mask.sum()), first_tiles(options.slide, mask)
-    coded = chunks_of(options.slide, mask)
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "a.zldm"
+        first = compress(options.slide, target, pipeline=pipeline, name=name)
+        coded = chunks_of(options.slide, mask, first.base_quality)
 
         def whole() -> None:
             target.unlink(missing_ok=True)

@@ -212,6 +212,7 @@ class TestRunAgain:
             {"base": "none"},
             {"base_codec": "webp"},
             {"base_quality": 50},
+            {"ratio": 30.0},
             {"precision": "float16"},
             {"mpp": 0.26},
             {"tissue": "all"},
@@ -335,6 +336,8 @@ class TestErrors:
             ({"tissue": "some"}, ConfigError),
             ({"base_quality": 0}, ConfigError),
             ({"base_quality": 101}, ConfigError),
+            ({"ratio": 1.0}, ConfigError),
+            ({"ratio": float("nan")}, ConfigError),
         ],
     )
     def test_options(self, options, error):

@@ -53,6 +53,12 @@ def touches(mask: NDArray[np.bool_], span: Span) -> bool:
     return bool(mask[max(span.row0, 0) : span.row1, max(span.col0, 0) : span.col1].any())
 
 
+def count_tiles(facts: Base, mask: NDArray[np.bool_], row: int, col: int) -> int:
+    """Tissue tiles that chunk (row, col) overlaps."""
+    span = chunk_tiles(facts, row, col)
+    return int(mask[span.row0 : span.row1, span.col0 : span.col1].sum())
+
+
 def stored_chunks(facts: Base, mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
     """(row, col), in order, of the chunks that lie within a tile of tissue.
 

@@ -120,7 +120,8 @@ class Overview(_Part):
 class Base(_Part):
     """The base layer: its level, how it is coded, its size and its chunks' side in px.
 
-    `quality` is None where the codec is lossless.
+    `quality` is None where the codec is lossless; `ratio` is that of the slide's bytes to the
+    archive's which a quality was chosen for, None where the quality was asked for.
     """
 
     level: Level
@@ -129,6 +130,7 @@ class Base(_Part):
     width: Side
     height: Side
     chunk: Annotated[int, Field(ge=1, le=8192)]
+    ratio: Annotated[float, Field(gt=0)] | None = None
 
 
 class Latents(_Part):

@@ -97,6 +97,7 @@ class ArchiveWriter:
         self._chunks: dict[tuple[int, int], NDArray] = {}
         self._exact: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
         self._exact_bytes = 0
+        self._settled = False
         self._basis: Compact | None = None
         self._cosine_min = 1.0
         self._unreadable: set[tuple[int, int]] = set()
@@ -148,7 +149,9 @@ class ArchiveWriter:
                 f"({len(tiles)}, {self.header.encoder.dim})"
             )
         rows, cols = tiles.T
-        if self._mask[rows, cols].any() or len(np.unique(tiles, axis=0)) != len(tiles):
+        if self._settled or self._mask[rows, cols].any():
+            raise ValueError("a tile was added before, or after the embeddings were counted")
+        if len(np.unique(tiles, axis=0)) != len(tiles):
             raise ValueError("a tile was added before")
         if not len(tiles):
             return
@@ -200,6 +203,9 @@ class ArchiveWriter:
 
     def _finish_exact(self) -> None:
         """Choose between a basis and int8, by bytes."""
+        if self._settled:
+            return
+        self._settled = True
         if not self._exact:
             return self._store_exact() if self.precision == "compact" else None
         tiles = np.concatenate([part for part, _ in self._exact])
@@ -216,6 +222,22 @@ class ArchiveWriter:
         self._place(tiles, found.codes, COMPACT_CHUNK)
         restored = restore(found.codes, found.scales, found.basis, found.steps)
         self._cosine_min = min(self._cosine_min, float(cosines(exact, restored).min()))
+
+    def embedding_bytes(self) -> int:
+        """Bytes that the embeddings take in the file; all of them must be there."""
+        self._finish_exact()
+        spec = self._embedding_spec()
+        basis = len(self._basis.basis) * self.header.encoder.dim * 4 if self._basis else 0
+        return basis + sum(len(spec.encode(chunk)) for chunk in self._chunks.values())
+
+    def _embedding_spec(self) -> ArraySpec:
+        found = self._basis
+        depth = len(found.basis) if found else self.header.encoder.dim
+        side = COMPACT_CHUNK if found else TILE_CHUNK
+        dtype = "float16" if self.precision == "float16" else "int8"
+        return ArraySpec(
+            "embeddings", dtype, (self.rows, self.cols, depth), (side, side, depth), zstd=True
+        )
 
     def add_unreadable(self, positions: ArrayLike) -> None:
         """List tissue tiles, (n, 2) of (row, col), that could not be read; they are background."""
@@ -252,7 +274,12 @@ class ArchiveWriter:
         self._overview = facts, buffer.getvalue()
 
     def start_base(
-        self, level: int, codec: str = "avif", quality: int | None = None, chunk: int = CHUNK
+        self,
+        level: int,
+        codec: str = "avif",
+        quality: int | None = None,
+        chunk: int = CHUNK,
+        ratio: float | None = None,
     ) -> Base:
         """Say what base layer the archive has; `add_base_chunk` then takes its pictures.
 
@@ -261,6 +288,7 @@ class ArchiveWriter:
             codec: `avif`, `jpegxl`, `webp`, `jpeg` or `png`.
             quality: 1..100; None takes the codec's default.
             chunk: side in px of a chunk.
+            ratio: that the quality was chosen for, see `Base`.
 
         Raises:
             ConfigError: no such codec here, or a quality out of range.
@@ -270,7 +298,13 @@ class ArchiveWriter:
         width, height = level_size(*self.header.slide.size, level)
         kept = resolve_quality(codec, quality)
         self._base = Base(
-            level=level, codec=codec, quality=kept, width=width, height=height, chunk=chunk
+            level=level,
+            codec=codec,
+            quality=kept,
+            width=width,
+            height=height,
+            chunk=chunk,
+            ratio=ratio,
         )
         return self._base
 
@@ -376,13 +410,9 @@ class ArchiveWriter:
         latents = self._finish_latents()
         self._finish_exact()
         found = self._basis
-        depth = len(found.basis) if found else self.header.encoder.dim
-        side = COMPACT_CHUNK if found else TILE_CHUNK
-        dtype = "float16" if self.precision == "float16" else "int8"
-        shape, chunk = (self.rows, self.cols, depth), (side, side, depth)
-        spec = ArraySpec("embeddings", dtype, shape, chunk, zstd=True)
         self._add_array(
-            spec, (((row, col, 0), self._chunks[row, col]) for row, col in sorted(self._chunks))
+            self._embedding_spec(),
+            (((row, col, 0), self._chunks[row, col]) for row, col in sorted(self._chunks)),
         )
         if self.precision != "float16":
             self._add_whole("scales", self._scales)

@@ -28,8 +28,16 @@ def compress(
     ] = "avif",
     base_quality: Annotated[
         int | None,
-        typer.Option("--base-quality", "--quality", help="1 to 100; each codec has a default."),
+        typer.Option(
+            "--base-quality", "--quality", help="1 to 100; if not given, chosen by --ratio."
+        ),
     ] = None,
+    ratio: Annotated[
+        float,
+        typer.Option(
+            help="Choose the base layer's quality so that the slide is this many times the archive."
+        ),
+    ] = 45.0,
     precision: Annotated[
         Literal["compact", "int8", "float16"],
         typer.Option(help="Of the embeddings; compact is in a basis of the slide's own."),
@@ -82,6 +90,7 @@ def compress(
         base=base,
         base_codec=base_codec,
         base_quality=base_quality,
+        ratio=ratio,
         precision=precision,
         mpp=mpp,
         tissue=tissue,

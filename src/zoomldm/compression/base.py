@@ -8,16 +8,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from zoomldm.archive import ArchiveWriter
-from zoomldm.archive.base import WHITE, stored_chunks
+from zoomldm.archive.base import CHUNK, WHITE, count_tiles, stored_chunks
 from zoomldm.archive.manifest import Base
 from zoomldm.archive.pictures import encode_picture, fill_chunk
 from zoomldm.errors import ConfigError
-from zoomldm.geometry.levels import BASE_MPP, COARSEST, NAMES, level_mpp
+from zoomldm.geometry.levels import BASE_MPP, COARSEST, NAMES, level_mpp, level_size
 from zoomldm.slides import Slide, SlideReadError
 from zoomldm.slides.tissue import VIEW_LEVEL, Tissue
 from zoomldm.verbs import Progress
 
 DEFAULT_LEVEL = 2
+QUALITIES = (24, 60)  # that are chosen from: below, nuclei go; above, bytes buy little
+SAMPLE = 4  # chunks that a quality is chosen by
+_TRIED = (30, 50)  # qualities that the sample is encoded at
+_REST = 6_000  # bytes of an archive besides embeddings and base layer, about
 THREADS = 2  # each holds what it reads of the slide, up to 200 MB, and one chunk
 _SMALLEST = 16  # px: what can't be read is halved down to this
 
@@ -54,6 +58,7 @@ def add_base(
     codec: str,
     quality: int | None,
     progress: Progress,
+    ratio: float | None = None,
 ) -> None:
     """Read, encode and store the chunks that tissue touches; what can't be read is white.
 
@@ -65,8 +70,12 @@ def add_base(
         codec: of the chunks.
         quality: of the codec, None for its default.
         progress: called as chunks are done.
+        ratio: choose the quality so that the slide's file is this many times the archive's; the
+            embeddings must be there already.
     """
-    facts = writer.start_base(level, codec, quality)
+    if ratio is not None:
+        quality = choose_quality(slide, tissue, writer, level, codec, ratio)
+    facts = writer.start_base(level, codec, quality, ratio=ratio)
     chunks, what = stored_chunks(facts, tissue.mask), f"storing the slide at {NAMES[level]}"
 
     def coded(row: int, col: int) -> bytes:
@@ -76,6 +85,37 @@ def add_base(
     for done, ((row, col), data) in enumerate(_in_order(coded, chunks), 1):
         writer.add_base_chunk(row, col, data)
         progress(what, done, len(chunks))
+
+
+def choose_quality(
+    slide: Slide, tissue: Tissue, writer: ArchiveWriter, level: int, codec: str, ratio: float
+) -> int:
+    """The quality, 24 to 60, at which the whole archive is about 1/ratio of the slide's file.
+
+    A few chunks are encoded at two qualities; the logarithm of their bytes for each tile of
+    tissue is nearly linear in between and not far beyond.
+    """
+    width, height = level_size(*slide.size, level)
+    facts = Base(level=level, codec=codec, quality=None, width=width, height=height, chunk=CHUNK)
+    chunks = stored_chunks(facts, tissue.mask)
+    tiles = [count_tiles(facts, tissue.mask, *chunk) for chunk in chunks]
+    order = sorted(range(len(chunks)), key=lambda i: (tiles[i], i))
+    wanted = slide.file_bytes / ratio - writer.embedding_bytes() - _REST
+    # The middle of each of a few groups of the same number of tiles.
+    parts = np.array_split(np.array(order, int), min(SAMPLE, len(order)))
+    sample = [int(part[len(part) // 2]) for part in parts if len(part)]
+    covered = sum(tiles[i] for i in sample)
+    if not covered or wanted <= 0:
+        return QUALITIES[0]
+    sums = [0, 0]
+    for i in sample:
+        pixels = fill_chunk(_chunk(slide, tissue, facts, *chunks[i]), facts.chunk)
+        for k, quality in enumerate(_TRIED):
+            sums[k] += len(encode_picture(pixels, codec, quality))
+    low, high = (math.log(n * sum(tiles) / covered) for n in sums)
+    slope = max(high - low, 1e-3) / (_TRIED[1] - _TRIED[0])
+    found = _TRIED[0] + (math.log(wanted) - low) / slope
+    return round(min(max(found, QUALITIES[0]), QUALITIES[1]))
 
 
 def _in_order(

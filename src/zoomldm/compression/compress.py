@@ -1,6 +1,7 @@
 """Slide to archive: every tissue tile becomes one embedding, and little else is kept."""
 
 import logging
+import math
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -44,7 +45,9 @@ class CompressOptions:
         base: label of the base layer's level, or `none`; None takes 5x, or the slide's own level
             where that is coarser.
         base_codec: `avif`, `jpegxl`, `webp`, `jpeg`, or `png`, which is lossless.
-        base_quality: of the codec, 1 to 100; None takes the codec's default.
+        base_quality: of the codec, 1 to 100; None chooses it, from 24 to 60, by `ratio`.
+        ratio: what the slide's file should be of the archive, over 1; the base layer gets the
+            bytes that the embeddings leave.
         precision: of the embeddings: `compact` (in a basis of the slide's own, where that takes
             fewer bytes than int8), `int8` or `float16`; each keeps cosine 0.999.
         mpp: micrometres per pixel of the slide, where it does not say or says it wrongly.
@@ -59,6 +62,7 @@ class CompressOptions:
     base: str | None = None
     base_codec: str = "avif"
     base_quality: int | None = None
+    ratio: float = 45.0
     precision: Precision = "compact"
     mpp: float | None = None
     tissue: TissueMode = "otsu"
@@ -71,6 +75,8 @@ class CompressOptions:
         if self.tissue not in ("otsu", "all"):
             raise ConfigError(f"tissue {self.tissue!r}; expected otsu or all")
         resolve_quality(self.base_codec, self.base_quality)
+        if not (math.isfinite(self.ratio) and self.ratio > 1):
+            raise ConfigError(f"ratio is {self.ratio:g}; expected more than 1")
         if not 0 <= self.turn < TURNS:
             raise ConfigError(f"turn is {self.turn}; expected 0 to {TURNS - 1}")
         self.base_wanted  # noqa: B018
@@ -79,6 +85,13 @@ class CompressOptions:
     def has_base(self) -> bool:
         """Whether a base layer is kept at all."""
         return self.base is None or self.base.lower() != "none"
+
+    @property
+    def ratio_wanted(self) -> float | None:
+        """The ratio that a quality is chosen for; None where one is named or none is needed."""
+        lossless = resolve_quality(self.base_codec, None) is None
+        named = not self.has_base or lossless or self.base_quality is not None
+        return None if named else self.ratio
 
     @property
     def base_wanted(self) -> int | None:
@@ -102,6 +115,7 @@ class CompressReport(Report):
         source_bytes: size of the slide's file.
         raw_bytes: size of the 0.5 mpp raster at 3 bytes a pixel.
         base_bytes: of them, the base layer's chunks.
+        base_quality: of the base layer's codec; None where it is lossless or there is none.
         cosine_min: between the worst tile's embedding and what is stored of it.
         ratio: source_bytes / bytes.
         seconds: time taken.
@@ -121,6 +135,7 @@ class CompressReport(Report):
     ratio: float
     seconds: float
     done_before: bool = False
+    base_quality: int | None = None
     unreadable_patches: dict[str, int] = field(default_factory=dict)
 
 
@@ -203,7 +218,8 @@ def compress(
             writer.add_unreadable(lost)
             if base is not None:
                 codec, quality = options.base_codec, options.base_quality
-                add_base(opened, tissue, writer, base, codec, quality, progress)
+                ratio = options.ratio_wanted
+                add_base(opened, tissue, writer, base, codec, quality, progress, ratio)
             if stored:
                 add_latents(opened, tissue.mask, model, writer, progress)
         return _report(opened, target, start)
@@ -271,9 +287,13 @@ def _is_done(
             f"{m.slide.native_size[0]} x {m.slide.native_size[1]} px); give another name with -o, "
             "or remove it"
         )
-    made = (m.base.level, m.base.codec, m.base.quality) if m.base else None
-    quality = resolve_quality(options.base_codec, options.base_quality)
-    wanted = (base, options.base_codec, quality) if base is not None else None
+    ratio = options.ratio_wanted
+    quality = None if ratio else resolve_quality(options.base_codec, options.base_quality)
+    wanted = (base, options.base_codec, quality, ratio) if base is not None else None
+    made = None
+    if m.base:
+        found = None if m.base.ratio else m.base.quality
+        made = m.base.level, m.base.codec, found, m.base.ratio
     same = (
         m.slide == slide
         and m.encoder.digest == networks["encoder"].digest
@@ -301,6 +321,7 @@ def _report(slide: Slide, target: Path, start: float, done_before: bool = False)
         source_bytes=slide.file_bytes,
         raw_bytes=slide.size[0] * slide.size[1] * 3,
         base_bytes=m.base_bytes,
+        base_quality=m.base.quality if m.base else None,
         cosine_min=m.quantisation.cosine_min,
         ratio=slide.file_bytes / size,
         seconds=time.monotonic() - start,

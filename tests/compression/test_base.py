@@ -1,0 +1,52 @@
+"""The base layer's quality, chosen by the bytes that it may take."""
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+from synthetic import paint_slide
+
+from zoomldm import open_archive
+from zoomldm.compression.base import QUALITIES
+from zoomldm.compression.compress import CompressOptions, compress
+from zoomldm.pipeline import build_pipeline
+
+SIDE = 5120  # px at 0.5 mpp: two chunks a side at 5x
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    texture = gaussian_filter(rng.normal(0, 1, (SIDE, SIDE)).astype(np.float32), 5)
+    grey = np.clip(150 + 60 * texture / texture.std(), 0, 255)
+    pixels = np.stack([grey, grey * 0.6, grey * 0.9], -1).astype(np.uint8)
+    return paint_slide(tmp_path_factory.mktemp("slides") / "a.tif", SIDE, SIDE, picture=pixels)
+
+
+def run(slide, out, **options):
+    options = CompressOptions(tissue="all", **options)
+    return compress(slide, out, options, pipeline=build_pipeline("tiny"))
+
+
+class TestQuality:
+    def test_meets_the_ratio(self, slide, tmp_path):
+        most = run(slide, tmp_path / "a.zldm", base_quality=55).ratio
+        least = run(slide, tmp_path / "b.zldm", base_quality=28).ratio
+        wanted = (most * least) ** 0.5
+        report = run(slide, tmp_path / "c.zldm", ratio=wanted)
+        assert report.ratio == pytest.approx(wanted, rel=0.08)
+        assert 28 < report.base_quality < 55
+        with open_archive(tmp_path / "c.zldm") as archive:
+            assert archive.manifest.base.ratio == wanted
+
+    def test_stays_within_its_range(self, slide, tmp_path):
+        assert run(slide, tmp_path / "a.zldm", ratio=100_000).base_quality == QUALITIES[0]
+        assert run(slide, tmp_path / "b.zldm", ratio=1.1).base_quality == QUALITIES[1]
+
+    def test_done_before(self, slide, tmp_path):
+        first = run(slide, tmp_path / "a.zldm")
+        again = run(slide, tmp_path / "a.zldm")
+        assert again.done_before and again.base_quality == first.base_quality
+        asked = run(slide, tmp_path / "a.zldm", base_quality=first.base_quality)
+        assert not asked.done_before
+        with open_archive(tmp_path / "a.zldm") as archive:
+            assert archive.manifest.base.ratio is None
