@@ -41,6 +41,16 @@ class TrainConfig(BaseModel):
         0, ge=0, le=1, description="draw levels as their number of patches to this; 0 all alike"
     )
     freeze_summarizer: bool = Field(False, description="diffusion: train the denoiser alone")
+    made: float = Field(
+        0,
+        ge=0,
+        le=1,
+        description="autoencoder of low-pass latents: share of the crops whose latents the "
+        "pipeline's denoiser made from a stored base layer; with --finetune",
+    )
+    adversary: float = Field(
+        0.05, ge=0, description="autoencoder of low-pass latents: weight of the adversary"
+    )
     contexts: int | None = Field(
         None, ge=1, description="embedding diffusion: contexts held a level; None for 4096 to 384"
     )
@@ -52,6 +62,8 @@ ONLY: dict[str, tuple[str, ...]] = {
     "level_power": ("diffusion", "embedding-diffusion"),
     "freeze_summarizer": ("diffusion",),
     "contexts": ("embedding-diffusion",),
+    "made": ("autoencoder",),
+    "adversary": ("autoencoder",),
     "compile": ("diffusion", "embedding-diffusion"),
 }
 

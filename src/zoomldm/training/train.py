@@ -13,7 +13,7 @@ from zoomldm.archive import Archive
 from zoomldm.cohort.cases import Split, read_labels, split_cases
 from zoomldm.data.archive_patches import ArchivePatches
 from zoomldm.data.contexts import ContextStore
-from zoomldm.data.crops import PatchCrops
+from zoomldm.data.crops import CropSource, PatchCrops
 from zoomldm.data.folder import find_sources, identity, open_archives
 from zoomldm.data.rasters import RasterPatches, load_raster
 from zoomldm.data.slide_patches import SlidePatches, cache_tiles
@@ -28,6 +28,7 @@ from zoomldm.training.assembly import FROZEN, assemble, frozen_digest, starting_
 from zoomldm.training.config import STAGES, TrainConfig, make_config
 from zoomldm.training.judging import train_judge
 from zoomldm.training.loop import Stage, train
+from zoomldm.training.made_crops import MadeCrops
 from zoomldm.training.perceptual import perceptual_features
 from zoomldm.training.stages.autoencoder import AutoencoderStage
 from zoomldm.training.stages.diffusion import DiffusionStage
@@ -162,7 +163,7 @@ def train_stage(
     else:
         with processes.main_process_first():
             cache_tiles(list(files.values()), out / "tiles", quiet=quiet)
-        built = _tile_stage(stage, base, out / "tiles", split, config.seed)
+        built = _tile_stage(stage, base, out / "tiles", split, config)
     extra = {
         "stage": stage,
         "preset": preset,
@@ -241,14 +242,20 @@ def _embedding_stage(
     return stage
 
 
-def _tile_stage(stage: str, base: ZoomLDMPipeline, cache: Path, split: Split, seed: int) -> Stage:
+def _tile_stage(
+    stage: str, base: ZoomLDMPipeline, cache: Path, split: Split, config: TrainConfig
+) -> Stage:
     tiles = SlidePatches(cache, split.training)
     kept = SlidePatches(cache, split.held_out) if split.held_out else None
-    torch.manual_seed(seed)  # the heads that a stage adds
+    torch.manual_seed(config.seed)  # the heads that a stage adds
     if stage == "autoencoder" and isinstance(base.vae, LowPassAutoencoder):
-        source, other = PatchCrops(tiles), PatchCrops(kept) if kept else None
-        fit_bands(base.vae, source, seed)
-        return LowPassDecoderStage(base.vae, source, other, perceptual_features())
+        source: CropSource = PatchCrops(tiles)
+        other: CropSource | None = PatchCrops(kept) if kept else None
+        fit_bands(base.vae, source, config.seed)
+        if config.made:
+            source = MadeCrops(tiles, base, source, config.made)
+            other = MadeCrops(kept, base, other, config.made) if kept and other else None
+        return LowPassDecoderStage(base.vae, source, other, perceptual_features(), config.adversary)
     if stage == "autoencoder":
         autoencoder: FoldedAutoencoder = base.vae.requires_grad_(True)
         return AutoencoderStage(autoencoder, tiles, kept)

@@ -26,8 +26,16 @@ STRONGEST = 0.2  # deviation of that noise
 Features = Callable[[Tensor], list[Tensor]]
 
 
+def detail(image: Tensor) -> Tensor:
+    """What an image (B, 3, H, W), sides multiples of 4, has beyond the means of its 4 x 4 px."""
+    return image - F.interpolate(F.avg_pool2d(image, 4), scale_factor=4, mode="nearest")
+
+
 class CropDiscriminator(ModelMixin, ConfigMixin):
-    """Tells real crops from decoded ones beside their low-pass image: (B, 6, H, W) to logits.
+    """Tells real details from decoded ones beside the low-pass image: (B, 6, H, W) to logits.
+
+    It sees details alone: the means of 4 x 4 px are not the decoder's choice, and where a denoiser
+    made them, they would give every decoded crop away.
 
     Args:
         width: channels at half of the side.
@@ -52,9 +60,9 @@ class CropDiscriminator(ModelMixin, ConfigMixin):
         )
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
 
-    def forward(self, image: Tensor, low: Tensor) -> Tensor:
+    def forward(self, details: Tensor, low: Tensor) -> Tensor:
         """Logits (B, 1, H / 8, W / 8), high for real ones."""
-        return self.layers(torch.cat([image, low], 1))
+        return self.layers(torch.cat([details, low], 1))
 
 
 def fit_bands(
@@ -84,6 +92,8 @@ def phase_loss(error: Tensor, side: int = CELL) -> Tensor:
 
 class LowPassDecoderStage(Stage):
     """Images back from latents: L1, features, an adversary at a small weight after a warm-up.
+
+    The latents are those of real images, or, where the crops say so, what a denoiser made.
 
     Args:
         autoencoder: its decoder is trained; its bands are scaled already.
@@ -146,7 +156,8 @@ class LowPassDecoderStage(Stage):
         out = self.vae.decode(latents, batch["noise"], batch["levels"]).float()
         inner = slice(BORDER, -BORDER)
         out, real = out[..., inner, inner], batch["images"][..., inner, inner]
-        error = out - real
+        # Of the details: the rest is the latents', and may be a denoiser's guess.
+        error = detail(out) - detail(real)
         losses = {"l1": error.abs().mean(), "phase": phase_loss(error)}
         loss = 3 * losses["l1"] + 20 * losses["phase"]
         if self.features is not None:
@@ -168,7 +179,7 @@ class LowPassDecoderStage(Stage):
         clean = batch["spread"] == 0
         low = F.interpolate(batch["low"], scale_factor=4, mode="bilinear", align_corners=False)
         low = low[..., BORDER:-BORDER, BORDER:-BORDER][clean]
-        out, real = out[clean], real[clean]
+        out, real = detail(out[clean]), detail(real[clean])
         loss = out.new_zeros(())
         if not len(out):
             return loss

@@ -1,0 +1,119 @@
+"""Crops whose low image a pipeline's denoiser made: what its decoder meets in an archive."""
+
+from copy import deepcopy
+
+import imagecodecs
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from zoomldm.archive.base import halve
+from zoomldm.data.crops import BLOCK, Crops, CropSource
+from zoomldm.data.slide_patches import SlidePatches
+from zoomldm.errors import ConfigError, PipelineError
+from zoomldm.generation.octaves import Known, codec_loss, make_latents, octave_times
+from zoomldm.geometry.levels import TILE
+from zoomldm.geometry.orientation import TURNS, turn_array
+from zoomldm.networks.lowpass import coarse_planes, planes_image
+from zoomldm.networks.octave_denoiser import BASE, OctaveDenoiser
+from zoomldm.pipeline import ZoomLDMPipeline
+from zoomldm.pixels import to_pixels, to_signed
+
+QUALITIES = (24, 60)  # of the codec, those that `compress` chooses from
+STEPS = 6
+EACH = 3  # crops of a patch
+MARGIN = 32  # px around a patch that the codec sees as well, here mirrored
+
+
+class MadeCrops:
+    """Crops of 20x of which a share has a made low image, the others come from another source.
+
+    A tile goes through the codec at 5x as a base layer, the denoiser takes the codec's loss away
+    under the tile's embedding, and what it makes is the low image of a few crops of the tile.
+    Nothing is kept between draws, so that a run that goes on draws the same.
+
+    Args:
+        patches: of which those of 20x are taken; whole tiles.
+        pipeline: its patch encoder, summarizer and denoiser, frozen.
+        exact: gives the crops that are left.
+        share: of the crops, 0 to 1, whose low image is made.
+
+    Raises:
+        PipelineError: the pipeline's denoiser is not one of octaves.
+        ConfigError: no patches at 20x.
+    """
+
+    def __init__(
+        self, patches: SlidePatches, pipeline: ZoomLDMPipeline, exact: CropSource, share: float
+    ) -> None:
+        if not isinstance(pipeline.unet, OctaveDenoiser):
+            raise PipelineError(
+                "this pipeline's denoiser makes no low images; train stage diffusion first, and "
+                "name its pipeline with --pipeline and --finetune"
+            )
+        self.patches, self.pipeline, self.exact, self.share = patches, pipeline, exact, share
+        self.places = patches.at_level(0)
+        if not len(self.places):
+            raise ConfigError("there are no patches at 20x, which made latents are trained on")
+        self.times = octave_times(STEPS)
+        self.vae = deepcopy(pipeline.vae)  # the one that is trained may move to another device
+
+    def draw(self, rng: np.random.Generator, count: int, side: int) -> Crops:
+        """See `CropSource.draw`; up to 256 px."""
+        made = round(count * self.share)
+        parts = []
+        if made:
+            parts.append(self._made(rng, made, side))
+        if count > made:
+            parts.append(self.exact.draw(rng, count - made, side))
+        return Crops(
+            np.concatenate([p.images for p in parts]),
+            np.concatenate([p.low for p in parts]),
+            np.concatenate([p.levels for p in parts]),
+        )
+
+    def _made(self, rng: np.random.Generator, count: int, side: int) -> Crops:
+        chosen = rng.choice(self.places, -(-count // EACH))
+        tiles = np.stack(
+            [
+                np.ascontiguousarray(
+                    turn_array(self.patches.read(int(i)), int(rng.integers(TURNS)))
+                )
+                for i in chosen
+            ]
+        )
+        wholes = self.lows(tiles, rng)
+        images, low = [], []
+        for k in range(count):
+            y, x = rng.integers(0, (TILE - side) // BLOCK + 1, 2) * BLOCK
+            images.append(tiles[k // EACH, y : y + side, x : x + side])
+            y, x, small = y // 4, x // 4, side // 4
+            low.append(wholes[k // EACH, y : y + small, x : x + small])
+        return Crops(np.stack(images), np.stack(low), np.zeros(count, np.int64))
+
+    @torch.no_grad()
+    def lows(self, tiles: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+        """What the denoiser makes of tiles (n, 256, 256, 3) stored at 5x: (n, 64, 64, 3)."""
+        model, device = self.pipeline, self.pipeline.device
+        quality = round(rng.uniform(*QUALITIES))
+        stored = np.stack([_through(halve(tile, 2), quality) for tile in tiles])
+        embeddings = torch.from_numpy(model.encode_tiles(tiles))
+        hint = self.vae.from_planes(coarse_planes(to_signed(stored).to(device)))
+        known = Known(
+            0,
+            model.context(embeddings[:, None, None], 0),
+            BASE,
+            hint,
+            codec_loss("avif", quality),
+        )
+        noise = rng.standard_normal(tuple(hint.shape), np.float32)
+        latents = make_latents(model.unet, known, torch.from_numpy(noise).to(device), self.times)
+        return to_pixels(planes_image(self.vae.to_planes(latents.float())))
+
+
+def _through(low: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
+    around = np.pad(low, ((MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)), mode="reflect")
+    data = imagecodecs.avif_encode(
+        np.ascontiguousarray(around), level=quality, speed=6, pixelformat="420", numthreads=1
+    )
+    return imagecodecs.avif_decode(data)[MARGIN:-MARGIN, MARGIN:-MARGIN]
