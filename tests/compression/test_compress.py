@@ -15,7 +15,6 @@ from synthetic import paint_region, paint_slide
 
 from zoomldm.archive import open_archive, verify_archive
 from zoomldm.archive.base import stored_chunks
-from zoomldm.archive.pictures import resolve_quality
 from zoomldm.archive.quantise import cosines
 from zoomldm.compression import base as base_layer
 from zoomldm.compression import compress as compression

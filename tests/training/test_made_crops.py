@@ -1,4 +1,4 @@
-"""Crops with made low images: of the right places, the same every time, refused where none can be."""
+"""Crops with made low images: of the right places, the same every time, or refused."""
 
 import json
 from pathlib import Path
