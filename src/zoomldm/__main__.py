@@ -2,4 +2,5 @@
 
 from zoomldm.cli import main
 
-main()
+if __name__ == "__main__":  # processes of a pool read this module too
+    main()

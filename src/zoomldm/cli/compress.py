@@ -5,13 +5,21 @@ from typing import Annotated, Literal
 
 import typer
 
+from zoomldm.cli.cohort import Cpus, DryRun, Gpus, Ray, Retries, Split, State, Workers
 from zoomldm.cli.device import Device
 from zoomldm.cli.import_features import import_features
 
 
 def compress(
     ctx: typer.Context,
-    slides: Annotated[list[Path], typer.Argument(metavar="SLIDE...", show_default=False)],
+    slides: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SLIDE...",
+            show_default=False,
+            help="Slides; folders or globs of them; tables (slide,case,label,split).",
+        ),
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="File .zldm, or an existing folder.")],
     base: Annotated[
         str | None,
@@ -64,6 +72,14 @@ def compress(
     ] = 0,
     from_features: Annotated[bool, typer.Option("--from-features", hidden=True)] = False,
     device: Device = "auto",
+    workers: Workers = 1,
+    ray: Ray = None,
+    cpus: Cpus = 1.0,
+    gpus: Gpus = 0.0,
+    retries: Retries = 2,
+    split: Split = None,
+    state: State = None,
+    dry_run: DryRun = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Keep a slide as one embedding per tissue tile."""
@@ -77,14 +93,14 @@ def compress(
                 raise ConfigError(f"{option} is for slides; features are taken as they are")
         if precision == "compact":  # the default of slides
             precision = "int8"
-        import_features(slides, out, mpp, precision, encoder, json)
+        import_features(slides, out, mpp, precision, encoder, json=json)
         return
-    from zoomldm.cli.output import megabytes, print_json, print_table, progress
+    from zoomldm.cli.cohort import Running, end, failures_of, reports_of, run_slides
+    from zoomldm.cli.jobs import CompressJob, identity
+    from zoomldm.cli.output import megabytes, print_json, print_table
+    from zoomldm.cohort.items import SLIDES, find_items
     from zoomldm.compression.compress import CompressOptions, archive_path
-    from zoomldm.compression.compress import compress as run
-    from zoomldm.encoders import load_encoder
-    from zoomldm.errors import SomeFailedError, TargetError, ZoomLDMError
-    from zoomldm.pipeline import load_pipeline
+    from zoomldm.errors import TargetError
 
     options = CompressOptions(
         base=base,
@@ -97,38 +113,19 @@ def compress(
         for_training=for_training,
         turn=turn,
     )
-    if len(slides) > 1 and not out.is_dir():
+    cohort = find_items(slides, SLIDES, "slides", split=split)
+    if len(cohort.items) > 1 and not out.is_dir():
         raise TargetError(f"{out}: several slides need an existing folder")
-    targets = [archive_path(s, out, turn) for s in slides]
-    if len(set(targets)) < len(targets):
-        raise TargetError(f"{out}: two of the slides have the same name; compress them apart")
-    model = load_pipeline(pipeline, device)
-    chosen = load_encoder(encoder, device) if encoder else None
-    reports, failures = [], []
-    for slide in slides:
-        try:
-            with progress(quiet=json) as advance:
-                reports.append(
-                    run(
-                        slide,
-                        out,
-                        options,
-                        pipeline=model,
-                        name=pipeline,
-                        encoder=chosen,
-                        progress=advance,
-                    )
-                )
-        except ZoomLDMError as error:
-            if len(slides) == 1:
-                raise
-            failures.append((slide, error))
-            typer.echo(f"zoomldm: {error}", err=True)
+    archive_path(Path(cohort.items[0].source), out, turn)
+    job = CompressJob(out, options, pipeline, identity(pipeline), encoder, device)
+    running = Running(workers, ray, cpus, gpus, retries, state, dry_run)
+    result = run_slides(job, cohort, running, out=out, what="slides", json=json)
+    reports = reports_of(result)
     if json:
         print_json(
             {
-                "archives": [r.as_dict() for r in reports],
-                "failed": [{"slide": str(s), "error": str(e)} for s, e in failures],
+                "archives": reports,
+                "failed": failures_of(result, "slide"),
             }
         )
     else:
@@ -146,25 +143,20 @@ def compress(
             ],
             [
                 [
-                    Path(r.archive).name,
-                    r.tissue_tiles,
-                    megabytes(r.source_bytes),
-                    megabytes(r.bytes),
-                    megabytes(r.base_bytes),
-                    f"{r.ratio:.1f}",
-                    f"{r.cosine_min:.4f}",
-                    "there already" if r.done_before else f"{r.seconds:.1f}",
+                    Path(r["archive"]).name,
+                    r["tissue_tiles"],
+                    megabytes(r["source_bytes"]),
+                    megabytes(r["bytes"]),
+                    megabytes(r["base_bytes"]),
+                    f"{r['ratio']:.1f}",
+                    f"{r['cosine_min']:.4f}",
+                    "there already" if r["done_before"] else f"{r['seconds']:.1f}",
                 ]
                 for r in reports
             ],
         )
         for r in reports:
-            if r.unreadable:
-                typer.echo(f"{r.slide}: unreadable tiles (row, column): {r.unreadable}", err=True)
-    if failures:
-        if not reports:
-            raise ZoomLDMError(f"none of the {len(slides)} slides could be compressed")
-        raise SomeFailedError(
-            f"{len(failures)} of {len(slides)} slides failed: "
-            + ", ".join(str(s) for s, _ in failures)
-        )
+            if r["unreadable"]:
+                lost = [tuple(place) for place in r["unreadable"]]
+                typer.echo(f"{r['slide']}: unreadable tiles (row, column): {lost}", err=True)
+    end(result, "slides", "compressed")

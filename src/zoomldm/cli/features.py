@@ -5,11 +5,19 @@ from typing import Annotated, Literal
 
 import typer
 
+from zoomldm.cli.cohort import Cpus, DryRun, Gpus, Ray, Retries, Split, State, Workers
 from zoomldm.cli.device import Device
 
 
 def features(
-    archives: Annotated[list[Path], typer.Argument(metavar="ARCHIVE...", show_default=False)],
+    archives: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ARCHIVE...",
+            show_default=False,
+            help="Archives; folders or globs of them; tables (slide,case,label,split).",
+        ),
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Existing folder; a file per archive.")],
     pipeline: Annotated[str, typer.Option(help="Pipeline id or directory.")] = "demo",
     source: Annotated[
@@ -37,14 +45,23 @@ def features(
     ] = "mid",
     timestep: Annotated[int, typer.Option(help="Of the denoiser, 0 to 999.")] = 50,
     device: Device = "auto",
+    workers: Workers = 1,
+    ray: Ray = None,
+    cpus: Cpus = 1.0,
+    gpus: Gpus = 0.0,
+    retries: Retries = 2,
+    split: Split = None,
+    state: State = None,
+    dry_run: DryRun = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Describe slides in few numbers, for multiple-instance learning and other tools."""
-    from zoomldm.cli.output import megabytes, print_json, print_table, progress
-    from zoomldm.errors import SomeFailedError, TargetError, ZoomLDMError
+    from zoomldm.cli.cohort import Running, end, failures_of, reports_of, run_slides
+    from zoomldm.cli.jobs import FeaturesJob, identity
+    from zoomldm.cli.output import megabytes, print_json, print_table
+    from zoomldm.cohort.items import ARCHIVES, find_items
+    from zoomldm.errors import TargetError
     from zoomldm.features.extract import PAPER_RATIO, FeatureOptions
-    from zoomldm.features.extract import extract_features as run
-    from zoomldm.pipeline import load_pipeline
 
     options = FeatureOptions(
         source=source,
@@ -57,53 +74,37 @@ def features(
     )
     if not out.is_dir():
         raise TargetError(f"{out}: no such folder; -o takes an existing one")
-    if len({a.stem for a in archives}) < len(archives):
-        raise TargetError(f"{out}: two of the archives have the same name; describe them apart")
-    model = pipeline if source == "tiles" else load_pipeline(pipeline, device)
-    reports, failures = [], []
-    with progress(quiet=json) as advance:
-        for done, archive in enumerate(archives):
-            advance("slides", done, len(archives))
-            try:
-                reports.append(run(archive, out, options, pipeline=model))
-            except ZoomLDMError as error:
-                if len(archives) == 1:
-                    raise
-                failures.append((archive, error))
-                typer.echo(f"zoomldm: {error}", err=True)
-        advance("slides", len(archives), len(archives))
+    cohort = find_items(archives, ARCHIVES, "archives", split=split)
+    job = FeaturesJob(out, options, pipeline, identity(pipeline), device)
+    running = Running(workers, ray, cpus, gpus, retries, state, dry_run)
+    result = run_slides(job, cohort, running, out=out, what="archives", json=json)
+    reports = reports_of(result)
     if json:
         print_json(
             {
-                "features": [r.as_dict() for r in reports],
-                "failed": [{"archive": str(a), "error": str(e)} for a, e in failures],
+                "features": reports,
+                "failed": failures_of(result, "archive"),
                 "paper_ratio": round(PAPER_RATIO, 3),
             }
         )
     elif reports:
         print_table(
-            f"features: {source}, {reports[0].level}, {precision}",
+            f"features: {source}, {reports[0]['level']}, {precision}",
             ["file", "features", "values", "float32", "float16", "int8", "ratio"],
             [
                 [
-                    Path(r.output).name + (" (there already)" if r.done_before else ""),
-                    f"{r.features} x {r.dim}",
-                    f"{r.values:,}",
-                    *(megabytes(size) for size in r.bytes.values()),
-                    f"{r.ratio:,.1f}",
+                    Path(r["output"]).name + (" (there already)" if r["done_before"] else ""),
+                    f"{r['features']} x {r['dim']}",
+                    f"{r['values']:,}",
+                    *(megabytes(size) for size in r["bytes"].values()),
+                    f"{r['ratio']:,.1f}",
                 ]
                 for r in reports
             ],
         )
-        mean = sum(r.tile_values for r in reports) / sum(r.values for r in reports)
+        mean = sum(r["tile_values"] for r in reports) / sum(r["values"] for r in reports)
         typer.echo(
             f"ratio: numbers in the tile embeddings for one in the features, {mean:.1f} over all "
             f"slides; on the paper's (8000 x 384 to 128 x 512) {PAPER_RATIO:.1f}, stated as 45"
         )
-    if failures:
-        if not reports:
-            raise ZoomLDMError(f"none of the {len(archives)} archives could be described")
-        raise SomeFailedError(
-            f"{len(failures)} of {len(archives)} archives failed: "
-            + ", ".join(str(a) for a, _ in failures)
-        )
+    end(result, "archives", "described")

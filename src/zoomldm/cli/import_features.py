@@ -5,9 +5,18 @@ from typing import Annotated, Literal
 
 import typer
 
+from zoomldm.cli.cohort import Cpus, DryRun, Gpus, Ray, Retries, Split, State, Workers
+
 
 def import_features(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE.h5...", show_default=False)],
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE.h5...",
+            show_default=False,
+            help="Files of features; folders or globs of them; tables (slide,case,label,split).",
+        ),
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="File .zldm, or an existing folder.")],
     mpp: Annotated[
         float | None, typer.Option(help="Micrometres per pixel, over what the file says.")
@@ -22,39 +31,33 @@ def import_features(
             help="Patch encoder that made the features; `zoomldm models` lists them.",
         ),
     ] = None,
+    workers: Workers = 1,
+    ray: Ray = None,
+    cpus: Cpus = 1.0,
+    gpus: Gpus = 0.0,
+    retries: Retries = 2,
+    split: Split = None,
+    state: State = None,
+    dry_run: DryRun = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Turn tile features of TRIDENT, CLAM or STAMP into archives."""
+    from zoomldm.cli.cohort import Running, end, failures_of, reports_of, run_slides
+    from zoomldm.cli.jobs import ImportJob
     from zoomldm.cli.output import megabytes, print_json, print_table
-    from zoomldm.encoders import load_encoder
-    from zoomldm.errors import SomeFailedError, TargetError, ZoomLDMError
-    from zoomldm.features.to_archive import archive_from_features, slide_name
+    from zoomldm.cohort.items import FEATURES, find_items
+    from zoomldm.errors import TargetError
+    from zoomldm.features.to_archive import slide_name
 
-    if len(files) > 1 and not out.is_dir():
+    cohort = find_items(files, FEATURES, "files", lambda f: slide_name(Path(f)), split)
+    if len(cohort.items) > 1 and not out.is_dir():
         raise TargetError(f"{out}: several files need an existing folder")
-    if len({slide_name(f) for f in files}) < len(files):
-        raise TargetError(f"{out}: two of the files are of the same name; take them apart")
-    source = load_encoder(encoder, "cpu") if encoder else None
-    made, failures = [], []
-    for file in files:
-        try:
-            made.append(
-                archive_from_features(
-                    file,
-                    out,
-                    mpp=mpp,
-                    precision=precision,
-                    encoder=source,
-                )
-            )
-        except ZoomLDMError as error:
-            if len(files) == 1:
-                raise
-            failures.append((file, error))
-            typer.echo(f"zoomldm: {error}", err=True)
+    job = ImportJob(out, mpp, precision, encoder)
+    running = Running(workers, ray, cpus, gpus, retries, state, dry_run)
+    result = run_slides(job, cohort, running, out=out, what="files", json=json)
+    made = reports_of(result)
     if json:
-        failed = [{"features": str(f), "error": str(e)} for f, e in failures]
-        print_json({"archives": made, "failed": failed})
+        print_json({"archives": made, "failed": failures_of(result, "features")})
     elif made:
         print_table(
             "archives of features",
@@ -71,10 +74,4 @@ def import_features(
                 for m in made
             ],
         )
-    if failures:
-        if not made:
-            raise ZoomLDMError(f"none of the {len(files)} files could be taken")
-        raise SomeFailedError(
-            f"{len(failures)} of {len(files)} files failed: "
-            + ", ".join(str(f) for f, _ in failures)
-        )
+    end(result, "files", "taken")

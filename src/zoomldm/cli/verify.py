@@ -1,26 +1,53 @@
 """`zoomldm verify`: whether archives are sound."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from zoomldm.cli.cohort import Cpus, DryRun, Gpus, Ray, Retries, Split, State, Workers
+
 
 def verify(
-    archives: Annotated[list[Path], typer.Argument(metavar="ARCHIVE...", show_default=False)],
+    archives: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ARCHIVE...",
+            show_default=False,
+            help="Archives; folders or globs of them; tables (slide,case,label,split).",
+        ),
+    ],
+    workers: Workers = 1,
+    ray: Ray = None,
+    cpus: Cpus = 1.0,
+    gpus: Gpus = 0.0,
+    retries: Retries = 2,
+    split: Split = None,
+    state: State = None,
+    dry_run: DryRun = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Check every byte of archives against their digests; exit code 2 if any is damaged."""
-    from zoomldm.archive import verify_archive
+    """Check every byte of archives against their digests; exit code 3 if some fail, 2 if all."""
+    from zoomldm.cli.cohort import Running, run_slides
+    from zoomldm.cli.jobs import VerifyJob
     from zoomldm.cli.output import print_json
+    from zoomldm.cohort.items import ARCHIVES, find_items
 
-    found = {str(path): verify_archive(path) for path in archives}
+    # Nothing is written under their names, so that two may share one.
+    cohort = find_items(archives, ARCHIVES, "archives", key=str, split=split)
+    running = Running(workers, ray, cpus, gpus, retries, state, dry_run)
+    result = run_slides(
+        VerifyJob(), cohort, running, out=None, what="archives", json=json, raising=False
+    )
+    found = {item.source: [] for item, _ in result.done}
+    for item, error in result.failed:
+        record = result.records.get(item.key)
+        found[item.source] = (record.report.get("problems") if record else None) or [error]
     if json:
         print_json({"archives": found, "sound": not any(found.values())})
     else:
         for path, problems in found.items():
             typer.echo(f"{path}: {'sound' if not problems else 'DAMAGED'}")
-            for problem in problems:
+            for problem in problems[1:]:  # the first was told when it was found
                 typer.echo(f"  {problem}", err=True)
-    if any(found.values()):
-        raise typer.Exit(2)
+    if result.failed:
+        raise typer.Exit(3 if result.done else 2)

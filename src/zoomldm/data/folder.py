@@ -4,16 +4,10 @@ import hashlib
 from pathlib import Path
 
 from zoomldm.archive import Archive, open_archive
+from zoomldm.cohort.items import SLIDES
 from zoomldm.errors import ConfigError
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pipeline.compatibility import check_encoder, check_latents
-
-ENDINGS = frozenset(
-    [
-        *(".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".svslide"),
-        *(".bif", ".czi", ".dcm"),
-    ]
-)
 
 
 def find_sources(data: Path, archives: bool, stage: str) -> dict[str, Path]:
@@ -32,7 +26,7 @@ def find_sources(data: Path, archives: bool, stage: str) -> dict[str, Path]:
         raise ConfigError(f"{data}: {what}; --data takes a folder of archives or slides")
     visible = sorted(p for p in data.iterdir() if p.is_file() and not p.name.startswith("."))
     of_archives = [p for p in visible if p.suffix.lower() == ".zldm"]
-    of_slides = [p for p in visible if p.suffix.lower() in ENDINGS]
+    of_slides = [p for p in visible if p.suffix.lower() in SLIDES]
     found, other = (of_archives, of_slides) if archives else (of_slides, of_archives)
     wanted, others = ("archives", "slides") if archives else ("slides", "archives")
     if not found:

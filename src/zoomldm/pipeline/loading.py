@@ -103,14 +103,19 @@ def load_pipeline(name: str = SHIPPED, device: str = "cpu") -> ZoomLDMPipeline:
         ) from error
 
 
-def _loaded(name: str) -> ZoomLDMPipeline:
+def find_pipeline(name: str) -> Path | None:
+    """The folder of a pipeline, None for one that is built, not saved. It may not be there."""
     if name in ("tiny", "tiny-octaves"):
+        return None
+    if name == SHIPPED:
+        return Path(str(resources.files("zoomldm") / "weights" / "demo"))
+    return Path(name)
+
+
+def _loaded(name: str) -> ZoomLDMPipeline:
+    folder = find_pipeline(name)
+    if folder is None:
         return build_pipeline(name)
-    folder = (
-        Path(str(resources.files("zoomldm") / "weights" / "demo"))
-        if name == SHIPPED
-        else Path(name)
-    )
     if not (folder / "model_index.json").is_file():
         found = "a directory without model_index.json" if folder.is_dir() else "no such directory"
         raise PipelineError(

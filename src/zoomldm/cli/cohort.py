@@ -1,0 +1,341 @@
+"""Options of all verbs over several slides, and what they show while they run."""
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from zoomldm.cohort.items import Cohort
+    from zoomldm.cohort.pools import Pool
+    from zoomldm.cohort.runner import Event, Result
+    from zoomldm.cohort.work import Job
+    from zoomldm.verbs import Progress
+
+_PANEL = "Several slides"
+
+Workers = Annotated[
+    int,
+    typer.Option(min=1, help="Processes on this machine, a slide each.", rich_help_panel=_PANEL),
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="auto|HOST:PORT",
+        help="Ray cluster to run on instead; auto is the one this machine belongs to.",
+        rich_help_panel=_PANEL,
+    ),
+]
+Cpus = Annotated[
+    float,
+    typer.Option("--cpus-per-slide", min=0, help="With --ray.", rich_help_panel=_PANEL),
+]
+Gpus = Annotated[
+    float,
+    typer.Option("--gpus-per-slide", min=0, help="With --ray.", rich_help_panel=_PANEL),
+]
+Retries = Annotated[
+    int,
+    typer.Option(min=0, help="Where a process died or the machine failed.", rich_help_panel=_PANEL),
+]
+Split = Annotated[
+    str | None,
+    typer.Option("--split", help="Only the table's slides of it.", rich_help_panel=_PANEL),
+]
+State = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Where it is kept what was done; in the output folder if not given.",
+        rich_help_panel=_PANEL,
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Say what would be done, with all settings; do nothing.",
+                 rich_help_panel=_PANEL),
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Running:
+    """How a verb runs over its slides; see the options above."""
+
+    workers: int = 1
+    ray: str | None = None
+    cpus: float = 1.0
+    gpus: float = 0.0
+    retries: int = 2
+    state: Path | None = None
+    dry_run: bool = False
+
+    @property
+    def where(self) -> str:
+        """In a few words."""
+        if self.ray is not None:
+            return f"on the Ray cluster {self.ray}"
+        return f"{self.workers} process{'es' if self.workers > 1 else ''}"
+
+
+def state_folder(running: Running, cohort: "Cohort", out: Path | None, verb: str) -> Path | None:
+    """Where state is kept: named, or beside the outputs of a cohort; else nowhere.
+
+    Slides named one by one, and worked on here, keep none: their outputs say what was done.
+    """
+    if running.state is not None:
+        return running.state
+    plain = cohort.named and running.workers == 1 and running.ray is None
+    if plain or out is None or not out.is_dir():
+        return None
+    return out / f"cohort-{verb}"
+
+
+def run_slides(
+    job: "Job",
+    cohort: "Cohort",
+    running: Running,
+    *,
+    out: Path | None,
+    what: str,
+    json: bool,
+    raising: bool = True,
+) -> "Result":
+    """Run a verb over its slides and show how it goes.
+
+    Args:
+        job: the verb's.
+        cohort: the slides.
+        running: how.
+        out: the output, in which state is kept if it is a folder.
+        what: they are, `slides` or `archives`.
+        json: print nothing but errors.
+        raising: where one slide is named alone, raise what goes wrong with it.
+
+    Raises:
+        typer.Exit: after a dry run.
+        ZoomLDMError: what goes wrong with all of them, or with the one there is.
+    """
+    from zoomldm.cohort.items import refuse_all
+    from zoomldm.cohort.runner import run_cohort
+    from zoomldm.cohort.summary import summarize, write_summary
+
+    folder = state_folder(running, cohort, out, job.verb)
+    if running.dry_run:
+        _show_plan(job, cohort, folder, running, what, json)
+        raise typer.Exit
+    refuse_all(cohort)
+    with Board(job.verb, len(cohort.items), quiet=json) as board:
+        alone = raising and cohort.named and len(cohort.items) == 1
+        pool = _pool(job, cohort, running, board.advance, alone)
+        result = run_cohort(
+            job, cohort.items, pool, folder, retries=running.retries, on_event=board.note
+        )
+    if folder is not None:
+        summary = summarize(job.verb, result, job.settings, running.where)
+        files = write_summary(folder, summary)
+        if not json:
+            typer.echo(f"summary: {files[1]}", err=True)
+    return result
+
+
+def _pool(
+    job: "Job", cohort: "Cohort", running: Running, progress: "Progress", raising: bool
+) -> "Pool":
+    from zoomldm.cohort.pools import InlinePool, ProcessPool
+
+    if running.ray is not None:
+        from zoomldm.cohort.ray_pool import RayPool
+
+        return RayPool(job, running.ray, running.cpus, running.gpus)
+    if running.workers > 1:
+        return ProcessPool(job, min(running.workers, len(cohort.items)))
+    return InlinePool(job, progress, raising)
+
+
+def reports_of(result: "Result") -> list[dict[str, Any]]:
+    """What the verb reported of each slide that is done."""
+    return [record.report for _, record in result.done]
+
+
+def failures_of(result: "Result", name: str) -> list[dict[str, str]]:
+    """Slides that failed and why, for JSON."""
+    return [{name: item.source, "error": error} for item, error in result.failed]
+
+
+def end(result: "Result", what: str, done: str) -> None:
+    """Raise where slides failed.
+
+    Args:
+        result: of the run.
+        what: they are, such as `slides`.
+        done: what should have been done to them: `compressed`.
+
+    Raises:
+        SomeFailedError: some did.
+        ZoomLDMError: all did.
+    """
+    from zoomldm.errors import SomeFailedError, ZoomLDMError
+
+    failed, count = result.failed, len(result.items)
+    if not failed:
+        return
+    if not result.done:
+        raise ZoomLDMError(f"none of the {count} {what} could be {done}")
+    shown = ", ".join(item.source for item, _ in failed[:20])
+    more = f" and {len(failed) - 20} more" if len(failed) > 20 else ""
+    raise SomeFailedError(f"{len(failed)} of {count} {what} failed: {shown}{more}")
+
+
+def _show_plan(
+    job: "Job", cohort: "Cohort", folder: Path | None, running: Running, what: str, json: bool
+) -> None:
+    from zoomldm.cli.output import print_json, print_table
+    from zoomldm.cohort.runner import plan
+
+    found = plan(job, cohort.items, folder)
+    settings = {
+        **job.settings,
+        "runs": running.where,
+        "retries": running.retries,
+        "state": str(folder) if folder else "none is kept",
+    }
+    if running.ray is not None:
+        settings |= {"cpus per slide": running.cpus, "gpus per slide": running.gpus}
+    if json:
+        print_json(
+            {
+                "verb": job.verb,
+                "settings": settings,
+                "todo": [i.source for i in found.todo],
+                "done": [i.source for i in found.done],
+                "refused": [{"slide": i.source, "error": i.problem} for i in found.refused],
+            }
+        )
+        return
+    _print_settings(settings)
+    rows = [[i.source, "would be done", str(job.output(i) or "")] for i in found.todo]
+    rows += [[i.source, "done already", str(job.output(i) or "")] for i in found.done]
+    rows += [[i.source, "refused", i.problem] for i in found.refused]
+    shown = rows[:50]
+    print_table(
+        f"{job.verb}: {len(found.todo)} of {len(cohort.items)} {what} would be done, "
+        f"{len(found.done)} are, {len(found.refused)} are refused",
+        [what.removesuffix("s"), "", "output"],
+        shown,
+    )
+    if len(rows) > len(shown):
+        typer.echo(f"and {len(rows) - len(shown)} more; --json lists all")
+
+
+def _print_settings(settings: Mapping[str, Any]) -> None:
+    from zoomldm.cli.output import print_table
+
+    print_table("settings", ["", ""], [[k, str(v)] for k, v in settings.items()])
+
+
+class Board:
+    """What a run shows on a terminal: a live table; elsewhere, a line for each failure.
+
+    Args:
+        verb: that runs.
+        total: slides.
+        quiet: show no table.
+    """
+
+    def __init__(self, verb: str, total: int, quiet: bool = False) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._verb, self._total = verb, total
+        self._counts = dict.fromkeys(("earlier", "done", "failed", "held"), 0)
+        self._running: dict[str, float] = {}
+        self._stages: dict[str, str] = {}
+        self._start = time.monotonic()
+        self._console = Console(stderr=True, highlight=False)
+        self._live = (
+            Live(get_renderable=self._table, console=self._console, transient=True)
+            if self._console.is_terminal and not quiet
+            else None
+        )
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def advance(self, what: str, done: int, total: int, /) -> None:
+        """Take note of how far the slide in this process is."""
+        self._stages = {what: f"{what} {done:,} of {total:,}"}
+
+    def note(self, event: "Event") -> None:
+        """Take note of what happened to a slide."""
+        key = event.item.key
+        if event.kind == "begun":
+            self._running[key] = time.monotonic()
+            return
+        if event.kind in self._counts:
+            self._counts[event.kind] += 1
+        self._running.pop(key, None)
+        if event.kind == "failed":
+            self._say(f"zoomldm: {event.error}")
+        elif event.kind == "again":
+            self._say(f"zoomldm: {event.item.source}: {event.error}; tried again")
+        elif event.kind == "held":
+            self._say(f"zoomldm: {event.item.source}: {event.error}")
+
+    def _say(self, text: str) -> None:
+        if self._live:
+            self._console.print(text, markup=False, soft_wrap=True)
+        else:
+            typer.echo(text, err=True)
+
+    def _table(self) -> "RenderableType":
+        from rich.table import Table
+        from rich.text import Text
+
+        counts, took = self._counts, time.monotonic() - self._start
+        worked = counts["done"] + counts["failed"]
+        left = self._total - worked - counts["earlier"]
+        done = f"{counts['done'] + counts['earlier']:,} of {self._total:,} done"
+        if counts["earlier"]:
+            done += f" ({counts['earlier']:,} before)"
+        cells = [
+            self._verb,
+            done,
+            f"{counts['failed']:,} failed",
+            f"{len(self._running)} under way",
+        ]
+        if worked:
+            cells += [_rate(worked / took), f"{_clock(left * took / worked)} left"]
+        table = Table.grid(padding=(0, 2))
+        table.add_row(*(Text(c) for c in cells))
+        now = time.monotonic()
+        for key, since in list(self._running.items())[:12]:
+            table.add_row(Text(""), Text(key), *(Text(c) for c in self._stage(now - since)))
+        return table
+
+    def _stage(self, seconds: float) -> Iterable[str]:
+        return (_clock(seconds), *self._stages.values())
+
+
+def _rate(a_second: float) -> str:
+    for name, factor in (("s", 1), ("min", 60), ("h", 3600)):
+        if a_second * factor >= 1:
+            return f"{a_second * factor:.1f}/{name}"
+    return f"{a_second * 86400:.1f}/day"
+
+
+def _clock(seconds: float) -> str:
+    minutes, whole = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{whole:02}" if hours else f"{minutes}:{whole:02}"

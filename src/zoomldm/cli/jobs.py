@@ -1,0 +1,210 @@
+"""What verbs do to each slide of a cohort, as values that other processes get."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from zoomldm.cohort.items import Item
+from zoomldm.compression.compress import CompressOptions, archive_path
+from zoomldm.errors import DamagedError
+from zoomldm.features.extract import FeatureOptions
+from zoomldm.verbs import Progress, plain
+
+_ENDS = 1 << 16  # bytes of a weights file that are looked at
+
+
+def identity(pipeline: str) -> str:
+    """Digest of a saved pipeline's files: their sizes, and how each begins and ends.
+
+    Weights of gigabytes aren't read whole for it; other training changes their last numbers.
+    """
+    from zoomldm.pipeline.loading import find_pipeline
+
+    folder = find_pipeline(pipeline)
+    if folder is None:
+        return "untrained"
+    sha = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".json", ".safetensors")):
+        size = path.stat().st_size
+        sha.update(f"{path.relative_to(folder).as_posix()}\0{size}\0".encode())
+        with path.open("rb") as file:
+            sha.update(file.read(_ENDS))
+            file.seek(max(0, size - _ENDS))
+            sha.update(file.read(_ENDS))
+    return sha.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class CompressJob:
+    """`zoomldm compress`.
+
+    Attributes:
+        out: file or folder.
+        options: what is kept.
+        pipeline: its name.
+        files: its `identity`.
+        encoder: patch encoder in place of the pipeline's.
+        device: where networks run.
+    """
+
+    verb: ClassVar[str] = "compress"
+    out: Path
+    options: CompressOptions
+    pipeline: str
+    files: str
+    encoder: str | None
+    device: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What archives depend on."""
+        named = {"pipeline": self.pipeline, "pipeline files": self.files, "encoder": self.encoder}
+        return {**named, **asdict(self.options)}
+
+    def load(self) -> Any:
+        """The pipeline and the patch encoder."""
+        from zoomldm.encoders import load_encoder
+        from zoomldm.pipeline import load_pipeline
+
+        model = load_pipeline(self.pipeline, self.device)
+        return model, load_encoder(self.encoder, self.device) if self.encoder else None
+
+    def output(self, item: Item) -> Path | None:
+        """The archive."""
+        return archive_path(Path(item.source), self.out, self.options.turn)
+
+    def run(self, loaded: Any, item: Item, progress: Progress) -> Mapping[str, Any]:
+        """Compress a slide."""
+        from zoomldm.compression.compress import compress
+
+        model, encoder = loaded
+        return compress(
+            item.source,
+            self.out,
+            self.options,
+            pipeline=model,
+            name=self.pipeline,
+            encoder=encoder,
+            progress=progress,
+        ).as_dict()
+
+
+@dataclass(frozen=True)
+class FeaturesJob:
+    """`zoomldm features`; attributes as of `CompressJob`."""
+
+    verb: ClassVar[str] = "features"
+    out: Path
+    options: FeatureOptions
+    pipeline: str
+    files: str
+    device: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What features depend on."""
+        found = asdict(self.options)
+        if self.options.source != "tiles":
+            found = {"pipeline": self.pipeline, "pipeline files": self.files, **found}
+        return found
+
+    def load(self) -> Any:
+        """The pipeline, where one is needed."""
+        from zoomldm.pipeline import load_pipeline
+
+        return None if self.options.source == "tiles" else load_pipeline(self.pipeline, self.device)
+
+    def output(self, item: Item) -> Path | None:
+        """The file of features."""
+        return self.out / f"{item.key}.{self.options.format}"
+
+    def run(self, loaded: Any, item: Item, progress: Progress) -> Mapping[str, Any]:
+        """Describe an archive."""
+        from zoomldm.features.extract import extract_features
+
+        return extract_features(
+            item.source,
+            self.out,
+            self.options,
+            pipeline=self.pipeline if loaded is None else loaded,
+            progress=progress,
+        ).as_dict()
+
+
+@dataclass(frozen=True)
+class ImportJob:
+    """`zoomldm import`.
+
+    Attributes:
+        out: file or folder.
+        mpp: micrometres per pixel, over what the files say.
+        precision: of the embeddings.
+        encoder: patch encoder that made the features.
+    """
+
+    verb: ClassVar[str] = "import"
+    out: Path
+    mpp: float | None
+    precision: Any
+    encoder: str | None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What archives depend on."""
+        return {"mpp": self.mpp, "precision": self.precision, "encoder": self.encoder}
+
+    def load(self) -> Any:
+        """The patch encoder, where one is named."""
+        from zoomldm.encoders import load_encoder
+
+        return load_encoder(self.encoder, "cpu") if self.encoder else None
+
+    def output(self, item: Item) -> Path | None:
+        """The archive."""
+        return self.out if self.out.suffix == ".zldm" else self.out / f"{item.key}.zldm"
+
+    def run(self, loaded: Any, item: Item, progress: Progress) -> Mapping[str, Any]:
+        """Turn a file of features into an archive."""
+        from zoomldm.features.to_archive import archive_from_features
+
+        made = archive_from_features(
+            item.source, self.out, mpp=self.mpp, precision=self.precision, encoder=loaded
+        )
+        return dict(plain(made))  # type: ignore[call-overload]
+
+
+@dataclass(frozen=True)
+class VerifyJob:
+    """`zoomldm verify`."""
+
+    verb: ClassVar[str] = "verify"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """There is nothing to set."""
+        return {}
+
+    def load(self) -> Any:
+        """Nothing."""
+
+    def output(self, item: Item) -> Path | None:
+        """Nothing."""
+        return None
+
+    def run(self, loaded: Any, item: Item, progress: Progress) -> Mapping[str, Any]:
+        """Check an archive.
+
+        Raises:
+            DamagedError: it isn't sound; its `report` has all problems.
+        """
+        from zoomldm.archive import verify_archive
+
+        problems = verify_archive(item.source)
+        if problems:
+            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+            error = DamagedError(f"{problems[0]}{more}")
+            error.report = {"problems": problems}  # type: ignore[attr-defined]
+            raise error
+        return {"problems": []}
