@@ -2,8 +2,8 @@
 
 Usage: python benchmarks/archive_size.py SLIDE... [--pipeline demo] [--keep FOLDER]
 
-Prints a Markdown table; exit code 1 if an aim is missed: 1/40 of every slide's file and 1/45 of them
-in the mean, cosine 0.999.
+Prints a Markdown table; exit code 1 if an aim is missed: 1/40 of every slide's file and 1/45
+of them in the mean, cosine 0.999.
 """
 
 import argparse

@@ -1,0 +1,173 @@
+"""What evaluations of the denoiser buy at 20x, sampler by sampler, from an archive's base layer.
+
+Usage: python benchmarks/steps.py SLIDE ARCHIVE [--pipeline demo] [--tiles 96] [--full]
+
+Patches at random tissue tiles are made from the archive's own 5x pixels and embeddings and decoded.
+Samplers: DDIM at even timesteps (what `decompress` does), DPM-Solver++ 2M (Lu et al. 2022) at even
+timesteps and at even log-SNR, DDIM with eta 1 (ancestral). Prints Fréchet distance and retrieval by
+public features, the latents' fine detail over the real one's and its correlation with it, and their
+mean squared error in units of latents. Choose steps on slides of training cases, not on others.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from zoomldm.archive import open_archive
+from zoomldm.evaluation.distances import frechet, scaled
+from zoomldm.evaluation.public_features import PublicFeatures
+from zoomldm.generation.octaves import codec_loss, octave_times
+from zoomldm.geometry.levels import TILE
+from zoomldm.networks.lowpass import coarse_planes
+from zoomldm.networks.octave_denoiser import BASE
+from zoomldm.pipeline import load_pipeline
+from zoomldm.pixels import to_pixels, to_signed
+from zoomldm.slides import open_slide
+
+BATCH = 16
+
+
+def even_snr(alphas: Tensor, count: int, first: int = 999, last: int = 30) -> list[int]:
+    """Timesteps even in log-SNR."""
+    ratio = (alphas / (1 - alphas)).log()
+    wanted = torch.linspace(float(ratio[first]), float(ratio[last]), count)
+    return [int((ratio - w).abs().argmin()) for w in wanted]
+
+
+class Patches:
+    """Tiles of an archive with what is known of them."""
+
+    def __init__(self, slide: Path, archive: Path, pipeline, count: int) -> None:
+        self.pipeline, self.unet = pipeline, pipeline.unet
+        with open_archive(archive) as opened, open_slide(slide) as source:
+            base, side = opened.base, TILE // 4
+            if base is None or base.level != 2:
+                raise SystemExit(f"{archive}: needs a base layer at 5x")
+            tiles = np.argwhere(opened.mask)
+            chosen = np.random.default_rng(0).choice(len(tiles), min(count, len(tiles)), False)
+            places = tiles[chosen]
+            self.real = np.stack(
+                [source.read(0, c * TILE, r * TILE, TILE, TILE) for r, c in places]
+            )
+            stored = np.stack([base.read(c * side, r * side, side, side) for r, c in places])
+            grids = np.stack([opened.embeddings(r, r + 1, c, c + 1) for r, c in places])
+            self.loss = codec_loss(base.codec, base.quality)
+        with torch.no_grad():
+            self.context = pipeline.context(torch.from_numpy(grids), 0)
+            self.hint = pipeline.vae.from_planes(coarse_planes(to_signed(stored)))
+            self.true = pipeline.vae.encode(to_signed(self.real))
+        generator = torch.Generator().manual_seed(0)
+        self.noise = torch.randn(self.hint.shape, generator=generator)
+        channels = int(pipeline.vae.config["noise_channels"])
+        self.detail = torch.randn(len(places), channels, *self.hint.shape[2:], generator=generator)
+
+    @torch.no_grad()
+    def sample(self, times: Sequence[int], solver: str, eta: float = 0.0) -> Tensor:
+        """Latents by a solver, `ddim` or `2m`, over timesteps."""
+        generator = torch.Generator().manual_seed(5)
+        return torch.cat(
+            [
+                self._batch(slice(i, i + BATCH), times, solver, eta, generator)
+                for i in range(0, len(self.real), BATCH)
+            ]
+        )
+
+    def _batch(
+        self, part: slice, times: Sequence[int], solver: str, eta: float, generator: torch.Generator
+    ) -> Tensor:
+        context, hint, x = self.context[part], self.hint[part], self.noise[part]
+        n, bars = len(x), self.unet.alphas
+        level = torch.zeros(n, dtype=torch.long)
+        kind, loss = torch.full((n,), BASE), torch.full((n,), self.loss)
+        mean, variance = head = self.unet.head(context, level, hint, kind)
+        alpha, sigma = bars[times[0]].sqrt(), (1 - bars[times[0]]).sqrt()
+        x = alpha * mean + (alpha**2 * variance + sigma**2).sqrt() * x
+        before: tuple[Tensor, Tensor] | None = None
+        clean = x
+        for now, after in zip(times, [*times[1:], None], strict=True):
+            alpha, sigma = bars[now].sqrt(), (1 - bars[now]).sqrt()
+            v = self.unet(x, torch.full((n,), now), context, level, hint, kind, loss, head)
+            clean, eps = alpha * x - sigma * v, sigma * x + alpha * v
+            if after is None:
+                break
+            alpha2, sigma2 = bars[after].sqrt(), (1 - bars[after]).sqrt()
+            if solver == "ddim":
+                kept = eta * (sigma2 / sigma) * (1 - (alpha / alpha2) ** 2).clamp(min=0).sqrt()
+                x = alpha2 * clean + (sigma2**2 - kept**2).clamp(min=0).sqrt() * eps
+                x = x + kept * torch.randn(x.shape, generator=generator)
+                continue
+            place = (alpha / sigma).log()
+            step = (alpha2 / sigma2).log() - place
+            guess = clean
+            if before is not None:
+                guess = clean + (clean - before[0]) * step / (2 * (place - before[1]))
+            x = sigma2 / sigma * x - alpha2 * torch.expm1(-step) * guess
+            before = clean, place
+        return clean
+
+
+def fine(luma: Tensor) -> np.ndarray:
+    """Detail finer than 3 px, away from the edges."""
+    return (luma - F.avg_pool2d(luma, 3, 1, 1))[..., 4:-4, 4:-4].numpy().ravel()
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("slide", type=Path)
+    parser.add_argument("archive", type=Path)
+    parser.add_argument("--pipeline", default="demo")
+    parser.add_argument("--tiles", type=int, default=96)
+    parser.add_argument("--full", action="store_true", help="50 evaluations too")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    pipeline = load_pipeline(given.pipeline)
+    patches = Patches(given.slide, given.archive, pipeline, given.tiles)
+    judge, alphas = PublicFeatures(), pipeline.unet.alphas
+    real = judge(patches.real)
+    wanted = fine(pipeline.vae.to_planes(patches.true).luma)
+    runs: list[tuple[str, Sequence[int], str, float]] = [
+        (f"DDIM, even, {n}", octave_times(n), "ddim", 0.0)
+        for n in (1, 2, 4, 6, 12, 24, *([50] if given.full else []))
+    ]
+    runs += [
+        ("DPM-Solver++ 2M, even, 6", octave_times(6), "2m", 0.0),
+        ("DPM-Solver++ 2M, even log-SNR, 6", even_snr(alphas, 6), "2m", 0.0),
+        ("DDIM, even log-SNR, 6", even_snr(alphas, 6), "ddim", 0.0),
+        ("DDIM, eta 1, even, 24", octave_times(24), "ddim", 1.0),
+    ]
+    print(f"{len(real)} tiles of {given.slide.stem}, quality as stored\n")
+    print("| latents | evaluations | Fréchet | retrieval (%) | detail | its correlation | error |")
+    print("|---|---|---|---|---|---|---|")
+
+    def show(name: str, count: int, latents: Tensor) -> None:
+        images = []
+        for i in range(0, len(latents), 8):
+            part = slice(i, i + 8)
+            images.append(pipeline.decode_latents(latents[part], 0, patches.detail[part]))
+        found = judge(to_pixels(torch.cat(images)))
+        a, b = scaled(real, found)
+        nearest = ((b[:, None] - a[None]) ** 2).sum(-1).argmin(1)
+        made = fine(pipeline.vae.to_planes(latents).luma)
+        own = 100 * (nearest == np.arange(len(a))).mean()
+        print(
+            f"| {name} | {count} | {frechet(a, b):.0f} | "
+            f"{own:.0f} | {made.std() / wanted.std():.2f} | "
+            f"{np.corrcoef(made, wanted)[0, 1]:.2f} | "
+            f"{float((latents - patches.true).square().mean()):.3f} |",
+            flush=True,
+        )
+
+    show("the slide's own", 0, patches.true)
+    show("the base layer's", 0, patches.hint)
+    for name, times, solver, eta in runs:
+        show(name, len(times), patches.sample(times, solver, eta))
+
+
+if __name__ == "__main__":
+    main()
