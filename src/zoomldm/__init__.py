@@ -19,9 +19,10 @@ if TYPE_CHECKING:  # what a checker and an editor see; at run time `__getattr__`
     from zoomldm.pipeline import ZoomLDMPipeline as ZoomLDMPipeline
     from zoomldm.pipeline import load_pipeline as load_pipeline
     from zoomldm.released import convert_released as convert_released
+    from zoomldm.rendering import RenderedSlide as RenderedSlide
     from zoomldm.rendering import decompress as decompress
+    from zoomldm.rendering import open_slide as open_slide
     from zoomldm.sampling.draw import sample as sample
-    from zoomldm.slides import open_slide as open_slide
 
 try:
     __version__ = version("zoomldm")
@@ -37,7 +38,8 @@ _HOMES = {
     "archive_from_features": "zoomldm.features.to_archive",
     "open_archive": "zoomldm.archive",
     "verify_archive": "zoomldm.archive",
-    "open_slide": "zoomldm.slides",
+    "open_slide": "zoomldm.rendering",
+    "RenderedSlide": "zoomldm.rendering",
     "load_pipeline": "zoomldm.pipeline",
     "sample": "zoomldm.sampling.draw",
     "convert_released": "zoomldm.released",
@@ -46,6 +48,7 @@ _HOMES = {
 __all__ = [
     "CompressOptions",
     "FeatureOptions",
+    "RenderedSlide",
     "ZoomLDMPipeline",
     "__version__",
     "archive_from_features",

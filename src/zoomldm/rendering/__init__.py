@@ -3,5 +3,13 @@
 from zoomldm.generation.options import RenderOptions
 from zoomldm.rendering.cascade import Cascade
 from zoomldm.rendering.exports import decompress
+from zoomldm.rendering.slide import RenderedSlide, RenderedSlideError, open_slide
 
-__all__ = ["Cascade", "RenderOptions", "decompress"]
+__all__ = [
+    "Cascade",
+    "RenderOptions",
+    "RenderedSlide",
+    "RenderedSlideError",
+    "decompress",
+    "open_slide",
+]

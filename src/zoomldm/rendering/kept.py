@@ -71,6 +71,12 @@ class Kept:
             array.flags.writeable = False
         self.memory.put(key, value, sum(array.nbytes for array in arrays))
 
+    def move(self, memory: Recent[Made], name: str = "") -> None:
+        """Keep in another memory from now on; `name` where it is shared."""
+        if not self.name:
+            self.memory.clear()
+        self.memory, self.name = memory, name
+
     def close(self) -> None:
         """Forget what is in memory, if it is not shared, and let go of the disk."""
         if not self.name:

@@ -1,5 +1,7 @@
 """Which renderer draws an archive."""
 
+import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,11 +9,31 @@ from zoomldm.archive import Archive
 from zoomldm.caching import Recent
 from zoomldm.generation.options import RenderOptions
 from zoomldm.networks.octave_denoiser import OctaveDenoiser
-from zoomldm.pipeline import ZoomLDMPipeline
+from zoomldm.pipeline import ZoomLDMPipeline, load_pipeline
 from zoomldm.rendering.cascade import Cascade
 from zoomldm.rendering.kept import Kept, Spool
 from zoomldm.rendering.pyramid import Pyramid
 from zoomldm.rendering.renderer import Renderer
+
+_loading = threading.Lock()
+_loaded: "weakref.WeakValueDictionary[tuple[str, str, int], ZoomLDMPipeline]" = (
+    weakref.WeakValueDictionary()
+)
+
+
+def shared_pipeline(name: str, device: str = "cpu") -> ZoomLDMPipeline:
+    """A pipeline by name, loaded once for all who use it at the same time.
+
+    Raises:
+        PipelineError: nothing of that name, or no such device.
+    """
+    index = Path(name) / "model_index.json"
+    key = name, device, index.stat().st_mtime_ns if index.is_file() else 0
+    with _loading:
+        pipeline = _loaded.get(key)
+        if pipeline is None:
+            _loaded[key] = pipeline = load_pipeline(name, device)
+        return pipeline
 
 
 def open_renderer(

@@ -1,5 +1,7 @@
 """What draws an archive: the pyramid or the paper's cascade, behind one interface."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -9,6 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoomldm.geometry.lattice import Window
+from zoomldm.rendering.kept import Kept
+
+# What changes the last bits of a pixel at most, and what only says in words what is done.
+_ASIDE = ("device", "threads", "torch", "background", "levels_real", "levels_generated")
 
 
 @dataclass(frozen=True)
@@ -37,8 +43,20 @@ class Cost:
         return Cost(self.windows - other.windows, self.tiles - other.tiles)
 
 
+def source_digest(provenance: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of what pixels are a function of: archive, pipeline, options and seed.
+
+    Devices, numbers of threads and versions of PyTorch are left aside: between them pixels differ
+    by 1/255 at most.
+    """
+    facts = {name: value for name, value in provenance.items() if name not in _ASIDE}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
 class Renderer(Protocol):
     """Pixels of an archive at any level, as a function of archive, pipeline and options alone."""
+
+    kept: Kept
 
     @property
     def cost(self) -> Cost:
