@@ -67,6 +67,22 @@ class TestArchive:
                 out.add_embeddings(tiles[part], values[part])
         assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
+    @pytest.mark.parametrize("precision", ["compact", "int8", "float16"])
+    def test_bytes_are_counted_before_the_end(self, tmp_path, precision):
+        values, tiles = alike(900), tiles_of(900)
+        header = make_header(9000, 9000, DIM)
+        with ArchiveWriter(tmp_path / "a", header, np.zeros(DIM), precision) as out:
+            out.add_embeddings(tiles, values)
+            counted = out.embedding_bytes()
+            with pytest.raises(ValueError, match="after the embeddings were counted"):
+                out.add_embeddings([[30, 30]], values[:1])
+        with open_archive(tmp_path / "a") as archive:
+            stored = {m.name: m.size for m in archive.manifest.members}
+        kept = ("embeddings/c/", "scales/c/", "basis/c/")
+        assert counted == sum(size for name, size in stored.items() if name.startswith(kept))
+        write(tmp_path / "b", values, precision)
+        assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
     @pytest.mark.parametrize("count", [0, 1, 3])
     def test_int8_where_a_basis_does_not_pay(self, tmp_path, count):
         write(tmp_path / "a", np.random.default_rng(0).standard_normal((count, 8), np.float32))

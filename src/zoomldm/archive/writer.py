@@ -227,8 +227,11 @@ class ArchiveWriter:
         """Bytes that the embeddings take in the file; all of them must be there."""
         self._finish_exact()
         spec = self._embedding_spec()
-        basis = len(self._basis.basis) * self.header.encoder.dim * 4 if self._basis else 0
-        return basis + sum(len(spec.encode(chunk)) for chunk in self._chunks.values())
+        wholes = [self._scales] if self.precision != "float16" else []
+        wholes += [self._basis.basis] if self._basis else []
+        return sum(len(spec.encode(chunk)) for chunk in self._chunks.values()) + sum(
+            len(_whole_spec("", array).encode(array)) for array in wholes
+        )
 
     def _embedding_spec(self) -> ArraySpec:
         found = self._basis
@@ -384,7 +387,7 @@ class ArchiveWriter:
         self._container.add(spec.meta_name, spec.metadata())
 
     def _add_whole(self, name: str, array: NDArray, zstd: bool = True) -> None:
-        spec = ArraySpec(name, array.dtype.name, array.shape, array.shape, zstd)
+        spec = _whole_spec(name, array, zstd)
         self._add_array(spec, [((0,) * array.ndim, array)])
 
     def _finish_latents(self) -> list[Latents]:
@@ -446,6 +449,10 @@ class ArchiveWriter:
             members=list(self._container.members),
         )
         self._container.finish(dump_manifest(manifest), int(version[0]))
+
+
+def _whole_spec(name: str, array: NDArray, zstd: bool = True) -> ArraySpec:
+    return ArraySpec(name, array.dtype.name, array.shape, array.shape, zstd)
 
 
 def write_archive(

@@ -92,8 +92,9 @@ def choose_quality(
 ) -> int:
     """The quality, 24 to 60, at which the whole archive is about 1/ratio of the slide's file.
 
-    A few chunks are encoded at two qualities; the logarithm of their bytes for each tile of
-    tissue is nearly linear in between and not far beyond.
+    Chunks are sorted by their tissue and put into a few groups of as many; the middle one of each
+    stands for its group and is encoded at two qualities. The logarithm of the bytes in all is
+    nearly linear in quality in between and not far beyond.
     """
     width, height = level_size(*slide.size, level)
     facts = Base(level=level, codec=codec, quality=None, width=width, height=height, chunk=CHUNK)
@@ -101,18 +102,15 @@ def choose_quality(
     tiles = [count_tiles(facts, tissue.mask, *chunk) for chunk in chunks]
     order = sorted(range(len(chunks)), key=lambda i: (tiles[i], i))
     wanted = slide.file_bytes / ratio - writer.embedding_bytes() - _REST
-    # The middle of each of a few groups of the same number of tiles.
-    parts = np.array_split(np.array(order, int), min(SAMPLE, len(order)))
-    sample = [int(part[len(part) // 2]) for part in parts if len(part)]
-    covered = sum(tiles[i] for i in sample)
-    if not covered or wanted <= 0:
+    if not chunks or wanted <= 0:
         return QUALITIES[0]
     sums = [0, 0]
-    for i in sample:
-        pixels = fill_chunk(_chunk(slide, tissue, facts, *chunks[i]), facts.chunk)
+    for group in np.array_split(np.array(order), min(SAMPLE, len(order))):
+        place = chunks[int(group[len(group) // 2])]
+        pixels = fill_chunk(_chunk(slide, tissue, facts, *place), facts.chunk)
         for k, quality in enumerate(_TRIED):
-            sums[k] += len(encode_picture(pixels, codec, quality))
-    low, high = (math.log(n * sum(tiles) / covered) for n in sums)
+            sums[k] += len(group) * len(encode_picture(pixels, codec, quality))
+    low, high = (math.log(n) for n in sums)
     slope = max(high - low, 1e-3) / (_TRIED[1] - _TRIED[0])
     found = _TRIED[0] + (math.log(wanted) - low) / slope
     return round(min(max(found, QUALITIES[0]), QUALITIES[1]))
