@@ -1,14 +1,21 @@
-"""Values kept in memory up to a number of bytes, the least recently used going first."""
+"""Values kept up to a number of bytes: the last used in memory, the last written on disk."""
 
+import logging
 import os
+import sqlite3
 import threading
 import weakref
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from numpy.typing import NDArray
 
+from zoomldm.errors import ConfigError, TargetError
+
+_log = logging.getLogger(__name__)
 _BUDGET = 128 << 20
 
 Value = TypeVar("Value")
@@ -87,3 +94,85 @@ def kept_chunk(key: Hashable, load: Callable[[], NDArray]) -> NDArray:
         array = load()
         CHUNKS.put(key, array, array.nbytes)
     return array
+
+
+class DiskCache:
+    """Bytes by name in a folder, up to a number of bytes in all; the oldest go first.
+
+    Threads and processes may share the folder: SQLite keeps them apart (the package diskcache).
+    What is read is checked, and no pickle is ever loaded. Faults of the disk, such as its being
+    full, are logged once and cost a miss, never an answer.
+
+    Args:
+        folder: made where it isn't there, for this user alone.
+        most: bytes.
+
+    Raises:
+        TargetError: the folder can't be used.
+        ConfigError: the package diskcache is missing.
+    """
+
+    def __init__(self, folder: Path | str, most: int = 4 << 30) -> None:
+        try:
+            import diskcache
+            from diskcache.core import MODE_PICKLE
+        except ImportError as error:
+            raise ConfigError(
+                "a cache on disk needs the package diskcache; pip install 'zoomldm[viewer]'"
+            ) from error
+
+        class Plain(diskcache.Disk):
+            def fetch(self, mode: int, filename: Any, value: Any, read: bool) -> Any:
+                if mode == MODE_PICKLE:
+                    raise ValueError("it holds a pickle, which was never written")
+                return super().fetch(mode, filename, value, read)
+
+        self.folder, self.faults = Path(folder), 0
+        self._errors = OSError, sqlite3.Error, diskcache.Timeout, ValueError
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._cache = diskcache.Cache(
+                str(self.folder),
+                timeout=2,
+                disk=Plain,
+                size_limit=most,
+                eviction_policy="least-recently-stored",  # reading then writes nothing
+            )
+        except self._errors as error:
+            raise TargetError(
+                f"{self.folder}: can't be used as a cache ({error}); name another folder"
+            ) from error
+
+    @property
+    def held(self) -> int:
+        """Bytes on disk."""
+        return int(self._cache.volume())
+
+    def get(self, key: str) -> bytes | None:
+        """The bytes of a name, None where they are not kept or not as they were written."""
+        try:
+            data = self._cache.get(key)
+        except self._errors as error:
+            self._fault("read", error)
+            return None
+        if not isinstance(data, bytes) or len(data) < 4:
+            return None
+        mark, data = data[:4], data[4:]
+        return data if zlib.crc32(data).to_bytes(4, "big") == mark else None
+
+    def put(self, key: str, data: bytes) -> None:
+        """Keep bytes, in place of others of that name."""
+        try:
+            self._cache.set(key, zlib.crc32(data).to_bytes(4, "big") + data)
+        except self._errors as error:
+            self._fault("written", error)
+
+    def _fault(self, what: str, error: BaseException) -> None:
+        self.faults += 1
+        if self.faults == 1:
+            _log.warning("%s: the cache can't be %s (%s); it is done without", self.folder, what,
+                         error)  # fmt: skip
+
+    def close(self) -> None:
+        """Close its files."""
+        self._cache.close()

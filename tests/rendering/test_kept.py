@@ -29,7 +29,7 @@ def test_what_leaves_memory_comes_back_from_disk_until_that_is_full(tmp_path: Pa
     store = Kept(Recent(size), disk=Spool(4 * size, tmp_path))
     for i, patch in enumerate(made):
         store.put("patch", 0, i, value=patch, lasting=i != 1)
-    kept = [store.get("patch", 0, i) for i in range(6)]
+    kept = [store.get("patch", 0, i) for i in reversed(range(6))][::-1]
     assert [value is not None for value in kept] == [True, False, True, True, False, True]
     for patch, stored in zip(made, kept, strict=True):
         if stored is not None:
@@ -59,7 +59,9 @@ def test_a_disk_that_can_t_be_written_costs_no_pixels(tmp_path: Path) -> None:
 
 def test_two_sources_share_one_memory() -> None:
     memory: Recent[Made] = Recent(1 << 20)
-    one, other = Kept(memory, "one"), Kept(memory, "other")
+    one, other = Kept(Recent(0)), Kept(Recent(0))
+    one.share("one", memory)
+    other.share("other", memory)
     one.put("tile", 0, 0, value=patches(1)[0])
     assert other.get("tile", 0, 0) is None
     other.close()

@@ -241,6 +241,24 @@ def test_a_cache_may_be_shared_and_is_bounded(path: Path, pipeline: ZoomLDMPipel
         slides[0].set_cache(3)  # type: ignore[arg-type]
 
 
+def test_a_folder_keeps_what_was_made(
+    path: Path, pipeline: ZoomLDMPipeline, tmp_path: Path
+) -> None:
+    pytest.importorskip("diskcache")
+    folder = tmp_path / "cache"
+    with RenderedSlide(path, pipeline, options=QUICK, cache_dir=folder) as slide:
+        made = pixels(slide, 0, 0, 0, 300, 256)
+    with RenderedSlide(path, pipeline, options=QUICK, cache_dir=folder) as slide:
+        np.testing.assert_array_equal(pixels(slide, 0, 0, 0, 300, 256), made)
+        assert slide.cost.windows == slide.cost.tiles == 0
+        other = pickle.loads(pickle.dumps(slide))
+        np.testing.assert_array_equal(pixels(other, 0, 0, 0, 300, 256), made)
+        assert other.cost.windows == 0
+    with RenderedSlide(path, pipeline, seed=1, options=QUICK, cache_dir=folder) as slide:
+        assert (pixels(slide, 0, 0, 0, 300, 256) != made).any()
+        assert slide.cost.windows > 0
+
+
 def test_what_can_t_be_read(slide: RenderedSlide, path: Path) -> None:
     with pytest.raises(openslide.OpenSlideError, match=r"-1 x 3 px; expected 0 or more"):
         slide.read_region((0, 0), 0, (-1, 3))

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from zoomldm.caching import Recent
 from zoomldm.generation.windows import SIDE, Field
 
-Key = tuple[str | int, ...]
 Made = Field | NDArray[np.uint8]
 
 _FIELD, _PICTURE = b"F", b"P"
@@ -21,11 +20,11 @@ _FIELD, _PICTURE = b"F", b"P"
 class Disk(Protocol):
     """A place for bytes beyond memory; it may forget them at any time."""
 
-    def get(self, key: Key) -> bytes | None:
+    def get(self, key: str) -> bytes | None:
         """The bytes of a key, or None."""
         ...
 
-    def put(self, key: Key, data: bytes) -> None:
+    def put(self, key: str, data: bytes) -> None:
         """Keep bytes, if they can be kept."""
         ...
 
@@ -38,18 +37,38 @@ class Kept:
     """Windows and tiles by their place, for one source of pixels.
 
     Args:
-        memory: where they are kept; it may be shared with others.
-        name: what they are pixels of: a digest of archive, pipeline and options where `memory` or
-            `disk` is shared.
-        disk: where those put as lasting are kept too.
+        memory: where they are kept, by nobody else.
+        disk: where those put as lasting are kept too, by nobody else.
     """
 
-    def __init__(self, memory: Recent[Made], name: str = "", disk: Disk | None = None) -> None:
-        self.memory, self.name, self.disk = memory, name, disk
+    def __init__(self, memory: Recent[Made], disk: Disk | None = None) -> None:
+        self.memory, self.disk = memory, disk
+        self._name, self._shared = "", False
+
+    def share(
+        self, name: str, memory: Recent[Made] | None = None, disk: Disk | None = None
+    ) -> None:
+        """Keep where others keep theirs too, from now on.
+
+        Args:
+            name: what the pixels are of: a digest of archive, pipeline and options.
+            memory: in place of the one of its own.
+            disk: in place of the one so far.
+        """
+        self._name = name
+        if memory is not None:
+            if not self._shared:
+                self.memory.clear()
+            self.memory, self._shared = memory, True
+        if disk is not None:
+            self.disk = disk
+
+    def _key(self, place: tuple[str | int, ...]) -> str:
+        return "/".join(map(str, (self._name, *place)))
 
     def get(self, *place: str | int) -> Made | None:
         """What is kept of a place, or None; not to be written to."""
-        key = self.name, *place
+        key = self._key(place)
         value = self.memory.get(key)
         if value is None and self.disk is not None:
             data = self.disk.get(key)
@@ -60,26 +79,20 @@ class Kept:
 
     def put(self, *place: str | int, value: Made, lasting: bool = False) -> None:
         """Keep what was made of a place; with `lasting`, on disk too."""
-        key = self.name, *place
+        key = self._key(place)
         self._keep(key, value)
         if lasting and self.disk is not None:
             self.disk.put(key, _encoded(value))
 
-    def _keep(self, key: Key, value: Made) -> None:
+    def _keep(self, key: str, value: Made) -> None:
         arrays = value if isinstance(value, Field) else (value,)
         for array in arrays:
             array.flags.writeable = False
         self.memory.put(key, value, sum(array.nbytes for array in arrays))
 
-    def move(self, memory: Recent[Made], name: str = "") -> None:
-        """Keep in another memory from now on; `name` where it is shared."""
-        if not self.name:
-            self.memory.clear()
-        self.memory, self.name = memory, name
-
     def close(self) -> None:
         """Forget what is in memory, if it is not shared, and let go of the disk."""
-        if not self.name:
+        if not self._shared:
             self.memory.clear()
         if self.disk is not None:
             self.disk.close()
@@ -111,11 +124,11 @@ class Spool:
     def __init__(self, most: int, folder: Path | None = None) -> None:
         self._most, self._folder = most, folder
         self._lock = threading.Lock()
-        self._places: dict[Key, tuple[int, int]] = {}
+        self._places: dict[str, tuple[int, int]] = {}
         self._file = None
         self._end = 0
 
-    def get(self, key: Key) -> bytes | None:
+    def get(self, key: str) -> bytes | None:
         """See `Disk`."""
         with self._lock:
             if key not in self._places or self._file is None:
@@ -124,7 +137,7 @@ class Spool:
             self._file.seek(start)
             return self._file.read(length)
 
-    def put(self, key: Key, data: bytes) -> None:
+    def put(self, key: str, data: bytes) -> None:
         """See `Disk`."""
         with self._lock:
             if key in self._places or self._end + len(data) > self._most:

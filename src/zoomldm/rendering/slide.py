@@ -10,7 +10,7 @@ from openslide import AbstractSlide, OpenSlide, OpenSlideCache, OpenSlideError, 
 from PIL import Image, ImageCms
 
 from zoomldm.archive import Archive, open_archive
-from zoomldm.caching import Recent
+from zoomldm.caching import DiskCache, Recent
 from zoomldm.errors import ArchiveError, SlideError
 from zoomldm.generation.options import RenderOptions
 from zoomldm.geometry.levels import BASE_MPP, COUNT, NAMES, TILE, level_size
@@ -21,6 +21,7 @@ from zoomldm.rendering.renderer import Cost, Renderer, source_digest
 
 VENDOR = "zoomldm"
 MEMORY = 256 << 20
+DISK = 4 << 30
 NOTICE = "regenerated, not for diagnosis"
 _THUMBNAIL = 1024  # px: the most that the associated thumbnail has a side
 
@@ -49,11 +50,15 @@ class RenderedSlide(AbstractSlide):
             there is one.
         options: see RenderOptions; `seed` replaces theirs.
         memory: bytes of pixels and latents kept in memory.
+        cache_dir: folder where they are kept on disk too, None for none; slides and processes may
+            share it.
+        disk: bytes that the folder may hold.
 
     Raises:
         ArchiveError: not an archive, or of another patch encoder than the pipeline's.
         PipelineError: no such pipeline.
-        ConfigError: an option out of its range.
+        ConfigError: an option out of its range, or `cache_dir` without the package diskcache.
+        TargetError: the folder can't be used.
     """
 
     def __init__(
@@ -65,13 +70,15 @@ class RenderedSlide(AbstractSlide):
         device: str = "cpu",
         options: RenderOptions | None = None,
         memory: int = MEMORY,
+        cache_dir: Path | str | None = None,
+        disk: int = DISK,
     ) -> None:
         super().__init__()
         self._own = not isinstance(archive, Archive)
         self.archive = archive if isinstance(archive, Archive) else open_archive(archive)
         self.options = replace(options or RenderOptions(), seed=seed)
         self._named = pipeline if isinstance(pipeline, ZoomLDMPipeline) else str(pipeline)
-        self._device, self._memory = device, memory
+        self._device, self._memory, self._folder, self._disk = device, memory, cache_dir, disk
         self._start()
 
     def _start(self) -> None:
@@ -82,6 +89,9 @@ class RenderedSlide(AbstractSlide):
             self.archive, self.pipeline, self.options, kept=Kept(Recent(self._memory))
         )
         self._properties: dict[str, str] | None = None
+        if self._folder is not None:
+            disk = DiskCache(self._folder, self._disk)
+            self._renderer.kept.share(self._source(), disk=disk)
         self._spent = Cost()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -92,6 +102,8 @@ class RenderedSlide(AbstractSlide):
             "_named": self._named,
             "_device": self._device,
             "_memory": self._memory,
+            "_folder": self._folder,
+            "_disk": self._disk,
             "_digest": self.pipeline.digest(),
         }
 
@@ -123,6 +135,10 @@ class RenderedSlide(AbstractSlide):
         if self._renderer is None:
             raise RenderedSlideError(f"{self.archive.path}: was closed; open it again")
         return self._renderer
+
+    def _source(self) -> str:
+        """A digest of what the pixels are a function of."""
+        return source_digest(self._open().provenance())
 
     def close(self) -> None:
         """Forget everything made, and close the archive if it was opened by path."""
@@ -169,7 +185,7 @@ class RenderedSlide(AbstractSlide):
             "openslide.mpp-y": f"{BASE_MPP:g}",
             "openslide.objective-power": NAMES[0].removesuffix("x"),
             "openslide.background-color": "FFFFFF",
-            "openslide.quickhash-1": source_digest(facts),
+            "openslide.quickhash-1": self._source(),
             "openslide.comment": f"{slide.name}: {NOTICE}",
             "openslide.level-count": str(COUNT),
             "zoomldm.notice": NOTICE,
@@ -265,9 +281,9 @@ class RenderedSlide(AbstractSlide):
         """
         renderer = self._open()
         if isinstance(cache, OpenSlideCache):
-            renderer.kept.move(Recent(cache._capacity))
+            renderer.kept.share(self._source(), Recent(cache._capacity))
         elif isinstance(cache, Recent):
-            renderer.kept.move(cache, source_digest(renderer.provenance()))
+            renderer.kept.share(self._source(), cache)
         else:
             raise TypeError("Not a cache object")
 
