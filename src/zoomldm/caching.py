@@ -114,8 +114,8 @@ class DiskCache:
 
     def __init__(self, folder: Path | str, most: int = 4 << 30) -> None:
         try:
-            import diskcache
-            from diskcache.core import MODE_PICKLE
+            import diskcache  # pyright: ignore[reportMissingImports]
+            from diskcache.core import MODE_PICKLE  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise ConfigError(
                 "a cache on disk needs the package diskcache; pip install 'zoomldm[viewer]'"
