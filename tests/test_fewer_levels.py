@@ -14,7 +14,7 @@ from zoomldm.errors import PipelineError
 from zoomldm.networks.summarizers import CNNSummarizer
 from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline
 from zoomldm.pipeline.presets import preset
-from zoomldm.rendering import decompress
+from zoomldm.rendering import DecompressOptions, decompress
 from zoomldm.sampling.exports import write_samples
 from zoomldm.sampling.options import SampleOptions
 
@@ -35,7 +35,7 @@ def archive(few: ZoomLDMPipeline, tmp_path_factory: pytest.TempPathFactory) -> P
 def test_decompress(few: ZoomLDMPipeline, archive: Path, tmp_path: Path) -> None:
     """The archive holds no base layer, so that rendering would begin at the coarsest level."""
     with pytest.raises(PipelineError, match=LACKS) as caught:
-        decompress(archive, tmp_path / "a.png", "2.5x", pipeline=few)
+        decompress(archive, tmp_path / "a.png", DecompressOptions(level="2.5x"), pipeline=few)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 

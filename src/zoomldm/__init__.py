@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # what a checker and an editor see; at run time `__getattr__`
     from zoomldm.pipeline import ZoomLDMPipeline as ZoomLDMPipeline
     from zoomldm.pipeline import load_pipeline as load_pipeline
     from zoomldm.released import convert_released as convert_released
+    from zoomldm.rendering import DecompressOptions as DecompressOptions
     from zoomldm.rendering import RenderedSlide as RenderedSlide
     from zoomldm.rendering import decompress as decompress
     from zoomldm.rendering import open_slide as open_slide
@@ -33,6 +34,7 @@ _HOMES = {
     "compress": "zoomldm.compression.compress",
     "CompressOptions": "zoomldm.compression.compress",
     "decompress": "zoomldm.rendering",
+    "DecompressOptions": "zoomldm.rendering",
     "extract_features": "zoomldm.features.extract",
     "FeatureOptions": "zoomldm.features.extract",
     "archive_from_features": "zoomldm.features.to_archive",
@@ -47,6 +49,7 @@ _HOMES = {
 }
 __all__ = [
     "CompressOptions",
+    "DecompressOptions",
     "FeatureOptions",
     "RenderedSlide",
     "ZoomLDMPipeline",

@@ -18,11 +18,26 @@ from zoomldm.errors import ArchiveError, ConfigError, PipelineError, RegionError
 from zoomldm.files import claim
 from zoomldm.geometry.levels import NAMES
 from zoomldm.pipeline import ZoomLDMPipeline
-from zoomldm.rendering import Cascade, RenderOptions, decompress
-from zoomldm.rendering import exports as module
+from zoomldm.rendering import Cascade, DecompressOptions, RenderOptions
+from zoomldm.rendering import decompress as run
 
 Make = Callable[..., Path]
 QUICK: dict[str, Any] = {"steps": 2, "guidance": 1.0}
+
+
+def decompress(
+    archive: Path,
+    output: Path,
+    level: int | str | None = None,
+    region: Any = None,
+    *,
+    pipeline: ZoomLDMPipeline | str,
+    progress: Any = None,
+    **more: Any,
+) -> dict[str, Any]:
+    """Decompress, options by name."""
+    options = DecompressOptions(level=level, region=region, **more)
+    return run(archive, output, options, pipeline=pipeline, progress=progress).as_dict()
 
 
 @pytest.fixture
@@ -34,12 +49,12 @@ def test_a_tiff_opens_in_openslide_with_all_levels(
     path: Path, pipeline: ZoomLDMPipeline, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.tif"
-    progress: list[tuple[int, int]] = []
+    progress: list[tuple[str, int, int]] = []
     report = decompress(
-        path, out, pipeline=pipeline, progress=lambda *pair: progress.append(pair), **QUICK
+        path, out, pipeline=pipeline, progress=lambda *told: progress.append(told), **QUICK
     )
-    assert progress[0] == (0, 12)
-    assert progress[-1] == (12, 12)
+    assert progress[0] == ("tiles", 0, 12)
+    assert progress[-1] == ("tiles", 12, 12)
     with openslide.OpenSlide(out) as slide:
         assert slide.level_dimensions == ((1001, 701), (501, 351), (251, 176))
         assert float(slide.properties["openslide.mpp-x"]) == pytest.approx(0.5)
@@ -101,7 +116,7 @@ def test_a_tiff_of_a_region_from_a_level_on(
     path = make(2000, 1500, overview=2)
     decompress(path, out, "10x", (101, 203, 1503, 801), pipeline=pipeline, **QUICK)
     with openslide.OpenSlide(out) as slide:
-        assert slide.level_dimensions == ((752, 401), (376, 201), (189, 101))
+        assert slide.level_dimensions == ((752, 401), (376, 201), (188, 101))
         assert float(slide.properties["openslide.mpp-x"]) == pytest.approx(1.0)
 
 
@@ -139,6 +154,9 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"steps": 1}, ConfigError, "at least 2"),
     ({"steps": 1001}, ConfigError, "expected 1 to 1000"),
     ({"pipeline": "nowhere"}, PipelineError, "nowhere"),
+    ({"workers": 0}, ConfigError, "workers is 0"),
+    ({"output": "out.zarr", "tiff_flavour": "ome"}, ConfigError, "a TIFF flavour is for .tif"),
+    ({"output": "out.png", "level": "5x", "geojson": True}, ConfigError, "no GeoJSON"),
 ]
 
 
@@ -201,8 +219,12 @@ def test_a_full_disk_keeps_what_was_there(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(module, "window_tiles", full)
-    with pytest.raises(TargetError, match="No space left"):
-        decompress(path, out, pipeline=pipeline, **QUICK)
+    with monkeypatch.context() as patch:
+        patch.setattr("zoomldm.writers.tiff.keep_tiles", full)
+        with pytest.raises(TargetError, match=r"No space left.*goes on from out\.tif\.part"):
+            decompress(path, out, pipeline=pipeline, **QUICK)
     assert out.read_bytes() == b"before"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.tif", "slide.zldm"]
+    names = ["out.tif", "out.tif.part", "slide.zldm"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
+    decompress(path, out, pipeline=pipeline, **QUICK)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.tif", "out.tif.json", "slide.zldm"]

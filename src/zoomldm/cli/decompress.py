@@ -13,14 +13,17 @@ def decompress(
     out: Annotated[
         Path,
         typer.Option(
-            "-o", "--out", help="File .tif (pyramid) or .png (one level), or an existing folder."
+            "-o",
+            "--out",
+            help=".tif, .ome.tif or .svs (pyramidal TIFF), .zarr (OME-Zarr), .dcm (folder of "
+            "DICOM), .dzi (DeepZoom), .png (one level), or an existing folder.",
         ),
     ],
     level: Annotated[
         str | None,
         typer.Option(
-            help="20x, 10x, 5x ... 0.15625x: the finest of a .tif, the one of a .png. With a .png, "
-            "all shows one place at every level."
+            help="20x, 10x, 5x ... 0.15625x: the finest of an image, the one of a .png. With a "
+            ".png, all shows one place at every level."
         ),
     ] = None,
     region: Annotated[
@@ -57,35 +60,53 @@ def decompress(
         int | None, typer.Option(help="Patches per network call; else 1 on a CPU, 32 on a GPU.")
     ] = None,
     pipeline: Annotated[str, typer.Option(help="Pipeline id or directory.")] = "demo",
+    workers: Annotated[
+        int, typer.Option(help="Processes that draw; the cores are shared out among them.")
+    ] = 1,
+    tiff_flavour: Annotated[
+        Literal["plain", "ome", "aperio"] | None,
+        typer.Option(help="Layout of a .tif; else as its ending says."),
+    ] = None,
+    geojson: Annotated[
+        bool,
+        typer.Option(
+            "--geojson", help="Write outlines of tissue and confidence of tiles, for QuPath."
+        ),
+    ] = False,
     device: Device = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Turn an archive back into pixels: any region, at any magnification."""
+    """Turn an archive back into pixels: any region, at any magnification.
+
+    After an interruption the same command goes on where it ended.
+    """
     window = parse_region(region) if region is not None else None
     from zoomldm.cli.output import print_json, progress
     from zoomldm.pipeline import load_pipeline
+    from zoomldm.rendering.exports import DecompressOptions
     from zoomldm.rendering.exports import decompress as run
 
+    options = DecompressOptions(
+        level=level,
+        region=window,
+        seed=seed,
+        steps=steps,
+        guidance=guidance,
+        start=start,
+        method=method,  # type: ignore[arg-type]
+        precision=precision,
+        batch=batch,
+        workers=workers,
+        tiff_flavour=tiff_flavour,
+        geojson=geojson,
+    )
+    model = load_pipeline(pipeline, device)
     with progress(quiet=json) as advance:
-        report = run(
-            archive,
-            out,
-            level,
-            window,
-            seed=seed,
-            steps=steps,
-            guidance=guidance,
-            start=start,
-            method=method,
-            precision=precision,
-            batch=batch,
-            pipeline=load_pipeline(pipeline, device),
-            progress=lambda done, total: advance("patches", done, total),
-        )
+        report = run(archive, out, options, pipeline=model, progress=advance)
     if json:
-        print_json(report)
+        print_json(report.as_dict())
     else:
-        _print(report)
+        _print(report.as_dict())
 
 
 def parse_region(text: str) -> tuple[int, int, int, int]:

@@ -31,7 +31,7 @@ def main(folder: Path) -> None:
     from zoomldm.geometry.lattice import densest_point, densest_region, patch_windows
     from zoomldm.geometry.levels import TILE
     from zoomldm.pipeline import load_pipeline
-    from zoomldm.rendering import decompress
+    from zoomldm.rendering import DecompressOptions, decompress
 
     folder.mkdir(exist_ok=True)
     shipped = Path(str(resources.files("zoomldm") / "weights"))
@@ -63,9 +63,9 @@ def main(folder: Path) -> None:
         decompress(
             source,
             picture,
-            region=region,
+            DecompressOptions(region=region),
             pipeline=pipeline,
-            progress=lambda done, total: advance("patches", done, total),
+            progress=advance,
         )
     print(f"region of {SIDE} px as a pyramidal TIFF: {time.monotonic() - start:.0f} s", flush=True)
     rows.append(["-> region.tif", megabytes(count), megabytes(picture.stat().st_size), "-"])

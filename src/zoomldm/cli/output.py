@@ -98,7 +98,8 @@ def progress(quiet: bool = False) -> Iterator[Any]:
 
     def advance(what: str, done: int, total: int) -> None:
         if what not in tasks:
-            tasks[what] = bar.add_task(what, total=total)
+            # What was done before is no measure of how fast it goes now.
+            tasks[what] = bar.add_task(what, total=total, completed=done)
         bar.update(tasks[what], completed=done, total=total)
 
     with bar:

@@ -95,10 +95,16 @@ def level_window(region: Window, level: int) -> Window:
 
 
 def pyramid_windows(region: Window, finest: int) -> dict[int, Window]:
-    """Windows of a region from a level on, until it fits into one tile or the coarsest level."""
+    """Windows of a region from a level on, until it fits into one tile or the coarsest level.
+
+    Each is half the size, rounded up, of the one before, as formats of pyramids want it.
+    """
     windows: dict[int, Window] = {}
+    _, _, width, height = level_window(region, finest)
     for level in range(finest, COUNT):
-        windows[level] = level_window(region, level)
+        x, y, _, _ = level_window(region, level)
+        scale = 1 << (level - finest)
+        windows[level] = x, y, -(-width // scale), -(-height // scale)
         if max(windows[level][2:]) <= TILE:
             break
     return windows

@@ -2,11 +2,12 @@
 
 from zoomldm.generation.options import RenderOptions
 from zoomldm.rendering.cascade import Cascade
-from zoomldm.rendering.exports import decompress
+from zoomldm.rendering.exports import DecompressOptions, decompress
 from zoomldm.rendering.slide import RenderedSlide, RenderedSlideError, open_slide
 
 __all__ = [
     "Cascade",
+    "DecompressOptions",
     "RenderOptions",
     "RenderedSlide",
     "RenderedSlideError",

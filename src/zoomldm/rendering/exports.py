@@ -1,13 +1,15 @@
-"""Decompression into a file: a pyramidal TIFF, a PNG or a ladder, with its provenance beside."""
+"""Decompression into a file or folder, with its provenance beside."""
 
 import json
+import os
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -26,117 +28,163 @@ from zoomldm.geometry.lattice import (
 from zoomldm.geometry.levels import COUNT, NAMES, check_region, level_mpp, parse_level
 from zoomldm.pipeline import SHIPPED, ZoomLDMPipeline, load_pipeline
 from zoomldm.pipeline.compatibility import check_encoder
-from zoomldm.rendering.opening import open_renderer
-from zoomldm.rendering.region import window_tiles
+from zoomldm.rendering.annotations import (
+    Frame,
+    confidence_features,
+    tissue_features,
+    write_features,
+)
+from zoomldm.rendering.drawing import Drawing, Drawn, image_of, weigher
 from zoomldm.rendering.renderer import Renderer
-from zoomldm.writers.pyramid import PyramidLevel, write_pyramid
+from zoomldm.verbs import Progress, Report, silent
+from zoomldm.writers.export import export
+from zoomldm.writers.registry import PICTURE, Flavour, ending, unknown, writer_for
+from zoomldm.writers.writer import Writer
 
 PNG_PIXELS = 64_000_000
 SPOOL_BYTES = 4 << 30
-JPEG_QUALITY = 90
+MEMORY = 256 << 20  # bytes of windows, and again of tiles, that all processes keep
 
-Progress = Callable[[int, int], None]
 Kind = Literal["pyramid", "picture", "ladder"]
+
+
+@dataclass(frozen=True)
+class DecompressOptions(RenderOptions):
+    """What is drawn, and how it is written; what its pixels depend on: see `RenderOptions`.
+
+    Attributes:
+        level: a label such as `5x`, a number 0..7, `all` or None: the finest of an image of
+            levels, the one of a .png.
+        region: x, y, w, h in px of the 0.5 mpp raster; None for the whole slide. A ladder shows
+            its centre; without a region the place with most tissue. Regions start at the level's
+            pixel that holds their corner and end with the one that holds their end.
+        workers: processes that draw; the cores are shared out among them.
+        tiff_flavour: None: what the ending says.
+        geojson: also write the outlines of the tissue and, where 20x is drawn, the confidence of
+            every tile (cosine of its stored and its regenerated embedding) for QuPath.
+
+    Raises:
+        ConfigError: a value out of its range.
+    """
+
+    level: int | str | None = None
+    region: Window | None = None
+    workers: int = 1
+    tiff_flavour: Flavour | None = None
+    geojson: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.workers < 1:
+            raise ConfigError(f"workers is {self.workers}; expected 1 or more")
+
+
+@dataclass(frozen=True)
+class DecompressReport(Report):
+    """What was written.
+
+    Attributes:
+        output: name of the file or folder.
+        bytes: of it.
+        files: names of what lies beside it, by what it is.
+        pipeline: id, directory or name.
+        seconds: that it took.
+        facts: what the pixels depend on, which levels are real and which generated, patches.
+    """
+
+    output: str
+    bytes: int
+    files: dict[str, str]
+    pipeline: str | None
+    seconds: float
+    facts: dict[str, Any]
+
+    def as_dict(self) -> dict[str, object]:
+        """The facts and the other fields side by side: what `<output>.json` holds."""
+        found = super().as_dict()
+        facts = found.pop("facts")
+        assert isinstance(facts, dict)
+        return {**facts, **found}
 
 
 def decompress(
     archive: Path | str,
     output: Path | str,
-    level: int | str | None = None,
-    region: Window | None = None,
+    options: DecompressOptions | None = None,
     *,
-    seed: int = RenderOptions.seed,
-    steps: int | None = None,
-    guidance: float | None = None,
-    start: int | None = None,
-    precision: str = RenderOptions.precision,
-    batch: int | None = None,
-    method: str = RenderOptions.method,
     pipeline: str | Path | ZoomLDMPipeline = SHIPPED,
     progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Render an archive into a file, and its provenance into the file's name + `.json`.
+) -> DecompressReport:
+    """Render an archive into a file or folder, and its provenance into the same name + `.json`.
+
+    Whole slides are drawn block by block in constant memory. What is done of them lies in
+    `<output>.part` until the output is whole: the same call goes on from there.
 
     Args:
         archive: a .zldm file.
-        output: `.tif` or `.tiff`: a pyramidal BigTIFF from `level` on; `.png`: one level, or with
-            level `all` the ladder (one place at all levels); a folder: a .tif named after the
-            archive.
-        level: a label such as `5x`, a number 0..7, `all` or None.
-        region: x, y, w, h in px of the 0.5 mpp raster; None for the whole slide. A ladder shows
-            its centre; without a region the place with most tissue. Regions start at the level's
-            pixel that holds their corner and end with the one that holds their end.
-        seed: of the noise.
-        steps: of the denoiser, None for the method's own; see RenderOptions.
-        guidance: scale of classifier-free guidance, None for the method's own.
-        start: first timestep, None for the method's own; see RenderOptions.
-        precision: of the networks, `float32` or `bfloat16`; see RenderOptions.
-        batch: patches per network call; see RenderOptions.
-        method: `auto`, `pyramid` or `cascade`; see RenderOptions.
+        output: its ending says the format: `.tif`, `.ome.tif` or `.svs`, a pyramidal BigTIFF from
+            `level` on; `.zarr`, OME-Zarr; `.dcm`, a folder of DICOM files; `.dzi`, DeepZoom;
+            `.png`: one level, or with level `all` the ladder (one place at all levels). An
+            existing folder: a .tif named after the archive.
+        options: see DecompressOptions.
         pipeline: `demo`, a directory or a loaded pipeline.
-        progress: called with patches generated so far and in all.
-
-    Returns:
-        What the .json holds: what the pixels depend on, which levels are real and which
-        generated, patches and seconds.
+        progress: called with `tiles` (of tissue) or, for a .png, `patches`.
 
     Raises:
         ArchiveError: not an archive, or made by another patch encoder than the pipeline's.
         PipelineError: no such pipeline.
         RegionError: a level that does not exist, a region outside the slide, or a .png of more
             than 64 megapixels.
-        ConfigError: an option out of its range, or an ending that isn't known.
-        TargetError: the output can't be written, or another process is writing it.
+        ConfigError: an ending that isn't known, options that don't go with it, or an extra that
+            is not installed.
+        TargetError: the output can't be written, another process is writing it, its folder is not
+            ours, or an unfinished one was begun with other options.
     """
     began = time.monotonic()
-    options = RenderOptions(
-        seed=seed,
-        steps=steps,
-        guidance=guidance,
-        precision=precision,  # type: ignore[arg-type]
-        batch=batch,
-        start=start,
-        method=method,  # type: ignore[arg-type]
-    )
+    options, report = options or DecompressOptions(), progress or silent
     target = _target(Path(output), Path(archive))
-    kind, chosen = _kind(target, level)
+    kind, chosen = _kind(target, options.level)
+    writer = _writer(target, kind, options)
     with ExitStack() as stack:
         source = stack.enter_context(open_archive(archive))
-        bounds = check_region(region or (0, 0, *source.size), *source.size)
-        windows = _windows(kind, chosen, bounds, source, region is not None)
+        bounds = check_region(options.region or (0, 0, *source.size), *source.size)
+        windows = _windows(kind, chosen, bounds, source, options.region is not None)
         if kind == "picture":
             _check_picture(target, chosen, windows[chosen])
-        stack.enter_context(claim(target))
-        note = stack.enter_context(atomic_path(target.with_name(target.name + ".json")))
+        beside = target.with_name(target.name + ".json")
+        stack.enter_context(claim(target if not target.is_dir() else beside))
+        note = stack.enter_context(atomic_path(beside))
         loaded = pipeline
         if not isinstance(loaded, ZoomLDMPipeline):
             loaded = load_pipeline(str(loaded))
         check_encoder(source, loaded)
-        done = 0
+        done = total = 0
 
         def advance(count: int) -> None:
             nonlocal done
             done += count
-            if progress:
-                progress(done, max(done, total))
+            if kind != "pyramid":
+                report("patches", done, max(done, total))
 
-        renderer = stack.enter_context(
-            open_renderer(
-                source,
-                loaded,
-                options,
-                disk=SPOOL_BYTES if kind == "pyramid" else 0,
-                folder=target.parent,
-                on_patch=advance,
-            )
+        drawing = Drawing(
+            Path(archive),
+            options,
+            windows,
+            loaded,
+            confidence=options.geojson and 0 in windows,
+            folder=target.parent,
+            memory=MEMORY // options.workers,
+            disk=SPOOL_BYTES if kind == "pyramid" else 0,
+            threads=_threads(options.workers),
+            on_patch=advance,
         )
+        drawn = stack.enter_context(drawing())
+        renderer = drawn.renderer
         counts = renderer.count(windows)
         total = sum(count.generated for count in counts.values())
         if total:  # from the coarsest on that is not stored
             loaded.check_level(max(k for k, count in counts.items() if count.generated))
-        if progress:
-            progress(0, total)
-        report: dict[str, Any] = {
+        facts: dict[str, Any] = {
             "archive": source.path.name,
             "slide": source.manifest.slide.name,
             "kind": kind,
@@ -159,23 +207,102 @@ def decompress(
                 for k, n in counts.items()
             },
         }
-        _write(kind, target, renderer, windows, report)
-        report["output"] = target.name
-        report["bytes"] = target.stat().st_size
-        report["pipeline"] = loaded.name_or_path if pipeline is loaded else str(pipeline)
-        report["seconds"] = round(time.monotonic() - began, 2)
-        note.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return report
+        files = {}
+        if writer is None:
+            report("patches", 0, total)
+            _draw_picture(kind, target, renderer, windows, facts)
+        else:
+            files = _export(target, writer, drawing, drawn, facts, options, report)
+        made = DecompressReport(
+            output=target.name,
+            bytes=_bytes(target),
+            files=files,
+            pipeline=loaded.name_or_path if pipeline is loaded else str(pipeline),
+            seconds=round(time.monotonic() - began, 2),
+            facts=facts,
+        )
+        note.write_text(json.dumps(made.as_dict(), indent=1) + "\n", encoding="utf-8")
+    return made
+
+
+def _export(
+    target: Path,
+    writer: Writer,
+    drawing: Drawing,
+    drawn: Drawn,
+    facts: dict[str, Any],
+    options: DecompressOptions,
+    report: Progress,
+) -> dict[str, str]:
+    """Write an image of levels; what was written beside it, by what it is."""
+    windows, mask = drawing.windows, drawn.archive.mask
+    image = image_of(drawn.renderer, windows)
+    writer.check(target, image)
+    # Another version of torch, or another number of threads, changes last bits at most.
+    settled = {
+        name: value
+        for name, value in facts.items()
+        if name not in ("archive", "slide", "levels", "patches", "threads", "torch")
+    }
+    settled["confidence"] = drawing.confidence
+    with export(
+        target,
+        image,
+        writer,
+        drawing if options.workers > 1 else lambda: nullcontext(drawn),
+        settled,
+        workers=options.workers,
+        weigh=weigher(mask, image, windows),
+        progress=lambda done, total: report("tiles", done, total),
+    ) as journal:
+        writer.finish(journal.folder, image, target, facts)
+        if not options.geojson:
+            return {}
+        finest = min(windows)
+        frame, files = Frame(finest, windows[finest]), {}
+        found = {"tissue": tissue_features(mask, frame)}
+        if drawing.confidence:
+            values = [v for notes in journal.notes.values() for v in notes.get("confidence", [])]
+            found["confidence"] = confidence_features(values, frame)
+        for what, features in found.items():
+            path = target.with_name(f"{target.name}.{what}.geojson")
+            write_features(path, features, facts)
+            files[what] = path.name
+        return files
+
+
+def _threads(workers: int) -> int | None:
+    """Threads of torch in each of several processes."""
+    if workers == 1:
+        return None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(torch.get_num_threads(), max(1, (cores or 1) // workers))
+
+
+def _bytes(target: Path) -> int:
+    """Bytes of a file, or of all files of a folder."""
+    if target.is_file():
+        return target.stat().st_size
+    return sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+
+
+def _writer(target: Path, kind: Kind, options: DecompressOptions) -> Writer | None:
+    """The writer of an image of levels; None for a picture."""
+    if kind == "pyramid":
+        return writer_for(target, options.tiff_flavour)
+    if options.tiff_flavour or options.geojson:
+        raise ConfigError(
+            f"{target}: a .png takes no TIFF flavour and no GeoJSON; expected an image of levels"
+        )
+    return None
 
 
 def _target(output: Path, archive: Path) -> Path:
-    if output.is_dir():
+    found = ending(output)
+    if output.is_dir() and found not in (".zarr", ".ome.zarr", ".dcm"):
         return output / (archive.stem + ".tif")
-    if output.suffix.lower() not in (".tif", ".tiff", ".png"):
-        raise ConfigError(
-            f"{output}: ending {output.suffix!r} is not known; expected .tif, .png or a folder "
-            "that exists"
-        )
+    if found is None:
+        raise ConfigError(unknown(output))
     return output
 
 
@@ -185,7 +312,7 @@ def _kind(target: Path, level: int | str | None) -> tuple[Kind, int]:
     if isinstance(level, int) and not 0 <= level < COUNT:
         raise RegionError(f"level {level} does not exist; expected 0 to {COUNT - 1}")
     finest = 0 if everything else level if isinstance(level, int) else parse_level(str(level))
-    if target.suffix.lower() != ".png":
+    if ending(target) != PICTURE:
         return "pyramid", finest
     if level is None:
         raise ConfigError(
@@ -217,21 +344,14 @@ def _check_picture(target: Path, level: int, window: Window) -> None:
         )
 
 
-def _write(
+def _draw_picture(
     kind: Kind,
     target: Path,
     renderer: Renderer,
     windows: dict[int, Window],
-    report: dict[str, Any],
+    facts: dict[str, Any],
 ) -> None:
-    text = json.dumps(report, separators=(",", ":"))
-    if kind == "pyramid":
-        levels = [
-            PyramidLevel((window[2], window[3]), level_mpp(k), window_tiles(renderer, k, window))
-            for k, window in windows.items()
-        ]
-        write_pyramid(target, levels, description=text, quality=JPEG_QUALITY)
-        return
+    text = json.dumps(facts, separators=(",", ":"))
     info = PngInfo()
     info.add_text("Software", "zoomldm")
     info.add_itxt("zoomldm", text)
