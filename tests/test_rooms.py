@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "zoomldm"
 ORDER = (
     *("__main__", "cli", "viewer"),
     *("mil", "evaluation", "training"),
-    *("compression", "sampling", "rendering", "features"),
+    *("editing", "compression", "sampling", "rendering", "features"),
     *("released", "encoders", "generation", "data", "pipeline"),
     *("cohort", "writers", "slides", "archive"),
     *("diffusion", "networks", "geometry"),

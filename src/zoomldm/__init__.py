@@ -13,6 +13,8 @@ if TYPE_CHECKING:  # what a checker and an editor see; at run time `__getattr__`
     from zoomldm.archive import verify_archive as verify_archive
     from zoomldm.compression.compress import CompressOptions as CompressOptions
     from zoomldm.compression.compress import compress as compress
+    from zoomldm.editing.edit import EditOptions as EditOptions
+    from zoomldm.editing.edit import edit as edit
     from zoomldm.features.extract import FeatureOptions as FeatureOptions
     from zoomldm.features.extract import extract_features as extract_features
     from zoomldm.features.to_archive import archive_from_features as archive_from_features
@@ -35,6 +37,8 @@ _HOMES = {
     "CompressOptions": "zoomldm.compression.compress",
     "decompress": "zoomldm.rendering",
     "DecompressOptions": "zoomldm.rendering",
+    "edit": "zoomldm.editing.edit",
+    "EditOptions": "zoomldm.editing.edit",
     "extract_features": "zoomldm.features.extract",
     "FeatureOptions": "zoomldm.features.extract",
     "archive_from_features": "zoomldm.features.to_archive",
@@ -50,6 +54,7 @@ _HOMES = {
 __all__ = [
     "CompressOptions",
     "DecompressOptions",
+    "EditOptions",
     "FeatureOptions",
     "RenderedSlide",
     "ZoomLDMPipeline",
@@ -58,6 +63,7 @@ __all__ = [
     "compress",
     "convert_released",
     "decompress",
+    "edit",
     "extract_features",
     "load_pipeline",
     "open_archive",

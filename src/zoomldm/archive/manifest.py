@@ -14,7 +14,7 @@ from zoomldm.errors import ArchiveError
 from zoomldm.geometry.levels import COARSEST, grid_shape, level_size
 
 FORMAT = "zldm"
-FORMAT_VERSION = "2.0"
+FORMAT_VERSION = "2.1"
 MAJORS = (1, 2)
 MANIFEST_NAME = "zarr.json"
 MAX_TILES = 1 << 26
@@ -151,11 +151,38 @@ class Member(_Part):
     sha256: Digest
 
 
+class Origin(_Part):
+    """A place that tiles of an edited archive are from: a pixel of an archive's 0.5 mpp raster.
+
+    `archive` is its file's name, `digest` its identity (see `Archive.digest`).
+    """
+
+    archive: str
+    digest: Digest
+    x: Count
+    y: Count
+
+
+class Edit(_Part):
+    """A region that is not as the slide gave it (from versions 1.3 and 2.1 on).
+
+    `region` is x, y, w, h in px of the 0.5 mpp raster. A `transplant` has one origin, the corner
+    of what was put there; an `interpolation` two, between whose tiles there are `steps`. `base`
+    says what became of the base layer.
+    """
+
+    kind: Literal["transplant", "interpolation"]
+    region: tuple[Count, Count, Side, Side]
+    origins: list[Origin]
+    steps: Annotated[int, Field(ge=0)] = 0
+    base: str
+
+
 class Header(_Part):
     """The part of the manifest that the caller of the writer knows beforehand.
 
     `autoencoder` and `pipeline` are None where the archive was made without; `creator` names the
-    program and its version.
+    program and its version. `edits` lists what was done to the grid since, in order.
     """
 
     slide: SlideFacts
@@ -164,6 +191,7 @@ class Header(_Part):
     autoencoder: Network | None
     pipeline: Network | None
     creator: str
+    edits: list[Edit] = []
 
 
 class Manifest(Header):
@@ -218,6 +246,8 @@ def dump_manifest(manifest: Manifest) -> bytes:
         del attributes["slide"]["content"]
     if not manifest.base:
         del attributes["base"]
+    if not manifest.edits:
+        del attributes["edits"]
     for key in ("rank", "asked"):
         if not attributes["quantisation"][key]:
             del attributes["quantisation"][key]

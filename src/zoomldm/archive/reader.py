@@ -291,6 +291,14 @@ class Archive:
 
             return kept_chunk((self._key, name), load)
 
+    def base_file(self, row: int, col: int) -> bytes | None:
+        """The picture file that chunk (row, col) of the base layer is; None where there is none."""
+        name = chunk_name(row, col)
+        if self.manifest.base is None or name not in self._container:
+            return None
+        with self._container.open() as handle:
+            return handle.read(name)
+
     @property
     def base(self) -> BaseLayer | None:
         """The base layer, None where there is none.

@@ -429,7 +429,10 @@ class ArchiveWriter:
             self._add_whole("overview", jpeg, zstd=False)
         if self._base:
             self._container.add(f"{NAME}/zarr.json", base_metadata(self._base))
-        version = "2.0" if found else "1.2" if self._base else self.header.slide.version
+        if self.header.edits:
+            version = "2.1" if found else "1.3"
+        else:
+            version = "2.0" if found else "1.2" if self._base else self.header.slide.version
         manifest = Manifest(
             **{name: getattr(self.header, name) for name in Header.model_fields},
             format=FORMAT,

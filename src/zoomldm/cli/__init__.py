@@ -15,6 +15,7 @@ from zoomldm.cli.convert import convert
 from zoomldm.cli.decompress import decompress
 from zoomldm.cli.demo import demo
 from zoomldm.cli.doctor import doctor
+from zoomldm.cli.edit import edit
 from zoomldm.cli.evaluate import evaluate
 from zoomldm.cli.features import features
 from zoomldm.cli.import_features import import_features
@@ -69,7 +70,7 @@ def common(
 
 
 _VERBS = (
-    *(compress, decompress, info, verify, sample, features, mil),
+    *(compress, decompress, info, verify, sample, edit, features, mil),
     *(train, convert, models, doctor, demo),
 )
 for verb in _VERBS:

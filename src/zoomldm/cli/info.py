@@ -42,6 +42,7 @@ def info(
         "base": _base_facts(m, base) if base else None,
         "latent_levels": [NAMES[part.level] for part in m.latents],
         "turn": m.slide.turn,
+        "edits": [edit.model_dump(mode="json") for edit in m.edits],
         "format_version": m.version,
         "creator": m.creator,
     }

@@ -278,6 +278,10 @@ def _is_done(
             m = archive.manifest
     except ArchiveError:
         return False
+    if m.edits:
+        raise TargetError(
+            f"{target}: is an edited archive; give another name with -o, or remove it"
+        )
     # Archives before version 1.2 don't tell slides of one size apart: they are made again.
     known = m.slide.content is not None
     another = m.slide.content != slide.content

@@ -22,7 +22,7 @@ from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pipeline.compatibility import check_encoder
 from zoomldm.rendering.kept import Kept
 from zoomldm.rendering.real import RealLevels
-from zoomldm.rendering.renderer import Cost, PatchCount
+from zoomldm.rendering.renderer import Cost, PatchCount, edits_of
 
 
 class Cascade:
@@ -113,6 +113,7 @@ class Cascade:
         """What the pixels are a function of, for the metadata of an output."""
         return {
             "archive_digest": self.archive.digest,
+            **edits_of(self.archive),
             "pipeline_digest": self.pipeline.digest(),
             **asdict(self.options),
             "sampler": self._part.name,

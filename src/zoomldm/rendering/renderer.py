@@ -10,6 +10,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from zoomldm.archive import Archive
 from zoomldm.geometry.lattice import Window
 from zoomldm.rendering.kept import Kept
 
@@ -51,6 +52,12 @@ def source_digest(provenance: Mapping[str, Any]) -> str:
     """
     facts = {name: value for name, value in provenance.items() if name not in _ASIDE}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def edits_of(archive: Archive) -> dict[str, Any]:
+    """What an output's metadata say of an archive that is not as its slide gave it."""
+    edits = [edit.model_dump(mode="json") for edit in archive.manifest.edits]
+    return {"edits": edits} if edits else {}
 
 
 class Renderer(Protocol):

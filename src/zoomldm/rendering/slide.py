@@ -1,5 +1,6 @@
 """An archive with the interface of an OpenSlide slide: pixels are made when they are read."""
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -206,6 +207,8 @@ class RenderedSlide(AbstractSlide):
                     "real" if renderer.is_real(level) else "generated"
                 ),
             }
+        if "edits" in facts:
+            found["zoomldm.edits"] = json.dumps(facts["edits"])
         shown = ("archive_digest", "pipeline_digest", "seed", "method", "steps", "guidance",
                  "start", "precision", "batch", "background")  # fmt: skip
         return found | {f"zoomldm.{name.replace('_', '-')}": str(facts[name]) for name in shown}

@@ -1,0 +1,73 @@
+"""`zoomldm edit`: tissue moved from one place to another, or between two."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def edit(
+    archive: Annotated[Path, typer.Argument(metavar="ARCHIVE", show_default=False)],
+    out: Annotated[Path, typer.Option("-o", "--out", help="File .zldm, or an existing folder.")],
+    replace: Annotated[
+        str | None,
+        typer.Option(
+            metavar="X,Y,W,H", help="Tiles to replace: multiples of 256, in pixels at 0.5 mpp."
+        ),
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--with", metavar="[ARCHIVE@]X,Y", help="Corner of the tiles that take their place."
+        ),
+    ] = None,
+    interpolate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,STEPS",
+            help="A strip of so many squares from A to B, each ARCHIVE@X,Y, or X,Y of the same "
+            "archive.",
+        ),
+    ] = None,
+    side: Annotated[int, typer.Option(help="Tiles along a square of the strip.")] = 4,
+    base: Annotated[
+        Literal["auto", "none"],
+        typer.Option(
+            help="auto keeps the real base layer where both archives' are of one level and codec; "
+            "none drops it: all pixels are then generated."
+        ),
+    ] = "auto",
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Transplant tissue into an archive, or make a strip of tissue between two places."""
+    from zoomldm.cli.decompress import parse_region
+    from zoomldm.cli.output import megabytes, print_json, progress
+    from zoomldm.editing.edit import EditOptions
+    from zoomldm.editing.edit import edit as run
+    from zoomldm.editing.places import parse_interpolation, parse_place
+
+    a, b, steps = parse_interpolation(interpolate) if interpolate else (None, None, 8)
+    options = EditOptions(
+        replace=parse_region(replace) if replace else None,
+        source=parse_place(source) if source else None,
+        between=(a, b) if a and b else None,
+        steps=steps,
+        side=side,
+        base=base,
+    )
+    with progress(quiet=json) as advance:
+        report = run(archive, out, options, progress=advance)
+    if json:
+        print_json(report.as_dict())
+        return
+    before, after = report.tissue_tiles
+    typer.echo(
+        f"{report.output}: {report.edit['kind']}, {megabytes(report.bytes)}, tissue tiles "
+        f"{before} -> {after}"
+    )
+    again = f" ({report.base_chunks[1]} of {report.base_chunks[0]} chunks coded once more)"
+    typer.echo(f"base layer {report.edit['base']}{again if report.base_level else ''}")
+    if report.latents_dropped:
+        typer.echo("latents for training left out: they were of the grid before")
+    for number, (to_a, to_b) in enumerate(report.cosines):
+        typer.echo(f"step {number}: cosine {to_a:.3f} to the first, {to_b:.3f} to the last")

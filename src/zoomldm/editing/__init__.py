@@ -1,0 +1,1 @@
+"""Archive to archive: tissue transplanted, or interpolated between two places."""

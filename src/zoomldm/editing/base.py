@@ -1,0 +1,80 @@
+"""The base layer of an archive into which another's tissue is put."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoomldm.archive import Archive, ArchiveWriter
+from zoomldm.archive.base import stored_chunks
+from zoomldm.archive.manifest import Base
+from zoomldm.archive.pictures import encode_picture, fill_chunk
+from zoomldm.editing.places import Block
+from zoomldm.geometry.levels import NAMES
+from zoomldm.verbs import Progress
+
+
+def spliced_base(archive: Archive, source: Archive) -> tuple[Base | None, str]:
+    """The base layer that both archives' can become, or None, and what to say of it.
+
+    Real pixels can be put beside real pixels where both layers are of one level and codec.
+    """
+    own, other = archive.manifest.base, source.manifest.base
+    if own is None:
+        return None, "none: the archive has none in chunks"
+    if other is None:
+        return None, f"dropped: {source.path.name} has none in chunks"
+    if (own.level, own.codec) != (other.level, other.codec):
+        return None, (
+            f"dropped: it is {NAMES[own.level]} {own.codec}, that of {source.path.name} is "
+            f"{NAMES[other.level]} {other.codec}"
+        )
+    return own, f"kept: {NAMES[own.level]} {own.codec}, real pixels of both"
+
+
+def add_spliced(
+    writer: ArchiveWriter,
+    archive: Archive,
+    source: Archive,
+    target: Block,
+    taken: Block,
+    mask: NDArray[np.bool_],
+    progress: Progress,
+) -> tuple[int, int]:
+    """Store the base layer with `taken` of `source` put on `target`.
+
+    Chunks that the target does not touch keep their bytes; the others are coded once more.
+
+    Args:
+        writer: of the edited archive.
+        archive: what is edited.
+        source: where real pixels are from.
+        target: tiles that are replaced.
+        taken: tiles of `source`, as many.
+        mask: tissue of the edited archive.
+        progress: called as chunks are done.
+
+    Returns:
+        Chunks in all, and those that were coded once more.
+    """
+    facts, own, other = archive.manifest.base, archive.base, source.base
+    assert facts is not None and own is not None and other is not None
+    writer.start_base(facts.level, facts.codec, facts.quality, facts.chunk)
+    left, top, wide, high = (n >> facts.level for n in target.window)
+    from_x, from_y = (n >> facts.level for n in taken.window[:2])
+    chunks, again = stored_chunks(facts, mask), 0
+    for done, (row, col) in enumerate(chunks):
+        x, y = col * facts.chunk, row * facts.chunk
+        w, h = min(facts.chunk, facts.width - x), min(facts.chunk, facts.height - y)
+        x0, y0, x1, y1 = max(x, left), max(y, top), min(x + w, left + wide), min(y + h, top + high)
+        touched = x0 < x1 and y0 < y1
+        data = None if touched else archive.base_file(row, col)
+        if data is None:
+            pixels = own.read(x, y, w, h)
+            if touched:
+                part = other.read(x0 - left + from_x, y0 - top + from_y, x1 - x0, y1 - y0)
+                pixels[y0 - y : y1 - y, x0 - x : x1 - x] = part
+            filled = fill_chunk(pixels, facts.chunk)
+            data = encode_picture(filled, facts.codec, facts.quality)
+            again += 1
+        writer.add_base_chunk(row, col, data)
+        progress("base layer", done + 1, len(chunks))
+    return len(chunks), again
