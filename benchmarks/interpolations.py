@@ -2,7 +2,7 @@
 
     python benchmarks/interpolations.py ARCHIVE -o STRIP.jpg [--steps 6] [--side 2]
 
-The two places are the squares of whole tissue whose mean embeddings point least the same way. The strip
+The two places are the squares of whole tissue whose mean embeddings are least alike. The strip
 is made by `zoomldm.edit`, drawn at 20x, and its tiles are described by the pipeline's patch
 encoder: printed are their mean cosines to the embeddings at both ends.
 """
