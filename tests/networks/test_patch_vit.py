@@ -34,13 +34,15 @@ def by_hand(w: dict[str, Tensor], sizes: ViTSizes, x: Tensor) -> Tensor:
     cut = x.reshape(len(x), 3, n, p, n, p).permute(0, 2, 4, 1, 3, 5).reshape(len(x), n * n, -1)
     tokens = cut @ w["patch_embed.proj.weight"].reshape(sizes.dim, -1).T
     tokens = tokens + w["patch_embed.proj.bias"]
-    first = w["cls_token"]
+    first, reg = w["cls_token"], w.get("reg_token", torch.zeros(1, 0, sizes.dim))
+    positions = w["pos_embed"]
     if sizes.positions_of_class:
-        first = first + w["pos_embed"][:, :1]
-        tokens = tokens + w["pos_embed"][:, 1:]
-    else:
-        tokens = tokens + w["pos_embed"]
-    registers = [w["reg_token"].expand(len(x), -1, -1)] if sizes.registers else []
+        first, positions = first + positions[:, :1], positions[:, 1:]
+    if sizes.positions_of_registers:
+        reg = reg + positions[:, : sizes.registers]
+        positions = positions[:, sizes.registers :]
+    tokens = tokens + positions
+    registers = [reg.expand(len(x), -1, -1)]
     y = torch.cat([first.expand(len(x), -1, -1), *registers, tokens], 1)
     for i in range(sizes.depth):
         b, width = f"blocks.{i}", sizes.dim // sizes.heads
@@ -59,7 +61,7 @@ def by_hand(w: dict[str, Tensor], sizes: ViTSizes, x: Tensor) -> Tensor:
         else:
             hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
         y = y + linear(hidden, f"{b}.mlp.fc2") * w.get(f"{b}.ls2.gamma", torch.ones(1))
-    return norm(y[:, 0], "norm")
+    return norm(y, "norm")
 
 
 @pytest.mark.parametrize(
@@ -68,16 +70,24 @@ def by_hand(w: dict[str, Tensor], sizes: ViTSizes, x: Tensor) -> Tensor:
         {},
         {"layer_scale": True},
         {"registers": 3, "positions_of_class": False, "layer_scale": True, "gated": True},
+        {"registers": 3, "positions_of_registers": True, "heads": 4, "gated": True},
     ],
 )
 @torch.no_grad()
 def test_equals_the_same_written_out(change: dict) -> None:
     sizes = ViTSizes(**{**SMALL.as_dict(), **change})
     network = drawn(sizes).double()
+    assert ViTSizes.of(network.state_dict(), sizes.heads) == sizes
     x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
-    torch.testing.assert_close(
-        network(x), by_hand(network.state_dict(), sizes, x), rtol=1e-9, atol=1e-9
-    )
+    tokens = by_hand(network.state_dict(), sizes, x)
+    mean = tokens[:, 1 + sizes.registers :].mean(1)
+    for pooling, expected in (
+        ("class", tokens[:, 0]),
+        ("class and mean", torch.cat([tokens[:, 0], mean], 1)),
+        ("tokens", tokens),
+    ):
+        network.pooling = pooling  # type: ignore[assignment]
+        torch.testing.assert_close(network(x), expected, rtol=1e-9, atol=1e-9)
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from zoomldm.encoders.encoder import NetworkEncoder, PatchEncoder, PipelineEncoder, digest_of
 from zoomldm.encoders.table import ENCODERS, EncoderFacts, Preparation
 from zoomldm.errors import PipelineError
+from zoomldm.networks.attention_pool import PooledViT
 from zoomldm.networks.checkpoint import Faults, Tensors, fill, read_checkpoint
 from zoomldm.networks.finite import check_finite
 from zoomldm.networks.patch_vit import PatchViT, ViTSizes
@@ -72,8 +73,12 @@ def _load(
     if (facts and facts.library == "transformers") or "model_type" in config:
         return _transformers_encoder(facts, name, path, file, config, device)
     tensors = _tensors(file)
+    pooled = facts is not None and facts.pooling == "attention"
+    trunk = {k.removeprefix("trunk."): v for k, v in tensors.items() if k.startswith("trunk.")}
+    heads = facts.sizes.heads if facts and facts.sizes else None
     try:
-        sizes = ViTSizes.of(dict(tensors))  # whose missing keys are plain KeyErrors
+        # Plain mappings, whose missing keys are plain KeyErrors.
+        sizes = ViTSizes.of(trunk if pooled else dict(tensors), heads)
     except (KeyError, ValueError) as error:
         raise PipelineError(
             f"{file}: holds no vision transformer under timm's or DINO's names "
@@ -87,17 +92,30 @@ def _load(
     preparation = facts.preparation if facts else _preparation(file, sizes, config)
     _check_size(file, preparation, sizes)
     with torch.device("meta"):
-        network = PatchViT(sizes)
+        network = _network(sizes, facts)
     own = {key: key for key in network.state_dict()}
     faults = Faults(tensors, "this encoder's weights")
     for key, value in network.state_dict().items():
         faults.expect(key, value.shape)
     faults.check()
     fill(network, tensors, own)
-    digest = digest_of(
-        {"sizes": sizes.as_dict(), "preparation": preparation.as_dict()}, network.state_dict()
-    )
-    return NetworkEncoder(name, network, preparation, sizes.dim, digest, device)
+    described: dict[str, Any] = {
+        "sizes": sizes.as_dict(),
+        "preparation": preparation.as_dict(),
+    }
+    if facts is not None and facts.pooling != "class":
+        described["pooling"] = facts.pooling
+    digest = digest_of(described, network.state_dict())
+    dim = facts.dim if facts else sizes.dim
+    return NetworkEncoder(name, network, preparation, dim, digest, device)
+
+
+def _network(sizes: ViTSizes, facts: EncoderFacts | None) -> nn.Module:
+    if facts is None or facts.pooling == "class":
+        return PatchViT(sizes)
+    if facts.pooling == "attention":
+        return PooledViT(sizes, facts.dim)
+    return PatchViT(sizes, facts.pooling)
 
 
 def _weights_file(path: Path) -> Path:
@@ -135,7 +153,7 @@ def _tensors(file: Path) -> Tensors:
         short = str(key)
         for prefix in _PREFIXES:
             short = short.removeprefix(prefix)
-        if not short.startswith("head."):  # of the training that made it
+        if not short.startswith("head.") and short != "mask_token":  # of the training
             out[short] = value
     return Tensors(file, out)
 
@@ -151,9 +169,14 @@ def _preparation(file: Path, sizes: ViTSizes, config: Mapping[str, Any]) -> Prep
                 f"{file.parent / CONFIG}: pretrained_cfg has no usable {error}; expected "
                 "input_size, mean and std"
             ) from error
-    for facts in ENCODERS.values():
-        if facts.sizes == sizes:
-            return facts.preparation
+    fits = [e for e in ENCODERS.values() if e.pooling == "class" and e.sizes == sizes]
+    if len({e.preparation for e in fits}) > 1:
+        raise PipelineError(
+            f"{file}: could be {' or '.join(e.id for e in fits)}, which take their input "
+            f"differently; say which: --encoder {fits[0].id}={file}"
+        )
+    if fits:
+        return fits[0].preparation
     named = ", ".join(e.id for e in ENCODERS.values() if e.sizes)
     raise PipelineError(
         f"{file}: a ViT of width {sizes.dim}, depth {sizes.depth}, patch {sizes.patch} is none of "
@@ -169,16 +192,19 @@ def _check_size(file: Path, preparation: Preparation, sizes: ViTSizes) -> None:
         )
 
 
-class _ClassToken(nn.Module):
+class _Pooled(nn.Module):
     """A model of transformers as a function of pictures alone."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, mean: bool) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.mean = model, mean
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Embed prepared pictures (B, 3, S, S): (B, D)."""
-        return self.model(pixel_values=pictures).last_hidden_state[:, 0]
+        tokens = self.model(pixel_values=pictures).last_hidden_state
+        if not self.mean:
+            return tokens[:, 0]
+        return torch.cat([tokens[:, 0], tokens[:, 1:].mean(1)], -1)
 
 
 def _transformers_encoder(
@@ -195,7 +221,10 @@ def _transformers_encoder(
             f"encoder {name}: {path}: expected a folder with {CONFIG} of transformers and weights"
         )
     preparation = facts.preparation if facts else _processor(path)
+    mean = facts is not None and facts.pooling == "class and mean"
     dim = config.get("hidden_size")
+    if isinstance(dim, int) and mean:
+        dim *= 2
     if facts and dim != facts.dim:
         raise PipelineError(
             f"encoder {name}: {path} has embeddings of {dim} numbers, {facts.id} has {facts.dim}; "
@@ -228,12 +257,13 @@ def _transformers_encoder(
             f"{file}: lacks tensors of {config['model_type']}, or has them in other shapes: "
             f"{', '.join(listed[:6])}; download it again"
         )
-    digest = digest_of(
-        {"model_type": config["model_type"], "preparation": preparation.as_dict()}, tensors
-    )
-    return NetworkEncoder(
-        name, _ClassToken(model.float()), preparation, int(model.config.hidden_size), digest, device
-    )
+    described = {"model_type": config["model_type"], "preparation": preparation.as_dict()}
+    if mean:
+        described["pooling"] = "class and mean"
+    digest = digest_of(described, tensors)
+    dim = int(model.config.hidden_size) * (2 if mean else 1)
+    network = _Pooled(model.float(), mean)
+    return NetworkEncoder(name, network, preparation, dim, digest, device)
 
 
 def _transformers(name: str) -> Any:
@@ -287,13 +317,15 @@ def _downloaded(facts: EncoderFacts) -> Path:
     try:
         for name in files:
             hf_hub_download(facts.source, name)
-        for name in WEIGHTS:
+        for name in (facts.file,) if facts.file else WEIGHTS:
             try:
-                return Path(hf_hub_download(facts.source, name)).parent
+                found = Path(hf_hub_download(facts.source, name))
+                return found if facts.file else found.parent
             except errors.RemoteEntryNotFoundError:
                 continue
         raise PipelineError(
-            f"encoder {facts.id}: {facts.source} holds neither {' nor '.join(WEIGHTS)}; {by_hand}"
+            f"encoder {facts.id}: {facts.source} holds no {facts.file or ' or '.join(WEIGHTS)}; "
+            f"{by_hand}"
         )
     except (errors.GatedRepoError, errors.RepositoryNotFoundError) as error:
         todo = (

@@ -1,13 +1,14 @@
 """The patch encoders known by name, as one table."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal
 
 from zoomldm.networks.patch_vit import ViTSizes
 
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _HALF = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+_OPTIMUS = (0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517)
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ class EncoderFacts:
         preparation: of its input.
         sizes: of the transformer where it is read by our own network, else None.
         library: module that runs it.
+        pooling: what of the transformer is the embedding: its `class` token, that and the mean of
+            its patches (`class and mean`), or what `attention` takes from all tokens.
+        file: of the weights in the repository, where it has another name than usual.
     """
 
     id: str
@@ -54,6 +58,8 @@ class EncoderFacts:
     preparation: Preparation
     sizes: ViTSizes | None = None
     library: str = "zoomldm"
+    pooling: Literal["class", "class and mean", "attention"] = "class"
+    file: str | None = None
 
     @property
     def on_hub(self) -> bool:
@@ -67,13 +73,30 @@ class EncoderFacts:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        shown = ("id", "dim", "architecture", "source", "licence", "gated", "library")
+        shown = ("id", "dim", "architecture", "source", "licence", "gated", "library", "pooling")
         return {
             **{name: getattr(self, name) for name in shown},
             "preparation": self.preparation.as_dict(),
             "installed": self.installed,
         }
 
+
+_BASE = ViTSizes(dim=768, depth=12, heads=12, hidden=3072)
+_HUGE = ViTSizes(
+    dim=1280, depth=32, heads=16, hidden=6832, patch=14, side=16, layer_scale=True, gated=True
+)
+_LARGE_14 = ViTSizes(
+    dim=1024,
+    depth=24,
+    heads=16,
+    hidden=4096,
+    patch=14,
+    side=16,
+    registers=4,
+    positions_of_class=False,
+    layer_scale=True,
+)
+_GIANT = replace(_LARGE_14, dim=1536, depth=40, heads=24, hidden=8192, gated=True)
 
 _TABLE = (
     EncoderFacts(
@@ -139,6 +162,134 @@ _TABLE = (
         gated=False,
         preparation=Preparation(),
         library="transformers",
+    ),
+    EncoderFacts(  # TITAN's patch encoder; its tower for pictures alone
+        id="conch-v1.5",
+        dim=768,
+        architecture="ViT-L/16, attention pool",
+        source="MahmoodLab/conchv1_5",
+        licence="CC-BY-NC-ND-4.0",
+        gated=True,
+        preparation=Preparation(448),
+        sizes=ViTSizes(dim=1024, depth=24, heads=16, hidden=4096, layer_scale=True),
+        pooling="attention",
+        file="pytorch_model_vision.bin",
+    ),
+    EncoderFacts(
+        id="h-optimus-0",
+        dim=1536,
+        architecture="ViT-g/14, SwiGLU, 4 registers",
+        source="bioptimus/H-optimus-0",
+        licence="Apache-2.0",
+        gated=True,
+        preparation=Preparation(224, *_OPTIMUS),
+        sizes=_GIANT,
+    ),
+    EncoderFacts(
+        id="h-optimus-1",
+        dim=1536,
+        architecture="ViT-g/14, SwiGLU, 4 registers",
+        source="bioptimus/H-optimus-1",
+        licence="CC-BY-NC-ND-4.0",
+        gated=True,
+        preparation=Preparation(224, *_OPTIMUS),
+        sizes=_GIANT,
+    ),
+    EncoderFacts(
+        id="h0-mini",
+        dim=768,
+        architecture="ViT-B/14, SwiGLU, 4 registers",
+        source="bioptimus/H0-mini",
+        licence="CC-BY-NC-ND-4.0",
+        gated=True,
+        preparation=Preparation(224, *_OPTIMUS),
+        sizes=replace(_GIANT, dim=768, depth=12, heads=12, hidden=4096),
+    ),
+    EncoderFacts(
+        id="virchow",
+        dim=2560,
+        architecture="ViT-H/14, SwiGLU",
+        source="paige-ai/Virchow",
+        licence="Apache-2.0",
+        gated=True,
+        preparation=Preparation(),
+        sizes=_HUGE,
+        pooling="class and mean",
+    ),
+    EncoderFacts(
+        id="virchow2",
+        dim=2560,
+        architecture="ViT-H/14, SwiGLU, 4 registers",
+        source="paige-ai/Virchow2",
+        licence="CC-BY-NC-ND-4.0",
+        gated=True,
+        preparation=Preparation(),
+        sizes=replace(_HUGE, registers=4, positions_of_registers=True),
+        pooling="class and mean",
+    ),
+    EncoderFacts(
+        id="prov-gigapath",
+        dim=1536,
+        architecture="ViT-g/16, SwiGLU",
+        source="prov-gigapath/prov-gigapath",
+        licence="Apache-2.0",
+        gated=True,
+        preparation=Preparation(),
+        sizes=ViTSizes(dim=1536, depth=40, heads=24, hidden=8192, layer_scale=True, gated=True),
+    ),
+    EncoderFacts(
+        id="phikon-v2",
+        dim=1024,
+        architecture="ViT-L/16",
+        source="owkin/phikon-v2",
+        licence="Owkin non-commercial",
+        gated=False,
+        preparation=Preparation(),
+        library="transformers",
+    ),
+    EncoderFacts(
+        id="midnight-12k",
+        dim=3072,
+        architecture="ViT-g/14, SwiGLU",
+        source="kaiko-ai/midnight",
+        licence="MIT",
+        gated=False,
+        preparation=Preparation(224, *_HALF),
+        library="transformers",
+        pooling="class and mean",
+    ),
+    EncoderFacts(  # the hub's card; its code is under MIT
+        id="gpfm",
+        dim=1024,
+        architecture="ViT-L/14",
+        source="majiabo/GPFM",
+        licence="CC-BY-NC-4.0",
+        gated=False,
+        preparation=Preparation(),
+        sizes=ViTSizes(
+            dim=1024, depth=24, heads=16, hidden=4096, patch=14, side=16, layer_scale=True
+        ),
+        file="GPFM.pth",
+    ),
+    *(
+        EncoderFacts(
+            id=f"kaiko-{name}",
+            dim=sizes.dim,
+            architecture=f"ViT-{name[3].upper()}/{sizes.patch}"
+            + (", 4 registers" if sizes.registers else ""),
+            source=f"1aurent/vit_{word}_patch{sizes.patch}_{tail}.kaiko_ai_towards_large_pathology_fms",
+            licence="Kaiko non-commercial",
+            gated=False,
+            preparation=Preparation(224, *_HALF),
+            sizes=sizes,
+        )
+        for name, word, tail, sizes in (
+            ("vits16", "small", "224", ViTSizes()),
+            ("vits8", "small", "224", ViTSizes(patch=8, side=28)),
+            ("vitb16", "base", "224", _BASE),
+            ("vitb8", "base", "224", replace(_BASE, patch=8, side=28)),
+            ("vitl14", "large", "reg4_224", _LARGE_14),
+        )
     ),
 )
 ENCODERS: dict[str, EncoderFacts] = {facts.id: facts for facts in _TABLE}

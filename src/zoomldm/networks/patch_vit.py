@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-HEAD = 64  # numbers a head, in every transformer read here
+HEAD = 64  # numbers a head, where nobody says otherwise
+
+Pooling = Literal["class", "class and mean", "tokens"]
+"""What a transformer gives: its class token; that and the mean of its patches; all tokens."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,8 @@ class ViTSizes:
         positions_of_class: whether the class token has a position of its own.
         layer_scale: whether each residual branch is scaled by learned numbers.
         gated: SwiGLU in place of the MLP with GELU.
+        positions_of_registers: whether the registers have positions of their own, after the
+            class token's.
     """
 
     dim: int = 384
@@ -38,14 +43,27 @@ class ViTSizes:
     positions_of_class: bool = True
     layer_scale: bool = False
     gated: bool = False
+    positions_of_registers: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
+        """Plain values, for JSON; of what came later, only what differs (digests depend on it)."""
+        values = asdict(self)
+        if not self.positions_of_registers:
+            del values["positions_of_registers"]
+        return values
+
+    @property
+    def positions_before(self) -> int:
+        """Positions before those of the patches."""
+        return int(self.positions_of_class) + self.positions_of_registers * self.registers
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor]) -> "ViTSizes":
-        """Sizes of the transformer whose tensors these are, 64 numbers a head.
+    def of(cls, tensors: Mapping[str, Tensor], heads: int | None = None) -> "ViTSizes":
+        """Sizes of the transformer whose tensors these are.
+
+        Args:
+            tensors: by timm's names.
+            heads: attention heads, which tensors don't tell; None for 64 numbers a head.
 
         Raises:
             KeyError: a tensor that such a transformer has is missing.
@@ -54,23 +72,26 @@ class ViTSizes:
         dim, _, patch, _ = tensors["patch_embed.proj.weight"].shape
         positions = tensors["pos_embed"].shape[1]
         side = int(positions**0.5)
+        registers = tensors["reg_token"].shape[1] if "reg_token" in tensors else 0
+        before = positions - side**2
         depth = 0
         while f"blocks.{depth}.norm1.weight" in tensors:
             depth += 1
         hidden, back = (tensors[f"blocks.0.mlp.fc{i}.weight"].shape for i in (1, 2))
-        if not depth or dim % HEAD or positions - side**2 not in (0, 1):
+        if not depth or dim % (heads or HEAD) or before not in (0, 1, 1 + registers):
             raise ValueError(f"width {dim}, {depth} blocks, {positions} positions")
         return cls(
             dim=dim,
             depth=depth,
-            heads=dim // HEAD,
+            heads=heads or dim // HEAD,
             hidden=hidden[0],
             patch=patch,
             side=side,
-            registers=tensors["reg_token"].shape[1] if "reg_token" in tensors else 0,
-            positions_of_class=positions - side**2 == 1,
+            registers=registers,
+            positions_of_class=before > 0,
             layer_scale="blocks.0.ls1.gamma" in tensors,
             gated=hidden[0] == 2 * back[1],
+            positions_of_registers=before > 1,
         )
 
 
@@ -132,12 +153,16 @@ class PatchViT(nn.Module):
 
     With LayerScale (Touvron et al. 2021), register tokens (Darcet et al. 2024) and SwiGLU where
     `sizes` says so. Its tensors have timm's names, which DINO's backbone shares.
+
+    Args:
+        sizes: of the transformer.
+        pooling: what comes out.
     """
 
-    def __init__(self, sizes: ViTSizes) -> None:
+    def __init__(self, sizes: ViTSizes, pooling: Pooling = "class") -> None:
         super().__init__()
-        self.sizes = sizes
-        own = int(sizes.positions_of_class)
+        self.sizes, self.pooling = sizes, pooling
+        own = sizes.positions_before
         self.cls_token = nn.Parameter(torch.zeros(1, 1, sizes.dim))
         if sizes.registers:
             self.reg_token = nn.Parameter(torch.zeros(1, sizes.registers, sizes.dim))
@@ -151,21 +176,34 @@ class PatchViT(nn.Module):
             nn.init.normal_(value, std=0.02)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Embed pictures (B, 3, S, S), normalised, S a multiple of the patch: (B, dim)."""
+        """Embed pictures (B, 3, S, S), normalised, S a multiple of the patch.
+
+        Returns:
+            (B, dim); (B, 2 dim) for `class and mean`; (B, T, dim) for `tokens`.
+        """
         x = self.patch_embed["proj"](pictures).flatten(2).transpose(1, 2)
         side = pictures.shape[-1] // self.sizes.patch
         of_class, of_patches = self._positions(side)
-        head = [(self.cls_token + of_class).expand(len(x), -1, -1)]
-        if self.sizes.registers:
-            head.append(self.reg_token.expand(len(x), -1, -1))
-        x = torch.cat([*head, x + of_patches], 1)
+        head = self.cls_token
+        if self.sizes.registers and not self.sizes.positions_of_registers:
+            head = torch.cat([head + of_class, self.reg_token], 1)
+        elif self.sizes.registers:
+            head = torch.cat([head, self.reg_token], 1) + of_class
+        else:
+            head = head + of_class
+        x = torch.cat([head.expand(len(x), -1, -1), x + of_patches], 1)
         for block in self.blocks:
             x = block(x)
-        return self.norm(x[:, 0])
+        if self.pooling == "class":
+            return self.norm(x[:, 0])
+        x = self.norm(x)
+        if self.pooling == "tokens":
+            return x
+        return torch.cat([x[:, 0], x[:, 1 + self.sizes.registers :].mean(1)], -1)
 
     def _positions(self, side: int) -> tuple[Tensor | float, Tensor]:
-        """Position of the class token and those of `side` x `side` patches."""
-        own = int(self.sizes.positions_of_class)
+        """Positions of what comes before the patches, and those of `side` x `side` patches."""
+        own = self.sizes.positions_before
         of_class = self.pos_embed[:, :own] if own else 0.0
         of_patches = self.pos_embed[:, own:]
         if side == self.sizes.side:
