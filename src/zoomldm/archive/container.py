@@ -23,6 +23,7 @@ from zoomldm.archive.zipformat import (
 )
 from zoomldm.errors import ArchiveError, DamagedError
 from zoomldm.files import atomic_path
+from zoomldm.remote import RemoteError, RemoteFile, RemotePath, as_path
 
 MAX_MANIFEST = 1 << 28
 _START = b"PK\3\4"
@@ -101,18 +102,34 @@ class ContainerWriter:
         self._finished = True
 
 
-def _identity(file: FileIO) -> tuple[int, int, int]:
+File = FileIO | RemoteFile
+
+
+def _identity(file: File) -> tuple:
+    if isinstance(file, RemoteFile):
+        return file.identity
     stat = os.fstat(file.fileno())
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 @contextmanager
-def open_file(path: Path) -> Iterator[FileIO]:
+def open_file(path: Path | RemotePath, known: tuple | None = None) -> Iterator[File]:
     """Open for reading without a buffer.
+
+    Args:
+        path: of a file, local or behind a URL.
+        known: what its identity was; a remote file is then not asked for it again.
 
     Raises:
         ArchiveError: missing, a folder, or not readable.
     """
+    if isinstance(path, RemotePath):
+        try:
+            with RemoteFile(path, known) as remote:
+                yield remote
+        except RemoteError as error:
+            raise ArchiveError(str(error)) from error
+        return
     try:
         if path.is_dir():
             raise ArchiveError(f"{path}: is a folder; expected a .zldm archive")
@@ -128,14 +145,14 @@ def open_file(path: Path) -> Iterator[FileIO]:
         raise ArchiveError(f"{path}: can't be read ({error.strerror})") from error
 
 
-def read_tail(file: FileIO, path: Path) -> Tail:
+def read_tail(file: File, path: Path | RemotePath) -> Tail:
     """Parse the end of an open file.
 
     Raises:
         ArchiveError: empty, no archive, or of a newer major version.
         DamagedError: cut off or changed.
     """
-    size = os.fstat(file.fileno()).st_size
+    size = _identity(file)[1]
     if size == 0:
         raise ArchiveError(f"{path}: is empty; expected a .zldm archive")
     first = max(0, size - MAX_TAIL)
@@ -145,7 +162,7 @@ def read_tail(file: FileIO, path: Path) -> Tail:
     return parse_tail(data, size, path)
 
 
-def read_exactly(file: FileIO, offset: int, size: int, path: Path) -> bytes:
+def read_exactly(file: File, offset: int, size: int, path: Path | RemotePath) -> bytes:
     """Read `size` bytes at `offset`.
 
     Raises:
@@ -194,8 +211,8 @@ class Container:
         DamagedError: directory or manifest differ from their digests or from each other.
     """
 
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Path | RemotePath | str) -> None:
+        self.path = as_path(path)
         with open_file(self.path) as file:
             self._identity = _identity(file)
             tail = read_tail(file, self.path)
@@ -212,7 +229,7 @@ class Container:
         self._listed = {member.name: member for member in self.manifest.members}
         self._verified: set[str] = set()
 
-    def _read_manifest(self, file: FileIO, tail: Tail) -> Manifest:
+    def _read_manifest(self, file: File, tail: Tail) -> Manifest:
         entry = self.entries.get(MANIFEST_NAME)
         if entry is None:
             raise DamagedError(f"{self.path}: member {MANIFEST_NAME} is missing")
@@ -242,7 +259,7 @@ class Container:
         Raises:
             ArchiveError: the file was replaced or changed since it was first opened.
         """
-        with open_file(self.path) as file:
+        with open_file(self.path, self._identity) as file:
             if _identity(file) != self._identity:
                 raise ArchiveError(f"{self.path}: changed since it was opened; open it again")
             yield Handle(self, file)
@@ -256,7 +273,7 @@ class Container:
 class Handle:
     """One open file of a container."""
 
-    def __init__(self, container: Container, file: FileIO) -> None:
+    def __init__(self, container: Container, file: File) -> None:
         self._container = container
         self._file = file
 
@@ -282,7 +299,7 @@ class Handle:
         return read_exactly(self._file, start, size, container.path)
 
 
-def read_member(file: FileIO, entry: Entry, sha256: str, path: Path) -> bytes:
+def read_member(file: File, entry: Entry, sha256: str, path: Path | RemotePath) -> bytes:
     """Read a member and check its local header and digest.
 
     Raises:

@@ -25,6 +25,7 @@ from zoomldm.archive.quantise import dequantise
 from zoomldm.caching import kept_chunk
 from zoomldm.errors import ArchiveError
 from zoomldm.geometry.levels import patch_tiles
+from zoomldm.remote import RemotePath, as_path
 
 _serial = itertools.count()
 
@@ -36,12 +37,12 @@ class Archive:
     numbers that were written or raises DamagedError.
 
     Attributes:
-        path: the file.
+        path: the file, or its URL.
         manifest: what it says about itself.
     """
 
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Path | RemotePath | str) -> None:
+        self.path = as_path(path)
         self._open: Container | None = Container(self.path)
         self.manifest: Manifest = self._open.manifest
         self._digest = self._open.digests.content
@@ -369,8 +370,10 @@ class Archive:
         return out
 
 
-def open_archive(path: Path | str) -> Archive:
-    """Open an archive for reading.
+def open_archive(path: Path | RemotePath | str) -> Archive:
+    """Open an archive for reading, from a path or a URL (`zoomldm.remote`).
+
+    Of an archive behind a URL, only the parts that are read are fetched.
 
     Checks the digests of the zip directory and of the manifest, and that the members are just
     those that the manifest lists; the members themselves are checked when they are read.

@@ -1,13 +1,14 @@
 """Checking every byte of an archive."""
 
 import hashlib
-from io import FileIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from zoomldm.archive.container import (
     MAX_MANIFEST,
+    File,
     compare_members,
     open_file,
     read_exactly,
@@ -18,18 +19,19 @@ from zoomldm.archive.manifest import MANIFEST_NAME, parse_manifest
 from zoomldm.archive.reader import Archive
 from zoomldm.archive.zipformat import Entry, Tail, parse_directory
 from zoomldm.errors import ArchiveError
+from zoomldm.remote import RemoteError, RemotePath, as_path, download
 
 _BLOCK = 1 << 22
 
 
-def _content_digest(file: FileIO, size: int, path: Path) -> str:
+def _content_digest(file: File, size: int, path: Path) -> str:
     digest = hashlib.sha256()
     for start in range(0, size, _BLOCK):
         digest.update(read_exactly(file, start, min(_BLOCK, size - start), path))
     return digest.hexdigest()
 
 
-def _check_members(file: FileIO, entries: dict[str, Entry], tail: Tail, path: Path) -> list[str]:
+def _check_members(file: File, entries: dict[str, Entry], tail: Tail, path: Path) -> list[str]:
     """Compare every member with its digest in the manifest, and the manifest with its own."""
     entry = entries.get(MANIFEST_NAME)
     if entry is None or entry.size > MAX_MANIFEST:
@@ -83,13 +85,17 @@ def _read_base(archive: Archive) -> None:
             base.read(x, y, min(4 * band, width - x), min(band, height - y))
 
 
-def verify_archive(path: Path | str) -> list[str]:
+def verify_archive(path: Path | RemotePath | str) -> list[str]:
     """Problems of an archive, one line each and naming the member; [] if it is sound.
+
+    One behind a URL is fetched whole, once.
 
     Every byte of the file is covered: members by the manifest's digests, their headers by the
     digest of the content, the rest by those of directory and end. Then everything is read.
     """
-    path = Path(path)
+    path = as_path(path)
+    if isinstance(path, RemotePath):
+        return _verify_remote(path)
     problems: list[str] = []
     try:
         with open_file(path) as file:
@@ -107,3 +113,13 @@ def verify_archive(path: Path | str) -> list[str]:
     except ArchiveError as error:
         problems.append(str(error))
     return problems or _check_meaning(path)
+
+
+def _verify_remote(path: RemotePath) -> list[str]:
+    with TemporaryDirectory(prefix="zoomldm-") as folder:
+        copy = Path(folder) / path.name
+        try:
+            download(path.url, copy)
+        except RemoteError as error:
+            return [str(error)]
+        return [line.replace(str(copy), path.url) for line in verify_archive(copy)]

@@ -22,6 +22,7 @@ from zoomldm.cli.import_features import import_features
 from zoomldm.cli.info import info
 from zoomldm.cli.mil import mil
 from zoomldm.cli.models import models
+from zoomldm.cli.push import push
 from zoomldm.cli.sample import sample
 from zoomldm.cli.train import train
 from zoomldm.cli.verify import verify
@@ -71,7 +72,7 @@ def common(
 
 _VERBS = (
     *(compress, decompress, info, verify, sample, edit, features, mil),
-    *(train, convert, models, doctor, demo),
+    *(train, convert, push, models, doctor, demo),
 )
 for verb in _VERBS:
     app.command()(verb)

@@ -1,6 +1,5 @@
 """`zoomldm info`: what an archive holds."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,7 +9,9 @@ if TYPE_CHECKING:
 
 
 def info(
-    archive: Annotated[Path, typer.Argument(metavar="ARCHIVE", show_default=False)],
+    archive: Annotated[
+        str, typer.Argument(metavar="ARCHIVE", show_default=False, help="A file or a URL.")
+    ],
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Show what an archive holds and where it comes from."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from zoomldm.cohort.rows import Rows, is_missing, read_rows
 from zoomldm.errors import ConfigError, ZoomLDMError
+from zoomldm.remote import as_path, is_url, listed
 
 SLIDES = frozenset(
     [
@@ -55,14 +56,9 @@ class Cohort:
     named: bool
 
 
-def is_url(source: str) -> bool:
-    """Whether a source is a URL, such as `s3://bucket/a.zldm`."""
-    return "://" in source
-
-
 def stem(source: str) -> str:
     """The file name of a path or URL, without its ending."""
-    return Path(source.split("?")[0] if is_url(source) else source).stem
+    return as_path(source).stem
 
 
 def find_items(
@@ -77,7 +73,8 @@ def find_items(
     Args:
         arguments: files; folders, of which the files with `endings` count; globs, `**` for folders
             within folders; tables (CSV or Parquet) with the column `slide` and perhaps `case`,
-            `label` and `split`, whose paths start at the table's folder; URLs.
+            `label` and `split`, whose paths start at the table's folder; URLs of files, and of
+            folders, which end in `/`.
         endings: that files in folders must have, lower case.
         what: they are, for errors: `slides`, `archives`.
         key: from a source to the name of its output.
@@ -94,7 +91,13 @@ def find_items(
     named = True
     for argument in map(str, arguments):
         path = Path(argument)
-        if is_url(argument):
+        if is_url(argument) and argument.endswith("/"):
+            named = False
+            found = listed(argument, endings)
+            if not found:
+                raise ConfigError(f"{argument}: holds no {what}; expected {_listed(endings)}")
+            items += [Item(u, key(u)) for u in found]
+        elif is_url(argument):
             items.append(Item(argument, key(argument)))
         elif path.suffix.lower() in TABLES and not path.is_dir():
             named = False

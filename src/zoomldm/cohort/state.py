@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from zoomldm.cohort.items import Item, is_url
+from zoomldm.cohort.items import Item
 from zoomldm.files import atomic_path
+from zoomldm.remote import is_url
 
 SLIDES, CLAIMS = "slides", "claims"
 _LONGEST = 200  # bytes of a name

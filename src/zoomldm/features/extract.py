@@ -24,6 +24,7 @@ from zoomldm.features.sources import (
 )
 from zoomldm.geometry.levels import COARSEST, NAMES, parse_level
 from zoomldm.pipeline import ZoomLDMPipeline, load_pipeline
+from zoomldm.remote import as_path
 from zoomldm.verbs import Progress, Report, silent
 
 Kind = Literal["summarizer", "tiles", "unet"]
@@ -139,7 +140,7 @@ def extract_features(
     An h5 file made of the same archive, pipeline and options is left as it is.
 
     Args:
-        archive: a .zldm file.
+        archive: a .zldm file, or its URL.
         out: an existing folder.
         options: see FeatureOptions.
         pipeline: the pipeline, its id or its directory; not looked at for `tiles`.
@@ -151,7 +152,7 @@ def extract_features(
         TargetError: the target can't be written.
     """
     options, start = options or FeatureOptions(), time.monotonic()
-    archive, out = Path(archive), Path(out)
+    archive, out = as_path(archive), Path(out)
     if not out.is_dir():
         raise TargetError(f"{out}: no such folder; -o takes an existing one")
     target = out / f"{archive.stem}.{options.format}"

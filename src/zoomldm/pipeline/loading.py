@@ -24,6 +24,7 @@ from zoomldm.networks.patch_encoder import TileCNN
 from zoomldm.networks.released_autoencoder import VQAutoencoder
 from zoomldm.networks.summarizer_vit import ViTSummarizer
 from zoomldm.networks.summarizers import CNNSummarizer
+from zoomldm.pipeline.hub import PREFIX, fetch_pipeline
 from zoomldm.pipeline.pipeline import ZoomLDMPipeline
 from zoomldm.pipeline.presets import preset
 
@@ -84,7 +85,9 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def load_pipeline(name: str = SHIPPED, device: str = "cpu") -> ZoomLDMPipeline:
-    """Load a pipeline: `demo` (shipped), `tiny` (untrained), or a directory.
+    """Load a pipeline: `demo` (shipped), `tiny` (untrained), a directory, or one of the hub.
+
+    `hf:OWNER/NAME@REVISION` is fetched from the Hugging Face hub once, and kept in its cache.
 
     Args:
         name: of the pipeline.
@@ -104,11 +107,17 @@ def load_pipeline(name: str = SHIPPED, device: str = "cpu") -> ZoomLDMPipeline:
 
 
 def find_pipeline(name: str) -> Path | None:
-    """The folder of a pipeline, None for one that is built, not saved. It may not be there."""
+    """The folder of a pipeline, None for one that is built, not saved. It may not be there.
+
+    Raises:
+        PipelineError: one of the hub that can't be fetched.
+    """
     if name in ("tiny", "tiny-octaves"):
         return None
     if name == SHIPPED:
         return Path(str(resources.files("zoomldm") / "weights" / "demo"))
+    if name.startswith(PREFIX):
+        return fetch_pipeline(name)
     return Path(name)
 
 

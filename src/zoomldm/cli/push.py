@@ -1,0 +1,37 @@
+"""`zoomldm push`: a pipeline onto the Hugging Face hub."""
+
+from typing import Annotated
+
+import typer
+
+
+def push(
+    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", show_default=False)],
+    repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", show_default=False)],
+    licence: Annotated[
+        str, typer.Option("--licence", "--license", help="Of the weights: mit, cc-by-nc-4.0, ...")
+    ],
+    data: Annotated[str, typer.Option(help="What it was trained on, for the model card.")] = "",
+    public: Annotated[
+        bool, typer.Option("--public", help="Let everyone see a repository that is made.")
+    ] = False,
+    message: Annotated[str | None, typer.Option(help="Of the commit.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Put a pipeline onto the Hugging Face hub, with a model card."""
+    from zoomldm.cli.output import print_json
+    from zoomldm.pipeline import load_pipeline
+    from zoomldm.pipeline.hub import push_pipeline
+
+    made = push_pipeline(
+        load_pipeline(pipeline),
+        repo,
+        licence=licence,
+        private=not public,
+        data=data,
+        message=message,
+    )
+    if json:
+        print_json(made)
+    else:
+        typer.echo(f"{made['url']}\n--pipeline {made['pipeline']}")

@@ -1,0 +1,237 @@
+"""Files by URL (`s3://`, `gs://`, `az://`, `https://`): read in parts, written whole or not at all.
+
+Credentials and endpoints come from where each service's own tools look for them (`AWS_*`,
+`GOOGLE_*`, `AZURE_*`).
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any, cast
+from urllib.parse import unquote, urlsplit
+
+from zoomldm.errors import TargetError, ZoomLDMError
+
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+SCHEMES = ("s3", "gs", "az", "https", "http")
+
+
+class RemoteError(ZoomLDMError):
+    """A file behind a URL that isn't there, isn't given to us, or can't be reached."""
+
+
+def is_url(source: object) -> bool:
+    """Whether a source is a URL and no path."""
+    return "://" in str(source)
+
+
+@dataclass(frozen=True)
+class RemotePath:
+    """A URL with what of a `Path` is asked of archives.
+
+    Attributes:
+        url: the URL.
+    """
+
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+    @property
+    def _path(self) -> PurePosixPath:
+        return PurePosixPath(unquote(urlsplit(self.url).path))
+
+    @property
+    def name(self) -> str:
+        """The last part."""
+        return self._path.name
+
+    @property
+    def stem(self) -> str:
+        """The last part without its ending."""
+        return self._path.stem
+
+    @property
+    def suffix(self) -> str:
+        """The ending."""
+        return self._path.suffix
+
+
+def as_path(source: Path | RemotePath | str) -> Path | RemotePath:
+    """A path, or a `RemotePath` for a URL."""
+    if isinstance(source, RemotePath):
+        return source
+    return RemotePath(source) if isinstance(source, str) and is_url(source) else Path(source)
+
+
+class RemoteFile:
+    """A file behind a URL, read in the parts that are asked for, as long as it stays the same.
+
+    Args:
+        path: the URL.
+        known: its `identity`, if it was opened before: then nothing is asked until a read.
+
+    Attributes:
+        size: bytes.
+
+    Raises:
+        RemoteError: it isn't there, isn't given to us, or can't be reached.
+    """
+
+    def __init__(self, path: RemotePath, known: tuple[Any, ...] | None = None) -> None:
+        self._url, self._position = path.url, 0
+        self._store, self._key = _place(path.url)
+        self._kept = (0, b"")
+        if known is None:
+            with _told(self._url):
+                meta = _obstore().head(self._store, self._key)
+            known = (meta.get("e_tag"), int(meta["size"]), meta.get("last_modified"))
+        self.identity = known
+        self.size = int(known[1])
+
+    def seek(self, offset: int) -> int:
+        """Go to a place, in bytes from the start."""
+        self._position = offset
+        return offset
+
+    def read(self, size: int) -> bytes:
+        """Up to `size` bytes from the place on.
+
+        Raises:
+            RemoteError: it can't be read, or changed since it was opened.
+        """
+        start = self._position
+        end = min(start + size, self.size)
+        if end <= start:
+            return b""
+        first, kept = self._kept  # of the last read: an end and the directory before it
+        if not first <= start <= end <= first + len(kept):
+            e_tag, _, changed = self.identity
+            options: dict[str, Any] = {"range": (start, end)}
+            if e_tag is not None:
+                options["if_match"] = e_tag
+            elif isinstance(changed, datetime):
+                options["if_unmodified_since"] = changed
+            with _told(self._url):
+                found = _obstore().get(self._store, self._key, options=options)
+                kept = bytes(found.bytes())
+            first = start
+            self._kept = first, kept
+        self._position = end
+        return kept[start - first : end - first]
+
+    def __enter__(self) -> "RemoteFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._kept = (0, b"")
+
+
+def download(url: str, target: Path) -> None:
+    """Write a file behind a URL to a local one.
+
+    Raises:
+        RemoteError: see `RemoteFile`.
+    """
+    store, key = _place(url)
+    with _told(url), target.open("wb") as file:
+        for part in _obstore().get(store, key).stream(min_chunk_size=4 << 20):
+            file.write(part)
+
+
+def upload(source: Path, url: str) -> None:
+    """Put a finished local file behind a URL; nothing is seen there until all of it is.
+
+    Raises:
+        RemoteError: it can't be written there.
+    """
+    store, key = _place(url)
+    with _told(url):
+        _obstore().put(store, key, source)
+
+
+def listed(url: str, endings: frozenset[str]) -> list[str]:
+    """URLs of the files in a folder (a URL that ends in `/`), by name.
+
+    Raises:
+        RemoteError: see `RemoteFile`; web servers list nothing.
+    """
+    if urlsplit(url).scheme in ("http", "https"):
+        raise RemoteError(f"{url}: web servers don't list folders; name the files, or give a table")
+    store, key = _place(url)
+    found: list[str] = []
+    with _told(url):
+        for part in _obstore().list_with_delimiter(store, key.rstrip("/") or None)["objects"]:
+            name = PurePosixPath(cast("str", part["path"])).name
+            if PurePosixPath(name).suffix.lower() in endings:
+                found.append(f"{url.rstrip('/')}/{name}")
+    return sorted(found)
+
+
+def _place(url: str) -> tuple[Any, str]:
+    parts = urlsplit(url)
+    if parts.scheme not in SCHEMES or not parts.netloc:
+        raise RemoteError(
+            f"{url}: URLs of {parts.scheme or 'no scheme'} aren't read; expected "
+            f"{'://, '.join(SCHEMES[:-1])}://, with a bucket or host"
+        )
+    return _store(f"{parts.scheme}://{parts.netloc}"), unquote(parts.path.lstrip("/"))
+
+
+@lru_cache(maxsize=64)
+def _store(root: str) -> Any:
+    """The store of a bucket or host; one each, because each keeps its connections."""
+    _obstore()
+    from obstore.store import from_url  # type: ignore[import-not-found]
+
+    options = {"timeout": "60s", "connect_timeout": "10s"}
+    endpoint = next((os.environ[n] for n in _ENDPOINTS if n in os.environ), root)
+    if endpoint.startswith("http://"):
+        options["allow_http"] = "true"
+    with _told(root):
+        return from_url(
+            root,
+            client_options=cast("Any", options),
+            retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=30)},
+        )
+
+
+def _obstore() -> Any:
+    try:
+        import obstore  # type: ignore[import-not-found]
+    except ImportError as error:
+        raise RemoteError(
+            "files by URL need obstore, which is not installed; run pip install 'zoomldm[remote]'"
+        ) from error
+    return obstore
+
+
+@contextmanager
+def _told(url: str) -> Iterator[None]:
+    """Errors of a store in one line."""
+    try:
+        yield
+    except ZoomLDMError:
+        raise
+    except FileNotFoundError as error:
+        raise RemoteError(f"{url}: does not exist, or its bucket doesn't") from error
+    except Exception as error:
+        kind, text = type(error).__name__, " ".join(str(error).split())
+        if kind == "PreconditionError":
+            raise RemoteError(f"{url}: changed since it was opened; open it again") from error
+        if kind in ("PermissionDeniedError", "UnauthenticatedError"):
+            raise RemoteError(
+                f"{url}: refused ({kind.removesuffix('Error')}); credentials are missing, expired "
+                "or not for this bucket: log in again with the service's own tool, or set its "
+                "variables (AWS_ACCESS_KEY_ID, ...)"
+            ) from error
+        if isinstance(error, OSError) and error.filename:  # of the local file
+            raise TargetError(f"{error.filename}: {error.strerror}") from error
+        raise RemoteError(
+            f"{url}: can't be reached ({text[:160]}); check the address and the network"
+        ) from error
