@@ -26,6 +26,7 @@ from zoomldm.cli.push import push
 from zoomldm.cli.sample import sample
 from zoomldm.cli.train import train
 from zoomldm.cli.verify import verify
+from zoomldm.cli.view import view
 from zoomldm.errors import ZoomLDMError
 
 _INTERRUPTED = 130
@@ -71,7 +72,7 @@ def common(
 
 
 _VERBS = (
-    *(compress, decompress, info, verify, sample, edit, features, mil),
+    *(compress, decompress, view, info, verify, sample, edit, features, mil),
     *(train, convert, push, models, doctor, demo),
 )
 for verb in _VERBS:

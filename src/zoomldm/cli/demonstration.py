@@ -78,6 +78,7 @@ def main(folder: Path) -> None:
     title = f"demo: {manifest.slide.name}, {bytes_per_tile:.0f} bytes a tissue tile"
     print_table(title, ["what", "in", "out", "of the file"], rows)
     print(f"look at {compare} and {picture}")
+    print(f"the whole slide in the browser: pip install 'zoomldm[viewer]'; zoomldm view {source}")
 
 
 def _drawn(archive: Any, pipeline: Any, windows: Any, base: bool) -> dict[int, Pixels]:

@@ -1,0 +1,165 @@
+"""`zoomldm view`: archives and slides in a browser, original beside regenerated."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from zoomldm.cli.device import Device
+
+TOKEN = "ZOOMLDM_VIEWER_TOKEN"  # noqa: S105
+
+
+def view(
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="ARCHIVE_OR_SLIDE...", show_default=False)
+    ],
+    original: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="SLIDE", help="Slide that an archive was made from; may be repeated."),
+    ] = None,
+    overlay: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="GEOJSON", help="Attention of `mil`, or any GeoJSON, over it; may be repeated."
+        ),
+    ] = None,
+    pipeline: Annotated[str, typer.Option(help="Pipeline id or directory.")] = "demo",
+    seed: Annotated[int, typer.Option(help="Shown first; the page draws others.")] = 0,
+    steps: Annotated[int | None, typer.Option(help="Evaluations of the denoiser a patch.")] = None,
+    method: Annotated[
+        Literal["auto", "pyramid", "cascade"],
+        typer.Option(help="auto is the pyramid where the pipeline has it."),
+    ] = "auto",
+    mpp: Annotated[
+        float | None, typer.Option(help="Micrometres per pixel of slides that don't say.")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; any but loopback asks for a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Further host name that a proxy asks by."),
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Of tiles; else in the user's cache folder.")
+    ] = None,
+    cache_mb: Annotated[
+        int, typer.Option(min=0, max=1 << 20, help="Megabytes of tiles on disk; 0 keeps none.")
+    ] = 2000,
+    browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
+    export: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write a static page there instead of serving."),
+    ] = None,
+    level: Annotated[
+        str | None,
+        typer.Option(help="With --export: the finest; else 5x, or 20x of a --region."),
+    ] = None,
+    region: Annotated[
+        str | None,
+        typer.Option(metavar="X,Y,W,H", help="With --export: px of the 0.5 mpp raster."),
+    ] = None,
+    device: Device = "auto",
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Look at archives and slides in a browser, original beside regenerated."""
+    from zoomldm.cli.decompress import parse_region
+    from zoomldm.errors import ConfigError
+
+    if export is None and (level or region):
+        raise ConfigError("--level and --region go with --export; the page itself shows everything")
+    window = parse_region(region) if region else None
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            f"the viewer needs {error.name}: pip install 'zoomldm[viewer]'"
+        ) from error
+    from zoomldm.generation.options import RenderOptions
+    from zoomldm.geometry.levels import parse_level
+    from zoomldm.pipeline import load_pipeline
+    from zoomldm.viewer.catalogue import open_catalogue
+    from zoomldm.viewer.overlays import read_overlay
+
+    options = RenderOptions(seed=seed, steps=steps, method=method)
+    finest = parse_level(level) if level else None
+    layers = [read_overlay(path) for path in overlay or []]
+    needed = any(path.suffix.lower() == ".zldm" for path in inputs)
+    catalogue = open_catalogue(
+        inputs,
+        original or [],
+        layers,
+        load_pipeline(pipeline, device) if needed else None,
+        options,
+        mpp,
+    )
+    if export is not None:
+        _export(catalogue, export, finest, window, json)
+        return
+    _serve(catalogue, host, port, tuple(allow_host or ()), cache, cache_mb, browser, json)
+
+
+def _export(catalogue: Any, folder: Path, level: int | None, window: Any, as_json: bool) -> None:
+    from zoomldm.cli.output import megabytes, print_json, progress
+    from zoomldm.viewer.app import PAGE
+    from zoomldm.viewer.export import export_page
+
+    try:
+        with progress(quiet=as_json) as advance:
+            report = export_page(catalogue, PAGE, folder, level, window, progress=advance)
+    finally:
+        catalogue.close()
+    if as_json:
+        print_json(report.as_dict())
+        return
+    typer.echo(
+        f"{folder}: {report.tiles} tiles, {megabytes(report.bytes)}; serve it with any file "
+        f"server, for example: python -m http.server -d {folder}"
+    )
+
+
+def _serve(
+    catalogue: Any,
+    host: str,
+    port: int,
+    names: tuple[str, ...],
+    cache: Path | None,
+    cache_mb: int,
+    browser: bool,
+    as_json: bool,
+) -> None:
+    import secrets
+
+    from zoomldm.cli.output import print_json
+    from zoomldm.viewer.app import ViewerSettings, create_app
+    from zoomldm.viewer.guard import is_loopback
+    from zoomldm.viewer.serve import address_of, bound, serve
+
+    token = os.environ.get(TOKEN) or (None if is_loopback(host) else secrets.token_urlsafe(24))
+    made = bound(host, port)
+    settings = ViewerSettings(
+        host=host,
+        names=names,
+        token=token,
+        cache=(cache or cache_folder()) if cache_mb else None,
+        disk=cache_mb * 10**6,
+    )
+    app = create_app(catalogue, settings)
+    url = address_of(made, host, token)
+    if as_json:
+        print_json({"url": url, "slides": list(catalogue.entries)})
+    else:
+        typer.echo(f"{url}  (Ctrl+C ends it)")
+        if token:
+            typer.echo("Whoever has this address sees these slides; it is not encrypted.", err=True)
+    serve(app, made, url if browser else None)
+
+
+def cache_folder() -> Path:
+    """Where tiles are kept unless --cache says otherwise."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "zoomldm" / "viewer"

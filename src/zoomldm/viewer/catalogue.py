@@ -1,0 +1,289 @@
+"""What one viewer serves: slides and archives under opaque ids, and which belongs to which."""
+
+import hashlib
+import math
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoomldm.archive import open_archive
+from zoomldm.errors import ConfigError
+from zoomldm.generation.options import RenderOptions
+from zoomldm.geometry.levels import COUNT, NAMES, level_mpp
+from zoomldm.pipeline import ZoomLDMPipeline
+from zoomldm.slides.slide import Slide, open_slide
+from zoomldm.slides.turned import TurnedSlide
+from zoomldm.viewer.overlays import Overlay
+from zoomldm.viewer.pictures import ArchivePicture, Picture, SlidePicture, sizes_of
+
+ID = 12  # hexadecimal digits of an id
+VERSION = 16  # of what a tile's pixels are a function of
+
+
+@dataclass
+class Entry:
+    """One slide or archive that is shown.
+
+    Attributes:
+        id: opaque, from a digest: links to it hold after a restart.
+        name: of the slide, as shown to people; never a path.
+        kind: which of both it is.
+        picture: its pixels.
+        seed: first seed that is shown.
+        original: id of the slide that an archive was made from, where that is open too.
+        overlays: what is drawn over it.
+    """
+
+    id: str
+    name: str
+    kind: Literal["archive", "slide"]
+    picture: Picture
+    seed: int = 0
+    original: str | None = None
+    overlays: list[Overlay] = field(default_factory=list)
+    _vectors: tuple[NDArray, NDArray] | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self.sizes = sizes_of(self.picture)
+        self.version = self.picture.digest[:VERSION]
+
+    def vectors(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Places (n, 2) and unit embeddings (n, D) of an archive's tissue tiles."""
+        assert isinstance(self.picture, ArchivePicture)
+        with self._lock:
+            if self._vectors is None:
+                archive = self.picture.archive
+                places = np.argwhere(archive.mask)
+                vectors = archive.embeddings_of(places[:, 0], places[:, 1])
+                sizes = np.linalg.norm(vectors, axis=1, keepdims=True)
+                self._vectors = places, vectors / np.maximum(sizes, 1e-12)
+            return self._vectors
+
+    def facts(self) -> dict[str, Any]:
+        """What a page needs to know of it: geometry, levels, and an archive's own facts."""
+        width, height = self.picture.size
+        picture = self.picture
+        return {
+            "id": self.id,
+            "name": self.name,
+            "kind": self.kind,
+            "original": self.original,
+            "version": self.version,
+            "seed": self.seed,
+            "width": width,
+            "height": height,
+            "mpp": level_mpp(0),
+            "levels": [
+                {
+                    "level": k,
+                    "label": NAMES[k],
+                    "mpp": level_mpp(k),
+                    "width": self.sizes[k][0],
+                    "height": self.sizes[k][1],
+                    "real": picture.is_real(k),
+                }
+                for k in range(COUNT)
+            ],
+            "overlays": [{"name": o.name, "features": o.count} for o in self.overlays],
+            "confidence": isinstance(picture, ArchivePicture)
+            and picture.pipeline.patch_encoder is not None,
+            "archive": _archive_facts(picture) if isinstance(picture, ArchivePicture) else None,
+            "slide": _slide_facts(picture) if isinstance(picture, SlidePicture) else None,
+        }
+
+
+def _archive_facts(picture: ArchivePicture) -> dict[str, Any]:
+    archive = picture.archive
+    m = archive.manifest
+    return {
+        "bytes": archive.file_bytes,
+        "source_bytes": m.slide.file_bytes,
+        "ratio": round(m.slide.file_bytes / archive.file_bytes, 1),
+        "rows": m.grid.rows,
+        "cols": m.grid.cols,
+        "tissue_tiles": m.tissue_tiles,
+        "encoder": m.encoder.id,
+        "encoder_digest": m.encoder.digest,
+        "archive_digest": archive.digest,
+        "pipeline_digest": picture.pipeline.digest(),
+        "precision": m.quantisation.precision,
+        "base": NAMES[picture.base.level] if picture.base else None,
+        "base_codec": picture.base.codec if picture.base else None,
+        "base_quality": picture.base.quality if picture.base else None,
+        "source_mpp": [m.slide.mpp_x, m.slide.mpp_y],
+        "format_version": m.version,
+        "creator": m.creator,
+    }
+
+
+def _slide_facts(picture: SlidePicture) -> dict[str, Any]:
+    slide = picture.slide
+    return {
+        "bytes": slide.file_bytes,
+        "vendor": slide.vendor,
+        "mpp": [slide.mpp_x, slide.mpp_y],
+        "mpp_source": slide.mpp_source,
+        "native_size": list(slide.native_size),
+        "digest": picture.digest,
+    }
+
+
+class Catalogue:
+    """Entries by id.
+
+    Args:
+        entries: in the order in which they are shown.
+    """
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self.entries = {entry.id: entry for entry in entries}
+        if len(self.entries) != len(entries):
+            raise ConfigError("one archive or slide was given twice; name each of them once")
+
+    def get(self, name: str) -> Entry | None:
+        """The entry of an id, None where there is none."""
+        return self.entries.get(name)
+
+    def archives(self) -> list[Entry]:
+        """Those that are archives."""
+        return [e for e in self.entries.values() if isinstance(e.picture, ArchivePicture)]
+
+    def close(self) -> None:
+        """Give all files back."""
+        for entry in self.entries.values():
+            entry.picture.close()
+
+    def similar(self, entry: Entry, row: int, col: int, count: int) -> list[dict[str, Any]]:
+        """Tissue tiles whose embeddings are nearest to one tile's, in all archives of its encoder.
+
+        Args:
+            entry: the archive of the tile.
+            row: of the tile.
+            col: of the tile.
+            count: most that are wanted.
+
+        Returns:
+            `slide` (id), `row`, `col` and `cosine` of each, nearest first; the tile itself and
+            its eight neighbours, which nobody asks for, are left out. Empty for background.
+        """
+        picture = entry.picture
+        assert isinstance(picture, ArchivePicture)
+        if not picture.archive.mask[row, col]:
+            return []
+        wanted = picture.archive.embeddings_of([row], [col])[0]
+        wanted = wanted / max(float(np.linalg.norm(wanted)), 1e-12)
+        found = []
+        for other in self.archives():
+            made = other.picture
+            assert isinstance(made, ArchivePicture)
+            if made.archive.manifest.encoder.digest != picture.archive.manifest.encoder.digest:
+                continue
+            places, vectors = other.vectors()
+            cosines = vectors @ wanted
+            if other is entry:
+                near = np.abs(places - (row, col)).max(1) <= 1
+                cosines = np.where(near, -np.inf, cosines)
+            for i in np.argsort(-cosines, kind="stable")[:count].tolist():
+                if math.isfinite(cosines[i]):
+                    r, c = places[i].tolist()
+                    value = round(float(cosines[i]), 4)
+                    found.append({"slide": other.id, "row": r, "col": c, "cosine": value})
+        return sorted(found, key=lambda place: -place["cosine"])[:count]
+
+
+def open_catalogue(
+    paths: Sequence[Path],
+    originals: Sequence[Path] = (),
+    overlays: Sequence[Overlay] = (),
+    pipeline: ZoomLDMPipeline | None = None,
+    options: RenderOptions | None = None,
+    mpp: float | None = None,
+) -> Catalogue:
+    """Open archives and slides, and find out which slide each archive was made from.
+
+    An archive knows its slide by a digest of the file's content; where it doesn't (archives
+    before version 1.2), a single original of the same size is taken for it.
+
+    Args:
+        paths: archives (.zldm) and slides.
+        originals: slides that the archives were made from.
+        overlays: what is drawn over the archives, or over the slides where there are none.
+        pipeline: for the archives; needed where there is any.
+        options: of rendering; None takes the pipeline's own.
+        mpp: of slides that don't know theirs.
+
+    Raises:
+        ArchiveError, SlideError: a file that can't be opened.
+        ConfigError: an original that no archive was made from, or a file given twice.
+    """
+    options = options or RenderOptions()
+    entries: list[Entry] = []
+    archives = [path for path in paths if path.suffix.lower() == ".zldm"]
+    for path in archives:
+        if pipeline is None:
+            raise ConfigError(f"{path}: an archive needs a pipeline; give one")
+        picture = ArchivePicture(open_archive(path), pipeline, options)
+        name = Path(picture.archive.manifest.slide.name).name
+        entry_id = _id(picture.archive.digest)
+        entries.append(Entry(entry_id, name, "archive", picture, options.seed))
+    made = list(entries)
+    slides = [(path, False) for path in paths if path not in archives]
+    slides += [(path, True) for path in originals]
+    for path, must_match in slides:
+        slide = open_slide(path, mpp)
+        content = slide.content()
+        mates = _mates(made, slide, content, must_match, len(originals))
+        if must_match and not mates:
+            names = ", ".join(e.name for e in made) or "none"
+            raise ConfigError(
+                f"{path}: no archive given was made from this slide (they are of: {names}); "
+                "leave --original out to see it by itself"
+            )
+        turned = {e.picture.archive.turn for e in mates}  # type: ignore[attr-defined]
+        turn = turned.pop() if len(turned) == 1 else 0
+        digest = hashlib.sha256(f"{content} {turn} {mpp}".encode()).hexdigest()
+        shown = TurnedSlide(slide, turn) if turn else slide
+        entry = Entry(_id(digest), path.name, "slide", SlidePicture(shown, digest))
+        entries.append(entry)
+        for mate in mates:
+            mate.original = entry.id
+    _overlay(made or entries, overlays)
+    return Catalogue(entries)
+
+
+def _id(digest: str) -> str:
+    """Opaque id of what a digest stands for."""
+    return hashlib.sha256(f"zoomldm view {digest}".encode()).hexdigest()[:ID]
+
+
+def _mates(
+    archives: Sequence[Entry], slide: Slide, content: str, loose: bool, count: int
+) -> list[Entry]:
+    """Archives that were made from a slide."""
+    found, unknown = [], []
+    for entry in archives:
+        picture = entry.picture
+        assert isinstance(picture, ArchivePicture)
+        facts = picture.archive.manifest.slide
+        if facts.content == content:
+            found.append(entry)
+        elif facts.content is None and tuple(facts.native_size) == tuple(slide.native_size):
+            unknown.append(entry)
+    if not found and loose and count == 1 and len(unknown) == 1:
+        return unknown
+    return found
+
+
+def _overlay(entries: Sequence[Entry], overlays: Sequence[Overlay]) -> None:
+    """Give each overlay to the entry that it names, or to all."""
+    for overlay in overlays:
+        stem = overlay.name.split(".")[0]
+        named = [e for e in entries if e.name.split(".")[0] == stem]
+        for entry in named or entries:
+            entry.overlays.append(overlay)

@@ -1,0 +1,176 @@
+"""The viewer as a folder of files that any file server serves: a bounded region and its levels."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zoomldm import __version__
+from zoomldm.errors import ConfigError
+from zoomldm.files import atomic_folder
+from zoomldm.geometry.levels import COUNT, NAMES, TILE, check_region
+from zoomldm.verbs import Progress, Report, silent
+from zoomldm.viewer.catalogue import Catalogue, Entry
+from zoomldm.viewer.pictures import ArchivePicture
+from zoomldm.viewer.regions import NOTICE
+from zoomldm.viewer.tiles import TileKey, encode
+
+MOST_TILES = 20_000
+WHOLE = 3  # from 2.5x up levels are written whole: a region is then seen in its place
+
+
+@dataclass(frozen=True)
+class PageReport(Report):
+    """What was written.
+
+    Attributes:
+        folder: where the page lies.
+        tiles: in all.
+        bytes: of the tiles.
+        levels: that each slide has there, by its name.
+    """
+
+    folder: Path
+    tiles: int
+    bytes: int
+    levels: dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Tiles of one entry's level that are exported, as ranges of columns and rows."""
+
+    entry: Entry
+    level: int
+    cols: range
+    rows: range
+
+    @property
+    def count(self) -> int:
+        return len(self.cols) * len(self.rows)
+
+
+def export_page(
+    catalogue: Catalogue,
+    page: Path,
+    folder: Path,
+    level: int | None = None,
+    region: tuple[int, int, int, int] | None = None,
+    most: int = MOST_TILES,
+    progress: Progress = silent,
+) -> PageReport:
+    """Write the page with the tiles of a region, from a level up, and coarse levels whole.
+
+    Args:
+        catalogue: what is shown.
+        page: folder of the page's own files.
+        folder: what is written; it appears whole or not at all.
+        level: finest that is written; None takes 5x, or 20x where a region is given.
+        region: x, y, w, h in px of the 0.5 mpp raster; None is the whole slide.
+        most: tiles in all.
+        progress: see `zoomldm.verbs.Progress`.
+
+    Raises:
+        RegionError: a region that is not inside every slide.
+        ConfigError: more tiles than `most`.
+        TargetError: the folder can't be written.
+    """
+    finest = (0 if region else 2) if level is None else level
+    parts = list(_parts(catalogue, finest, region))
+    total = sum(part.count for part in parts)
+    if total > most:
+        raise ConfigError(
+            f"{total} tiles from {NAMES[finest]} on; an export takes up to {most}: give a coarser "
+            "--level or a smaller --region"
+        )
+    done = size = 0
+    with atomic_folder(folder) as out:
+        shutil.copytree(page, out, dirs_exist_ok=True)
+        for part in parts:
+            for key in _keys(part):
+                size += _write_tile(out, part.entry, key)
+                done += 1
+                progress("tiles", done, total)
+        facts = [_facts(entry, finest, region) for entry in catalogue.entries.values()]
+        _write_extras(out, catalogue)
+        _write(
+            out / "api" / "slides.json",
+            {
+                "version": __version__,
+                "notice": NOTICE,
+                "tile": TILE,
+                "live": False,
+                "format": "jpg",
+                "slides": facts,
+            },
+        )
+    levels = {e.name: list(NAMES[finest:]) for e in catalogue.entries.values()}
+    return PageReport(folder, total, size, levels)
+
+
+def _parts(
+    catalogue: Catalogue, finest: int, region: tuple[int, int, int, int] | None
+) -> Iterator[_Part]:
+    for entry in catalogue.entries.values():
+        width, height = entry.picture.size
+        x, y, w, h = check_region(region or (0, 0, width, height), width, height)
+        for level in range(finest, COUNT):
+            wide, high = entry.sizes[level]
+            cols, rows = range(-(-wide // TILE)), range(-(-high // TILE))
+            if region and level < WHOLE:
+                side = TILE << level
+                cols = range(x // side, -(-(x + w) // side))
+                rows = range(y // side, -(-(y + h) // side))
+            yield _Part(entry, level, cols, rows)
+
+
+def _keys(part: _Part) -> Iterator[TileKey]:
+    entry = part.entry
+    for row in part.rows:
+        for col in part.cols:
+            yield TileKey(entry.id, entry.version, entry.seed, part.level, col, row, "jpg")
+
+
+def _write_tile(out: Path, entry: Entry, key: TileKey) -> int:
+    x, y = key.col * TILE, key.row * TILE
+    pixels = entry.picture.read(key.seed, key.level, x, y, TILE, TILE)
+    width, height = entry.sizes[key.level]
+    data = encode(pixels[: height - y, : width - x], key.format)
+    path = out / "tiles" / key.text
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return len(data)
+
+
+def _facts(entry: Entry, finest: int, region: tuple[int, int, int, int] | None) -> dict[str, Any]:
+    facts = entry.facts()
+    facts["finest"], facts["whole_from"] = finest, WHOLE
+    facts["region"] = list(region) if region else None
+    facts["confidence"] = False  # of tiles that are made while one looks
+    return facts
+
+
+def _write_extras(out: Path, catalogue: Catalogue) -> None:
+    """Tissue and overlays, where the page looks for them."""
+    for entry in catalogue.entries.values():
+        place = out / "api" / "slides" / entry.id
+        for number, overlay in enumerate(entry.overlays):
+            path = place / "overlays" / f"{number}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(overlay.text, encoding="utf-8")
+        if isinstance(entry.picture, ArchivePicture):
+            path = place / entry.version / "tissue.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(tissue_picture(entry.picture))
+
+
+def tissue_picture(picture: ArchivePicture) -> bytes:
+    """A PNG of an archive's tissue, one pixel a tile: white is tissue, black is background."""
+    return encode((picture.archive.mask[..., None].repeat(3, 2) * 255).astype("uint8"), "png")
+
+
+def _write(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=1), encoding="utf-8")

@@ -1,0 +1,219 @@
+"""What a viewer shows: pixels of a slide or of an archive, at the eight levels of one raster."""
+
+import hashlib
+import json
+import threading
+from collections import OrderedDict
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoomldm.archive import Archive
+from zoomldm.errors import ArchiveError, SlideError, ZoomLDMError
+from zoomldm.generation.options import RenderOptions
+from zoomldm.geometry.levels import COUNT, NAMES, level_size
+from zoomldm.pipeline import ZoomLDMPipeline
+from zoomldm.rendering.opening import open_renderer
+from zoomldm.rendering.renderer import Renderer
+from zoomldm.slides.slide import Slide
+
+SEEDS = 4  # renderers kept at once, one a seed
+RENDERER_BYTES = 96 << 20
+MOST_SEED = 2**32 - 1
+
+Pixels = NDArray[np.uint8]
+
+
+class GoneError(ZoomLDMError):
+    """A file that was replaced or removed while it was being shown."""
+
+
+class Picture(Protocol):
+    """Pixels at levels 0 to 7 of a 0.5 mpp raster; reads from several threads are safe."""
+
+    size: tuple[int, int]
+    digest: str
+
+    def is_real(self, level: int) -> bool:
+        """Whether a level's pixels are the slide's own, or else generated."""
+        ...
+
+    def read(self, seed: int, level: int, x: int, y: int, w: int, h: int) -> Pixels:
+        """A region in px of a level, (h, w, 3) uint8 sRGB; white outside."""
+        ...
+
+    def provenance(self, seed: int) -> dict[str, Any]:
+        """What the pixels are a function of."""
+        ...
+
+    def check(self) -> None:
+        """Raise GoneError where the file is no longer the one that was opened."""
+        ...
+
+    def close(self) -> None:
+        """Give the file back."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a file looked like when it was opened."""
+
+    path: Path
+    stamp: tuple[int, int, int] | None
+
+    @classmethod
+    def of(cls, path: Path) -> "_Seen":
+        return cls(path, _stamp(path))
+
+    def check(self, name: str) -> None:
+        now = _stamp(self.path)
+        if now != self.stamp:
+            how = "removed" if now is None else "replaced"
+            raise GoneError(f"{name}: its file was {how} while it was shown; open it again")
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+class SlidePicture:
+    """A slide as it was scanned, at the exact mpp of each level.
+
+    Args:
+        slide: the slide, closed with this.
+        digest: of what its file holds.
+    """
+
+    def __init__(self, slide: Slide, digest: str) -> None:
+        self.slide, self.digest = slide, digest
+        width, height = slide.size
+        self.size = width, height
+        self._seen = _Seen.of(slide.path)
+
+    def is_real(self, level: int) -> bool:
+        """True: every pixel is the scanner's."""
+        return True
+
+    def read(self, seed: int, level: int, x: int, y: int, w: int, h: int) -> Pixels:
+        """See `Picture`."""
+        try:
+            return self.slide.read(level, x, y, w, h)
+        except SlideError:
+            self.check()
+            raise
+
+    def provenance(self, seed: int) -> dict[str, Any]:
+        """Digest and scale of the slide."""
+        return {
+            "slide_digest": self.digest,
+            "mpp": [self.slide.mpp_x, self.slide.mpp_y],
+            "levels_real": list(NAMES),
+            "levels_generated": [],
+        }
+
+    def check(self) -> None:
+        """See `Picture`."""
+        self._seen.check(self.slide.path.name)
+
+    def close(self) -> None:
+        """See `Picture`."""
+        self.slide.close()
+
+
+class ArchivePicture:
+    """An archive: stored pixels where it has them, generated ones at the finer levels.
+
+    Args:
+        archive: the archive, closed with this.
+        pipeline: the one whose patch encoder made it.
+        options: how to render; each seed takes its own.
+
+    Raises:
+        ArchiveError: made with another patch encoder.
+    """
+
+    def __init__(self, archive: Archive, pipeline: ZoomLDMPipeline, options: RenderOptions) -> None:
+        self.archive, self.pipeline, self.options = archive, pipeline, options
+        self.size = archive.size
+        self.base = archive.base
+        self._real_from = self.base.level if self.base else COUNT
+        self._seen = _Seen.of(archive.path)
+        self._opening = threading.Lock()
+        self._renderers: OrderedDict[int, tuple[Renderer, threading.Lock]] = OrderedDict()
+        settings = asdict(replace(options, seed=0))
+        whole = [archive.digest, pipeline.digest(), pipeline.device.type, settings]
+        self.digest = hashlib.sha256(json.dumps(whole).encode()).hexdigest()
+        self._renderer(options.seed)  # what does not fit is refused here
+
+    def is_real(self, level: int) -> bool:
+        """Whether the level is stored pixels."""
+        return level >= self._real_from
+
+    def _renderer(self, seed: int) -> tuple[Renderer, threading.Lock]:
+        with self._opening:
+            if seed not in self._renderers:
+                options = replace(self.options, seed=seed)
+                made = open_renderer(self.archive, self.pipeline, options, memory=RENDERER_BYTES)
+                self._renderers[seed] = made, threading.Lock()
+                while len(self._renderers) > SEEDS:
+                    # One that another thread still reads from lives until it is done.
+                    self._renderers.popitem(last=False)
+            self._renderers.move_to_end(seed)
+            return self._renderers[seed]
+
+    def read(self, seed: int, level: int, x: int, y: int, w: int, h: int) -> Pixels:
+        """See `Picture`. Generated levels are read by one thread at a time for each seed."""
+        try:
+            if self.base is not None and self.is_real(level):
+                return self.base.read_level(level, x, y, w, h)
+            renderer, lock = self._renderer(seed)
+            with lock:
+                return renderer.read(level, x, y, w, h)
+        except (ArchiveError, OSError):
+            self.check()
+            raise
+
+    def provenance(self, seed: int) -> dict[str, Any]:
+        """Digests, options, and which levels are real."""
+        return self._renderer(seed)[0].provenance()
+
+    def confidence(self, row: int, col: int, tile: Pixels) -> float | None:
+        """Cosine (-1 to 1) between a tile's stored embedding and that of its generated pixels.
+
+        Args:
+            row: of the tile.
+            col: of the tile.
+            tile: (256, 256, 3) uint8 sRGB, what was generated for it.
+
+        Returns:
+            None where the tile is no tissue, or the pipeline has no patch encoder.
+        """
+        if self.pipeline.patch_encoder is None or not self.archive.mask[row, col]:
+            return None
+        stored = self.archive.embeddings_of([row], [col])[0].astype(np.float64)
+        made = self.pipeline.encode_tiles(tile[None])[0].astype(np.float64)
+        size = np.linalg.norm(stored) * np.linalg.norm(made)
+        return float(stored @ made / size) if size > 0 else None
+
+    def check(self) -> None:
+        """See `Picture`."""
+        self._seen.check(self.archive.manifest.slide.name)
+
+    def close(self) -> None:
+        """See `Picture`."""
+        with self._opening:
+            self._renderers.clear()
+        self.archive.close()
+
+
+def sizes_of(picture: Picture) -> list[tuple[int, int]]:
+    """Width and height (px) of a picture at levels 0 to 7."""
+    return [level_size(*picture.size, level) for level in range(COUNT)]

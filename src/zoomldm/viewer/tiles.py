@@ -1,0 +1,194 @@
+"""Tiles of 256 px of what is shown: from the cache, or made once for all that ask."""
+
+import io
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from zoomldm.errors import RegionError
+from zoomldm.geometry.levels import COUNT, TILE
+from zoomldm.viewer.cache import TileCache
+from zoomldm.viewer.catalogue import Entry
+from zoomldm.viewer.pictures import MOST_SEED, ArchivePicture, Pixels
+from zoomldm.viewer.work import WorkQueue
+
+Format = Literal["jpg", "webp", "png"]
+MEDIA: dict[str, str] = {"jpg": "image/jpeg", "webp": "image/webp", "png": "image/png"}
+QUALITY = 88
+READERS = 2  # threads that read stored pixels
+URGENCY = 3  # RFC 9218: 0 is the most urgent, 7 the least
+
+
+@dataclass(frozen=True)
+class TileKey:
+    """Which tile, encoded how.
+
+    Attributes:
+        slide: id of an entry.
+        version: digest of what its pixels are a function of, besides the seed.
+        seed: of the noise; 0 where nothing is generated.
+        level: 0 to 7.
+        col: of the level's tiles of 256 px.
+        row: of the level's tiles of 256 px.
+        format: of the file.
+    """
+
+    slide: str
+    version: str
+    seed: int
+    level: int
+    col: int
+    row: int
+    format: Format
+
+    @property
+    def text(self) -> str:
+        """Name in a cache, and the tile's ETag."""
+        place = f"{self.level}/{self.col}_{self.row}.{self.format}"
+        return f"{self.slide}/{self.version}/{self.seed}/{place}"
+
+
+def check_tile(entry: Entry, key: TileKey) -> None:
+    """Refuse a tile that does not exist.
+
+    Raises:
+        RegionError: of another version, seed or level, or outside the slide.
+    """
+    if key.version != entry.version:
+        raise RegionError("these pixels are of another archive, pipeline or setting; load again")
+    check_seed(entry, key.seed)
+    if not 0 <= key.level < COUNT:
+        raise RegionError(f"level {key.level} does not exist; expected 0 to {COUNT - 1}")
+    width, height = entry.sizes[key.level]
+    cols, rows = -(-width // TILE), -(-height // TILE)
+    if not (0 <= key.col < cols and 0 <= key.row < rows):
+        raise RegionError(
+            f"tile {key.col}_{key.row} is outside level {key.level}, which has {cols} x {rows}"
+        )
+
+
+def check_seed(entry: Entry, seed: int) -> None:
+    """Refuse a seed that can't be shown.
+
+    Raises:
+        RegionError: out of range, or not 0 for a slide, of which nothing is generated.
+    """
+    most = MOST_SEED if entry.kind == "archive" else 0
+    if not 0 <= seed <= most:
+        raise RegionError(f"seed {seed} does not exist; expected 0 to {most}")
+
+
+def encode(pixels: Pixels, kind: Format) -> bytes:
+    """Bytes of an image file of (h, w, 3) uint8 sRGB."""
+    image, out = Image.fromarray(np.ascontiguousarray(pixels)), io.BytesIO()
+    if kind == "jpg":
+        image.save(out, "JPEG", quality=QUALITY, subsampling=0)
+    elif kind == "webp":
+        image.save(out, "WEBP", quality=QUALITY, method=2)
+    else:
+        image.save(out, "PNG", compress_level=3)
+    return out.getvalue()
+
+
+class TileService:
+    """Tiles by key. Stored pixels never wait behind generated ones, which one thread makes.
+
+    Args:
+        cache: where encoded tiles are kept.
+        most: tiles that may wait to be generated; as many again to be read.
+    """
+
+    def __init__(self, cache: TileCache, most: int = 256) -> None:
+        self.cache = cache
+        self.reading = WorkQueue(READERS, 4 * most)
+        self.making = WorkQueue(1, most)
+        self.hits = {"memory": 0, "disk": 0, "none": 0}
+        self._confidence: dict[tuple[str, int], dict[tuple[int, int], float]] = {}
+
+    async def tile(self, entry: Entry, key: TileKey, urgency: int = URGENCY) -> bytes:
+        """Bytes of a tile that `check_tile` let through.
+
+        Args:
+            entry: whose tile it is.
+            key: which.
+            urgency: 0 (most) to 7.
+
+        Raises:
+            BusyError: too many wait.
+            GoneError: its file is no longer what was opened.
+            ZoomLDMError: it can't be read.
+        """
+        name = key.text
+        found = self.cache.remembered(name)
+        if found is not None:
+            self.hits["memory"] += 1
+            return found
+        rank = urgency, -key.level
+        data = await self.reading.do(("disk", name), lambda: self.cache.read(name), rank)
+        if isinstance(data, bytes):
+            self.hits["disk"] += 1
+        else:
+            self.hits["none"] += 1
+            queue = self.reading if entry.picture.is_real(key.level) else self.making
+            data = await queue.do(name, lambda: self._make(entry, key), rank)
+        self.cache.remember(name, data)
+        return data
+
+    def _make(self, entry: Entry, key: TileKey) -> bytes:
+        """Read or generate a tile, and keep it; in a worker thread."""
+        picture, level = entry.picture, key.level
+        picture.check()
+        x, y = key.col * TILE, key.row * TILE
+        pixels = picture.read(key.seed, level, x, y, TILE, TILE)
+        if level == 0 and isinstance(picture, ArchivePicture) and not picture.is_real(0):
+            self._judge(entry, picture, key, pixels)
+        width, height = entry.sizes[level]
+        data = encode(pixels[: height - y, : width - x], key.format)
+        self.cache.write(key.text, data)
+        return data
+
+    def _judge(self, entry: Entry, picture: ArchivePicture, key: TileKey, pixels: Pixels) -> None:
+        cosine = picture.confidence(key.row, key.col, pixels)
+        if cosine is not None:
+            self._known(entry, key.seed)[key.row, key.col] = cosine
+            self.cache.write(_confidence_key(entry, key.seed, key.row, key.col), cosine)
+
+    def _known(self, entry: Entry, seed: int) -> dict[tuple[int, int], float]:
+        return self._confidence.setdefault((entry.id, seed), {})
+
+    async def confidence(
+        self, entry: Entry, seed: int, rows: range, cols: range
+    ) -> list[tuple[int, int, float]]:
+        """(row, col, cosine) of the tiles of a block that were generated at 20x so far."""
+        picture = entry.picture
+        assert isinstance(picture, ArchivePicture)
+
+        def look() -> list[tuple[int, int, float]]:
+            known, mask = self._known(entry, seed), picture.archive.mask
+            found = []
+            for row in rows:
+                for col in cols:
+                    if not mask[row, col]:
+                        continue
+                    value = known.get((row, col))
+                    if value is None:
+                        value = self.cache.read(_confidence_key(entry, seed, row, col))
+                        if isinstance(value, float):
+                            known[row, col] = value
+                    if isinstance(value, float):
+                        found.append((row, col, round(value, 4)))
+            return found
+
+        return await self.reading.do(("confidence", entry.id, seed, rows, cols), look, (0,))
+
+    async def close(self) -> None:
+        """Refuse what waits, wait for what is being made, close the cache."""
+        await self.making.close()
+        await self.reading.close()
+        self.cache.close()
+
+
+def _confidence_key(entry: Entry, seed: int, row: int, col: int) -> str:
+    return f"{entry.id}/{entry.version}/{seed}/confidence/{row}_{col}"
