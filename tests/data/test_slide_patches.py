@@ -22,7 +22,7 @@ def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_cached_pictures_are_the_slide(slide: Path, tmp_path: Path) -> None:
-    cache_tiles([slide], tmp_path / "cache", quiet=True)
+    cache_tiles([slide], tmp_path / "cache")
     store = SlidePatches(tmp_path / "cache", ["s.tif"])
     with open_slide(slide) as opened:
         mask = find_tissue(opened).mask
@@ -60,9 +60,9 @@ def test_starts(level: int) -> None:
 def test_cached_slide_is_not_read_again(
     slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache_tiles([slide], tmp_path / "cache", quiet=True)
+    cache_tiles([slide], tmp_path / "cache")
     monkeypatch.setattr(tiles, "_cache_slide", lambda *_: pytest.fail("read again"))
-    cache_tiles([slide], tmp_path / "cache", quiet=True)
+    cache_tiles([slide], tmp_path / "cache")
 
 
 def test_another_slide_of_that_name_and_size_is_read(
@@ -85,7 +85,7 @@ def test_another_slide_of_that_name_and_size_is_read(
     at = len(content) // 2  # of a tile, which isn't looked at here
     other.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
     for path in (slide, slide, other):
-        cache_tiles([path], tmp_path / "cache", quiet=True)
+        cache_tiles([path], tmp_path / "cache")
     assert read == [slide, other]
 
 
@@ -99,15 +99,15 @@ def test_broken_off_cache_is_made_again(
 
     monkeypatch.setattr(tiles.json, "dumps", broken)
     with pytest.raises(KeyboardInterrupt):
-        cache_tiles([slide], cache, quiet=True)
+        cache_tiles([slide], cache)
     assert [p.name for p in cache.iterdir()] == ["s.tif.npy"]
     monkeypatch.setattr(tiles.json, "dumps", written)
-    cache_tiles([slide], cache, quiet=True)
+    cache_tiles([slide], cache)
     assert len(SlidePatches(cache, ["s.tif"]))
 
 
 def test_pair_that_does_not_belong_together(slide: Path, tmp_path: Path) -> None:
-    cache_tiles([slide], tmp_path / "cache", quiet=True)
+    cache_tiles([slide], tmp_path / "cache")
     facts = json.loads((tmp_path / "cache" / "s.tif.json").read_text())
     facts["rows"].pop()
     (tmp_path / "cache" / "s.tif.json").write_text(json.dumps(facts))
@@ -119,5 +119,5 @@ def test_not_a_slide(tmp_path: Path) -> None:
     bad = tmp_path / "bad.svs"
     bad.write_bytes(b"no slide")
     with pytest.raises(SlideError, match=r"bad\.svs: not a slide"):
-        cache_tiles([bad], tmp_path / "cache", quiet=True)
+        cache_tiles([bad], tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())

@@ -8,8 +8,8 @@ from zoomldm.archive import (
     Encoder,
     Header,
     Network,
-    SlideFacts,
-    TissueFacts,
+    SlideInfo,
+    TissueInfo,
     write_archive,
 )
 from zoomldm.geometry.lattice import tiles_within
@@ -46,7 +46,7 @@ def make_archive(
         starts = starts[tiles_within(mask, starts[:, 0], starts[:, 1], side) > 0]
         latents[level] = (starts, rng.standard_normal((len(starts), *shape)).astype(np.float16))
     header = Header(
-        slide=SlideFacts(
+        slide=SlideInfo(
             name=path.stem,
             file_bytes=1000,
             native_size=(cols * 256, rows * 256),
@@ -57,7 +57,7 @@ def make_archive(
             vendor="test",
             icc=None,
         ),
-        tissue=TissueFacts(mode="otsu", threshold=12, view_mpp=8),
+        tissue=TissueInfo(mode="otsu", threshold=12, view_mpp=8),
         encoder=Encoder(id="tiny", digest=pipeline.digest("patch_encoder"), dim=dim),
         autoencoder=Network(id="tiny", digest=pipeline.digest("vae")),
         pipeline=None,

@@ -2,18 +2,20 @@
 
 import pytest
 
+from training.calls import settings
 from zoomldm.errors import ConfigError
-from zoomldm.training.config import STAGES, TABLE, TrainConfig, make_config, rate_at
+from zoomldm.training.config import TABLE, TrainConfig, rate_at
+from zoomldm.training.registry import STAGES
 
 
 @pytest.mark.parametrize("preset", TABLE)
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_of_every_preset(preset: str, stage: str) -> None:
-    assert make_config(preset, stage).steps > 0
+    assert settings(preset, stage).steps > 0
 
 
 def test_changes_may_be_text() -> None:
-    config = make_config("demo", "diffusion", {"learning_rate": "3e-4", "bf16": "false"})
+    config = settings("demo", "diffusion", {"learning_rate": "3e-4", "bf16": "false"})
     assert config.learning_rate == 3e-4
     assert not config.bf16
     assert config.batch_size == TABLE["demo"]["diffusion"]["batch_size"]
@@ -23,7 +25,7 @@ def test_changes_may_be_text() -> None:
     ("preset", "stage", "changes", "message"),
     [
         ("huge", "diffusion", {}, "preset 'huge' can't be trained; expected tiny or "),
-        ("demo", "vae", {}, "stages are autoencoder, patch-encoder, diffusion"),
+        ("demo", "vae", {}, "stages are diffusion, embedding-diffusion, autoencoder"),
         ("demo", "diffusion", {"learning": 1}, "did you mean learning_rate"),
         ("demo", "diffusion", {"xyzzy": 1}, "known: steps, batch_size"),
         ("demo", "diffusion", {"steps": 0}, "steps = 0: "),
@@ -32,7 +34,7 @@ def test_changes_may_be_text() -> None:
 )
 def test_refused(preset: str, stage: str, changes: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        make_config(preset, stage, changes)
+        settings(preset, stage, changes)
 
 
 def test_rate() -> None:
@@ -52,10 +54,33 @@ def test_rate() -> None:
         ("embedding-diffusion", "freeze_summarizer", "true"),
         ("diffusion", "contexts", 100),
         ("autoencoder", "compile", "true"),
+        ("autoencoder", "made", 0.5),
+        ("judge", "adversary", 1),
     ],
 )
 def test_settings_that_mean_nothing_to_a_stage_are_errors(
     stage: str, key: str, value: object
 ) -> None:
-    with pytest.raises(ConfigError, match=f"setting '{key}' means nothing to the stage {stage}"):
-        make_config("tiny", stage, {key: value})
+    with pytest.raises(
+        ConfigError, match=f"setting '{key}' means nothing to the stage {stage}.*; it is for "
+    ):
+        settings("tiny", stage, {key: value})
+
+
+@pytest.mark.parametrize("key", ["level_power", "freeze_summarizer", "compile"])
+def test_a_denoiser_of_octaves_has_settings_of_its_own(key: str) -> None:
+    message = rf"setting '{key}' means nothing to the stage diffusion \(octave\)"
+    with pytest.raises(ConfigError, match=message):
+        settings("tiny-octaves", "diffusion", {key: 1})
+    assert settings("tiny-octaves", "autoencoder", {"adversary": "0.1"}).adversary == 0.1  # type: ignore[attr-defined]
+
+
+def test_stages_declare_what_they_read_train_and_need() -> None:
+    for name, stages in STAGES.items():
+        assert len({stage.source for stage in stages}) == 1, name
+        for stage in stages:
+            assert not set(stage.trains) & set(stage.needs)
+            assert bool(stage.trains) == (name != "judge")
+            assert bool(stage.needs) == (stage.source == "archives")
+            if not stage.Config.model_fields.keys() - TrainConfig.model_fields.keys():
+                assert stage.Config is TrainConfig

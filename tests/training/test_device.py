@@ -5,10 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from training.calls import settings, train_stage
 from zoomldm.errors import PipelineError
 from zoomldm.training import loop
-from zoomldm.training.config import make_config
-from zoomldm.training.train import train_stage
 
 
 def test_a_device_that_is_not_here(tmp_path: Path) -> None:
@@ -31,5 +30,5 @@ def test_the_cpu_is_taken_where_a_gpu_is(
     monkeypatch.setattr(loop, "Accelerator", accelerator)
     stage = SimpleNamespace(sparse=False)
     with pytest.raises(FoundError) as found:
-        loop.train(stage, make_config("tiny", "diffusion", {}), tmp_path, device=device)  # type: ignore[arg-type]
+        loop.train(stage, settings("tiny", "diffusion"), tmp_path, device=device)  # type: ignore[arg-type]
     assert found.value.args == (cpu,)

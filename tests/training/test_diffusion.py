@@ -167,7 +167,7 @@ def test_held_out_losses_are_fixed(store: ArchivePatches, monkeypatch: pytest.Mo
 def test_pictures(stage: DiffusionStage) -> None:
     stage.eval()
     with torch.no_grad():
-        picture = stage.pictures(columns=1, steps=2)
+        picture = stage.images(columns=1, steps=2)
     assert picture.shape == (8 * 256, 2 * 256, 3)
     assert picture.dtype == np.uint8
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from training.archives import make_archive
+from training.calls import train_stage
 from zoomldm.archive import open_archive
 from zoomldm.cli import app
 from zoomldm.data.contexts import ContextStore
@@ -21,7 +22,6 @@ from zoomldm.networks.context_dit import ContextDiT, matching_quarter
 from zoomldm.pipeline import build_pipeline, load_pipeline
 from zoomldm.sampling.draw import sample
 from zoomldm.training.stages.embedding_diffusion import EmbeddingDiffusionStage
-from zoomldm.training.train import train_stage
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -193,7 +193,7 @@ def bits(run: Path) -> dict[str, torch.Tensor]:
 
 def test_resumed_equals_uninterrupted(data: Path, tmp_path: Path, monkeypatch) -> None:
     stage = "embedding-diffusion"
-    train_stage(stage, "tiny", data, tmp_path / "whole", quiet=True)
+    train_stage(stage, "tiny", data, tmp_path / "whole")
     draw, count = EmbeddingDiffusionStage.batch, [0]
 
     def cut(self, rng, size):
@@ -204,10 +204,10 @@ def test_resumed_equals_uninterrupted(data: Path, tmp_path: Path, monkeypatch) -
 
     monkeypatch.setattr(EmbeddingDiffusionStage, "batch", cut)
     with pytest.raises(MemoryError):
-        train_stage(stage, "tiny", data, tmp_path / "cut", quiet=True)
+        train_stage(stage, "tiny", data, tmp_path / "cut")
     assert sorted(p.name for p in (tmp_path / "cut/checkpoints").iterdir()) == ["step-00000010"]
     monkeypatch.setattr(EmbeddingDiffusionStage, "batch", draw)
-    train_stage(stage, "tiny", data, tmp_path / "cut", quiet=True)
+    train_stage(stage, "tiny", data, tmp_path / "cut")
     whole, cut_ = bits(tmp_path / "whole"), bits(tmp_path / "cut")
     assert whole.keys() == cut_.keys()
     assert all(torch.equal(v, cut_[k]) for k, v in whole.items())
@@ -244,7 +244,6 @@ def test_labels(data: Path, tmp_path: Path) -> None:
         "changes": {"steps": 2, "show_every": 2},
         "labels": data / "labels.csv",
         "label_column": "kind",
-        "quiet": True,
     }
     stage = "embedding-diffusion"
     report = train_stage(stage, "tiny", data, tmp_path / "run", **arguments)
@@ -288,7 +287,7 @@ def test_batches_with_labels(store: ContextStore) -> None:
 def test_archive_of_another_encoder(tmp_path: Path) -> None:
     make_archive(tmp_path / "other.zldm", build_pipeline("tiny", seed=1), levels=())
     with pytest.raises(ArchiveError, match=r"other\.zldm: was made by patch encoder .*pipeline's"):
-        train_stage("embedding-diffusion", "tiny", tmp_path, tmp_path / "run", quiet=True)
+        train_stage("embedding-diffusion", "tiny", tmp_path, tmp_path / "run")
 
 
 def test_pipeline_of_another_summarizer(data: Path, tmp_path: Path, monkeypatch) -> None:
@@ -296,4 +295,4 @@ def test_pipeline_of_another_summarizer(data: Path, tmp_path: Path, monkeypatch)
     odd.summarizer = odd.unet
     monkeypatch.setattr("zoomldm.training.assembly.load_pipeline", lambda _: odd)
     with pytest.raises(PipelineError, match="summarizer"):
-        train_stage("embedding-diffusion", "tiny", data, tmp_path / "run", quiet=True)
+        train_stage("embedding-diffusion", "tiny", data, tmp_path / "run")

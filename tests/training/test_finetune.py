@@ -8,13 +8,13 @@ from synthetic import paint_slide
 from tiny import filled_pipeline
 
 from training.archives import make_archive
+from training.calls import train_stage
 from zoomldm.errors import ConfigError, PipelineError
 from zoomldm.networks.summarizers import CNNSummarizer
 from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline, load_pipeline
-from zoomldm.training.loop import Stage
+from zoomldm.training.stage import Stage
 from zoomldm.training.stages.diffusion import DiffusionStage
 from zoomldm.training.stages.embedding_diffusion import EmbeddingDiffusionStage
-from zoomldm.training.train import train_stage
 
 PARTS = ("unet", "vae", "summarizer", "patch_encoder", "embedding_diffusion")
 STILL = {"steps": 1, "learning_rate": 1e-12, "weight_decay": 0, "warmup": 0}
@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, start: ZoomLDMPipeline) -> 
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for stage in (DiffusionStage, EmbeddingDiffusionStage):
         monkeypatch.setattr(stage, "held_out", Stage.held_out)
-        monkeypatch.setattr(stage, "pictures", Stage.pictures)
+        monkeypatch.setattr(stage, "images", Stage.images)
     monkeypatch.setattr("zoomldm.data.contexts.MOST", (9, 9, 9, 9, 6, 4, 2, 2))
 
 
@@ -53,7 +53,6 @@ def trained(folder: Path, out: Path, stage: str = "diffusion", **changes) -> Zoo
         changes=STILL | changes,
         pipeline=str(folder / "pipeline"),
         finetune=finetune,
-        quiet=True,
     )
     return load_pipeline(report.pipeline)
 
@@ -103,7 +102,6 @@ def test_frozen_networks_go_on(folder: Path, start: ZoomLDMPipeline, tmp_path: P
         changes={**STILL, "batch_size": 2},
         pipeline=str(folder / "pipeline"),
         finetune=True,
-        quiet=True,
     )
     made = load_pipeline(report.pipeline)
     pairs = zip(made.vae.parameters(), start.vae.parameters(), strict=True)
@@ -118,7 +116,7 @@ def test_a_frozen_summarizer_of_another_width(folder: Path, tmp_path: Path) -> N
     wide.register_modules(embedding_diffusion=None)
     wide.save_pretrained(tmp_path / "wide")
     changes = {**STILL, "freeze_summarizer": True}
-    arguments = {"pipeline": str(tmp_path / "wide"), "changes": changes, "quiet": True}
+    arguments = {"pipeline": str(tmp_path / "wide"), "changes": changes}
     report = train_stage("diffusion", "tiny", folder / "data", tmp_path / "run", **arguments)
     made = load_pipeline(report.pipeline)
     assert made.summarizer.context_shape == (64, 48)
@@ -139,7 +137,6 @@ def test_networks_that_a_stage_can_not_train(tmp_path: Path, stage: str) -> None
             tmp_path / "run",
             pipeline=str(tmp_path / "bare"),
             finetune=True,
-            quiet=True,
         )
 
 
@@ -161,5 +158,4 @@ def test_nothing_to_go_on_with(folder: Path, tmp_path: Path) -> None:
             tmp_path / "run",
             pipeline=str(tmp_path / "bare"),
             finetune=True,
-            quiet=True,
         )

@@ -20,14 +20,14 @@ from safetensors.torch import load_file
 from training.toy import ToyStage
 from zoomldm.errors import ConfigError, TargetError, ZoomLDMError
 from zoomldm.training.checkpoints import latest_checkpoint, load_checkpoint
-from zoomldm.training.config import TrainConfig
+from zoomldm.training.config import DiffusionConfig, TrainConfig
 from zoomldm.training.loop import train
 
 KILLS = int(os.environ.get("ZOOMLDM_KILLS", "4"))
 FORK = multiprocessing.get_context("fork")
 
 
-def config(**changes) -> TrainConfig:
+def config(kind: type[TrainConfig] = TrainConfig, **changes) -> TrainConfig:
     base = {
         "steps": 20,
         "batch_size": 4,
@@ -39,7 +39,7 @@ def config(**changes) -> TrainConfig:
         "bf16": False,
         "learning_rate": 1e-2,
     }
-    return TrainConfig(**{**base, **changes})
+    return kind(**{**base, **changes})
 
 
 def run_folder(path: Path) -> Path:
@@ -65,7 +65,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("whole")
-    train(ToyStage(), config(), run, quiet=True)
+    train(ToyStage(), config(), run)
     return run
 
 
@@ -90,9 +90,9 @@ class Failing(ToyStage):
 @pytest.mark.parametrize("steps", [3, 10, 13])
 def test_interrupted_run_equals_whole(whole: Path, tmp_path: Path, steps: int) -> None:
     with pytest.raises(BrokenOffError):
-        train(Failing(steps), config(), tmp_path, quiet=True)
+        train(Failing(steps), config(), tmp_path)
     # From a checkpoint on the first weights don't matter; before it they must be the same.
-    train(ToyStage(seed=5 if steps >= 5 else 0), config(), tmp_path, quiet=True)
+    train(ToyStage(seed=5 if steps >= 5 else 0), config(), tmp_path)
     assert same(final(tmp_path), final(whole))
     lines = [json.loads(x) for x in (tmp_path / "log.jsonl").read_text().splitlines()]
     expected = [json.loads(x) for x in (whole / "log.jsonl").read_text().splitlines()]
@@ -101,7 +101,7 @@ def test_interrupted_run_equals_whole(whole: Path, tmp_path: Path, steps: int) -
 
 def test_finished_run_stays(whole: Path) -> None:
     before = final(whole)
-    train(ToyStage(seed=3), config(), whole, quiet=True)
+    train(ToyStage(seed=3), config(), whole)
     assert same(final(whole), before)
 
 
@@ -115,7 +115,7 @@ def _child(run: Path) -> None:
         return draw(rng, size)
 
     stage.batch = slow
-    train(stage, config(steps=20 * KILLS, save_every=2), run, quiet=True)
+    train(stage, config(steps=20 * KILLS, save_every=2), run)
 
 
 def test_killed_at_random_moments(tmp_path: Path) -> None:
@@ -148,60 +148,66 @@ def test_signal_saves(tmp_path: Path, number: signal.Signals, whole: Path) -> No
 
     stage.batch = batch
     with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit):
-        train(stage, config(), tmp_path, quiet=True)
+        train(stage, config(), tmp_path)
     folder = latest_checkpoint(tmp_path / "checkpoints")
     assert folder is not None
     assert folder.name == "step-00000008"
-    train(ToyStage(), config(), tmp_path, quiet=True)
+    train(ToyStage(), config(), tmp_path)
     assert same(final(tmp_path), final(whole))
 
 
 def test_minutes_stop_and_go_on(tmp_path: Path, whole: Path) -> None:
-    train(ToyStage(), config(), tmp_path, minutes=1e-9, quiet=True)
+    train(ToyStage(), config(), tmp_path, minutes=1e-9)
     assert (tmp_path / "networks").is_dir()
-    train(ToyStage(), config(), tmp_path, quiet=True)
+    train(ToyStage(), config(), tmp_path)
     assert same(final(tmp_path), final(whole))
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "manifest"])
 def test_damaged_checkpoint_falls_back(tmp_path: Path, whole: Path, damage: str) -> None:
-    train(ToyStage(), config(), tmp_path, quiet=True)
+    train(ToyStage(), config(), tmp_path)
     newest = tmp_path / "checkpoints" / "step-00000020"
     file = newest / ("manifest.json" if damage == "manifest" else "ema.safetensors")
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data[: len(data) // 2] if damage != "flip" else data)
     with pytest.warns(UserWarning, match="step-00000020.*an older checkpoint"):
-        train(ToyStage(), config(), tmp_path, quiet=True)
+        train(ToyStage(), config(), tmp_path)
     assert same(final(tmp_path), final(whole))
 
 
 @pytest.mark.parametrize("change", [{"learning_rate": 1e-3}, {"seed": 2}, {"batch_size": 8}])
 def test_other_settings_refused(whole: Path, change: dict) -> None:
     with pytest.raises(ConfigError, match=rf"began with {next(iter(change))} = .*another -o"):
-        train(ToyStage(), config(**change), whole, quiet=True)
+        train(ToyStage(), config(**change), whole)
+
+
+def test_a_run_of_before_with_settings_of_other_stages_goes_on(tmp_path: Path) -> None:
+    train(ToyStage(), config(DiffusionConfig, steps=5), tmp_path)
+    train(ToyStage(), config(steps=6), tmp_path)
+    assert latest_checkpoint(tmp_path / "checkpoints") == tmp_path / "checkpoints/step-00000006"
 
 
 def test_other_extra_refused(whole: Path) -> None:
     with pytest.raises(ConfigError, match="began with held_out = None, now"):
-        train(ToyStage(), config(), whole, extra={"held_out": ["B"]}, quiet=True)
+        train(ToyStage(), config(), whole, extra={"held_out": ["B"]})
 
 
 def test_other_environment_warns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train(ToyStage(), config(steps=5), tmp_path, quiet=True)
+    train(ToyStage(), config(steps=5), tmp_path)
     monkeypatch.setattr("platform.python_version", lambda: "9.9")
     with pytest.warns(UserWarning, match=r"python .* -> 9\.9: bits may differ"):
-        train(ToyStage(), config(steps=6), tmp_path, quiet=True)
+        train(ToyStage(), config(steps=6), tmp_path)
 
 
 def test_two_runs_in_one_folder_refused(tmp_path: Path) -> None:
     class Nested(ToyStage):
         def batch(self, rng, size):
-            train(ToyStage(), config(), tmp_path, quiet=True)
+            train(ToyStage(), config(), tmp_path)
             raise AssertionError
 
     with pytest.raises(TargetError, match="another process"):
-        train(Nested(), config(), tmp_path, quiet=True)
+        train(Nested(), config(), tmp_path)
 
 
 def test_infinite_loss_is_an_error_and_not_saved(tmp_path: Path) -> None:
@@ -210,7 +216,7 @@ def test_infinite_loss_is_an_error_and_not_saved(tmp_path: Path) -> None:
             return {"loss": super().forward(batch)["loss"] * float("inf")}
 
     with pytest.raises(ZoomLDMError, match="not finite at step 5"):
-        train(Diverging(), config(), tmp_path, quiet=True)
+        train(Diverging(), config(), tmp_path)
     assert latest_checkpoint(tmp_path / "checkpoints") is None
 
 
@@ -218,10 +224,10 @@ def test_infinite_loss_is_an_error_and_not_saved(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_compiled_learns_the_same(tmp_path: Path, whole: Path) -> None:
     class Compiled(ToyStage):
-        def worth_compiling(self):
+        def compilable(self):
             return list(self.networks().values())
 
-    train(Compiled(), config(compile=True), tmp_path, quiet=True)
+    train(Compiled(), config(DiffusionConfig, compile=True), tmp_path)
     ours, theirs = final(tmp_path), final(whole)
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():
@@ -230,7 +236,7 @@ def test_compiled_learns_the_same(tmp_path: Path, whole: Path) -> None:
 
 def test_average_of_statistics_and_weights(tmp_path: Path) -> None:
     stage = ToyStage()
-    train(stage, config(ema=0.5), tmp_path, quiet=True)
+    train(stage, config(ema=0.5), tmp_path)
     tensors, _ = load_checkpoint(tmp_path / "checkpoints" / "step-00000020")
     live, ema = tensors["networks"], tensors["ema"]
     assert not torch.equal(live["net.1.running_mean"], ema["net.1.running_mean"])
@@ -255,7 +261,7 @@ def _worker(rank: int, port: int, run: Path, gate) -> None:
     GradientState._reset_state()
     torch.set_num_threads(1)
     stage = Plain()
-    train(stage, config(steps=4, save_every=2), run, quiet=True)
+    train(stage, config(steps=4, save_every=2), run)
     gate.put((rank, {k: v.detach().numpy().copy() for k, v in stage.net.state_dict().items()}))
     torch.distributed.destroy_process_group()
 
@@ -296,7 +302,7 @@ def test_two_processes_share_gradients(tmp_path: Path) -> None:
         worker.join(30)
         assert worker.exitcode == 0
     one = Both()
-    train(one, config(steps=4), run_folder(tmp_path / "one"), quiet=True)
+    train(one, config(steps=4), run_folder(tmp_path / "one"))
     for key, value in one.net.state_dict().items():
         assert np.array_equal(found[0][key], found[1][key])
         np.testing.assert_allclose(found[0][key], value.numpy(), atol=1e-6)

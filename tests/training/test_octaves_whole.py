@@ -7,12 +7,12 @@ import pytest
 from synthetic import paint_slide
 from tiny import filled_pipeline
 
+from training.calls import train_stage
 from zoomldm.archive import open_archive
 from zoomldm.compression.compress import CompressOptions, compress
 from zoomldm.errors import ArchiveError, PipelineError
 from zoomldm.pipeline import load_pipeline
 from zoomldm.rendering.opening import open_renderer
-from zoomldm.training.train import train_stage
 
 
 def test_slides_to_pipeline(tmp_path: Path) -> None:
@@ -32,9 +32,7 @@ def test_slides_to_pipeline(tmp_path: Path) -> None:
         assert (archive.base.level, archive.base.codec) == (2, "png")
         assert not archive.latent_levels
     changes = {"steps": 3, "save_every": 3, "show_every": 3, "log_every": 1}
-    report = train_stage(
-        "diffusion", "tiny-octaves", archives, tmp_path / "run", changes=changes, quiet=True
-    )
+    report = train_stage("diffusion", "tiny-octaves", archives, tmp_path / "run", changes=changes)
     decoder = train_stage(
         "autoencoder",
         "tiny-octaves",
@@ -42,7 +40,6 @@ def test_slides_to_pipeline(tmp_path: Path) -> None:
         tmp_path / "decoder",
         changes=changes,
         pipeline=report.pipeline,
-        quiet=True,
     )
     made = load_pipeline(decoder.pipeline)
     assert not (made.vae.scale == 1).all()  # the bands were fitted
@@ -57,7 +54,7 @@ def test_training_needs_a_lossless_base_layer(tmp_path: Path) -> None:
     folder.mkdir()
     compress(tmp_path / "s.tif", folder, CompressOptions(base="10x"), pipeline="tiny-octaves")
     with pytest.raises(ArchiveError, match="lossless one at 5x"):
-        train_stage("diffusion", "tiny-octaves", folder, tmp_path / "run", quiet=True)
+        train_stage("diffusion", "tiny-octaves", folder, tmp_path / "run")
 
 
 def test_a_preset_of_another_kind_is_refused(tmp_path: Path) -> None:
@@ -79,7 +76,6 @@ def test_a_preset_of_another_kind_is_refused(tmp_path: Path) -> None:
             folder,
             tmp_path / "run",
             pipeline=str(tmp_path / "pipeline"),
-            quiet=True,
         )
 
 

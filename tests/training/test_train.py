@@ -11,13 +11,13 @@ from synthetic import paint_slide
 from typer.testing import CliRunner
 
 from training.archives import make_archive
+from training.calls import train_stage
 from zoomldm.cli import app
 from zoomldm.errors import ArchiveError, ConfigError, TargetError
 from zoomldm.pipeline import build_pipeline, load_pipeline
 from zoomldm.training.assembly import assemble
-from zoomldm.training.loop import Stage
+from zoomldm.training.stage import Stage
 from zoomldm.training.stages.diffusion import DiffusionStage
-from zoomldm.training.train import train_stage
 
 FEW = {"steps": 4, "save_every": 2, "show_every": 4}
 
@@ -43,8 +43,8 @@ def bits(run: Path) -> dict[str, torch.Tensor]:
 def test_resumed_equals_uninterrupted(data: Path, tmp_path: Path, monkeypatch) -> None:
     """Twenty steps; or ten, cut off, and ten more: the same bits in everything."""
     monkeypatch.setattr(DiffusionStage, "held_out", Stage.held_out)
-    monkeypatch.setattr(DiffusionStage, "pictures", Stage.pictures)
-    train_stage("diffusion", "tiny", data, tmp_path / "whole", quiet=True)
+    monkeypatch.setattr(DiffusionStage, "images", Stage.images)
+    train_stage("diffusion", "tiny", data, tmp_path / "whole")
     draw, count = DiffusionStage.batch, [0]
 
     def cut(self, rng, size):
@@ -55,10 +55,10 @@ def test_resumed_equals_uninterrupted(data: Path, tmp_path: Path, monkeypatch) -
 
     monkeypatch.setattr(DiffusionStage, "batch", cut)
     with pytest.raises(MemoryError):
-        train_stage("diffusion", "tiny", data, tmp_path / "cut", quiet=True)
+        train_stage("diffusion", "tiny", data, tmp_path / "cut")
     assert sorted(p.name for p in (tmp_path / "cut/checkpoints").iterdir()) == ["step-00000010"]
     monkeypatch.setattr(DiffusionStage, "batch", draw)
-    train_stage("diffusion", "tiny", data, tmp_path / "cut", quiet=True)
+    train_stage("diffusion", "tiny", data, tmp_path / "cut")
     whole, cut_ = bits(tmp_path / "whole"), bits(tmp_path / "cut")
     assert whole.keys() == cut_.keys()
     assert all(torch.equal(v, cut_[k]) for k, v in whole.items())
@@ -116,7 +116,6 @@ def test_stages_on_slides(tmp_path: Path, stage: str, network: str) -> None:
         holdout=["B"],
         cases=tmp_path / "cases.csv",
         changes=FEW,
-        quiet=True,
     )
     assert report.held_out == ["b.tif"]
     trained, fresh = load_pipeline(report.pipeline), build_pipeline("tiny")
@@ -127,21 +126,21 @@ def test_stages_on_slides(tmp_path: Path, stage: str, network: str) -> None:
 def test_archive_without_latents(data: Path, tmp_path: Path) -> None:
     make_archive(tmp_path / "bare.zldm", build_pipeline("tiny"), levels=())
     with pytest.raises(ArchiveError, match=r"bare\.zldm: holds no latents.*--for-training"):
-        train_stage("diffusion", "tiny", tmp_path, tmp_path / "run", quiet=True)
+        train_stage("diffusion", "tiny", tmp_path, tmp_path / "run")
 
 
 def test_archive_of_another_pipeline(tmp_path: Path) -> None:
     make_archive(tmp_path / "other.zldm", build_pipeline("tiny", seed=1))
     with pytest.raises(ArchiveError, match=r"other\.zldm: was made by patch encoder .*pipeline's"):
-        train_stage("diffusion", "tiny", tmp_path, tmp_path / "run", quiet=True)
+        train_stage("diffusion", "tiny", tmp_path, tmp_path / "run")
 
 
 def test_other_cases_in_a_begun_run(data: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(DiffusionStage, "held_out", Stage.held_out)
-    monkeypatch.setattr(DiffusionStage, "pictures", Stage.pictures)
+    monkeypatch.setattr(DiffusionStage, "images", Stage.images)
     table = data / "cases.csv"
     small = {**FEW, "batch_size": 2}
-    train_stage("diffusion", "tiny", data, tmp_path / "run", changes=small, quiet=True)
+    train_stage("diffusion", "tiny", data, tmp_path / "run", changes=small)
     with pytest.raises(ConfigError, match="began with training = "):
         train_stage(
             "diffusion",
@@ -151,8 +150,23 @@ def test_other_cases_in_a_begun_run(data: Path, tmp_path: Path, monkeypatch) -> 
             holdout=["B"],
             cases=table,
             changes=small,
-            quiet=True,
         )
+
+
+def test_each_archive_is_opened_once(data: Path, tmp_path: Path, monkeypatch) -> None:
+    from zoomldm.archive.container import Container
+
+    opened, begin = [], Container.__init__
+
+    def counted(self, path, *rest, **others):
+        opened.append(Path(path).name)
+        begin(self, path, *rest, **others)
+
+    monkeypatch.setattr(Container, "__init__", counted)
+    monkeypatch.setattr(DiffusionStage, "held_out", Stage.held_out)
+    monkeypatch.setattr(DiffusionStage, "images", Stage.images)
+    train_stage("diffusion", "tiny", data, tmp_path / "run", changes={**FEW, "batch_size": 2})
+    assert sorted(opened) == ["a1.zldm", "a2.zldm", "b.zldm"]
 
 
 def test_places_that_are_refused(data: Path, tmp_path: Path) -> None:
@@ -163,13 +177,13 @@ def test_places_that_are_refused(data: Path, tmp_path: Path) -> None:
         (tmp_path, "holds no archives; make them with"),
     ]:
         with pytest.raises(ConfigError, match=message):
-            train_stage("diffusion", "tiny", folder, tmp_path / "run", quiet=True)
+            train_stage("diffusion", "tiny", folder, tmp_path / "run")
     with pytest.raises(ConfigError, match="holds no slides; it holds 3 archives"):
-        train_stage("autoencoder", "tiny", data, tmp_path / "run", quiet=True)
+        train_stage("autoencoder", "tiny", data, tmp_path / "run")
     with pytest.raises(TargetError, match="create it first"):
-        train_stage("diffusion", "tiny", data, tmp_path / "no" / "run", quiet=True)
+        train_stage("diffusion", "tiny", data, tmp_path / "no" / "run")
     with pytest.raises(TargetError, match="is a file"):
-        train_stage("diffusion", "tiny", data, tmp_path / "file", quiet=True)
+        train_stage("diffusion", "tiny", data, tmp_path / "file")
     assert not (tmp_path / "run").exists()
 
 

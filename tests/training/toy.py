@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from zoomldm.training.loop import Stage
+from zoomldm.training.stage import Stage
 
 
 class ToyStage(Stage):

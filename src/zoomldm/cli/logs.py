@@ -17,6 +17,34 @@ class _Terminal(logging.Handler):
         typer.echo(f"zoomldm: {text}", err=True)
 
 
+class _Lines(logging.Handler):
+    """What a verb says while it runs, plain lines on standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print what is no warning; those go to the terminal anyway."""
+        if record.levelno < logging.WARNING:
+            typer.echo(record.getMessage(), err=True)
+
+
+_shown: list[tuple[logging.Logger, logging.Handler]] = []
+
+
+def show_lines(*names: str) -> None:
+    """Print what these parts of the package log, as lines of their own.
+
+    Args:
+        names: of loggers. With `--debug` all is printed already.
+    """
+    terminals = [h for h in logging.getLogger("zoomldm").handlers if isinstance(h, _Terminal)]
+    if any(terminal.level <= logging.INFO for terminal in terminals):
+        return
+    for name in names:
+        logger, handler = logging.getLogger(name), _Lines(logging.INFO)
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
+        _shown.append((logger, handler))
+
+
 def set_up(debug: bool, file: Path | None) -> None:
     """Send the package's log to the terminal and perhaps to a file.
 
@@ -27,6 +55,10 @@ def set_up(debug: bool, file: Path | None) -> None:
     Raises:
         TargetError: the file can't be written.
     """
+    while _shown:
+        part, line = _shown.pop()
+        part.removeHandler(line)
+        part.setLevel(logging.NOTSET)
     logger = logging.getLogger("zoomldm")
     for handler in list(logger.handlers):
         logger.removeHandler(handler)

@@ -56,9 +56,11 @@ def train(
     """Train; killed at any time, the same command goes on from the last checkpoint."""
     import os
 
+    from zoomldm.cli.logs import show_lines
     from zoomldm.cli.output import print_json, print_table
     from zoomldm.errors import ConfigError
-    from zoomldm.training.train import train_stage
+    from zoomldm.training.train import TrainOptions
+    from zoomldm.training.train import train as run
 
     changes: dict[str, object] = {}
     for text in settings or []:
@@ -68,22 +70,21 @@ def train(
         changes[key.strip()] = value.strip()
     given = {"steps": steps, "batch_size": batch_size, "seed": seed, "threads": threads}
     changes |= {k: v for k, v in given.items() if v is not None}
-    report = train_stage(
-        stage,
-        preset,
-        data,
-        out,
+    options = TrainOptions(
+        stage=stage,
+        preset=preset,
+        settings=changes,
+        finetune=finetune,
         holdout=[c.strip() for c in holdout.split(",") if c.strip()],
         cases=cases,
-        changes=changes,
-        pipeline=pipeline,
-        finetune=finetune,
         labels=labels,
         label_column=label_column,
         minutes=minutes,
         device=device,
-        quiet=json,
     )
+    if not json:
+        show_lines("zoomldm.training", "zoomldm.data")
+    report = run(data, out, options, pipeline=pipeline)
     if os.environ.get("RANK", "0") != "0":
         return  # under `accelerate launch`, one process reports
     if json:

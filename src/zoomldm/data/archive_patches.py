@@ -19,7 +19,7 @@ class ArchivePatches:
 
     Attributes:
         patches: per level (n, 4) int: archive, index of its latents, row, column.
-        withheld: the same for the patches that the withheld blocks keep out.
+        withheld: the same for the patches that the spatial hold-out regions keep out.
 
     Args:
         archives: opened archives that hold latents.

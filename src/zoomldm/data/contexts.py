@@ -50,7 +50,7 @@ class ContextStore:
         pipeline: its summarizer.
         archives: opened archives; latents aren't needed.
         share: of each archive's tissue that is withheld; 0 for none.
-        withheld: hold the patches that the withheld blocks keep out, in place of the others.
+        withheld: hold the patches of the spatial hold-out regions in place of the others.
         most: contexts a level; None for `MOST`. What is left out of training is logged.
         seed: of the choice among more than `most`.
         hold: `patches` alone, their `contexts` too, or `all`, parents too; the rest is empty.
@@ -183,7 +183,7 @@ class ContextStore:
         return self._embeddings[number][top + r, left + c].astype(np.float32)
 
     def statistics(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and deviation (width,) float32 of each dimension; every level weighs the same."""
+        """Mean and std (width,) float32 of each dimension; every level weighs the same."""
         held = [k.contexts for k in self.levels if len(k.contexts)]
         mean = np.mean([c.mean((0, 1), dtype=np.float64) for c in held], 0)
         square = np.mean([np.square(c, dtype=np.float32).mean((0, 1)) for c in held], 0)

@@ -1,6 +1,7 @@
 """A folder of archives or slides as what a run reads."""
 
 import hashlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from zoomldm.archive import Archive, open_archive
@@ -9,9 +10,12 @@ from zoomldm.errors import ConfigError
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pipeline.compatibility import check_encoder, check_latents
 
+Source = Archive | Path
+"""An archive that was opened, or a slide's file."""
 
-def find_sources(data: Path, archives: bool, stage: str) -> dict[str, Path]:
-    """Files of a folder by the name of their slide.
+
+def find_sources(data: Path, archives: bool, stage: str) -> Mapping[str, Source]:
+    """Archives, opened once, or slides of a folder by the name of their slide.
 
     Args:
         data: the folder.
@@ -20,6 +24,7 @@ def find_sources(data: Path, archives: bool, stage: str) -> dict[str, Path]:
 
     Raises:
         ConfigError: no folder, none of the wanted files in it, or two archives of one slide.
+        ArchiveError: an archive that is none.
     """
     if not data.is_dir():
         what = "is not a folder" if data.exists() else "no such folder"
@@ -39,48 +44,39 @@ def find_sources(data: Path, archives: bool, stage: str) -> dict[str, Path]:
         raise ConfigError(f"{data}: holds no {wanted}{hint}; {todo}")
     if not archives:
         return {p.name: p for p in found}
-    named: dict[str, Path] = {}
+    named: dict[str, Archive] = {}
     for path in found:
-        with open_archive(path) as archive:
-            name, turn = archive.manifest.slide.name, archive.turn
+        archive = open_archive(path)
+        name, turn = archive.manifest.slide.name, archive.turn
         if turn:
             name = f"{Path(name).stem}.turn{turn}{Path(name).suffix}"
         if name in named:
-            raise ConfigError(f"{named[name]} and {path} are of one slide, {name}; remove one")
-        named[name] = path
+            raise ConfigError(f"{named[name].path} and {path} are of one slide, {name}; remove one")
+        named[name] = archive
     return named
 
 
-def identity(files: dict[str, Path]) -> str:
+def identity(sources: Mapping[str, Source]) -> str:
     """Digest of what is trained on: archives by their content, slides by name and size."""
     sha = hashlib.sha256()
-    for name, path in files.items():
-        if path.suffix.lower() == ".zldm":
-            with open_archive(path) as archive:
-                mark = archive.digest
-        else:
-            mark = str(path.stat().st_size)
+    for name, source in sources.items():
+        mark = source.digest if isinstance(source, Archive) else str(source.stat().st_size)
         sha.update(f"{name}\0{mark}\0".encode())
     return sha.hexdigest()
 
 
-def open_archives(
-    base: ZoomLDMPipeline, files: dict[str, Path], latents: bool
-) -> dict[str, Archive]:
-    """Archives that the pipeline's frozen networks made, by slide.
+def check_archives(base: ZoomLDMPipeline, archives: Iterable[Archive], latents: bool) -> None:
+    """Refuse archives that other networks made than the pipeline's frozen ones.
 
     Args:
         base: the pipeline.
-        files: archives by slide.
+        archives: the archives.
         latents: whether its autoencoder must have made theirs, too.
 
     Raises:
         ArchiveError: made by other networks.
     """
-    opened: dict[str, Archive] = {}
-    for name, path in files.items():
-        archive = opened[name] = open_archive(path)
+    for archive in archives:
         check_encoder(archive, base)
         if latents:
             check_latents(archive, base)
-    return opened

@@ -1,4 +1,4 @@
-"""Training pictures for the frozen networks: patches of slides, read once into a cache."""
+"""Training images for the frozen networks: patches of slides, read once into a cache."""
 
 import json
 import logging
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from zoomldm.errors import ConfigError, DamagedError
 from zoomldm.files import atomic_path, claim
@@ -17,19 +16,20 @@ from zoomldm.geometry.withheld import is_withheld, withheld_block
 from zoomldm.slides import Slide, SlideReadError, open_slide
 from zoomldm.slides.content import content_digest
 from zoomldm.slides.tissue import find_tissue
+from zoomldm.verbs import Progress, silent
 
 _log = logging.getLogger(__name__)
 
 STRIDES = (256, 256, 128, 128, 64, 64, 64, 64)  # px, by level: whole tiles all of them
 MARGIN = 128  # px of white around a slide from 1.25x on, where it is smaller than a patch
-TISSUE = 0.05  # least share of a patch's tiles
+TISSUE = 0.05  # least fraction of a patch's tiles
 _VERSION = 1
 
 
 def patch_starts(mask: np.ndarray, level: int, share: float = 0.1) -> np.ndarray:
-    """Where the training pictures of a level start: (n, 2) int, y and x in px of the level.
+    """Where the training images of a level start: (n, 2) int, y and x in px of the level.
 
-    Each has tissue on at least 5 % of its tiles, and is not kept out by the withheld block.
+    Each has tissue on at least 5 % of its tiles, and lies outside the spatial hold-out region.
 
     Args:
         mask: bool (rows, cols), the tissue.
@@ -57,35 +57,35 @@ def cache_tiles(
     *,
     mpp: float | None = None,
     share: float = 0.1,
-    quiet: bool = False,
+    progress: Progress = silent,
 ) -> None:
-    """Read the training pictures of slides into `folder`, as `SlidePatches` takes them.
+    """Read the training images of slides into `folder`, as `SlidePatches` takes them.
 
     A slide that is there already is passed over, so a killed run goes on with the next slide.
-    The withheld block of every slide is left out, of held-out ones too. Pictures that can't be
-    read are left out, counted in the JSON and logged.
+    The spatial hold-out region of every slide is left out, of held-out ones too. Images that
+    can't be read are left out, counted in the JSON and logged.
 
     Args:
         slides: slide files of different names.
         folder: the cache; made if it is missing.
         mpp: micrometres per pixel of the slides, over what they say.
         share: of each slide's tissue that is withheld.
-        quiet: print nothing.
+        progress: called as slides are read.
 
     Raises:
         SlideError: not a slide, no scale or no tissue.
         TargetError: the folder can't be written.
     """
     folder.mkdir(exist_ok=True)
-    console = Console(stderr=True, quiet=quiet, markup=False)
     for number, path in enumerate(slides, 1):
         facts = {"version": _VERSION, "content": content_digest(path), "mpp": mpp, "share": share}
         done = folder / f"{path.name}.json"
         with claim(done):
             if not _is_cached(done, facts):
-                console.print(f"slide {number}/{len(slides)}: reading {path.name}", highlight=False)
+                _log.info("slide %d/%d: reading %s", number, len(slides), path.name)
                 with open_slide(path, mpp) as slide:
                     _cache_slide(slide, folder, share, facts)
+        progress("reading slides", number, len(slides))
 
 
 def _is_cached(done: Path, facts: dict) -> bool:
@@ -105,7 +105,7 @@ def _cache_slide(slide: Slide, folder: Path, share: float, facts: dict) -> None:
     rows: list[tuple[int, float, float]] = []
     lost = [0] * COUNT
     with atomic_path(target) as fresh:
-        # The header is written for as many pictures as are found readable, at the end.
+        # The header is written for as many images as are found readable, at the end.
         raw = fresh.with_suffix(".raw")
         try:
             with raw.open("wb") as file:

@@ -14,73 +14,48 @@ from zoomldm.networks.lowpass import LowPassAutoencoder
 from zoomldm.networks.octave_denoiser import OctaveDenoiser
 from zoomldm.networks.patch_encoder import TileCNN
 from zoomldm.networks.summarizers import CNNSummarizer
-from zoomldm.pipeline import KINDS, SHIPPED, ZoomLDMPipeline, build_pipeline, load_pipeline
+from zoomldm.pipeline import KINDS, ZoomLDMPipeline
 from zoomldm.pipeline.presets import preset as preset_table
-from zoomldm.training.config import TrainConfig
-
-_PARTS = {"autoencoder": "vae", "patch-encoder": "patch_encoder"}
-FROZEN = {  # networks that a stage on archives takes as they are
-    "diffusion": ("vae", "patch_encoder"),
-    "embedding-diffusion": ("summarizer", "patch_encoder"),
-}
+from zoomldm.training.stage import Start
 
 
-def starting_pipeline(
-    stage: str,
-    preset: str,
-    pipeline: str | None,
-    config: TrainConfig,
-    finetune: bool,
-    labels: list[str],
-) -> ZoomLDMPipeline:
-    """The frozen networks, and those that a stage trains: untrained, or given ones.
+def start_frozen_network(start: Start, part: str, keep: tuple[str, ...] = ()) -> ZoomLDMPipeline:
+    """Where an autoencoder or a patch encoder starts, which later stages take as it is.
 
     Args:
-        stage: see `train_stage`.
-        preset: sizes of untrained networks.
-        pipeline: id or directory of the frozen networks; None for the preset's own.
-        config: the stage's settings.
-        finetune: begin with the weights of `pipeline`.
-        labels: that the embedding diffusion is to know.
+        start: what the run begins with.
+        part: `vae` or `patch_encoder`.
+        keep: further networks of the pipeline that stay valid.
 
     Raises:
-        PipelineError: a pipeline that the stage can't take.
-        ConfigError: other labels than the pipeline's.
+        PipelineError: a pipeline whose network can't be trained.
     """
-    fresh = build_pipeline(preset, config.seed)
-    if pipeline is None and stage in _PARTS and not finetune:
-        return fresh
-    given = load_pipeline(pipeline or (preset if preset.startswith("tiny") else SHIPPED))
-    if stage in _PARTS:
-        return _for_frozen_network(stage, fresh, given, finetune)
-    if stage == "embedding-diffusion":
-        return _for_embedding_diffusion(preset, given, config.seed, finetune, labels)
-    return _for_denoiser(preset, fresh, given, config, finetune)
-
-
-def _for_frozen_network(
-    stage: str, fresh: ZoomLDMPipeline, given: ZoomLDMPipeline, finetune: bool
-) -> ZoomLDMPipeline:
-    """Where an autoencoder or a patch encoder starts, which later stages take as it is."""
-    own = getattr(given, _PARTS[stage])
-    if finetune and not isinstance(own, FoldedAutoencoder | LowPassAutoencoder | TileCNN):
+    given = start.given
+    if given is None:
+        return start.fresh
+    own = getattr(given, part)
+    if start.finetune and not isinstance(own, FoldedAutoencoder | LowPassAutoencoder | TileCNN):
         found = "none" if own is None else f"a {type(own).__name__}"
-        raise PipelineError(f"--finetune: the stage {stage} can't train {found}")
+        raise PipelineError(f"--finetune: the stage can't train {found} ({part} of the pipeline)")
     parts = {
-        name: getattr(fresh if name == _PARTS[stage] and not finetune else given, name)
+        name: getattr(start.fresh if name == part and not start.finetune else given, name)
         for name in ("unet", "vae", "summarizer", "patch_encoder")
     }
-    if stage == "autoencoder":  # contexts stay as they are, and so does what draws them
-        parts["embedding_diffusion"] = given.embedding_diffusion
+    parts |= {name: getattr(given, name) for name in keep}
     return ZoomLDMPipeline(**parts, scheduler=given.scheduler)
 
 
-def _for_embedding_diffusion(
-    preset: str, given: ZoomLDMPipeline, seed: int, finetune: bool, labels: list[str]
-) -> ZoomLDMPipeline:
-    if not finetune:
-        settings = preset_table(preset)["embedding_diffusion"] | {"labels": labels}
-        return _with_embedding_diffusion(given, settings, seed)
+def start_embedding_diffusion(start: Start) -> ZoomLDMPipeline:
+    """Where the embedding diffusion starts, on the summarizer given.
+
+    Raises:
+        PipelineError: a pipeline without one to go on with, or with another summarizer.
+        ConfigError: other labels than the pipeline's.
+    """
+    given, labels = start.frozen, list(start.labels)
+    if not start.finetune:
+        settings = preset_table(start.preset)["embedding_diffusion"] | {"labels": labels}
+        return _with_embedding_diffusion(given, settings, start.config.seed)
     before = given.embedding_diffusion
     if not isinstance(before, ContextDiT):
         raise PipelineError("pipeline has no embedding diffusion of ours to go on with")
@@ -92,19 +67,22 @@ def _for_embedding_diffusion(
     return given
 
 
-def _for_denoiser(
-    preset: str,
-    fresh: ZoomLDMPipeline,
-    given: ZoomLDMPipeline,
-    config: TrainConfig,
-    finetune: bool,
-) -> ZoomLDMPipeline:
-    """Where summarizer and denoiser start, on the autoencoder and patch encoder given."""
-    table = preset_table(preset)
+def start_denoiser(start: Start, frozen_summarizer: bool = False) -> ZoomLDMPipeline:
+    """Where summarizer and denoiser start, on the autoencoder and patch encoder given.
+
+    Args:
+        start: what the run begins with.
+        frozen_summarizer: take the summarizer as it is; contexts then stay as they are, and so
+            does what draws them.
+
+    Raises:
+        PipelineError: a pipeline with latents of another kind, or another summarizer.
+    """
+    given, table = start.frozen, preset_table(start.preset)
     parts = {"vae": given.vae, "patch_encoder": given.patch_encoder}
-    if config.freeze_summarizer:  # contexts stay as they are, and so does what draws them
+    if frozen_summarizer:
         parts["embedding_diffusion"] = given.embedding_diffusion
-    if finetune:
+    if start.finetune:
         return ZoomLDMPipeline(
             **parts, unet=given.unet, summarizer=given.summarizer, scheduler=given.scheduler
         )
@@ -113,17 +91,18 @@ def _for_denoiser(
     kind = KINDS[settings.pop("kind", "unet")]
     if (kind is OctaveDenoiser) != isinstance(given.vae, LowPassAutoencoder):
         raise PipelineError(
-            f"preset {preset} has a {kind.__name__}, the pipeline's latents are those of a "
+            f"preset {start.preset} has a {kind.__name__}, the pipeline's latents are those of a "
             f"{type(given.vae).__name__}; give a pipeline of the same kind, or another preset"
         )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        torch.manual_seed(start.config.seed)
         summarizer = CNNSummarizer(**{**table["summarizer"], "dim": given.embedding_dim})
-        if config.freeze_summarizer:
+        if frozen_summarizer:
             summarizer = _eight_by_eight(given)
             settings["context_dim"] = summarizer.context_shape[1]
         unet = kind(**settings)
-    return ZoomLDMPipeline(**parts, unet=unet, summarizer=summarizer, scheduler=fresh.scheduler)
+    scheduler = start.fresh.scheduler
+    return ZoomLDMPipeline(**parts, unet=unet, summarizer=summarizer, scheduler=scheduler)
 
 
 def _with_embedding_diffusion(
@@ -178,9 +157,3 @@ def assemble(
     with atomic_folder(out) as fresh:
         made.save_pretrained(str(fresh))
     return made
-
-
-def frozen_digest(base: ZoomLDMPipeline, stage: str) -> str:
-    """Digest of the networks that a stage takes as they are; empty where there are none."""
-    names = [name for name in FROZEN.get(stage, ()) if getattr(base, name) is not None]
-    return base.digest(*names) if names else ""

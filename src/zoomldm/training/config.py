@@ -1,12 +1,8 @@
-"""What a training run is told: one frozen table, unknown keys refused."""
+"""Settings of a training run: frozen tables, one for all stages and one each for some."""
 
-import difflib
-from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from zoomldm.errors import ConfigError
+from pydantic import BaseModel, ConfigDict, Field
 
 # What a run may be continued with other values of.
 FREE = frozenset({"steps", "log_every", "save_every", "show_every", "threads"})
@@ -33,39 +29,47 @@ class TrainConfig(BaseModel):
     save_every: int = Field(500, ge=1)
     show_every: int = Field(2000, ge=1, description="steps between pictures and held-out losses")
     threads: int | None = Field(None, ge=1, description="CPU threads; None leaves PyTorch's choice")
-    compile: bool = Field(False, description="torch.compile what gains by it; needs a compiler")
     bf16: bool | None = Field(
         None, description="bfloat16 autocast; None where a measurement finds it faster here"
     )
-    level_power: float = Field(
-        0, ge=0, le=1, description="draw levels as their number of patches to this; 0 all alike"
+
+
+_POWER = Field(
+    0, ge=0, le=1, description="draw levels as their number of patches to this; 0 all alike"
+)
+_COMPILE = Field(False, description="torch.compile what gains by it; needs a compiler")
+
+
+class DiffusionConfig(TrainConfig):
+    """Settings of the paper's diffusion: denoiser and summarizer on stored latents."""
+
+    level_power: float = _POWER
+    freeze_summarizer: bool = Field(False, description="train the denoiser alone")
+    compile: bool = _COMPILE
+
+
+class EmbeddingConfig(TrainConfig):
+    """Settings of the embedding diffusion."""
+
+    level_power: float = _POWER
+    contexts: int | None = Field(
+        None, ge=1, description="contexts held a level; None for 4096 to 384"
     )
-    freeze_summarizer: bool = Field(False, description="diffusion: train the denoiser alone")
+    compile: bool = _COMPILE
+
+
+class DecoderConfig(TrainConfig):
+    """Settings of the decoder of low-pass latents."""
+
     made: float = Field(
         0,
         ge=0,
         le=1,
-        description="autoencoder of low-pass latents: share of the crops whose latents the "
-        "pipeline's denoiser made from a stored base layer; with --finetune",
+        description="fraction of the crops whose latents the pipeline's denoiser made from a "
+        "stored base layer; with --finetune",
     )
-    adversary: float = Field(
-        0.05, ge=0, description="autoencoder of low-pass latents: weight of the adversary"
-    )
-    contexts: int | None = Field(
-        None, ge=1, description="embedding diffusion: contexts held a level; None for 4096 to 384"
-    )
+    adversary: float = Field(0.05, ge=0, description="weight of the adversary")
 
-
-STAGES = ("autoencoder", "patch-encoder", "diffusion", "embedding-diffusion", "judge")
-# Settings that only some stages heed.
-ONLY: dict[str, tuple[str, ...]] = {
-    "level_power": ("diffusion", "embedding-diffusion"),
-    "freeze_summarizer": ("diffusion",),
-    "contexts": ("embedding-diffusion",),
-    "made": ("autoencoder",),
-    "adversary": ("autoencoder",),
-    "compile": ("diffusion", "embedding-diffusion"),
-}
 
 _TINY = {
     "steps": 20,
@@ -171,39 +175,6 @@ TABLE: dict[str, dict[str, dict[str, Any]]] = {
         **_DEMO_TAIL,
     },
 }
-
-
-def make_config(preset: str, stage: str, changes: Mapping[str, Any] | None = None) -> TrainConfig:
-    """Settings of a stage in a preset, with `changes` (values may be text).
-
-    Raises:
-        ConfigError: no such preset, stage or setting, or a value out of its range.
-    """
-    if preset not in TABLE:
-        raise ConfigError(f"preset {preset!r} can't be trained; expected {' or '.join(TABLE)}")
-    if stage not in STAGES:
-        raise ConfigError(f"stage {stage!r} does not exist; stages are {', '.join(STAGES)}")
-    changes = dict(changes or {})
-    for key in changes:
-        if key not in TrainConfig.model_fields:
-            near = difflib.get_close_matches(key, TrainConfig.model_fields, 1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {_known()}"
-            raise ConfigError(f"setting {key!r} does not exist; {hint}")
-        if stage not in ONLY.get(key, STAGES):
-            raise ConfigError(
-                f"setting {key!r} means nothing to the stage {stage}; it is for "
-                f"{' and '.join(ONLY[key])}: leave it out"
-            )
-    try:
-        return TrainConfig(**{**TABLE[preset][stage], **changes})
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{name} = {first['input']!r}: {first['msg'].lower()}") from error
-
-
-def _known() -> str:
-    return ", ".join(TrainConfig.model_fields)
 
 
 def rate_at(step: int, config: TrainConfig) -> float:

@@ -24,7 +24,6 @@ from zoomldm.errors import ConfigError, ZoomLDMError
 from zoomldm.files import atomic_folder, claim
 from zoomldm.networks.precision import fast_bfloat16, warn_if_slow
 from zoomldm.pipeline import pick_device
-from zoomldm.training.averaging import Average
 from zoomldm.training.checkpoints import (
     flatten,
     flatten_optimizer,
@@ -35,47 +34,10 @@ from zoomldm.training.checkpoints import (
     save_checkpoint,
 )
 from zoomldm.training.config import FREE, TrainConfig, rate_at
-from zoomldm.training.progress import Means, Progress
-
-
-class Stage(nn.Module):
-    """What is trained: networks as submodules, and how a batch becomes a loss.
-
-    Everything random in a step is drawn in `batch`, from the generator it is given, so a step
-    is a function of (weights, seed, step, process) and nothing needs storing to resume.
-    """
-
-    name = "stage"
-    sparse = False  # whether a step may leave some weights without gradient
-
-    def networks(self) -> dict[str, nn.Module]:
-        """Networks that are trained, averaged and saved, by name."""
-        raise NotImplementedError
-
-    def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
-        """Draw `size` training items and all noise that the step needs."""
-        raise NotImplementedError
-
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Loss under the key `loss`; other entries are logged as they are."""
-        raise NotImplementedError
-
-    def worth_compiling(self) -> list[nn.Module]:
-        """Modules whose inputs keep their shapes, for `compile` in the settings."""
-        return []
-
-    def held_out(self) -> dict[str, float]:
-        """Losses on what was kept out of training, with the averaged weights in place."""
-        return {}
-
-    def pictures(self) -> np.ndarray | None:
-        """One picture (H, W, 3) uint8 that shows the state of the training, or None."""
-        return None
-
-    def save(self, folder: Path) -> None:
-        """Write the trained networks in the form that a pipeline takes."""
-        for name, network in self.networks().items():
-            network.save_pretrained(folder / name)  # type: ignore[operator]
+from zoomldm.training.ema import EMA
+from zoomldm.training.run_log import RunLog, RunningMeans
+from zoomldm.training.stage import Stage
+from zoomldm.verbs import Progress, silent
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -154,7 +116,7 @@ def train(
     extra: dict[str, Any] | None = None,
     minutes: float | None = None,
     device: str = "auto",
-    quiet: bool = False,
+    progress: Progress = silent,
 ) -> Path:
     """Train until `config.steps`, going on from the newest checkpoint in `run`.
 
@@ -167,7 +129,7 @@ def train(
         extra: settings of the stage, recorded and compared in the same way.
         minutes: stop after so long, checkpointed; the same command goes on.
         device: see `pick_device`.
-        quiet: no progress display.
+        progress: called as steps are done; what a run says goes to the log as well.
 
     Returns:
         The folder `run/networks`.
@@ -192,7 +154,7 @@ def train(
     hold = claim(run / "log.jsonl") if accelerator.is_main_process else nullcontext()
     stop = _Stop(accelerator, minutes)
     with hold, stop.listening():
-        _train(stage, config, run, accelerator, stop, extra or {}, quiet)
+        _train(stage, config, run, accelerator, stop, extra or {}, progress)
     if stop.signal == signal.SIGINT:
         raise KeyboardInterrupt
     if stop.signal:
@@ -218,28 +180,28 @@ def _train(
     accelerator: Accelerator,
     stop: _Stop,
     extra: dict[str, Any],
-    quiet: bool,
+    progress: Progress,
 ) -> None:
     device, main = accelerator.device, accelerator.is_main_process
     stage.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     networks = stage.networks()
-    average = Average(networks, config.ema)
+    average = EMA(networks, config.ema)
     parameters = [p for n in networks.values() for p in n.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         parameters, config.learning_rate, weight_decay=config.weight_decay
     )
     # The fixed settings travel with every checkpoint, so that a resumed run can be compared.
     settings = {"config": config.model_dump(), "extra": extra, "environment": environment(device)}
-    start = step = _resume(run, networks, average, optimizer, settings)
-    if config.compile:
-        for part in stage.worth_compiling():
+    start = step = _resume(run, networks, average, optimizer, settings, type(config))
+    if getattr(config, "compile", False):
+        for part in stage.compilable():
             part.compile(dynamic=False)
     module, optimizer = accelerator.prepare(stage, optimizer)
     for network in average.networks.values():
         network.to(device)
     low = torch.autocast(device.type, torch.bfloat16, enabled=bool(config.bf16))
-    log = Progress(run, config.steps, start, quiet=quiet) if main else None
-    means, saved = Means(), start
+    log = RunLog(run, config.steps, start) if main else None
+    means, saved = RunningMeans(), start
     batches = _Batches(stage, config, accelerator.process_index, ahead=device.type == "cuda")
 
     def save() -> int:
@@ -271,13 +233,14 @@ def _train(
         if log is None:
             continue
         if last or step % config.log_every == 0:
-            log.losses(step, {**means.take(), "rate": rate_at(step - 1, config)})
+            log.losses(step, {**means.take(), "learning_rate": rate_at(step - 1, config)})
+            progress("steps", step, config.steps)
         if last or step % config.show_every == 0:
             # Shapes differ outside of the steps: to compile for each would cost more than it saves.
             eager = torch.compiler.set_stance("force_eager")
             with average.swapped(networks), torch.no_grad(), low, eager:
                 log.held_out(step, stage.held_out())
-                log.picture(step, stage.pictures())
+                log.image(step, stage.images())
         if last or step % config.save_every == 0:
             saved = save()
     if log is None:
@@ -306,9 +269,10 @@ def _save_networks(stage: Stage, run: Path) -> None:
 def _resume(
     run: Path,
     networks: dict[str, nn.Module],
-    average: Average,
+    average: EMA,
     optimizer: torch.optim.Optimizer,
     settings: dict[str, Any],
+    kind: type[TrainConfig],
 ) -> int:
     """Take up the newest checkpoint and return its step, 0 where there is none."""
     folder = latest_checkpoint(run / "checkpoints")
@@ -317,9 +281,10 @@ def _resume(
     tensors, state = load_checkpoint(folder)
     now = json.loads(json.dumps(settings))
     for part in ("config", "extra"):
-        fields = TrainConfig.model_fields if part == "config" else {}
-        unset = {key: field.default for key, field in fields.items()}
-        for key in {**now[part], **state[part]}:
+        unset = {k: f.default for k, f in kind.model_fields.items()} if part == "config" else {}
+        # Runs of before have settings of all stages: those that mean nothing to this one are left.
+        begun = state[part] if part == "extra" else state[part].keys() & unset.keys()
+        for key in {**now[part], **dict.fromkeys(begun)}:
             before, value = (have.get(key, unset.get(key)) for have in (state[part], now[part]))
             if key not in FREE and before != value:
                 raise ConfigError(

@@ -1,51 +1,76 @@
-"""From a command to a run: data found and split by case, one stage trained, a pipeline made."""
+"""From a command to a run: data found and split by case, one stage trained, its networks placed."""
 
-import logging
+import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import PartialState
 
 from zoomldm.archive import Archive
 from zoomldm.cohort.cases import Split, read_labels, split_cases
-from zoomldm.data.archive_patches import ArchivePatches
-from zoomldm.data.contexts import ContextStore
-from zoomldm.data.crops import CropSource, PatchCrops
-from zoomldm.data.folder import find_sources, identity, open_archives
-from zoomldm.data.rasters import RasterPatches, load_raster
+from zoomldm.data.folder import Source, check_archives, find_sources, identity
 from zoomldm.data.slide_patches import SlidePatches, cache_tiles
 from zoomldm.errors import ConfigError, TargetError
-from zoomldm.geometry.levels import COUNT, NAMES
-from zoomldm.networks.autoencoder import FoldedAutoencoder
-from zoomldm.networks.lowpass import LowPassAutoencoder
-from zoomldm.networks.octave_denoiser import OctaveDenoiser
-from zoomldm.networks.patch_encoder import TileCNN
-from zoomldm.pipeline import ZoomLDMPipeline, pick_device
-from zoomldm.training.assembly import FROZEN, assemble, frozen_digest, starting_pipeline
-from zoomldm.training.config import STAGES, TrainConfig, make_config
-from zoomldm.training.judging import train_judge
-from zoomldm.training.loop import Stage, train
-from zoomldm.training.made_crops import MadeCrops
-from zoomldm.training.perceptual import perceptual_features
-from zoomldm.training.stages.autoencoder import AutoencoderStage
-from zoomldm.training.stages.diffusion import DiffusionStage
-from zoomldm.training.stages.embedding_diffusion import FIXED, EmbeddingDiffusionStage
-from zoomldm.training.stages.lowpass_decoder import LowPassDecoderStage, fit_bands
-from zoomldm.training.stages.octave import OctaveStage
-from zoomldm.training.stages.patch_encoder import PatchEncoderStage
-
-_log = logging.getLogger(__name__)
+from zoomldm.pipeline import SHIPPED, ZoomLDMPipeline, load_pipeline, pick_device, preset_kinds
+from zoomldm.training.assembly import assemble
+from zoomldm.training.loop import train as run_stage
+from zoomldm.training.registry import STAGES, StageName, make_config, pick_stage
+from zoomldm.training.stage import Data, Kinds, Stage, Start
+from zoomldm.verbs import Progress, Report, silent
 
 
 @dataclass(frozen=True)
-class TrainReport:
+class TrainOptions:
+    """What is trained, and how.
+
+    Attributes:
+        stage: `diffusion` (summarizer and denoiser) or `embedding-diffusion`, from archives;
+            `autoencoder`, `patch-encoder` or `judge`, from slides.
+        preset: sizes of the networks and settings.
+        settings: other settings than the preset's, by name.
+        finetune: begin with the weights that the pipeline has in place of untrained ones.
+        holdout: cases to keep out.
+        cases: CSV with the columns `file` and `case`.
+        labels: CSV with the column `file` and `label_column`; the embedding diffusion then learns
+            to draw tissue of a label.
+        label_column: of `labels`.
+        minutes: stop after so long, checkpointed; the same call goes on.
+        device: see `pick_device`; of several processes each takes its own GPU, or all the CPU.
+
+    Raises:
+        ConfigError: no such stage, or labels where they mean nothing.
+    """
+
+    stage: StageName = "diffusion"
+    preset: str = "demo"
+    settings: Mapping[str, object] = field(default_factory=dict)
+    finetune: bool = False
+    holdout: Sequence[str] = ()
+    cases: Path | str | None = None
+    labels: Path | str | None = None
+    label_column: str = "label"
+    minutes: float | None = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.stage not in STAGES:
+            raise ConfigError(
+                f"stage {self.stage!r} does not exist; stages are {', '.join(STAGES)}"
+            )
+        if self.labels and self.stage != "embedding-diffusion":
+            raise ConfigError(
+                f"--labels is for the stage embedding-diffusion, not for {self.stage}"
+            )
+
+
+@dataclass(frozen=True)
+class TrainReport(Report):
     """What a run came to.
 
     Attributes:
-        stage: autoencoder, patch-encoder, diffusion, embedding-diffusion or judge.
+        stage: see TrainOptions.
         run: folder of the run.
         pipeline: folder of the pipeline with the averaged networks in it; of the judge alone
             where that was trained.
@@ -61,48 +86,24 @@ class TrainReport:
     training: list[str]
     held_out: list[str]
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
 
-
-def train_stage(
-    stage: str,
-    preset: str,
+def train(
     data: Path | str,
     out: Path | str,
+    options: TrainOptions | None = None,
     *,
-    holdout: Sequence[str] = (),
-    cases: Path | str | None = None,
-    changes: Mapping[str, Any] | None = None,
     pipeline: str | None = None,
-    finetune: bool = False,
-    labels: Path | str | None = None,
-    label_column: str = "label",
-    minutes: float | None = None,
-    device: str = "auto",
-    quiet: bool = False,
+    progress: Progress | None = None,
 ) -> TrainReport:
     """Train one stage, or go on with it if `out` holds its checkpoints.
 
     Args:
-        stage: `diffusion` (summarizer and denoiser) or `embedding-diffusion`, from archives;
-            `autoencoder`, `patch-encoder` or `judge`, from slides.
-        preset: sizes of the networks and settings.
         data: folder of archives (for `diffusion` made with --for-training), or of slides.
         out: folder of the run; made if its parent exists.
-        holdout: cases to keep out.
-        cases: CSV with the columns `file` and `case`.
-        changes: settings other than the preset's, by name.
-        pipeline: id or directory of the frozen networks; None takes the preset's own, for the
-            first two stages an untrained one. Its other networks go into the run's pipeline.
-        finetune: begin with the weights that `pipeline` has in place of untrained ones.
-        labels: CSV with the column `file` and `label_column`; the embedding diffusion then learns
-            to draw tissue of a label.
-        label_column: of `labels`.
-        minutes: stop after so long, checkpointed.
-        device: see `pick_device`; of several processes each takes its own GPU, or all the CPU.
-        quiet: no progress display.
+        options: see TrainOptions.
+        pipeline: id or directory of the frozen networks; None takes the preset's own, for stages
+            on slides an untrained one. Its other networks go into the run's pipeline.
+        progress: called as slides are read and steps are done.
 
     Raises:
         ConfigError: settings, cases or data that don't fit.
@@ -110,76 +111,103 @@ def train_stage(
         PipelineError: a pipeline that the stage can't take.
         TargetError: `out` can't be written, or another process trains there.
     """
-    config = make_config(preset, stage, changes)
-    place = pick_device(device)
+    options, progress = options or TrainOptions(), progress or silent
+    place = pick_device(options.device)
     if place.type == "cuda":
         torch.cuda.set_device(place)  # which accelerate then takes
-    data, out = Path(data), Path(out)
-    sources = find_sources(data, stage in FROZEN, stage)
-    split = split_cases(sources, holdout, Path(cases) if cases else None)
-    if labels and stage != "embedding-diffusion":
-        raise ConfigError(f"--labels is for the stage embedding-diffusion, not for {stage}")
-    if stage == "judge":
-        if pipeline or finetune:
-            raise ConfigError("--stage judge takes no pipeline: a judge has no part in any")
-        _make_folder(out)
-        folder, steps, training, kept = train_judge(
-            preset,
-            sources,
-            out,
-            holdout=holdout,
-            cases=Path(cases) if cases else None,
-            changes=changes,
-            extra={"data": identity(sources)},
-            minutes=minutes,
-            quiet=quiet,
-        )
-        return TrainReport(stage, str(out), str(folder), steps, training, kept)
-    named = read_labels(Path(labels), label_column, split.training) if labels else []
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    base = starting_pipeline(stage, preset, pipeline, config, finetune, sorted(set(named)))
-    if stage == "diffusion" and isinstance(base.unet, OctaveDenoiser):
-        for key in ("level_power", "freeze_summarizer"):
-            if changes and key in changes:
-                raise ConfigError(
-                    f"setting {key!r} means nothing to a denoiser of octaves: leave it out"
-                )
-    start = {"start": base.digest()} if finetune else {}
+    data, out, source = Path(data), Path(out), STAGES[options.stage][0].source
+    make_config(options.preset, options.stage, STAGES[options.stage][0])  # the preset is one
+    found = find_sources(data, source == "archives", options.stage)
+    cases = Path(options.cases) if options.cases else None
+    split = split_cases(found, options.holdout, cases)
+    files = {name: found[name] for name in [*split.training, *split.held_out]}
+    labels: list[str] = []
+    if options.labels:
+        labels = read_labels(Path(options.labels), options.label_column, split.training)
+    stage, start = _start(options, pipeline, source, tuple(sorted(set(labels))))
+    if start.config.threads:
+        torch.set_num_threads(start.config.threads)
+    base = stage.start(start)
     processes = PartialState(cpu=place.type == "cpu")
     _make_folder(out)
-    files = {name: sources[name] for name in [*split.training, *split.held_out]}
-    if stage in FROZEN:
-        latents = stage == "diffusion" and not isinstance(base.unet, OctaveDenoiser)
-        opened = open_archives(base, files, latents)
-        training, kept = ([opened[n] for n in names] for names in (split.training, split.held_out))
-        if stage == "diffusion" and isinstance(base.unet, OctaveDenoiser):
-            with processes.main_process_first():
-                built = _octave_stage(base, out / "rasters", training, kept)
-        elif stage == "diffusion":
-            built = _diffusion_stage(base, config, training, kept)
-        else:
-            built = _embedding_stage(base, config, training, kept, named, finetune)
-    else:
-        with processes.main_process_first():
-            cache_tiles(list(files.values()), out / "tiles", quiet=quiet)
-        built = _tile_stage(stage, base, out / "tiles", split, config)
-    extra = {
-        "stage": stage,
-        "preset": preset,
-        "training": split.training,
-        "held_out": split.held_out,
-        "frozen": frozen_digest(base, stage),
-        "data": identity(files),
-        **start,
-        **({"labels": named} if named else {}),
-    }
-    networks = train(built, config, out, extra=extra, minutes=minutes, device=device, quiet=quiet)
-    if processes.is_main_process:
-        assemble(base, networks, out / "pipeline")
-    return TrainReport(
-        stage, str(out), str(out / "pipeline"), config.steps, split.training, split.held_out
+    with processes.main_process_first():
+        given = _data(stage, base, out, files, split, progress)
+        torch.manual_seed(start.config.seed)  # the heads that a stage adds
+        built = stage.from_data(base, start, dataclasses.replace(given, labels=tuple(labels)))
+    networks = run_stage(
+        built,
+        start.config,
+        out,
+        extra={
+            "stage": options.stage,
+            "preset": options.preset,
+            "training": split.training,
+            "held_out": split.held_out,
+            "data": identity(files),
+            **_origin(stage, base, options.finetune),
+            **({"labels": labels} if labels else {}),
+        },
+        minutes=options.minutes,
+        device=options.device,
+        progress=progress,
     )
+    made = out / ("pipeline" if base is not None else options.stage)
+    if processes.is_main_process:
+        if base is None:
+            stage.finish(networks, out)
+        else:
+            assemble(base, networks, made)
+    return TrainReport(
+        options.stage, str(out), str(made), start.config.steps, split.training, split.held_out
+    )
+
+
+def _start(
+    options: TrainOptions, pipeline: str | None, source: str, labels: tuple[str, ...]
+) -> tuple[type[Stage], Start]:
+    """The stage that fits, and what it begins with."""
+    name = pipeline
+    own = options.preset if options.preset.startswith("tiny") else SHIPPED
+    if name is None and (source == "archives" or options.finetune) and options.stage != "judge":
+        name = own
+    given = load_pipeline(name) if name is not None else None
+    kinds = preset_kinds(options.preset)
+    if options.finetune and given is not None:
+        kinds |= {part: type(getattr(given, part)) for part in kinds}
+    stage = pick_stage(options.stage, kinds)
+    config = make_config(options.preset, options.stage, stage, options.settings)
+    return stage, Start(options.preset, given, options.finetune, config, labels)
+
+
+def _data(
+    stage: type[Stage],
+    base: ZoomLDMPipeline | None,
+    out: Path,
+    files: Mapping[str, Source],
+    split: Split,
+    progress: Progress,
+) -> Data:
+    names = tuple(split.training)
+    if stage.source == "archives":
+        assert base is not None
+        opened = {name: a for name, a in files.items() if isinstance(a, Archive)}
+        check_archives(base, opened.values(), stage.latents)
+        training, kept = (tuple(opened[n] for n in s) for s in (split.training, split.held_out))
+        return Data(out, names, archives=training, kept_archives=kept)
+    slides = [path for path in files.values() if isinstance(path, Path)]
+    cache_tiles(slides, out / "tiles", progress=progress)
+    held_out = SlidePatches(out / "tiles", split.held_out) if split.held_out else None
+    patches = SlidePatches(out / "tiles", split.training)
+    return Data(out, names, patches=patches, kept_patches=held_out)
+
+
+def _origin(stage: type[Stage], base: ZoomLDMPipeline | None, finetune: bool) -> dict[str, str]:
+    """What a run is only continued with: digests of the networks that it builds on."""
+    if base is None:
+        return {}
+    names = [name for name in stage.needs if getattr(base, name) is not None]
+    start = {"start": base.digest()} if finetune else {}
+    return {"frozen": base.digest(*names) if names else "", **start}
 
 
 def _make_folder(out: Path) -> None:
@@ -195,72 +223,4 @@ def _make_folder(out: Path) -> None:
         raise TargetError(f"{out}: can't be made ({error.strerror})") from error
 
 
-def _diffusion_stage(
-    base: ZoomLDMPipeline, config: TrainConfig, training: list[Archive], held_out: list[Archive]
-) -> Stage:
-    levels = base.levels
-    if levels < COUNT:
-        _log.warning(
-            "the pipeline knows %d levels; patches coarser than %s are left out of training",
-            levels,
-            NAMES[levels - 1],
-        )
-    kept = ArchivePatches(held_out, share=0, levels=levels) if held_out else None
-    return DiffusionStage(
-        base,
-        ArchivePatches(training, levels=levels),
-        kept,
-        level_power=config.level_power,
-        freeze_summarizer=config.freeze_summarizer,
-    )
-
-
-def _octave_stage(
-    base: ZoomLDMPipeline, folder: Path, training: list[Archive], held_out: list[Archive]
-) -> Stage:
-    folder.mkdir(exist_ok=True)
-    patches = RasterPatches([load_raster(a, folder) for a in training])
-    kept = RasterPatches([load_raster(a, folder, share=0) for a in held_out]) if held_out else None
-    return OctaveStage(base.vae, base.summarizer, base.unet, patches, kept)
-
-
-def _embedding_stage(
-    base: ZoomLDMPipeline,
-    config: TrainConfig,
-    training: list[Archive],
-    held_out: list[Archive],
-    named: list[str],
-    finetune: bool,
-) -> Stage:
-    kept = ContextStore(base, held_out, share=0, most=FIXED) if held_out else None
-    withheld = ContextStore(base, training, withheld=True, most=FIXED)
-    contexts = ContextStore(base, training, most=config.contexts)
-    places = [base.embedding_diffusion.labels.index(name) for name in named] or None
-    stage = EmbeddingDiffusionStage(base, contexts, withheld, kept, config.level_power, places)
-    if not finetune:
-        stage.standardise()
-    return stage
-
-
-def _tile_stage(
-    stage: str, base: ZoomLDMPipeline, cache: Path, split: Split, config: TrainConfig
-) -> Stage:
-    tiles = SlidePatches(cache, split.training)
-    kept = SlidePatches(cache, split.held_out) if split.held_out else None
-    torch.manual_seed(config.seed)  # the heads that a stage adds
-    if stage == "autoencoder" and isinstance(base.vae, LowPassAutoencoder):
-        source: CropSource = PatchCrops(tiles)
-        other: CropSource | None = PatchCrops(kept) if kept else None
-        fit_bands(base.vae, source, config.seed)
-        if config.made:
-            source = MadeCrops(tiles, base, source, config.made)
-            other = MadeCrops(kept, base, other, config.made) if kept and other else None
-        return LowPassDecoderStage(base.vae, source, other, perceptual_features(), config.adversary)
-    if stage == "autoencoder":
-        autoencoder: FoldedAutoencoder = base.vae.requires_grad_(True)
-        return AutoencoderStage(autoencoder, tiles, kept)
-    encoder: TileCNN = base.patch_encoder.requires_grad_(True)
-    return PatchEncoderStage(encoder, tiles, kept)
-
-
-__all__ = ["STAGES", "TrainReport", "assemble", "train_stage"]
+__all__ = ["STAGES", "Kinds", "TrainOptions", "TrainReport", "assemble", "train"]

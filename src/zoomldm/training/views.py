@@ -14,7 +14,7 @@ def warp(tiles: Tensor, rng: np.random.Generator, smallest: float = 0.6) -> Tens
     Args:
         tiles: (B, 3, S, S).
         rng: source of the draws.
-        smallest: least side of the square, as a share of S.
+        smallest: least side of the square, as a fraction of S.
     """
     size = len(tiles)
     scale = rng.uniform(smallest, 1, size)

@@ -23,7 +23,7 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> SlidePatches:
         (folder / str(seed)).mkdir()
         painted = paint_slide(folder / str(seed) / "s.tif", 4700, 520, seed=seed)
         slides.append(painted.rename(folder / f"slide{seed}.tif"))
-    cache_tiles(slides, folder / "cache", quiet=True)
+    cache_tiles(slides, folder / "cache")
     return SlidePatches(folder / "cache", [s.name for s in slides])
 
 
@@ -104,8 +104,10 @@ def test_the_contrast_pairs_a_tile_with_its_own_second_view(tiles: SlidePatches)
     """Views of one tile with one code: the loss is near zero; with codes shuffled it is not."""
     views = {k: torch.full((1, 3, 64, 64), k / 100) for k in (10, 20, 30, 40)}
     stage = PatchEncoderStage(TileCNN(**preset("tiny")["patch_encoder"]), tiles, thumbnail=0.0)
-    stage.made = 4
-    stage.look = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Unflatten(1, (3, 1, 1)))
+    stage.content_dims = 4
+    stage.thumbnail_decoder = torch.nn.Sequential(
+        torch.nn.Linear(4, 3), torch.nn.Unflatten(1, (3, 1, 1))
+    )
     batch = {
         "first": torch.cat([views[10], views[20]]),
         "second": torch.cat([views[30], views[40]]),

@@ -7,13 +7,12 @@ import pytest
 import torch
 from synthetic import paint_slide
 
+from training.calls import train_stage
 from zoomldm.data.slide_patches import SlidePatches, cache_tiles
 from zoomldm.errors import ConfigError
 from zoomldm.evaluation.judge import load_judge, retrieval
 from zoomldm.networks.patch_encoder import TileCNN
-from zoomldm.training.judging import TINY
-from zoomldm.training.stages.judge import JudgeStage
-from zoomldm.training.train import train_stage
+from zoomldm.training.stages.judge import TINY, JudgeStage
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +25,7 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tiles(slides: Path) -> SlidePatches:
-    cache_tiles(sorted(slides.glob("*.tif")), slides / "cache", quiet=True)
+    cache_tiles(sorted(slides.glob("*.tif")), slides / "cache")
     return SlidePatches(slides / "cache", ["s0.tif", "s1.tif"])
 
 
@@ -112,7 +111,6 @@ def test_a_command_makes_a_judge_that_evaluate_takes(slides: Path, tmp_path: Pat
         holdout=["B"],
         cases=cases,
         changes=few,
-        quiet=True,
     )
     assert (report.training, report.held_out) == (["s0.tif"], ["s1.tif"])
     describe = load_judge(Path(report.pipeline))
@@ -120,6 +118,6 @@ def test_a_command_makes_a_judge_that_evaluate_takes(slides: Path, tmp_path: Pat
     assert describe(pixels).shape == (3, TINY["dim"])
     assert retrieval(pixels, pixels, np.arange(3), describe).all()
     with pytest.raises(ConfigError, match="no part in any"):
-        train_stage("judge", "tiny", slides, tmp_path / "x", pipeline="tiny", quiet=True)
+        train_stage("judge", "tiny", slides, tmp_path / "x", pipeline="tiny")
     with pytest.raises(ConfigError, match="huge"):
-        train_stage("judge", "huge", slides, tmp_path / "x", quiet=True)
+        train_stage("judge", "huge", slides, tmp_path / "x")

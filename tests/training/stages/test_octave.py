@@ -92,5 +92,5 @@ def test_through_a_codec() -> None:
 
 
 def test_pictures_are_of_all_kinds(stage: OctaveStage) -> None:
-    picture = stage.pictures(columns=2, steps=1)
+    picture = stage.images(columns=2, steps=1)
     assert picture.shape == (18 * 64, 128, 3)

@@ -7,8 +7,10 @@ from torch.nn import functional as F
 
 from zoomldm.data.slide_patches import SlidePatches
 from zoomldm.networks.autoencoder import FoldedAutoencoder
+from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pixels import to_pixels, to_signed
-from zoomldm.training.loop import Stage
+from zoomldm.training.assembly import start_frozen_network
+from zoomldm.training.stage import Data, Stage, Start
 
 
 def _detail(x: Tensor) -> Tensor:
@@ -23,11 +25,11 @@ def _difference(out: Tensor, pictures: Tensor) -> Tensor:
 
 
 class AutoencoderStage(Stage):
-    """Pictures read back from latents that a denoiser can learn; half of them are of level 0.
+    """Images read back from latents that a denoiser can learn; half of them are of level 0.
 
-    Two things push the latents towards the spectrum of pictures, strong at low frequencies, where
+    Two things push the latents towards the spectrum of images, strong at low frequencies, where
     left alone they tend to white noise, which cannot be predicted. Latents of halved side must
-    decode to the halved picture (scale equivariance: Kouzelis et al. 2025, EQ-VAE, equation 4);
+    decode to the halved image (scale equivariance: Kouzelis et al. 2025, EQ-VAE, equation 4);
     and some crops are decoded under noise, so that what matters most is held most strongly.
 
     Args:
@@ -36,12 +38,26 @@ class AutoencoderStage(Stage):
         held_out: patches of held-out cases, or None.
         crop: side of the training crops in pixels.
         noise: standard deviation of the noise that all latents carry while training.
-        strong: largest deviation under which a crop is decoded.
-        noisy: share of the crops that get strong noise.
-        equivariance: weight of the halved pictures.
+        strong: largest standard deviation under which a crop is decoded.
+        noisy: fraction of the crops that get strong noise.
+        equivariance: weight of the halved images.
     """
 
     name = "autoencoder"
+    source = "slides"
+    trains = ("vae",)
+
+    @classmethod
+    def start(cls, start: Start) -> ZoomLDMPipeline:
+        """Contexts stay as they are, and so does what draws them."""
+        return start_frozen_network(start, "vae", keep=("embedding_diffusion",))
+
+    @classmethod
+    def from_data(cls, base: ZoomLDMPipeline | None, start: Start, data: Data) -> Stage:
+        """On patches of all levels."""
+        assert base is not None and data.patches is not None
+        autoencoder: FoldedAutoencoder = base.vae.requires_grad_(True)
+        return cls(autoencoder, data.patches, data.kept_patches)
 
     def __init__(
         self,
@@ -118,7 +134,7 @@ class AutoencoderStage(Stage):
         error = (out - x).square().mean((1, 2, 3)) / 4
         return {"psnr": float((-10 * torch.log10(error)).mean())}
 
-    def pictures(self) -> np.ndarray:
+    def images(self) -> np.ndarray:
         """Six patches above their round trips."""
         x = self._fixed(6)
         device = next(self.autoencoder.parameters()).device

@@ -1,5 +1,7 @@
 """Stage 3: the summarizer and the denoiser together, on archives made with --for-training."""
 
+import logging
+
 import numpy as np
 import torch
 from diffusers.models.attention_processor import AttnProcessor
@@ -13,13 +15,22 @@ from zoomldm.errors import ConfigError, PipelineError
 from zoomldm.geometry.levels import COUNT, NAMES
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pixels import to_pixels
+from zoomldm.training.assembly import start_denoiser
 from zoomldm.training.balance import draw_levels
-from zoomldm.training.loop import Stage
+from zoomldm.training.config import DiffusionConfig
+from zoomldm.training.stage import Data, Stage, Start
 
-NULL = 0.1  # probability of the null condition (seed, section 5)
+_log = logging.getLogger(__name__)
+
+NULL = 0.1  # probability of the null condition (supplement, section 5)
 REPEATS = (1, 1, 1, 1, 1, 2, 4, 4)  # items of a step that share one grid, by level
 _FIXED = 16  # patches a level for losses on what was kept out
 _CHUNK = 16  # items denoised at once outside of training
+
+
+def _own(start: Start) -> DiffusionConfig:
+    assert isinstance(start.config, DiffusionConfig)
+    return start.config
 
 
 class DiffusionStage(Stage):
@@ -41,8 +52,39 @@ class DiffusionStage(Stage):
     """
 
     name = "diffusion"
+    trains = ("unet", "summarizer")
+    needs = ("vae", "patch_encoder")
+    latents = True
+    Config = DiffusionConfig
     sparse = True  # a step without coarse levels leaves out part of the summarizer's trunk
     alphas: Tensor
+
+    @classmethod
+    def start(cls, start: Start) -> ZoomLDMPipeline:
+        """On the autoencoder and patch encoder given, and perhaps the summarizer."""
+        return start_denoiser(start, _own(start).freeze_summarizer)
+
+    @classmethod
+    def from_data(cls, base: ZoomLDMPipeline | None, start: Start, data: Data) -> Stage:
+        """On the latents that archives hold."""
+        assert base is not None
+        levels, config = base.levels, _own(start)
+        if levels < COUNT:
+            _log.warning(
+                "the pipeline knows %d levels; patches coarser than %s are left out of training",
+                levels,
+                NAMES[levels - 1],
+            )
+        kept = None
+        if data.kept_archives:
+            kept = ArchivePatches(data.kept_archives, share=0, levels=levels)
+        return cls(
+            base,
+            ArchivePatches(data.archives, levels=levels),
+            kept,
+            level_power=config.level_power,
+            freeze_summarizer=config.freeze_summarizer,
+        )
 
     def __init__(
         self,
@@ -89,7 +131,7 @@ class DiffusionStage(Stage):
         networks = {"unet": self.unet, "summarizer": self.summarizer}
         return {"unet": self.unet} if self.freeze_summarizer else networks
 
-    def worth_compiling(self) -> list[nn.Module]:
+    def compilable(self) -> list[nn.Module]:
         """The U-Net; the summarizer meets grids of every size."""
         return [self.unet.unet] if hasattr(self.unet, "unet") else [self.unet]
 
@@ -176,7 +218,7 @@ class DiffusionStage(Stage):
         return {"loss": errors.mean(), **named}
 
     def _kept_out(self) -> dict[str, tuple[ArchivePatches, list[np.ndarray]]]:
-        """Fixed patches by the set that they show: seen, withheld blocks, held-out cases."""
+        """Fixed patches by the set that they show: seen, hold-out regions, held-out cases."""
         sets = {
             "seen": (self.patches, self.patches.patches),
             "withheld": (self.patches, self.patches.withheld),
@@ -216,7 +258,7 @@ class DiffusionStage(Stage):
         self.snr_limit = limit
         return found
 
-    def pictures(
+    def images(
         self, columns: int = 2, steps: int = STEPS, guidance: float = GUIDANCE
     ) -> np.ndarray:
         """One row a level: real patches (round trips), each beside one generated from its grid."""

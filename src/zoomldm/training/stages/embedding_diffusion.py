@@ -11,8 +11,10 @@ from zoomldm.diffusion.learned_range import LearnedRange
 from zoomldm.geometry.levels import COUNT, NAMES
 from zoomldm.networks.context_dit import ContextDiT
 from zoomldm.pipeline import ZoomLDMPipeline
+from zoomldm.training.assembly import start_embedding_diffusion
 from zoomldm.training.balance import draw_levels
-from zoomldm.training.loop import Stage
+from zoomldm.training.config import EmbeddingConfig
+from zoomldm.training.stage import Data, Stage, Start
 
 NULL = 0.1  # probability that everything is left out, level included
 REFERENCE = 0.3  # probability of a reference otherwise
@@ -31,13 +33,37 @@ class EmbeddingDiffusionStage(Stage):
     Args:
         pipeline: its `embedding_diffusion` is trained.
         contexts: of training patches.
-        withheld: of patches in the withheld blocks.
+        withheld: of patches in the spatial hold-out regions.
         held_out: of held-out cases, or None.
         level_power: see `draw_levels`.
         labels: place in the network's labels of each archive of `contexts`; None for none.
     """
 
     name = "embedding-diffusion"
+    trains = ("embedding_diffusion",)
+    needs = ("summarizer", "patch_encoder")
+    Config = EmbeddingConfig
+
+    @classmethod
+    def start(cls, start: Start) -> ZoomLDMPipeline:
+        """On the summarizer given."""
+        return start_embedding_diffusion(start)
+
+    @classmethod
+    def from_data(cls, base: ZoomLDMPipeline | None, start: Start, data: Data) -> Stage:
+        """On the contexts of the archives' grids."""
+        config = start.config
+        assert base is not None and isinstance(config, EmbeddingConfig)
+        kept = None
+        if data.kept_archives:
+            kept = ContextStore(base, data.kept_archives, share=0, most=FIXED)
+        withheld = ContextStore(base, data.archives, withheld=True, most=FIXED)
+        contexts = ContextStore(base, data.archives, most=config.contexts)
+        places = [base.embedding_diffusion.labels.index(name) for name in data.labels] or None
+        stage = cls(base, contexts, withheld, kept, config.level_power, places)
+        if not start.finetune:
+            stage.standardise()
+        return stage
 
     def __init__(
         self,
@@ -66,7 +92,7 @@ class EmbeddingDiffusionStage(Stage):
         """The embedding diffusion alone."""
         return {"embedding_diffusion": self.network}
 
-    def worth_compiling(self) -> list[nn.Module]:
+    def compilable(self) -> list[nn.Module]:
         """The network: every step has the same shapes."""
         return [self.network]
 

@@ -1,23 +1,36 @@
-"""A second patch encoder that judges pictures and has no part in making them."""
+"""A second patch encoder that judges images and has no part in making them."""
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from zoomldm.data.slide_patches import SlidePatches
+from zoomldm.errors import ConfigError
+from zoomldm.files import atomic_folder
 from zoomldm.networks.patch_encoder import TileCNN
+from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.statistics import cosine
-from zoomldm.training.loop import Stage
+from zoomldm.training.stage import Data, Stage, Start
 from zoomldm.training.views import recolour, warp
+
+TINY = {"dim": 16, "widths": (8, 8, 8, 8), "map_channels": 2}
+SHIPPED = {"dim": 192, "widths": (24, 48, 96, 160), "map_channels": 8}
+
+
+def judge_size(preset: str) -> dict[str, Any]:
+    """Sizes of a preset's judge: those of the shipped one, but for tests."""
+    return TINY if preset.startswith("tiny") else SHIPPED
 
 
 class JudgeStage(Stage):
     """Barlow Twins (Zbontar et al. 2021, equation 1) on grey, colour-jittered level-0 tiles.
 
     Another method, another size and grey input: what the pipeline's patch encoder prefers and
-    what colour gives away do not help a picture before this judge.
+    what colour gives away do not help an image before this judge.
 
     Args:
         encoder: the network; `grey` should be set.
@@ -27,6 +40,27 @@ class JudgeStage(Stage):
     """
 
     name = "judge"
+    source = "slides"
+
+    @classmethod
+    def start(cls, start: Start) -> None:
+        """A judge has no part in any pipeline."""
+        if start.given is not None or start.finetune:
+            raise ConfigError("--stage judge takes no pipeline: a judge has no part in any")
+
+    @classmethod
+    def from_data(cls, base: ZoomLDMPipeline | None, start: Start, data: Data) -> Stage:
+        """On patches at 20x."""
+        assert data.patches is not None
+        network = TileCNN(layout=0, grey=True, **judge_size(start.preset))
+        return cls(network, data.patches, data.kept_patches)
+
+    @classmethod
+    def finish(cls, networks: Path, run: Path) -> Path:
+        """Copy it to `run/judge`, which `--judge` of `zoomldm evaluate` takes."""
+        with atomic_folder(run / "judge") as fresh:
+            shutil.copytree(networks / "judge", fresh, dirs_exist_ok=True)
+        return run / "judge"
 
     def __init__(
         self,
@@ -70,7 +104,7 @@ class JudgeStage(Stage):
         return {"loss": (on + self.redundancy * off) / 100, "on": on.detach(), "off": off.detach()}
 
     def held_out(self) -> dict[str, float]:
-        """Share of up to 100 held-out tiles of which two views are each other's nearest."""
+        """Fraction of up to 100 held-out tiles of which two views are each other's nearest."""
         if self.kept is None:
             return {}
         pool = self.kept.at_level(0)

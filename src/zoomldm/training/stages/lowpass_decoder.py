@@ -12,15 +12,20 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from zoomldm.data.crops import Crops, CropSource
+from zoomldm.data.crops import Crops, CropSource, PatchCrops
 from zoomldm.networks.lowpass import CELL, LowPassAutoencoder, coarse_planes, planes_image
+from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pixels import to_pixels, to_signed
-from zoomldm.training.loop import Stage
+from zoomldm.training.assembly import start_frozen_network
+from zoomldm.training.config import DecoderConfig
+from zoomldm.training.made_crops import MadeCrops
+from zoomldm.training.perceptual import perceptual_features
+from zoomldm.training.stage import Data, Kinds, Stage, Start
 
 CROP = 144  # pixels a side that are decoded
 BORDER = 8  # of them on each side without a loss: they lack a neighbourhood
 NOISY = 0.3  # fraction of the crops whose latents carry noise
-STRONGEST = 0.2  # deviation of that noise
+STRONGEST = 0.2  # standard deviation of that noise
 
 
 Features = Callable[[Tensor], list[Tensor]]
@@ -105,6 +110,32 @@ class LowPassDecoderStage(Stage):
     """
 
     name = "lowpass-decoder"
+    source = "slides"
+    trains = ("vae",)
+    Config = DecoderConfig
+
+    @classmethod
+    def fits(cls, kinds: Kinds) -> bool:
+        """Latents that are a fixed map of the pixels."""
+        return kinds["vae"] is LowPassAutoencoder
+
+    @classmethod
+    def start(cls, start: Start) -> ZoomLDMPipeline:
+        """Contexts stay as they are, and so does what draws them."""
+        return start_frozen_network(start, "vae", keep=("embedding_diffusion",))
+
+    @classmethod
+    def from_data(cls, base: ZoomLDMPipeline | None, start: Start, data: Data) -> Stage:
+        """On crops of patches, of which `made` have a low image that the denoiser made."""
+        config, patches, kept = start.config, data.patches, data.kept_patches
+        assert base is not None and patches is not None and isinstance(config, DecoderConfig)
+        crops: CropSource = PatchCrops(patches)
+        other: CropSource | None = PatchCrops(kept) if kept else None
+        fit_bands(base.vae, crops, config.seed)
+        if config.made:
+            crops = MadeCrops(patches, base, crops, config.made)
+            other = MadeCrops(kept, base, other, config.made) if kept and other else None
+        return cls(base.vae, crops, other, perceptual_features(), config.adversary)
 
     def __init__(
         self,
@@ -225,7 +256,7 @@ class LowPassDecoderStage(Stage):
             out.append(self.vae.decode(latents, part["noise"], part["levels"]).float())
         return torch.cat(out).clamp(-1, 1).cpu(), batch["images"], drawn.levels
 
-    def pictures(self) -> np.ndarray:
+    def images(self) -> np.ndarray:
         """Real crops, their low-pass image enlarged, and decoded."""
         out, real, _ = self._shown(self.kept or self.crops, 8)
         low = F.interpolate(

@@ -6,7 +6,7 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
-from zoomldm.data.rasters import FINE, MARGIN, RasterPatches, Windows
+from zoomldm.data.rasters import FINE, MARGIN, RasterPatches, Windows, load_raster
 from zoomldm.generation.octaves import Known, codec_loss, make_latents, octave_times
 from zoomldm.geometry.levels import COARSEST, COUNT, NAMES
 from zoomldm.networks.lowpass import (
@@ -18,8 +18,10 @@ from zoomldm.networks.lowpass import (
 )
 from zoomldm.networks.octave_denoiser import BASE, NONE, PARENT, OctaveDenoiser
 from zoomldm.networks.summarizers import CNNSummarizer
+from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pixels import to_pixels, to_signed
-from zoomldm.training.loop import Stage
+from zoomldm.training.assembly import start_denoiser
+from zoomldm.training.stage import Data, Kinds, Stage, Start
 
 NULL = 0.1  # probability of the null condition (supplement, section 5)
 LEVELS = (0.46, 0.18, 0.12, 0.08, 0.06, 0.04, 0.03, 0.03)
@@ -43,7 +45,31 @@ class OctaveStage(Stage):
     """
 
     name = "octave"
+    trains = ("unet", "summarizer")
+    needs = ("vae", "patch_encoder")
     sparse = True
+
+    @classmethod
+    def fits(cls, kinds: Kinds) -> bool:
+        """A denoiser that takes a parent."""
+        return kinds["unet"] is OctaveDenoiser
+
+    @classmethod
+    def start(cls, start: Start) -> ZoomLDMPipeline:
+        """On the autoencoder and patch encoder given."""
+        return start_denoiser(start)
+
+    @classmethod
+    def from_data(cls, base: ZoomLDMPipeline | None, start: Start, data: Data) -> Stage:
+        """On windows of the rasters that archives hold."""
+        assert base is not None
+        folder = data.run / "rasters"
+        folder.mkdir(exist_ok=True)
+        patches = RasterPatches([load_raster(a, folder) for a in data.archives])
+        kept = None
+        if data.kept_archives:
+            kept = RasterPatches([load_raster(a, folder, share=0) for a in data.kept_archives])
+        return cls(base.vae, base.summarizer, base.unet, patches, kept)
 
     def __init__(
         self,
@@ -190,7 +216,7 @@ class OctaveStage(Stage):
                     found[f"{name}/{NAMES[level]}/{label}"] = float(self.errors(batch)[0].mean())
         return found
 
-    def pictures(self, columns: int = 6, steps: int = 8) -> np.ndarray:
+    def images(self, columns: int = 6, steps: int = 8) -> np.ndarray:
         """For each level real windows above those drawn from context, with parent, with base."""
         rows = []
         store = self.kept or self.patches

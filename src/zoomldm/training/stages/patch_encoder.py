@@ -7,8 +7,10 @@ from torch.nn import functional as F
 
 from zoomldm.data.slide_patches import SlidePatches
 from zoomldm.networks.patch_encoder import TileCNN
+from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.statistics import auc
-from zoomldm.training.loop import Stage
+from zoomldm.training.assembly import start_frozen_network
+from zoomldm.training.stage import Data, Stage, Start
 from zoomldm.training.views import recolour, warp
 
 
@@ -39,7 +41,7 @@ class PatchEncoderStage(Stage):
         encoder: the network.
         tiles: training patches; level 0 and 1 are used.
         held_out: patches of held-out cases, or None.
-        neighbours: share of pairs made of adjacent tiles.
+        neighbours: fraction of pairs made of adjacent tiles.
         jitter: strength of the colour changes; strong ones teach the encoder to ignore stain,
             which within a slide is one of the better signs of place.
         thumbnail: weight of the thumbnail's squared error.
@@ -48,6 +50,20 @@ class PatchEncoderStage(Stage):
     """
 
     name = "patch-encoder"
+    source = "slides"
+    trains = ("patch_encoder",)
+
+    @classmethod
+    def start(cls, start: Start) -> ZoomLDMPipeline:
+        """All other networks are the pipeline's."""
+        return start_frozen_network(start, "patch_encoder")
+
+    @classmethod
+    def from_data(cls, base: ZoomLDMPipeline | None, start: Start, data: Data) -> Stage:
+        """On patches of the two finest levels."""
+        assert base is not None and data.patches is not None
+        encoder: TileCNN = base.patch_encoder.requires_grad_(True)
+        return cls(encoder, data.patches, data.kept_patches)
 
     def __init__(
         self,
@@ -63,7 +79,7 @@ class PatchEncoderStage(Stage):
         super().__init__()
         dim = encoder.config["dim"]
         self.patch_encoder = encoder
-        self.look = nn.Sequential(
+        self.thumbnail_decoder = nn.Sequential(
             nn.Linear(dim, 96 * 64),
             nn.Unflatten(1, (96, 8, 8)),
             nn.ReLU(),
@@ -80,11 +96,11 @@ class PatchEncoderStage(Stage):
         self.place = {int(i): n for n, i in enumerate(self.pool)}
         self.neighbours, self.thumbnail = neighbours, thumbnail
         self.temperature, self.jitter, self.slides = temperature, jitter, slides
-        self.made = dim - encoder.config["layout"]
+        self.content_dims = dim - encoder.config["layout"]
 
     def networks(self) -> dict[str, nn.Module]:
         """The encoder and its head (kept so that a run resumes)."""
-        return {"patch_encoder": self.patch_encoder, "look": self.look}
+        return {"patch_encoder": self.patch_encoder, "look": self.thumbnail_decoder}
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
         """Two views (size, 3, S, S) in [0, 1] of tiles or of neighbours."""
@@ -106,13 +122,13 @@ class PatchEncoderStage(Stage):
         views = torch.cat([batch["first"], batch["second"]])
         codes = self.patch_encoder(views)
         count = len(batch["first"])
-        unit = F.normalize(codes[:, : self.made], dim=1)
+        unit = F.normalize(codes[:, : self.content_dims], dim=1)
         similar = (unit @ unit.T).float() / self.temperature
         similar = similar - torch.eye(2 * count, device=unit.device) * 1e4
         match = torch.arange(2 * count, device=unit.device).roll(count)
         contrast = F.cross_entropy(similar, match)
         small = F.adaptive_avg_pool2d(batch["first"], 32)
-        thumbnail = (self.look(codes[:count]).float() - small).square().mean()
+        thumbnail = (self.thumbnail_decoder(codes[:count]).float() - small).square().mean()
         hit = (similar.argmax(1) == match).float().mean()
         return {
             "loss": contrast + self.thumbnail * thumbnail,

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 
-class Average:
+class EMA:
     """Exponential moving average of networks.
 
     Weights and floating buffers (running statistics) are averaged alike, so that statistics fit

@@ -1,20 +1,22 @@
-"""What a run says while it trains: a line, a JSON-lines file, TensorBoard, pictures."""
+"""What a run logs while it trains: lines, a JSON-lines file, TensorBoard, images."""
 
 import json
+import logging
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
 from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from zoomldm.files import atomic_path
 
+_log = logging.getLogger(__name__)
 
-class Means:
+
+class RunningMeans:
     """Means of named values over the steps since they were last taken."""
 
     def __init__(self) -> None:
@@ -35,17 +37,16 @@ class Means:
         return means
 
 
-class Progress:
-    """Writes `log.jsonl`, `tensorboard/` and `pictures/` below the run, and prints one line a log.
+class RunLog:
+    """Writes `log.jsonl`, `tensorboard/` and `pictures/` below the run, and logs one line each.
 
     Args:
         run: folder of the run.
         total: steps of the whole run.
         start: step that this process begins at; later entries of an interrupted run are dropped.
-        quiet: print nothing.
     """
 
-    def __init__(self, run: Path, total: int, start: int, *, quiet: bool = False) -> None:
+    def __init__(self, run: Path, total: int, start: int) -> None:
         self.file = run / "log.jsonl"
         if self.file.exists():
             kept = [x for x in _entries(self.file) if x["step"] <= start]
@@ -54,7 +55,6 @@ class Progress:
         self.board = SummaryWriter(str(run / "tensorboard"), purge_step=start)
         self.folder = run / "pictures"
         self.total, self.start, self.begin = total, start, time.monotonic()
-        self.console = Console(stderr=True, quiet=quiet, markup=False)
 
     def _write(self, step: int, kind: str, values: dict[str, float]) -> None:
         entry = {"step": step, "kind": kind, **{k: round(v, 6) for k, v in values.items()}}
@@ -69,11 +69,8 @@ class Progress:
         spent = time.monotonic() - self.begin
         rate = (step - self.start) / max(spent, 1e-9)
         left = (self.total - step) / max(rate, 1e-9)
-        self.console.print(
-            f"step {step}/{self.total}  loss {values['loss']:.4f}  "
-            f"{rate:.2f} steps/s  {left / 60:.0f} min left",
-            highlight=False,
-        )
+        of, loss, minutes = f"step {step}/{self.total}", values["loss"], left / 60
+        _log.info(f"{of}  loss {loss:.4f}  {rate:.2f} steps/s  {minutes:.0f} min left")
 
     def held_out(self, step: int, values: dict[str, float]) -> None:
         """Log losses on held-out data."""
@@ -81,14 +78,14 @@ class Progress:
             self._write(step, "held-out", values)
             # One number a set: those of single levels, `set/20x`, are in the files.
             brief = "  ".join(f"{k} {v:.4f}" for k, v in values.items() if "/" not in k)
-            self.console.print(f"step {step}  {brief}", highlight=False)
+            _log.info(f"step {step}  {brief}")
 
-    def picture(self, step: int, picture: np.ndarray | None) -> None:
-        """Keep a picture (H, W, 3) uint8 as PNG and in TensorBoard."""
-        if picture is not None:
+    def image(self, step: int, image: np.ndarray | None) -> None:
+        """Keep an image (H, W, 3) uint8 as PNG and in TensorBoard."""
+        if image is not None:
             self.folder.mkdir(exist_ok=True)
-            Image.fromarray(picture).save(self.folder / f"step-{step:08d}.png")
-            self.board.add_image("pictures", picture, step, dataformats="HWC")
+            Image.fromarray(image).save(self.folder / f"step-{step:08d}.png")
+            self.board.add_image("pictures", image, step, dataformats="HWC")
 
     def close(self) -> None:
         """Flush everything."""
