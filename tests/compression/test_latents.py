@@ -12,7 +12,7 @@ from synthetic import paint_slide
 from zoomldm.archive import open_archive
 from zoomldm.compression.compress import CompressOptions, compress
 from zoomldm.geometry.lattice import patch_offsets
-from zoomldm.geometry.levels import COUNT
+from zoomldm.geometry.levels import COUNT, NAMES
 from zoomldm.pipeline import build_pipeline
 from zoomldm.slides import open_slide
 
@@ -63,18 +63,26 @@ def test_latents_are_those_of_the_pixels(tmp_path, pipeline):
             row, col = (int(v) * 256 // 2**level for v in offsets[index])
             pixels = torch.from_numpy(opened.read(level, col, row, 256, 256)[None])
             pictures = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
-            expected = pipeline.encode_pictures(pictures).numpy()
+            expected = pipeline.encode_images(pictures).numpy()
             stored = archive.latents(level, [index])
             assert np.abs(stored - expected).mean() < 0.02 * expected.std()
 
 
-def test_a_patch_that_cannot_be_read_is_left_out(tmp_path, pipeline):
+def test_a_patch_that_cannot_be_read_is_left_out_and_counted(tmp_path, pipeline, caplog):
     slide = paint_slide(tmp_path / "a.tif", 2560, 2816, tissue=1.0)
     damage_tile(slide, 27)
     options = CompressOptions(for_training=True, tissue="all")
-    compress(slide, tmp_path / "a.zldm", options, pipeline=pipeline, name="tiny")
+    with caplog.at_level("WARNING"):
+        report = compress(slide, tmp_path / "a.zldm", options, pipeline=pipeline, name="tiny")
     with open_archive(tmp_path / "a.zldm") as archive:
+        there = {k: len(archive.offsets(k)) for k in range(COUNT)}
         lost = np.array(archive.manifest.unreadable)
         assert [tuple(v) for v in lost] == [(2, 7)]
         assert len(archive.offsets(0)) == 109
         assert not (archive.offsets(0) == lost[0]).all(1).any()
+        every = {k: len(patch_offsets(np.ones_like(archive.mask), k)) for k in range(COUNT)}
+    missing = {NAMES[k]: every[k] - n for k, n in there.items() if every[k] > n}
+    assert missing["20x"] == 1 and missing["10x"] > 1
+    assert report.unreadable_patches == missing
+    (told,) = [r.getMessage() for r in caplog.records if "left out" in r.getMessage()]
+    assert all(f"{n} at {level}" in told for level, n in missing.items())

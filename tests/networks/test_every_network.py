@@ -12,6 +12,8 @@ from zoomldm.networks.autoencoder import FoldedAutoencoder
 from zoomldm.networks.context_dit import ContextDiT
 from zoomldm.networks.denoiser import Denoiser
 from zoomldm.networks.embedding_dit import EmbeddingDiT
+from zoomldm.networks.lowpass import LowPassAutoencoder
+from zoomldm.networks.octave_denoiser import BASE, NONE, PARENT, OctaveDenoiser
 from zoomldm.networks.patch_encoder import TileCNN
 from zoomldm.networks.patch_vit import PatchViT, ViTSizes
 from zoomldm.networks.precision import fitted, widened
@@ -19,6 +21,11 @@ from zoomldm.networks.released_autoencoder import VQAutoencoder
 from zoomldm.networks.summarizer_vit import ViTSummarizer
 from zoomldm.networks.summarizers import CNNSummarizer
 from zoomldm.pipeline.presets import preset
+
+
+def _of(name: str, part: str) -> dict[str, Any]:
+    """Settings of a network of a preset, its kind apart."""
+    return {k: v for k, v in preset(name)[part].items() if k != "kind"}
 
 
 class NetworkTests:
@@ -90,6 +97,39 @@ class TestDenoiser(NetworkTests):
 class TestFoldedAutoencoder(NetworkTests):
     build = staticmethod(lambda: FoldedAutoencoder(**preset("tiny")["vae"]))
     inputs = staticmethod(lambda: (torch.rand(3, 3, 64, 64) * 2 - 1,))
+
+
+class TestLowPassEncoder(NetworkTests):
+    build = staticmethod(lambda: LowPassAutoencoder(**_of("tiny-octaves", "vae")))
+    inputs = staticmethod(lambda: (torch.rand(3, 3, 64, 64) * 2 - 1,))
+
+    def call(self, network: Any, *given: Tensor) -> Tensor:
+        return network.encode(*given)
+
+
+class TestLowPassDecoder(NetworkTests):
+    build = staticmethod(lambda: LowPassAutoencoder(**_of("tiny-octaves", "vae")))
+    inputs = staticmethod(
+        lambda: (torch.randn(3, 6, 8, 8), torch.randn(3, 2, 8, 8), torch.tensor([0, 3, 7]))
+    )
+
+    def call(self, network: Any, *given: Tensor) -> Tensor:
+        return network.decode(*given)
+
+
+class TestOctaveDenoiser(NetworkTests):
+    build = staticmethod(lambda: OctaveDenoiser(**_of("tiny-octaves", "unet")))
+    inputs = staticmethod(
+        lambda: (
+            torch.randn(3, 6, 32, 32),
+            torch.tensor([1, 500, 999]),
+            torch.randn(3, 64, 32),
+            torch.tensor([0, 3, 7]),
+            torch.randn(3, 6, 32, 32),
+            torch.tensor([PARENT, BASE, NONE]),
+            torch.tensor([0.1, 0.3, 0.0]),
+        )
+    )
 
 
 class TestVQAutoencoder(NetworkTests):

@@ -1,40 +1,37 @@
 """Tapes recorded from the released code at reduced size, and its weights drawn again."""
 
-import importlib.util
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from parity.weights import whole_checkpoint
 from torch import Tensor
 
 from zoomldm.pipeline import ZoomLDMPipeline, load_pipeline
-from zoomldm.released import convert_released
+from zoomldm.released import ConvertOptions, convert_released
+
+TAPES = Path(__file__).parents[1] / "data" / "tapes"  # the small ones; the others are in shared
 
 
 @pytest.fixture(scope="session")
-def rebuilding(shared: Path) -> ModuleType:
-    path = shared / "parity" / "rebuild.py"
-    spec = importlib.util.spec_from_file_location("rebuild", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def tape(request: pytest.FixtureRequest) -> Callable[[str], Any]:
+    def load(name: str) -> Any:
+        own = TAPES / f"{name}.pt"
+        if not own.exists():
+            own = request.getfixturevalue("shared") / "parity" / own.name
+        return torch.load(own, weights_only=True)
+
+    return cache(load)
 
 
 @pytest.fixture(scope="session")
-def tape(shared: Path) -> Callable[[str], Any]:
-    return cache(lambda name: torch.load(shared / "parity" / f"{name}.pt", weights_only=True))
-
-
-@pytest.fixture(scope="session")
-def checkpoint(rebuilding: ModuleType, tape: Callable, tmp_path_factory: pytest.TempPathFactory):
+def checkpoint(tape: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Path of the reduced weights.ckpt."""
     path = tmp_path_factory.mktemp("released") / "weights.ckpt"
-    torch.save(rebuilding.rebuild_checkpoint(tape("ldm")), path)
+    torch.save(whole_checkpoint(tape("ldm")), path)
     return path
 
 
@@ -48,7 +45,7 @@ def pipeline(checkpoint: Path) -> ZoomLDMPipeline:
 @pytest.fixture(scope="session")
 def raw_pipeline(checkpoint: Path) -> ZoomLDMPipeline:
     """The reduced checkpoint, converted with the last step's weights."""
-    convert_released(checkpoint, checkpoint.parent / "raw", "raw")
+    convert_released(checkpoint, checkpoint.parent / "raw", ConvertOptions("raw"))
     return load_pipeline(str(checkpoint.parent / "raw"))
 
 

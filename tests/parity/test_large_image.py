@@ -7,12 +7,12 @@ import torch
 
 from zoomldm.diffusion.guidance import guided_beyond
 from zoomldm.diffusion.large_image import (
-    bell,
     decode_large,
+    gaussian_window,
     join_tiles,
     remove_seams,
     resized,
-    spherical,
+    slerp,
     split_tiles,
     to_bytes,
     window_embedding,
@@ -29,7 +29,7 @@ def test_resizing(tape: Callable, assert_close: Callable, factor: int) -> None:
 
 
 def test_window(tape: Callable, assert_close: Callable) -> None:
-    assert_close(bell(64), tape("large_image")["kernel64"], 1e-6)
+    assert_close(gaussian_window(64), tape("large_image")["kernel64"], 1e-6)
 
 
 def test_decoding_by_windows(tape: Callable, raw_pipeline: ZoomLDMPipeline) -> None:
@@ -60,8 +60,8 @@ def test_guidance_of_large_pictures(
 
 def test_spherical_interpolation(tape: Callable, assert_close: Callable) -> None:
     t = tape("large_image")["slerp"]
-    assert_close(spherical(t["t"], t["a"], t["b"]), t["out"])
-    torch.testing.assert_close(spherical(0.3, t["a"], t["a"]), t["a"])
+    assert_close(slerp(t["t"], t["a"], t["b"]), t["out"])
+    torch.testing.assert_close(slerp(0.3, t["a"], t["a"]), t["a"])
 
 
 def test_contexts_off_the_lattice(

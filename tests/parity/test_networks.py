@@ -4,11 +4,11 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from parity.weights import network_weights
 from torch import Tensor, nn
 
 from zoomldm.diffusion.learned_range import LearnedRange, cosine_betas
@@ -39,9 +39,9 @@ def _filled(network: nn.Module, tensors: Tensors, renamed: Callable) -> Any:
     return network
 
 
-def test_denoiser(tape: Callable, rebuilding: ModuleType, assert_close: Callable) -> None:
+def test_denoiser(tape: Callable, assert_close: Callable) -> None:
     t = tape("unet")
-    tensors = _tensors(rebuilding.rebuild(t["shapes"], t["seed"]), released.UNET)
+    tensors = _tensors(network_weights(t["shapes"], t["seed"]), released.UNET)
     unet = Denoiser(**released.unet_config(tensors))
     _filled(unet, tensors, lambda k: released.UNET + released.unet_name(k, unet))
     seen: list[Tensor] = []
@@ -62,9 +62,9 @@ def test_denoiser(tape: Callable, rebuilding: ModuleType, assert_close: Callable
     assert_close(inner.time_proj(t["t"]), t["temb"])
 
 
-def test_autoencoder(tape: Callable, rebuilding: ModuleType, assert_close: Callable) -> None:
+def test_autoencoder(tape: Callable, assert_close: Callable) -> None:
     t = tape("autoencoder_vq")
-    tensors = _tensors(rebuilding.rebuild(t["shapes"], t["seed"]), released.AUTOENCODER)
+    tensors = _tensors(network_weights(t["shapes"], t["seed"]), released.AUTOENCODER)
     vae = VQAutoencoder(**released.autoencoder_config(tensors))
     _filled(vae, tensors, lambda k: released.AUTOENCODER + released.autoencoder_name(k, vae))
     nearest, indices = vae.quantise(t["z"])
@@ -78,9 +78,9 @@ def test_autoencoder(tape: Callable, rebuilding: ModuleType, assert_close: Calla
 
 
 @pytest.fixture(scope="module")
-def summarizer(tape: Callable, rebuilding: ModuleType) -> ViTSummarizer:
+def summarizer(tape: Callable) -> ViTSummarizer:
     t = tape("summarizer_vit")
-    tensors = _tensors(rebuilding.rebuild(t["shapes"], t["seed"]), released.SUMMARIZER)
+    tensors = _tensors(network_weights(t["shapes"], t["seed"]), released.SUMMARIZER)
     network = ViTSummarizer(**released.summarizer_config(tensors))
     return _filled(
         network, tensors, lambda k: released.SUMMARIZER + released.summarizer_name(k, tensors)
@@ -116,9 +116,9 @@ def test_preparation_of_conditions(tape: Callable) -> None:
 
 
 @pytest.fixture(scope="module")
-def transformer(tape: Callable, rebuilding: ModuleType) -> EmbeddingDiT:
+def transformer(tape: Callable) -> EmbeddingDiT:
     t = tape("embedding_dit")
-    values = rebuilding.rebuild(t["shapes"], t["seed"]) | {"pos_embed": t["pos_embed"]}
+    values = network_weights(t["shapes"], t["seed"]) | {"pos_embed": t["pos_embed"]}
     tensors = Tensors("tape", values)
     config = released.embedding_diffusion_config(tensors) | {"heads": t["config"]["num_heads"]}
     return _filled(EmbeddingDiT(**config), tensors, released.embedding_diffusion_name)

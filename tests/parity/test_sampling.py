@@ -21,7 +21,7 @@ from zoomldm.diffusion.samplers import (
 from zoomldm.errors import ConfigError
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pipeline.presets import SCHEDULE
-from zoomldm.training.averaging import Average
+from zoomldm.training.ema import EMA
 
 SCALE = 2.0
 DDIM_SCALE = 1.75
@@ -260,7 +260,7 @@ def test_history_of_the_moving_average(tape: Callable, assert_close: Callable) -
     network = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     names = {k: k.replace(".", "") for k in network.state_dict()}
     network.load_state_dict({k: t["initial"][name].clone() for k, name in names.items()})
-    average = Average({"net": network}, 0.9999)
+    average = EMA({"net": network}, 0.9999)
     for step, recorded in enumerate(t["history"]):
         if step:
             with torch.no_grad():

@@ -61,6 +61,10 @@ def test_refused(archive: Path, tmp_path: Path, pipeline: ZoomLDMPipeline) -> No
     Image.new("RGB", (300, 256)).save(small)
     with pytest.raises(ConfigError, match="300 x 256 px; expected one tile, 256 x 256 px"):
         read_reference(str(small), pipeline)
+    deep = tmp_path / "deep.png"  # 16 bits a channel, which became white
+    Image.fromarray(np.full((256, 256), 9000, np.uint16)).save(deep)
+    with pytest.raises(ConfigError, match=r"deep\.png: has more than 8 bits a channel \(mode I;16"):
+        read_reference(str(deep), pipeline)
     bare = build_pipeline("tiny")
     bare.patch_encoder = None
     with pytest.raises(PipelineError, match="no patch encoder to describe it"):

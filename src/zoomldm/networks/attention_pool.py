@@ -55,5 +55,5 @@ class PooledViT(nn.Module):
         self.ln_contrast = nn.LayerNorm(dim)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Embed pictures (B, 3, S, S), normalised: (B, dim)."""
+        """Embed images (B, 3, S, S), normalised: (B, dim)."""
         return self.ln_contrast(self.attn_pool_contrast(self.trunk(pictures))[:, 0])

@@ -1,4 +1,4 @@
-"""Autoencoders: pictures to latents and back, frozen while the denoiser trains."""
+"""Autoencoders: images to latents and back, frozen while the denoiser trains."""
 
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
@@ -73,13 +73,13 @@ class FoldedAutoencoder(ModelMixin, ConfigMixin):
         )
 
     def encode(self, pictures: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in [-1, 1], sides divisible by 8, to latents (B, C, H/8, W/8)."""
+        """Images (B, 3, H, W) in [-1, 1], sides divisible by 8, to latents (B, C, H/8, W/8)."""
         return self.standardise(self.encoder(pictures))
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents (B, C, h, w) to pictures (B, 3, 8 h, 8 w), about [-1, 1], not clamped."""
+        """Latents (B, C, h, w) to images (B, 3, 8 h, 8 w), about [-1, 1], not clamped."""
         return self.decoder(latents)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Round trip of pictures (B, 3, H, W)."""
+        """Round trip of images (B, 3, H, W)."""
         return self.decode(self.encode(pictures))

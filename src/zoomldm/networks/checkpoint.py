@@ -130,7 +130,7 @@ class Tensors(dict[str, Tensor]):
         return i
 
 
-class Faults:
+class Mismatches:
     """Keys that are missing, extra or of another shape, gathered and told together."""
 
     def __init__(self, tensors: Tensors, what: str = "a ZoomLDM checkpoint") -> None:

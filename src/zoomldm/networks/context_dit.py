@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from zoomldm.networks.embedding_dit import TIME, positions, time_features
 from zoomldm.networks.summarizers import SIDE, standardise
+from zoomldm.networks.transformer import ModulatedBlock, modulated_norm
 
 HALF = SIDE // 2
 
@@ -32,7 +33,7 @@ def matching_quarter(context: Tensor, row: Tensor, col: Tensor) -> Tensor:
     return context.gather(1, index[:, :, None].expand(-1, -1, context.shape[2]))
 
 
-class _Block(nn.Module):
+class _Block(ModulatedBlock):
     """Transformer block under a modulation that all blocks share, with offsets of its own.
 
     One layer makes shifts, scales and gates for every block (Chen et al. 2024, PixArt-alpha,
@@ -41,35 +42,17 @@ class _Block(nn.Module):
     """
 
     def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.attended = nn.Linear(width, width)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width)
-        )
+        super().__init__(width, heads)
         self.offsets = nn.Parameter(torch.zeros(6, width))
 
     def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
-        parts = (modulation + self.offsets)[:, :, None].unbind(1)
-        shift, scale, gate = parts[:3]
-        x = x + gate * self._attention(_normed(x) * (1 + scale) + shift)
-        shift, scale, gate = parts[3:]
-        return x + gate * self.mlp(_normed(x) * (1 + scale) + shift)
-
-    def _attention(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.attended(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-
-
-def _normed(x: Tensor) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:], eps=1e-6)
+        return self.modulated(x, (modulation + self.offsets)[:, :, None].unbind(1))
 
 
 class ContextDiT(ModelMixin, ConfigMixin):
     """Transformer that predicts clean standardised context tokens from noised ones.
 
-    It works on contexts of zero mean and unit deviation per dimension; `mean` and `deviation`,
+    It works on contexts of zero mean and unit std per dimension; `mean` and `deviation`,
     buffers that travel with the weights, lead there and back. Every condition but the timestep
     has a null: level `levels`, label `len(labels)`, a reference or a parent of zeros.
 
@@ -157,7 +140,7 @@ class ContextDiT(ModelMixin, ConfigMixin):
             contexts: (B, 64, context_dim), standardised and noised.
             time: (B,) timesteps, 0..999.
             level: (B,) level of each; `levels` is the null.
-            reference: (B, D) raw embedding of a tile like which the tissue is to be; zeros are
+            reference: (B, D) raw embedding of a tile that the tissue should resemble; zeros are
                 the null, and so is None.
             parent: (B, 16, context_dim) what `matching_quarter` cuts out of the parent's context,
                 in the summarizer's units; zeros are the null, and so is None.
@@ -173,7 +156,7 @@ class ContextDiT(ModelMixin, ConfigMixin):
         for block in self.blocks:
             x = block(x, modulation)
         shift, scale = self.last(condition)[:, None].chunk(2, 2)
-        return self.out(_normed(x) * (1 + scale) + shift)
+        return self.out(modulated_norm(x, shift, scale))
 
     def _reference(self, reference: Tensor | None) -> Tensor:
         if reference is None or self.reference is None:

@@ -51,7 +51,7 @@ class Denoiser(ModelMixin, ConfigMixin):
     """U-Net on latents folded `fold` x `fold`, reading the context as tokens and in space.
 
     Context tokens are aligned with the patch (token 8 i + j is cell (i, j)), so they are also
-    laid out as an 8 x 8 picture, scaled to the folded latents and given as input channels.
+    laid out as an 8 x 8 image, scaled to the folded latents and given as input channels.
 
     Args:
         latent_channels: channels C of the latents.

@@ -8,6 +8,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoomldm.networks.transformer import ModulatedBlock, modulated_norm, zeroed
+
 TIME = 256
 
 
@@ -26,38 +28,18 @@ def time_features(time: Tensor) -> Tensor:
     return torch.cat([angle.cos(), angle.sin()], 1)
 
 
-class _Block(nn.Module):
-    """Transformer block whose norms a condition shifts, scales and gates (Peebles and Xie 2023).
+class _Block(ModulatedBlock):
+    """Transformer block whose norms a condition shifts, scales and gates.
 
     The last layer that makes the six modulations starts at zero: the block starts as identity.
     """
 
     def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.attended = nn.Linear(width, width)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width)
-        )
-        self.modulation = nn.Linear(width, 6 * width)
-        nn.init.zeros_(self.modulation.weight)
-        nn.init.zeros_(self.modulation.bias)
+        super().__init__(width, heads)
+        self.modulation = zeroed(nn.Linear(width, 6 * width))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        modulation = self.modulation(F.silu(condition))[:, None].chunk(6, 2)
-        shift, scale, gate = modulation[:3]
-        x = x + gate * self._attention(_normed(x, shift, scale))
-        shift, scale, gate = modulation[3:]
-        return x + gate * self.mlp(_normed(x, shift, scale))
-
-    def _attention(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.attended(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-
-
-def _normed(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
+        return self.modulated(x, self.modulation(F.silu(condition))[:, None].chunk(6, 2))
 
 
 class EmbeddingDiT(ModelMixin, ConfigMixin):
@@ -114,4 +96,4 @@ class EmbeddingDiT(ModelMixin, ConfigMixin):
         for block in self.blocks:
             x = block(x, condition)
         shift, scale = self.modulation(F.silu(condition))[:, None].chunk(2, 2)
-        return self.out(_normed(x, shift, scale))
+        return self.out(modulated_norm(x, shift, scale))

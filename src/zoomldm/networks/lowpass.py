@@ -103,7 +103,7 @@ class LowPassAutoencoder(ModelMixin, ConfigMixin):
     """Fixed low-pass encoder and learned stochastic decoder, both local and of factor 8.
 
     `encode` takes luminance at 1/4 and chroma at 1/8 of the side in orthonormal opponent colours,
-    divides each of the 24 bands of a 16 px block (DCT) by the root of its deviation, and lays
+    divides each of the 24 bands of a 16 px block (DCT) by the root of its std, and lays
     them out as 6 channels at 1/8: DCT of 2 x 2 luminance, two chromas.
 
     `decode` adds to the enlarged low-pass image what a network without any normalisation over
@@ -154,7 +154,7 @@ class LowPassAutoencoder(ModelMixin, ConfigMixin):
         return math.ceil(1 + coarse + middle / 2 + fine / 4 + 1)
 
     def fit(self, mean: Tensor, deviation: Tensor) -> None:
-        """Set the bands' scaling from their mean and deviation over training patches, (24,)."""
+        """Set the bands' scaling from their mean and std over training patches, (24,)."""
         root = deviation.sqrt()
         common = (deviation / root).square().mean().sqrt()
         self.mean.copy_(mean)

@@ -130,7 +130,7 @@ class OctaveDenoiser(ModelMixin, ConfigMixin):
             level: (B,) 0..levels - 1; None for 20x.
             hint: (B, C, h, w), laid out as the latents; None for none at all.
             kind: (B,) NONE, PARENT or BASE for each.
-            noise: (B,) deviation of the Gaussian noise that a parent carries, or the loss of the
+            noise: (B,) std of the Gaussian noise that a parent carries, or the loss of the
                 base layer's codec, 0 to 1.
             head: mean and variance where they are at hand already.
 

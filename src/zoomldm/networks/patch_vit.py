@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoomldm.networks.transformer import attend
+
 HEAD = 64  # numbers a head, where nobody says otherwise
 
 Pooling = Literal["class", "class and mean", "tokens"]
@@ -24,7 +26,7 @@ class ViTSizes:
         heads: attention heads.
         hidden: width of the first layer of an MLP; both halves of it where gated.
         patch: side of a patch in px.
-        side: patches along a side of the picture that the positions were learned on.
+        side: patches along a side of the image that the positions were learned on.
         registers: tokens beside the class token.
         positions_of_class: whether the class token has a position of its own.
         layer_scale: whether each residual branch is scaled by learned numbers.
@@ -103,8 +105,7 @@ class _Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.proj(attend(self.qkv(x), self.heads))
 
 
 class _MLP(nn.Module):
@@ -176,7 +177,7 @@ class PatchViT(nn.Module):
             nn.init.normal_(value, std=0.02)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Embed pictures (B, 3, S, S), normalised, S a multiple of the patch.
+        """Embed images (B, 3, S, S), normalised, S a multiple of the patch.
 
         Returns:
             (B, dim); (B, 2 dim) for `class and mean`; (B, T, dim) for `tokens`.

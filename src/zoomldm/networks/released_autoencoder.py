@@ -9,7 +9,7 @@ from torch import Tensor
 class VQAutoencoder(ModelMixin, ConfigMixin):
     """Vector-quantised autoencoder; its latents are those before quantisation.
 
-    Sides of pictures must be divisible by the factor, 2 ** (levels - 1).
+    Sides of images must be divisible by the factor, 2 ** (levels - 1).
 
     Args:
         latent_channels: channels C of the latents and of the codebook.
@@ -39,11 +39,11 @@ class VQAutoencoder(ModelMixin, ConfigMixin):
 
     @property
     def factor(self) -> int:
-        """Side of a picture over that of its latents."""
+        """Side of an image over that of its latents."""
         return 2 ** (len(self.config["widths"]) - 1)
 
     def encode(self, pictures: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in [-1, 1] to latents (B, C, H / f, W / f), not quantised."""
+        """Images (B, 3, H, W) in [-1, 1] to latents (B, C, H / f, W / f), not quantised."""
         return self.vq.encode(pictures, return_dict=False)[0]
 
     def quantise(self, latents: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,7 +52,7 @@ class VQAutoencoder(ModelMixin, ConfigMixin):
         return nearest, indices
 
     def decode(self, latents: Tensor, quantise: bool = True) -> Tensor:
-        """Latents (B, C, h, w) to pictures (B, 3, f h, f w), about [-1, 1], not clamped.
+        """Latents (B, C, h, w) to images (B, 3, f h, f w), about [-1, 1], not clamped.
 
         Args:
             latents: as `encode` gives or a denoiser makes them.

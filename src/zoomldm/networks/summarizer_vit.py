@@ -33,7 +33,7 @@ class _Block(nn.Module):
 class ViTSummarizer(ModelMixin, ConfigMixin):
     """Transformer over 64 grid tokens behind one token of the level.
 
-    The released system's, in place of the seed's CNN: grids larger than 8 x 8 are averaged to
+    The released system's, in place of the supplement's CNN: grids larger than 8 x 8 are averaged to
     8 x 8 first; smaller ones lie in the middle of 64 places, learned padding around them.
 
     Args:

@@ -10,13 +10,13 @@ SIDE = 8
 
 
 def standardise(embeddings: Tensor) -> Tensor:
-    """Zero mean and unit deviation of each token over its last axis.
+    """Zero mean and unit standard deviation of each token over its last axis.
 
     Args:
         embeddings: (..., D), any float type.
 
     Returns:
-        (..., D) float32; deviation unbiased, epsilon 1e-8, a constant token becomes zeros.
+        (..., D) float32; standard deviation unbiased, epsilon 1e-8, a constant token becomes zeros.
     """
     x = embeddings.float()
     x = x - x.mean(-1, keepdim=True)

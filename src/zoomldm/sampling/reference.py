@@ -1,4 +1,4 @@
-"""The tile like which tissue is asked for: a picture, or a place in an archive."""
+"""The tile that new tissue should resemble: an image, or a place in an archive."""
 
 import hashlib
 from dataclasses import dataclass
@@ -33,15 +33,15 @@ def read_reference(text: str, pipeline: ZoomLDMPipeline) -> Reference:
     """Read what `--like` names.
 
     Args:
-        text: a picture of one tile (256 x 256 px at 0.5 mpp), or `ARCHIVE@X,Y`: the tile that
+        text: an image of one tile (256 x 256 px at 0.5 mpp), or `ARCHIVE@X,Y`: the tile that
             holds the pixel X, Y of the archive's 20x raster (0.5 mpp).
-        pipeline: its patch encoder describes the picture, or made the archive.
+        pipeline: its patch encoder describes the image, or made the archive.
 
     Raises:
-        ConfigError: neither, or a picture that is no tile.
+        ConfigError: neither, or an image that is no tile.
         RegionError: a place outside the slide, or on background.
         ArchiveError: an archive of another patch encoder.
-        PipelineError: a picture for a pipeline without patch encoder.
+        PipelineError: an image for a pipeline without patch encoder.
     """
     path, at, place = text.rpartition("@")
     if at and path and not Path(text).is_file():
@@ -79,8 +79,13 @@ def _of_picture(path: Path, pipeline: ZoomLDMPipeline) -> Reference:
     if not path.is_file():
         raise ConfigError(f"{path}: no such picture; --like takes TILE.png or ARCHIVE@X,Y")
     try:
-        with Image.open(path) as picture:
-            pixels = np.array(picture.convert("RGB"))
+        with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):  # Pillow would cut off what is above 255
+                raise ConfigError(
+                    f"{path}: has more than 8 bits a channel (mode {image.mode}); expected an "
+                    "8-bit image of the tile, such as PNG in RGB"
+                )
+            pixels = np.array(image.convert("RGB"))
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
         hint = "; for an archive give ARCHIVE@X,Y" if path.suffix == ".zldm" else ""
         raise ConfigError(f"{path}: is no picture{hint}") from error

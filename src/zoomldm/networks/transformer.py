@@ -1,0 +1,63 @@
+"""What the transformers share: attention of packed queries, keys and values; modulated blocks."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def attend(qkv: Tensor, heads: int) -> Tensor:
+    """Attention of tokens to each other.
+
+    Args:
+        qkv: (B, T, 3 x width), queries, keys and values side by side.
+        heads: the width is divided among.
+
+    Returns:
+        (B, T, width).
+    """
+    q, k, v = qkv.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+class ModulatedBlock(nn.Module):
+    """Transformer block whose norms are shifted, scaled and gated (Peebles and Xie 2023).
+
+    Where the six come from is a subclass's. With gates of zero the block is the identity.
+
+    Args:
+        width: of a token.
+        heads: of the attention.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.attended = nn.Linear(width, width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width)
+        )
+
+    def modulated(self, x: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
+        """Tokens (B, T, width) under shift, scale and gate of attention and then of the MLP.
+
+        Args:
+            x: the tokens.
+            parts: six of (B, 1, width).
+        """
+        shift, scale, gate = parts[:3]
+        h = self.qkv(modulated_norm(x, shift, scale))
+        x = x + gate * self.attended(attend(h, self.heads))
+        shift, scale, gate = parts[3:]
+        return x + gate * self.mlp(modulated_norm(x, shift, scale))
+
+
+def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Tokens normalised, then scaled by 1 + `scale` and shifted."""
+    return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
+
+
+def zeroed(layer: nn.Linear) -> nn.Linear:
+    """A layer that starts at zero."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
