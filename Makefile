@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export OMP_WAIT_POLICY := PASSIVE
 export TORCH_CPP_LOG_LEVEL := ERROR
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test lint docs setup test-lowest dist clean
 
 demo: $(VENV)/.ready-run
 	@echo "== rendering the shipped archive (embeddings only) at eight magnifications"
@@ -22,6 +22,24 @@ lint: $(VENV)/.ready-dev
 	@$(BIN)/ruff check src tests benchmarks
 	@$(BIN)/ruff format --check src tests benchmarks
 	@$(BIN)/pyright
+
+docs: $(VENV)/.ready-dev
+	@echo "== site/index.html"
+	@$(BIN)/pip install -q -c constraints.txt -e '.[docs]'
+	@$(BIN)/mkdocs build -q
+
+# The lower bounds of pyproject.toml (core and extras that tests need), in an environment of their own.
+test-lowest:
+	@echo "== the lowest versions that pyproject.toml allows"
+	@$(PYTHON) -m venv $(VENV)-lowest
+	@$(VENV)-lowest/bin/pip install -q -r lowest.txt
+	@$(VENV)-lowest/bin/pip install -q pytest hypothesis psutil
+	@$(VENV)-lowest/bin/pip install -q --no-deps -e .
+	@$(VENV)-lowest/bin/python -m pytest -q tests/cli/test_archives.py tests/pipeline tests/networks tests/slides tests/compression
+
+dist: $(VENV)/.ready-dev
+	@$(BIN)/pip install -q build
+	@$(BIN)/python -m build -o dist .
 
 setup: $(VENV)/.ready-dev
 
@@ -42,4 +60,4 @@ $(VENV)/.ready-dev: $(VENV)/.ready-run
 	@touch $@
 
 clean:
-	rm -rf $(VENV) demo .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-lowest demo site dist .pytest_cache .ruff_cache .hypothesis
