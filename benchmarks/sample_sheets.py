@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from zoomldm.pipeline import load_pipeline
-from zoomldm.sampling.exports import SHEET, write_samples
+from zoomldm.sampling.exports import SHEET, SheetOptions, write_samples
 from zoomldm.sampling.options import SampleOptions
 from zoomldm.sampling.reference import read_reference
 
@@ -30,16 +30,16 @@ def main() -> None:
     options = SampleOptions(precision="bfloat16", batch=8)
     archive = resources.files("zoomldm") / "weights" / "demo.zldm"
     references = [read_reference(f"{archive}@{place}", pipeline) for place in LIKE]
-    every = list(range(8))
     sheets = {
-        "new-tissue": {"levels": every, "n": 8},
-        "zoom": {"levels": every, "n": 1, "zoom": True},
-        "like-1": {"levels": [0], "n": 8, "reference": references[0]},
-        "like-2": {"levels": [0], "n": 8, "reference": references[1]},
+        "new-tissue": {"n": 8},
+        "zoom": {"zoom": True},
+        "like-1": {"levels": ["20x"], "n": 8, "like": references[0]},
+        "like-2": {"levels": ["20x"], "n": 8, "like": references[1]},
     }
     for name, wanted in sheets.items():
         with tempfile.TemporaryDirectory() as folder:
-            write_samples(pipeline, Path(folder), options=options, **wanted)
+            chosen = SheetOptions(**wanted, samples=options)
+            write_samples(folder, chosen, pipeline=pipeline)
             with Image.open(Path(folder) / SHEET) as sheet:
                 sheet.convert("RGB").save(arguments.out / f"{name}.jpg", quality=85)
         print(arguments.out / f"{name}.jpg", flush=True)

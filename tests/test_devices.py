@@ -46,7 +46,7 @@ def denoised(p: ZoomLDMPipeline) -> Tensor:
     [
         lambda p: p.context(torch.empty(2, 4, 4, 32), 2),
         lambda p: p.context(torch.empty(1, 64, 64, 32), 6),
-        lambda p: p.encode_pictures(there(2, 3, 256, 256)),
+        lambda p: p.encode_images(there(2, 3, 256, 256)),
         lambda p: p.decode_latents(there(2, 4, 32, 32)),
         lambda p: p.patch_encoder(there(2, 3, 256, 256)),
         drawn,

@@ -15,7 +15,7 @@ from zoomldm.networks.summarizers import CNNSummarizer
 from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline
 from zoomldm.pipeline.presets import preset
 from zoomldm.rendering import DecompressOptions, decompress
-from zoomldm.sampling.exports import write_samples
+from zoomldm.sampling.exports import SheetOptions, write_samples
 from zoomldm.sampling.options import SampleOptions
 
 LACKS = r"knows the 4 levels 20x to 2\.5x, not "
@@ -43,10 +43,12 @@ def test_decompress(few: ZoomLDMPipeline, archive: Path, tmp_path: Path) -> None
 def test_sample(few: ZoomLDMPipeline, tmp_path: Path) -> None:
     options = SampleOptions(steps=2, context_steps=1)
     with pytest.raises(PipelineError, match=LACKS + r"1\.25x"):
-        write_samples(few, tmp_path / "no", [3, 4], 1, options)
+        wanted = SheetOptions(["2.5x", "1.25x"], 1, samples=options)
+        write_samples(tmp_path / "no", wanted, pipeline=few)
     assert not (tmp_path / "no").exists()
-    report = write_samples(few, tmp_path / "zoom", [], 1, options, zoom=True)
-    assert [row["level"] for row in report["samples"]] == ["2.5x", "5x", "10x", "20x"]
+    zoom = SheetOptions(zoom=True, samples=options)
+    report = write_samples(tmp_path / "zoom", zoom, pipeline=few)
+    assert [row["level"] for row in report.samples] == ["2.5x", "5x", "10x", "20x"]
 
 
 def test_training_data(

@@ -1,31 +1,48 @@
-"""ZoomLDM: whole-slide images kept as embeddings and turned back into pictures.
+"""ZoomLDM: whole-slide images kept as embeddings and turned back into images.
 
-`compress`, `decompress`, `extract_features`, `open_archive`, `open_slide`, `load_pipeline` and
-`sample` are loaded when used.
+Every name of `__all__` is loaded when it is first used.
 """
 
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what a checker and an editor see; at run time `__getattr__` imports
     from zoomldm.archive import open_archive as open_archive
     from zoomldm.archive import verify_archive as verify_archive
+    from zoomldm.archive.verify import VerifyReport as VerifyReport
+    from zoomldm.archive.verify import verify as verify
     from zoomldm.compression.compress import CompressOptions as CompressOptions
+    from zoomldm.compression.compress import CompressReport as CompressReport
     from zoomldm.compression.compress import compress as compress
     from zoomldm.editing.edit import EditOptions as EditOptions
     from zoomldm.editing.edit import edit as edit
     from zoomldm.features.extract import FeatureOptions as FeatureOptions
+    from zoomldm.features.extract import FeatureReport as FeatureReport
     from zoomldm.features.extract import extract_features as extract_features
+    from zoomldm.features.to_archive import ImportOptions as ImportOptions
+    from zoomldm.features.to_archive import ImportReport as ImportReport
     from zoomldm.features.to_archive import archive_from_features as archive_from_features
+    from zoomldm.mil.results import MilReport as MilReport
+    from zoomldm.mil.run import MilOptions as MilOptions
+    from zoomldm.mil.run import run_mil as run_mil
     from zoomldm.pipeline import ZoomLDMPipeline as ZoomLDMPipeline
     from zoomldm.pipeline import load_pipeline as load_pipeline
+    from zoomldm.released import ConvertOptions as ConvertOptions
+    from zoomldm.released import ConvertReport as ConvertReport
     from zoomldm.released import convert_released as convert_released
     from zoomldm.rendering import DecompressOptions as DecompressOptions
     from zoomldm.rendering import RenderedSlide as RenderedSlide
     from zoomldm.rendering import decompress as decompress
     from zoomldm.rendering import open_slide as open_slide
+    from zoomldm.rendering.exports import DecompressReport as DecompressReport
     from zoomldm.sampling.draw import sample as sample
+    from zoomldm.sampling.exports import SampleReport as SampleReport
+    from zoomldm.sampling.exports import SheetOptions as SheetOptions
+    from zoomldm.sampling.exports import write_samples as write_samples
+    from zoomldm.sampling.options import SampleOptions as SampleOptions
+    from zoomldm.verbs import Progress as Progress
+    from zoomldm.verbs import Report as Report
 
 try:
     __version__ = version("zoomldm")
@@ -33,30 +50,63 @@ except PackageNotFoundError:  # run from a checkout that is not installed
     __version__ = "0"
 
 _HOMES = {
-    "compress": "zoomldm.compression.compress",
-    "CompressOptions": "zoomldm.compression.compress",
-    "decompress": "zoomldm.rendering",
-    "DecompressOptions": "zoomldm.rendering",
-    "edit": "zoomldm.editing.edit",
-    "EditOptions": "zoomldm.editing.edit",
-    "extract_features": "zoomldm.features.extract",
-    "FeatureOptions": "zoomldm.features.extract",
-    "archive_from_features": "zoomldm.features.to_archive",
     "open_archive": "zoomldm.archive",
     "verify_archive": "zoomldm.archive",
-    "open_slide": "zoomldm.rendering",
-    "RenderedSlide": "zoomldm.rendering",
-    "load_pipeline": "zoomldm.pipeline",
-    "sample": "zoomldm.sampling.draw",
-    "convert_released": "zoomldm.released",
+    "VerifyReport": "zoomldm.archive.verify",
+    "verify": "zoomldm.archive.verify",
+    "CompressOptions": "zoomldm.compression.compress",
+    "CompressReport": "zoomldm.compression.compress",
+    "compress": "zoomldm.compression.compress",
+    "EditOptions": "zoomldm.editing.edit",
+    "edit": "zoomldm.editing.edit",
+    "FeatureOptions": "zoomldm.features.extract",
+    "FeatureReport": "zoomldm.features.extract",
+    "extract_features": "zoomldm.features.extract",
+    "ImportOptions": "zoomldm.features.to_archive",
+    "ImportReport": "zoomldm.features.to_archive",
+    "archive_from_features": "zoomldm.features.to_archive",
+    "MilReport": "zoomldm.mil.results",
+    "MilOptions": "zoomldm.mil.run",
+    "run_mil": "zoomldm.mil.run",
     "ZoomLDMPipeline": "zoomldm.pipeline",
+    "load_pipeline": "zoomldm.pipeline",
+    "ConvertOptions": "zoomldm.released",
+    "ConvertReport": "zoomldm.released",
+    "convert_released": "zoomldm.released",
+    "DecompressOptions": "zoomldm.rendering",
+    "RenderedSlide": "zoomldm.rendering",
+    "decompress": "zoomldm.rendering",
+    "open_slide": "zoomldm.rendering",
+    "DecompressReport": "zoomldm.rendering.exports",
+    "sample": "zoomldm.sampling.draw",
+    "SampleReport": "zoomldm.sampling.exports",
+    "SheetOptions": "zoomldm.sampling.exports",
+    "write_samples": "zoomldm.sampling.exports",
+    "SampleOptions": "zoomldm.sampling.options",
+    "Progress": "zoomldm.verbs",
+    "Report": "zoomldm.verbs",
 }
 __all__ = [
     "CompressOptions",
+    "CompressReport",
+    "ConvertOptions",
+    "ConvertReport",
     "DecompressOptions",
+    "DecompressReport",
     "EditOptions",
     "FeatureOptions",
+    "FeatureReport",
+    "ImportOptions",
+    "ImportReport",
+    "MilOptions",
+    "MilReport",
+    "Progress",
     "RenderedSlide",
+    "Report",
+    "SampleOptions",
+    "SampleReport",
+    "SheetOptions",
+    "VerifyReport",
     "ZoomLDMPipeline",
     "__version__",
     "archive_from_features",
@@ -68,12 +118,15 @@ __all__ = [
     "load_pipeline",
     "open_archive",
     "open_slide",
+    "run_mil",
     "sample",
+    "verify",
     "verify_archive",
+    "write_samples",
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'zoomldm' has no attribute {name!r}")

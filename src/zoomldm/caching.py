@@ -100,7 +100,7 @@ class DiskCache:
     """Bytes by name in a folder, up to a number of bytes in all; the oldest go first.
 
     Threads and processes may share the folder: SQLite keeps them apart (the package diskcache).
-    What is read is checked, and no pickle is ever loaded. Faults of the disk, such as its being
+    What is read is checked, and no pickle is ever loaded. Mismatches of the disk, such as its being
     full, are logged once and cost a miss, never an answer.
 
     Args:

@@ -10,6 +10,9 @@ def to_signed(pixels: NDArray[np.uint8] | Tensor) -> Tensor:
     """Pixels (B, H, W, 3) uint8 to (B, 3, H, W) float32 in [-1, 1], channels last.
 
     A tensor's device is kept.
+
+    >>> to_signed(np.full((1, 2, 3, 3), 255, np.uint8)).unique().tolist()
+    [1.0]
     """
     if isinstance(pixels, np.ndarray):
         pixels = torch.from_numpy(np.ascontiguousarray(pixels))
@@ -17,6 +20,10 @@ def to_signed(pixels: NDArray[np.uint8] | Tensor) -> Tensor:
 
 
 def to_pixels(images: Tensor) -> NDArray[np.uint8]:
-    """Images (B, 3, H, W) in [-1, 1] to (B, H, W, 3) uint8, clamped and rounded."""
+    """Images (B, 3, H, W) in [-1, 1] to (B, H, W, 3) uint8, clamped and rounded.
+
+    >>> to_pixels(torch.zeros(1, 3, 1, 1)).tolist()
+    [[[[128, 128, 128]]]]
+    """
     x = images.detach().float().clamp(-1, 1).add(1).mul(127.5).round()
     return np.ascontiguousarray(x.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())

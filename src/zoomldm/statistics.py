@@ -7,6 +7,9 @@ def auc(positive: np.ndarray, negative: np.ndarray) -> float:
     """Area under the ROC curve (Mann-Whitney, ties at one half): P(positive > negative).
 
     NaN where either set is empty.
+
+    >>> auc(np.array([0.9, 0.5]), np.array([0.5, 0.1]))
+    0.875
     """
     if not len(positive) or not len(negative):
         return float("nan")
@@ -18,7 +21,7 @@ def auc(positive: np.ndarray, negative: np.ndarray) -> float:
 
 
 def colour_statistics(pixels: np.ndarray) -> np.ndarray:
-    """Six numbers a picture: mean and deviation of R, G and B. (n, H, W, 3) uint8 -> (n, 6)."""
+    """Six numbers an image: mean and std of R, G and B. (n, H, W, 3) uint8 -> (n, 6)."""
     flat = pixels.reshape(len(pixels), -1, 3).astype(np.float32)
     return np.concatenate([flat.mean(1), flat.std(1)], 1)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zoomldm.archive import Archive, Encoder, Header, Network, SlideFacts, TissueFacts
+from zoomldm.archive import Archive, Encoder, Header, Network, SlideInfo, TissueInfo
 from zoomldm.archive.container import ContainerWriter
 from zoomldm.archive.manifest import MANIFEST_NAME
 from zoomldm.archive.writer import Precision, write_archive
@@ -16,7 +16,7 @@ from zoomldm.geometry.levels import grid_shape, level_size
 
 def make_header(width: int, height: int, dim: int) -> Header:
     return Header(
-        slide=SlideFacts(
+        slide=SlideInfo(
             name="a.svs",
             file_bytes=4_000_000,
             native_size=(2 * width, 2 * height),
@@ -27,7 +27,7 @@ def make_header(width: int, height: int, dim: int) -> Header:
             vendor="aperio",
             icc=None,
         ),
-        tissue=TissueFacts(mode="otsu", threshold=0.07, view_mpp=8.0),
+        tissue=TissueInfo(mode="otsu", threshold=0.07, view_mpp=8.0),
         encoder=Encoder(id="demo", digest="0" * 64, dim=dim),
         autoencoder=Network(id="demo", digest="1" * 64),
         pipeline=None,

@@ -38,7 +38,10 @@ def test_what_is_refused_is_one_line(run, slide: Path, archive: Path, tmp_path: 
     assert "pairs" in run(*fidelity, slide, "-o", page).line
     assert "ending in .md" in run(*fidelity, slide, archive, "-o", tmp_path / "page.html").line
     assert "does not exist" in run(*fidelity, slide, archive, "-o", tmp_path / "no/page.md").line
-    assert "codec 'png'" in run(*fidelity, slide, archive, "-o", page, "--codec", "png").line
+    assert (
+        "'png' is not one of 'avif'"
+        in run(*fidelity, slide, archive, "-o", page, "--codec", "png").line
+    )
     assert "CODEC:LEVEL:BYTES" in run("evaluate", "rates", slide, "-o", page, "--setting", "x").line
     assert "ends in .jpg" in run("evaluate", "nuclei", slide, "-o", tmp_path / "n.tif").line
     assert not page.exists()

@@ -13,7 +13,7 @@ QUICK = ("--pipeline", "tiny", "--steps", 1, "--context-steps", 1)
 
 def test_samples_of_a_level(run, tmp_path: Path) -> None:
     done = run("sample", "--level", "5x", "-n", 3, "-o", tmp_path / "out", *QUICK)
-    assert done.code == 0 and "3 pictures" in done.out
+    assert done.code == 0 and "3 images" in done.out
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         *("5x-0000.png", "5x-0001.png", "5x-0002.png", "contact-sheet.png", "samples.json")
     ]
@@ -62,6 +62,8 @@ def test_copies(run, tmp_path: Path) -> None:
     figures = json.loads(done.out)
     assert (figures["archives"], figures["held_out"]) == (["a.zldm", "b.zldm"], ["c.zldm"])
     assert [r["level"] for r in figures["levels"]] == ["20x", "10x"]
+    written = [Path(file).name for file in figures.pop("files")]
+    assert written == ["copies.md", "copies.json", "copies.jpg"]
     assert figures == json.loads((tmp_path / "copies.json").read_text())
     page = (tmp_path / "copies.md").read_text()
     assert "| 10x | " in page and figures["digest"][:16] in page and "](copies.jpg)" in page
@@ -70,7 +72,7 @@ def test_copies(run, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     assert "copies --data data -o" in page
-    assert "share is 2" in run(*command, "--share", 2).line
+    assert "share is 2" in run(*command, "--fraction", 2).line
     assert "holds no archives" in run("evaluate", "copies", "--data", empty, "-o", tmp_path).line
 
 

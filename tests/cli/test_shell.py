@@ -61,16 +61,16 @@ def test_an_error_of_the_system_is_one_line(run, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device", "/tmp/x")
 
-    monkeypatch.setattr("zoomldm.archive.verify_archive", full)
-    assert run("verify", "a.zldm").line == "zoomldm: /tmp/x: No space left on device"
+    monkeypatch.setattr("zoomldm.cli.diagnosis.diagnose", full)
+    assert run("doctor").line == "zoomldm: /tmp/x: No space left on device"
 
 
 def test_an_interruption_says_so(run, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("zoomldm.archive.verify_archive", stop)
-    outcome = run("verify", "a.zldm")
+    monkeypatch.setattr("zoomldm.cli.diagnosis.diagnose", stop)
+    outcome = run("doctor")
     assert outcome.code == 130 and "interrupted" in outcome.err
 
 
@@ -80,8 +80,8 @@ def test_a_full_gpu_is_one_line(run, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
-    monkeypatch.setattr("zoomldm.archive.verify_archive", full)
-    assert "the GPU's memory is full: pass a smaller --batch" in run("verify", "a.zldm").line
+    monkeypatch.setattr("zoomldm.cli.diagnosis.diagnose", full)
+    assert "the GPU's memory is full: pass a smaller --batch" in run("doctor").line
 
 
 @pytest.mark.parametrize("named", [False, True])
@@ -97,8 +97,8 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch, named):
             error.format_message = lambda: "hidden"  # type: ignore[attr-defined]
         raise error
 
-    monkeypatch.setattr("zoomldm.archive.verify_archive", fail)
-    monkeypatch.setattr("sys.argv", ["zoomldm", "verify", "a.zldm"])
+    monkeypatch.setattr("zoomldm.cli.diagnosis.diagnose", fail)
+    monkeypatch.setattr("sys.argv", ["zoomldm", "doctor"])
     with pytest.raises(ZeroDivisionError):
         cli.main()
 
@@ -108,12 +108,12 @@ def test_warnings_are_one_line(run, monkeypatch):
 
     def warn(*_):
         warnings.warn("odd\nslide", stacklevel=1)
-        return []
+        return {"self_test": {"passed": True}}
 
-    monkeypatch.setattr("zoomldm.archive.verify_archive", warn)
+    monkeypatch.setattr("zoomldm.cli.diagnosis.diagnose", warn)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        assert run("verify", "a.zldm").err == "zoomldm: warning: odd slide\n"
+        assert run("doctor").err == "zoomldm: warning: odd slide\n"
 
 
 def test_version(run):
@@ -149,11 +149,11 @@ def test_the_library_s_warnings_are_one_line(run, monkeypatch):
     def warn(*_):
         logging.getLogger("zoomldm.x").warning("odd\n%s", "slide")
         logging.getLogger("zoomldm.x").info("not shown")
-        return []
+        return {"self_test": {"passed": True}}
 
-    monkeypatch.setattr("zoomldm.archive.verify_archive", warn)
-    assert run("verify", "a.zldm").err == "zoomldm: warning: odd slide\n"
-    assert "not shown" in run("verify", "a.zldm", "--debug").err
+    monkeypatch.setattr("zoomldm.cli.diagnosis.diagnose", warn)
+    assert run("doctor").err == "zoomldm: warning: odd slide\n"
+    assert "not shown" in run("doctor", "--debug").err
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,8 @@ def test_choices_are_listed(run, arguments, choices):
 
 def test_choices_are_the_library_s():
     from zoomldm.cli.train import train
-    from zoomldm.training.config import STAGES, TABLE
+    from zoomldm.training.config import TABLE
+    from zoomldm.training.registry import STAGES
 
     def choices(name):
         return set(get_args(get_args(get_type_hints(train, include_extras=True)[name])[0]))

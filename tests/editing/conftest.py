@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny import filled_pipeline
 
-from zoomldm.archive import Encoder, Header, SlideFacts, TissueFacts, write_archive
+from zoomldm.archive import Encoder, Header, SlideInfo, TissueInfo, write_archive
 from zoomldm.geometry.levels import grid_shape, level_size
 from zoomldm.pipeline import ZoomLDMPipeline
 
@@ -41,7 +41,7 @@ def make(tmp_path: Path, pipeline: ZoomLDMPipeline) -> Make:
         write_archive(
             tmp_path / name,
             Header(
-                slide=SlideFacts(
+                slide=SlideInfo(
                     name=f"{name}.svs",
                     file_bytes=1_000_000,
                     native_size=size,
@@ -53,7 +53,7 @@ def make(tmp_path: Path, pipeline: ZoomLDMPipeline) -> Make:
                     icc=None,
                     content="a" * 64,
                 ),
-                tissue=TissueFacts(mode="otsu", threshold=0.1, view_mpp=8.0),
+                tissue=TissueInfo(mode="otsu", threshold=0.1, view_mpp=8.0),
                 encoder=Encoder(
                     id="tiny", digest=digest or pipeline.digest("patch_encoder"), dim=dim
                 ),

@@ -15,7 +15,7 @@ from zoomldm.archive import open_archive
 from zoomldm.compression.compress import CompressOptions, compress
 from zoomldm.encoders import ENCODERS, load_encoder
 from zoomldm.encoders.encoder import prepared
-from zoomldm.encoders.table import Preparation
+from zoomldm.encoders.table import Preprocessing
 from zoomldm.errors import ArchiveError, PipelineError
 from zoomldm.networks.patch_vit import PatchViT, ViTSizes
 from zoomldm.pipeline import build_pipeline
@@ -48,7 +48,7 @@ def test_a_folder_of_timm_s(tmp_path: Path, tiles: np.ndarray) -> None:
     assert codes.dtype == np.float32 and np.isfinite(codes).all()
     torch.manual_seed(0)
     network = PatchViT(TINY).eval()
-    x = prepared(torch.from_numpy(tiles).permute(0, 3, 1, 2), Preparation(224, *[(0.5,) * 3] * 2))
+    x = prepared(torch.from_numpy(tiles).permute(0, 3, 1, 2), Preprocessing(224, *[(0.5,) * 3] * 2))
     with torch.no_grad():
         np.testing.assert_allclose(codes, network(x).numpy(), atol=1e-6)
 
@@ -71,13 +71,13 @@ def test_the_digest_is_of_weights_and_preparation_not_of_the_file(tmp_path: Path
 
 def test_preparation_is_arithmetic_on_the_whole_tile() -> None:
     flat = torch.full((1, 3, 256, 256), 102.0)
-    facts = ENCODERS["uni"].preparation
+    facts = ENCODERS["uni"].preprocessing
     x = prepared(flat, facts)
     assert x.shape == (1, 3, 224, 224)
     for i in range(3):
         expected = (0.4 - facts.mean[i]) / facts.std[i]
         torch.testing.assert_close(x[0, i], torch.full((224, 224), expected))
-    hipt = prepared(flat, ENCODERS["hipt"].preparation)
+    hipt = prepared(flat, ENCODERS["hipt"].preprocessing)
     assert hipt.shape == (1, 3, 256, 256)
     torch.testing.assert_close(hipt, torch.full_like(hipt, -0.2))
 
@@ -94,7 +94,7 @@ def test_hipt_s_checkpoint(tmp_path: Path, tiles: np.ndarray) -> None:
     encoder = load_encoder(f"hipt={file}")
     assert encoder.embedding_dim == 384
     with torch.no_grad():
-        x = prepared(torch.from_numpy(tiles).permute(0, 3, 1, 2), ENCODERS["hipt"].preparation)
+        x = prepared(torch.from_numpy(tiles).permute(0, 3, 1, 2), ENCODERS["hipt"].preprocessing)
         np.testing.assert_allclose(encoder.encode_tiles(tiles), network(x).numpy(), atol=1e-5)
     with pytest.raises(PipelineError, match="could be hipt or kaiko-vits16"):
         load_encoder(str(file))  # of the same sizes, with other preparations
@@ -110,7 +110,7 @@ def test_a_folder_of_transformers_is_read(tmp_path: Path, tiles: np.ndarray) -> 
     model.save_pretrained(tmp_path / "phikon")
     encoder = load_encoder(f"phikon={tmp_path / 'phikon'}")
     with torch.no_grad():
-        x = prepared(torch.from_numpy(tiles).permute(0, 3, 1, 2), Preparation())
+        x = prepared(torch.from_numpy(tiles).permute(0, 3, 1, 2), Preprocessing())
         expected = model(pixel_values=x).last_hidden_state[:, 0].numpy()
     np.testing.assert_allclose(encoder.encode_tiles(tiles), expected, atol=1e-5)
     file = tmp_path / "phikon" / "model.safetensors"
@@ -132,7 +132,7 @@ def test_dinov2_with_registers_by_name_and_by_its_folder(tmp_path: Path, tiles: 
     model.save_pretrained(folder)
     encoder = load_encoder(f"dinov2={folder}")
     with torch.no_grad():
-        x = prepared(torch.from_numpy(tiles).permute(0, 3, 1, 2), ENCODERS["dinov2"].preparation)
+        x = prepared(torch.from_numpy(tiles).permute(0, 3, 1, 2), ENCODERS["dinov2"].preprocessing)
         expected = model(pixel_values=x).last_hidden_state[:, 0].numpy()
     np.testing.assert_allclose(encoder.encode_tiles(tiles), expected, atol=1e-5)
     with pytest.raises(PipelineError, match=r"preprocessor_config\.json is missing"):
@@ -150,7 +150,7 @@ def test_dinov2_with_registers_by_name_and_by_its_folder(tmp_path: Path, tiles: 
 
 def test_resizing_is_pillow_s(tiles: np.ndarray) -> None:
     """The encoders' own transforms resize with Pillow, whose results are whole numbers."""
-    plain = Preparation(224, (0.0,) * 3, (1.0,) * 3)
+    plain = Preprocessing(224, (0.0,) * 3, (1.0,) * 3)
     x = prepared(torch.from_numpy(tiles).permute(0, 3, 1, 2), plain).mul(255).round()
     for ours, tile in zip(x, tiles, strict=True):
         resized = np.asarray(Image.fromarray(tile).resize((224, 224), Image.Resampling.BILINEAR))
@@ -222,7 +222,7 @@ def test_weights_of_another_encoder_are_refused(tmp_path: Path) -> None:
         load_encoder(f"uni={folder_of(tmp_path / 'mine')}")
 
 
-def test_a_folder_of_unknown_sizes_needs_its_preparation(tmp_path: Path) -> None:
+def test_a_folder_of_unknown_sizes_needs_its_preprocessing(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="is none of"):
         load_encoder(str(folder_of(tmp_path / "mine", config={})))
 

@@ -40,7 +40,7 @@ def test_parameters_at_full_size(name: str) -> None:
     assert facts.sizes is not None
     with torch.device("meta"):
         network = _network(facts.sizes, facts)
-        side = facts.preparation.size
+        side = facts.preprocessing.size
         out = network(torch.empty(1, 3, side, side))
     assert sum(p.numel() for p in network.parameters()) == PARAMETERS[name]
     assert out.shape == (1, facts.dim)
@@ -69,7 +69,7 @@ def test_read_at_one_block(name: str, tmp_path: Path, tile: np.ndarray, monkeypa
     found = encoder.encode_tiles(tile)
     assert found.shape == (1, facts.dim) and encoder.embedding_dim == facts.dim
     with torch.no_grad():
-        x = prepared(torch.from_numpy(tile).permute(0, 3, 1, 2), facts.preparation)
+        x = prepared(torch.from_numpy(tile).permute(0, 3, 1, 2), facts.preprocessing)
         np.testing.assert_allclose(found, network(x).numpy(), atol=1e-4)
     other = "uni2" if name != "uni2" else "uni"
     with pytest.raises(PipelineError, match=f"not {other}|holds no vision transformer"):
@@ -94,7 +94,7 @@ def test_read_by_transformers(name: str, tmp_path: Path, tile: np.ndarray) -> No
     encoder = load_encoder(f"{name}={tmp_path / name}")
     facts = ENCODERS[name]
     with torch.no_grad():
-        x = prepared(torch.from_numpy(tile).permute(0, 3, 1, 2), facts.preparation)
+        x = prepared(torch.from_numpy(tile).permute(0, 3, 1, 2), facts.preprocessing)
         tokens = model(pixel_values=x).last_hidden_state
     expected = [tokens[:, 0], tokens[:, 1:].mean(1)] if giant else [tokens[:, 0]]
     found = encoder.encode_tiles(tile)
@@ -124,4 +124,4 @@ def test_each_says_licence_source_and_input() -> None:
     for name, facts in ENCODERS.items():
         assert facts.id == name and facts.licence and facts.source and facts.dim > 0
         assert facts.sizes is not None or facts.library == "transformers"
-        assert facts.preparation.size in (224, 256, 448)
+        assert facts.preprocessing.size in (224, 256, 448)

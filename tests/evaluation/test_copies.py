@@ -31,7 +31,7 @@ def encode(pictures: torch.Tensor) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def pipeline() -> ZoomLDMPipeline:
     pipeline = build_pipeline("tiny")
-    pipeline.decode_latents, pipeline.encode_pictures = decode, encode
+    pipeline.decode_latents, pipeline.encode_images = decode, encode
     return pipeline
 
 

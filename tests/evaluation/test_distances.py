@@ -9,8 +9,8 @@ from zoomldm.evaluation.distances import (
     frechet,
     frechet_draws,
     frechet_interval,
-    kernel_distance,
-    kernel_draws,
+    kid,
+    kid_draws,
     mean_draws,
     paired_draws,
     scaled,
@@ -38,26 +38,26 @@ def test_kernel_distance_by_hand() -> None:
     k = lambda x, y: (x * y + 1) ** 3  # noqa: E731
     within = k(1, 2) + k(0, 3)
     across = (k(1, 0) + k(1, 3) + k(2, 0) + k(2, 3)) / 4
-    assert kernel_distance(a, b) == pytest.approx(within - 2 * across)
+    assert kid(a, b) == pytest.approx(within - 2 * across)
 
 
 def test_kernel_distance_is_unbiased() -> None:
-    same = [kernel_distance(draw(2 * i, 30), draw(2 * i + 1, 30)) for i in range(300)]
+    same = [kid(draw(2 * i, 30), draw(2 * i + 1, 30)) for i in range(300)]
     error = np.std(same) / np.sqrt(len(same))
     assert abs(np.mean(same)) < 4 * error
     assert min(same) < 0
-    apart = [kernel_distance(draw(2 * i, 30), draw(2 * i + 1, 30, shift=1)) for i in range(20)]
+    apart = [kid(draw(2 * i, 30), draw(2 * i + 1, 30, shift=1)) for i in range(20)]
     assert min(apart) > 1
 
 
 def test_draws_repeat_the_distance_and_cover_the_truth() -> None:
     """The population's distance, from many pictures, lies in most 95 % intervals of few."""
-    truth = kernel_distance(draw(0, 2000, 64), draw(1, 2000, 64, shift=0.5))
+    truth = kid(draw(0, 2000, 64), draw(1, 2000, 64, shift=0.5))
     inside = 0
     for i in range(20):
         real, made = draw(10 + i, 100, 64), draw(100 + i, 100, 64, shift=0.5)
-        draws = kernel_draws(real, {"x": made})["x"]
-        assert draws[0] == pytest.approx(kernel_distance(real, made))
+        draws = kid_draws(real, {"x": made})["x"]
+        assert draws[0] == pytest.approx(kid(real, made))
         interval = Interval.of(draws)
         inside += interval.low <= truth <= interval.high
     assert inside >= 16
@@ -66,9 +66,9 @@ def test_draws_repeat_the_distance_and_cover_the_truth() -> None:
 def test_real_pictures_are_resampled_alike_for_all_sets() -> None:
     """What two sets share then cancels: few real pictures blur each, not their difference."""
     real, sets = draw(0, 20), {k: draw(i, 400, shift=0.5) for i, k in enumerate("ab", 1)}
-    draws = kernel_draws(real, sets)
+    draws = kid_draws(real, sets)
     together = (draws["a"] - draws["b"])[1:].std()
-    alone = [kernel_draws(real, {k: v}, seed=i)[k][1:] for i, (k, v) in enumerate(sets.items())]
+    alone = [kid_draws(real, {k: v}, seed=i)[k][1:] for i, (k, v) in enumerate(sets.items())]
     assert together < 0.5 * (alone[0] - alone[1]).std()
 
 
@@ -100,7 +100,7 @@ def test_paired_distance_leaves_out_a_picture_and_its_source() -> None:
     once = np.ones((1, 2))
     assert paired_draws(a, b, once)[0] == pytest.approx(k(1, 2) + k(0, 3) - 2 * across)
     assert paired_draws(a, a, once)[0] == pytest.approx(0)
-    assert kernel_distance(a, a) < 0  # what it would be with them
+    assert kid(a, a) < 0  # what it would be with them
 
 
 def test_scaling_has_one_unit() -> None:

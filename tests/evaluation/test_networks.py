@@ -36,7 +36,7 @@ class Shifted:
         self.error, self.code, self.made = error, code, made
         self.asked: list = []
 
-    def encode_pictures(self, x: torch.Tensor) -> torch.Tensor:
+    def encode_images(self, x: torch.Tensor) -> torch.Tensor:
         return x
 
     def decode_latents(self, z: torch.Tensor) -> torch.Tensor:

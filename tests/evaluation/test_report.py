@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from zoomldm.errors import ConfigError
-from zoomldm.evaluation.report import evaluate, write_report
+from zoomldm.evaluation.report import measure_networks, write_report
 from zoomldm.networks.patch_encoder import TileCNN
 from zoomldm.pipeline import load_pipeline
 
@@ -26,7 +26,9 @@ def test_from_slide_to_page(tmp_path) -> None:
     pipeline.set_progress_bar_config(disable=True)
     archive = tmp_path / "slide.zldm"
     compress(slide, archive, CompressOptions(for_training=True), pipeline=pipeline)
-    figures, picture = evaluate(pipeline, [slide], [archive], tiles=4, judge=tmp_path / "judge")
+    figures, picture = measure_networks(
+        pipeline, [slide], [archive], tiles=4, judge=tmp_path / "judge"
+    )
     assert np.isfinite(figures["autoencoder"][0]["psnr"])
     assert len(figures["losses"]) == 8
     assert {r["pictures"] for r in figures["retrieval"]} == {"generated", "round trip"}
@@ -39,4 +41,4 @@ def test_from_slide_to_page(tmp_path) -> None:
 
 def test_no_slides() -> None:
     with pytest.raises(ConfigError, match="no held-out slides"):
-        evaluate(load_pipeline("tiny"), [])
+        measure_networks(load_pipeline("tiny"), [])

@@ -6,7 +6,7 @@ import torch
 
 from zoomldm.archive import Network, open_archive
 from zoomldm.errors import ArchiveError, ConfigError
-from zoomldm.features.sources import _cells, describe_summarizer, describe_tiles, describe_unet
+from zoomldm.features.sources import _cells, denoiser_features, summarizer_features, tile_features
 from zoomldm.geometry.lattice import tissue_patches
 
 WIDE = {
@@ -25,7 +25,7 @@ def test_patches_hold_tissue_and_lie_edge_to_edge():
 
 def test_summarizer_gives_64_tokens_a_patch_with_their_cells(make, pipeline):
     with open_archive(make(**WIDE)) as archive:
-        found = describe_summarizer(archive, pipeline, 7)
+        found = summarizer_features(archive, pipeline, 7)
         assert found.values.shape == (3 * 64, 32) and found.patches == 3
         assert found.side == 128 * 256 // 8
         expected = pipeline.context(archive.grid(7, 0, 128)[None], 7)[0].numpy()
@@ -36,8 +36,8 @@ def test_summarizer_gives_64_tokens_a_patch_with_their_cells(make, pipeline):
 
 def test_fixed_takes_the_two_with_most_tissue(make, pipeline):
     with open_archive(make(**WIDE)) as archive:
-        whole = describe_summarizer(archive, pipeline, 7)
-        fixed = describe_summarizer(archive, pipeline, 7, fixed=True)
+        whole = summarizer_features(archive, pipeline, 7)
+        fixed = summarizer_features(archive, pipeline, 7, fixed=True)
     assert fixed.values.shape == (128, 32)
     assert fixed.mask is not None and fixed.mask.all()
     np.testing.assert_array_equal(fixed.values[:64], whole.values[64:128])
@@ -46,7 +46,7 @@ def test_fixed_takes_the_two_with_most_tissue(make, pipeline):
 
 def test_fixed_fills_up_with_zeros(make, pipeline):
     with open_archive(make()) as archive:
-        fixed = describe_summarizer(archive, pipeline, 7, fixed=True)
+        fixed = summarizer_features(archive, pipeline, 7, fixed=True)
     assert fixed.values.shape == (128, 32) and fixed.mask is not None
     assert fixed.mask[:64].all() and not fixed.mask[64:].any()
     assert fixed.values[:64].any(1).all() and not fixed.values[64:].any()
@@ -54,7 +54,7 @@ def test_fixed_fills_up_with_zeros(make, pipeline):
 
 def test_small_patches_in_groups_equal_single_ones(make, pipeline):
     with open_archive(make()) as archive:
-        found = describe_summarizer(archive, pipeline, 0)
+        found = summarizer_features(archive, pipeline, 0)
         assert found.values.shape == (20 * 64, 32) and found.side == 32
         one = pipeline.context(archive.grid(0, 3, 5)[None], 0)[0].numpy()
         np.testing.assert_allclose(found.values[-64:], one, atol=1e-5)
@@ -70,7 +70,7 @@ def test_cells_of_the_released_summarizer():
 
 def test_tiles_are_the_stored_embeddings(make):
     with open_archive(make()) as archive:
-        found = describe_tiles(archive)
+        found = tile_features(archive)
         assert found.values.shape == (20, 32)
         np.testing.assert_array_equal(found.values[7], archive.embeddings(1, 2, 3, 4)[0, 0])
         assert found.places[7].tolist() == [3 * 256, 256]
@@ -78,14 +78,14 @@ def test_tiles_are_the_stored_embeddings(make):
 
 def test_unet_hears_a_layer_at_a_timestep(make, pipeline):
     with open_archive(make(overview=4)) as archive:
-        low = describe_unet(archive, pipeline, 4, "mid", 0)
+        low = denoiser_features(archive, pipeline, 4, "mid", 0)
         assert low.values.shape == (1, 32) and low.origin == "overview"
-        again = describe_unet(archive, pipeline, 4, "mid", 0)
+        again = denoiser_features(archive, pipeline, 4, "mid", 0)
         np.testing.assert_array_equal(low.values, again.values)
-        high = describe_unet(archive, pipeline, 4, "mid", 900)
+        high = denoiser_features(archive, pipeline, 4, "mid", 900)
         assert np.abs(high.values - low.values).max() > 1e-3
-        assert describe_unet(archive, pipeline, 4, "down.0", 0).values.shape == (1, 16)
-        fixed = describe_unet(archive, pipeline, 4, "up.1", 0, fixed=True)
+        assert denoiser_features(archive, pipeline, 4, "down.0", 0).values.shape == (1, 16)
+        fixed = denoiser_features(archive, pipeline, 4, "up.1", 0, fixed=True)
         assert fixed.values.shape == (2, 16) and fixed.mask is not None
         assert fixed.mask.tolist() == [True, False]
         assert not pipeline.unet.unet.mid_block._forward_hooks
@@ -96,7 +96,7 @@ def test_unet_takes_stored_latents_first(make, pipeline):
     offsets = np.array([[0, 0], [0, 4], [0, 2], [4, 4]])
     latents = np.random.default_rng(1).standard_normal((4, *shape))
     with open_archive(make(latents={2: (offsets, latents)})) as archive:
-        found = describe_unet(archive, pipeline, 2, "mid", 0)
+        found = denoiser_features(archive, pipeline, 2, "mid", 0)
         assert found.values.shape == (2, 32) and found.origin == "latents"
         heard = []
         hook = pipeline.unet.unet.mid_block.register_forward_hook(
@@ -117,23 +117,23 @@ def test_unet_takes_stored_latents_first(make, pipeline):
 def test_unet_says_what_is_missing(make, pipeline):
     with open_archive(make("b")) as archive:
         with pytest.raises(ArchiveError, match=r"nothing to noise at 5x: no latents of that"):
-            describe_unet(archive, pipeline, 2, "mid", 0)
+            denoiser_features(archive, pipeline, 2, "mid", 0)
         with pytest.raises(ConfigError, match=r"layer 'up\.9' does not exist; layers are down.0, "):
-            describe_unet(make_view(make), pipeline, 4, "up.9", 0)
+            denoiser_features(make_view(make), pipeline, 4, "up.9", 0)
         with pytest.raises(ConfigError, match="timestep is 1000; expected 0 to 999"):
-            describe_unet(archive, pipeline, 2, "mid", 1000)
+            denoiser_features(archive, pipeline, 2, "mid", 1000)
     latents = {2: (np.array([[0, 0]]), np.zeros((1, *pipeline.latent_shape)))}
     with (
         open_archive(make("c", overview=4, latents=latents)) as archive,
         pytest.raises(ArchiveError, match=r"no latents of 1 of its .* base layer begins at 1\.25x"),
     ):
-        describe_unet(archive, pipeline, 2, "mid", 0)
+        denoiser_features(archive, pipeline, 2, "mid", 0)
     other = Network(id="other", digest="f" * 64)
     with (
         open_archive(make("d", latents=latents, autoencoder=other)) as archive,
         pytest.raises(ArchiveError, match=r"another autoencoder \('other', ffffffffffff\), and it"),
     ):
-        describe_unet(archive, pipeline, 2, "mid", 0)
+        denoiser_features(archive, pipeline, 2, "mid", 0)
 
 
 def make_view(make):

@@ -11,7 +11,7 @@ from features.conftest import make, pipeline  # noqa: F401
 from zoomldm.archive import open_archive, verify_archive
 from zoomldm.errors import ConfigError, TargetError
 from zoomldm.features import FeatureOptions, extract_features
-from zoomldm.features.to_archive import archive_from_features
+from zoomldm.features.to_archive import ImportOptions, archive_from_features
 
 TILES = np.array([[0, 1], [0, 2], [3, 4], [2, 0]])  # row, column
 RNG = np.random.default_rng(0)
@@ -63,7 +63,7 @@ def check(path, layout, encoder):
 def test_trident(tmp_path):
     path = trident(tmp_path / "s.h5")
     found = archive_from_features(path, tmp_path)
-    assert (found["layout"], found["tissue_tiles"], found["grid"]) == ("TRIDENT", 4, [6, 10])
+    assert (found.layout, found.tissue_tiles, found.grid) == ("TRIDENT", 4, (6, 10))
     manifest = check(tmp_path / "s.zldm", "TRIDENT", ("uni_v1", "unknown"))
     assert manifest.slide.size == (2500, 1500) and manifest.slide.native_size == (5000, 3000)
     assert manifest.slide.mpp_x == 0.25
@@ -71,7 +71,7 @@ def test_trident(tmp_path):
     data = (tmp_path / "s.zldm").read_bytes()
     archive_from_features(path, tmp_path / "s.zldm")
     assert (tmp_path / "s.zldm").read_bytes() == data
-    archive_from_features(path, tmp_path, mpp=0.2526, precision="float16")
+    archive_from_features(path, tmp_path, ImportOptions(mpp=0.2526, precision="float16"))
     with open_archive(tmp_path / "s.zldm") as archive:
         assert archive.manifest.slide.mpp_x == 0.2526
         assert archive.manifest.slide.mpp_source == "option"
@@ -82,12 +82,16 @@ def test_clam(tmp_path):
     bare = write(tmp_path / "a.h5", values=VALUES[None], coords=coords.astype(np.int32))
     with pytest.raises(ConfigError, match=r"coords have no scale \(no attributes\); pass --mpp"):
         archive_from_features(bare, tmp_path)
-    archive_from_features(bare, tmp_path, mpp=0.25)
+    archive_from_features(bare, tmp_path, ImportOptions(mpp=0.25))
     check(tmp_path / "a.zldm", "CLAM", ("unknown", "unknown"))
     at = {"patch_size": 256, "patch_level": 1, "downsample": np.array([2.0, 2.0])}
-    archive_from_features(write(tmp_path / "b.h5", coords=coords, at=at), tmp_path, mpp=0.25)
+    archive_from_features(
+        write(tmp_path / "b.h5", coords=coords, at=at), tmp_path, ImportOptions(mpp=0.25)
+    )
     at = {"patch_size": 512, "patch_level": 0, "level_dim": np.array([6000, 3000])}
-    archive_from_features(write(tmp_path / "c.h5", coords=coords, at=at), tmp_path, mpp=0.25)
+    archive_from_features(
+        write(tmp_path / "c.h5", coords=coords, at=at), tmp_path, ImportOptions(mpp=0.25)
+    )
     manifest = check(tmp_path / "c.zldm", "CLAM", ("unknown", "unknown"))
     assert manifest.slide.size == (3000, 1500)
 
@@ -140,7 +144,7 @@ def test_other_refusals(tmp_path):
         with pytest.raises(ConfigError, match=message):
             archive_from_features(path, tmp_path)
     with pytest.raises(ConfigError, match=r"tiles of 512 px at 0\.5 mpp are 256\.0 um wide"):
-        archive_from_features(trident(tmp_path / "s.h5"), tmp_path, mpp=0.5)
+        archive_from_features(trident(tmp_path / "s.h5"), tmp_path, ImportOptions(mpp=0.5))
     with pytest.raises(TargetError, match="no such folder"):
         archive_from_features(trident(tmp_path / "s.h5"), tmp_path / "none")
 
@@ -149,11 +153,11 @@ def test_one_tile(tmp_path):
     """Neighbours can't tell its size; passing --mpp again was no way out."""
     bare = write(tmp_path / "a.h5", values=VALUES[:1], coords=np.array([[512, 0]]))
     with pytest.raises(ConfigError, match="holds one tile, and coords don't say patch_size"):
-        archive_from_features(bare, tmp_path, mpp=0.25)
+        archive_from_features(bare, tmp_path, ImportOptions(mpp=0.25))
     told = write(
         tmp_path / "b.h5", values=VALUES[:1], coords=np.array([[512, 0]]), at={"patch_size": 512}
     )
-    assert archive_from_features(told, tmp_path, mpp=0.25)["tissue_tiles"] == 1
+    assert archive_from_features(told, tmp_path, ImportOptions(mpp=0.25)).tissue_tiles == 1
 
 
 @pytest.mark.parametrize(
@@ -172,7 +176,9 @@ def test_sizes_that_no_slide_has(tmp_path, change):
 def test_our_own_tiles_come_back(make, pipeline, tmp_path):  # noqa: F811
     path = make(mpp=0.5048, size=(30000, 2600), boxes=((0, 9, 1, 110),))
     extract_features(path, tmp_path, FeatureOptions(source="tiles"))
-    archive_from_features(tmp_path / "a.h5", tmp_path / "b.zldm", precision="float16")
+    archive_from_features(
+        tmp_path / "a.h5", tmp_path / "b.zldm", ImportOptions(precision="float16")
+    )
     with open_archive(path) as one, open_archive(tmp_path / "b.zldm") as other:
         assert (other.rows, other.cols) == (one.rows, one.cols)
         np.testing.assert_array_equal(one.mask, other.mask)

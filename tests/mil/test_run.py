@@ -17,13 +17,13 @@ from typer.testing import CliRunner
 from zoomldm.cli.mil import mil
 from zoomldm.errors import ConfigError, TargetError
 from zoomldm.files import claim
-from zoomldm.mil import MilOptions, Report, run_mil
+from zoomldm.mil import MilOptions, MilReport, run_mil
 
 Npz = Callable[..., Path]
 FAST = {"epochs": 2, "jobs": 1, "fractions": (1.0,), "plots": False}
 
 
-def mil_of(features: object, out: Path, progress: object = None, **options: object) -> Report:
+def mil_of(features: object, out: Path, progress: object = None, **options: object) -> MilReport:
     return run_mil(features, out, MilOptions(**options), progress=progress)
 
 

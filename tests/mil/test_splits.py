@@ -9,7 +9,7 @@ import pytest
 from zoomldm.errors import ConfigError
 from zoomldm.mil.bags import read_bags
 from zoomldm.mil.splits import (
-    account,
+    count_leakage,
     draw_folds,
     hipt_subset,
     published_folds,
@@ -31,7 +31,7 @@ def test_hipt_splits(shared: Path) -> None:
     assert (min(map(len, subsets)), max(map(len, subsets))) == (177, 180)
     lobular = [int(bags.labels[s].sum()) for s in subsets]
     assert (min(lobular), max(lobular)) == (21, 38)
-    shared_patients = [account(f, bags, separate=False).shared for f in folds]
+    shared_patients = [count_leakage(f, bags, separate=False).shared for f in folds]
     assert (min(shared_patients), max(shared_patients)) == (1, 10)
 
 
@@ -49,9 +49,9 @@ def test_files(make_npz: Npz, tmp_path: Path) -> None:
     assert (first.index, second.index) == (2, 10)
     assert first.train.tolist() == [0, 3, 5]
     assert (first.val.tolist(), first.test.tolist(), first.unknown) == ([2], [4], 1)
-    kept = account(first, bags, separate=False)
+    kept = count_leakage(first, bags, separate=False)
     assert (kept.shared, kept.dropped) == (1, 0)  # slides 4 and 5 are of one patient
-    clean = account(first, bags, separate=True)
+    clean = count_leakage(first, bags, separate=True)
     assert (clean.train.tolist(), clean.dropped) == ([0], 2)  # 3 shares its patient with val's 2
     (folder / "splits_2.csv").write_text(",train,val,test\n0,slide-1,,slide-1\n")
     with pytest.raises(ConfigError, match="slide-1 is in both train and test"):
@@ -83,7 +83,7 @@ def test_drawn_from_unequal_patients(make_npz: Npz, count: int) -> None:
     bags = read_bags(make_npz(y=(np.arange(40) > 36).astype(int), case_id=case))
     folds = draw_folds(bags, count, 0, validation=False)
     assert sorted(np.concatenate([f.test for f in folds]).tolist()) == list(range(40))
-    assert all(len(f.test) and not account(f, bags, separate=False).shared for f in folds)
+    assert all(len(f.test) and not count_leakage(f, bags, separate=False).shared for f in folds)
 
 
 @pytest.mark.parametrize("validation", [False, True])
@@ -94,7 +94,7 @@ def test_drawn_by_patient(make_npz: Npz, validation: bool) -> None:
     for fold in folds:
         assert len(fold.val) == (8 if validation else 0)
         assert set(bags.labels[fold.test].tolist()) == {0, 1}
-        assert account(fold, bags, separate=False).shared == 0
+        assert count_leakage(fold, bags, separate=False).shared == 0
         everything = np.concatenate([fold.train, fold.val, fold.test])
         assert sorted(everything.tolist()) == list(range(40))
     with pytest.raises(ConfigError, match="--folds 21: expected"):

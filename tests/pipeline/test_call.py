@@ -21,6 +21,7 @@ from zoomldm.networks.summarizers import CNNSummarizer
 from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline, load_pipeline
 from zoomldm.pipeline.presets import preset
 from zoomldm.sampling.draw import sample
+from zoomldm.sampling.options import SampleOptions
 
 GRID = np.random.default_rng(0).standard_normal((2, 1, 1, 32)).astype(np.float32)
 
@@ -142,9 +143,10 @@ def test_half_precision(
     got = drawn(half).images
     assert got.dtype == torch.float32
     assert float((got - images).abs().mean()) < 0.1
-    latents = half.encode_pictures(torch.zeros(1, 3, 256, 256))
+    latents = half.encode_images(torch.zeros(1, 3, 256, 256))
     assert latents.dtype == torch.float32
-    samples = sample(half, 1, 1, 0, output_type="uint8", steps=2, context_steps=2)
+    quick = SampleOptions(steps=2, context_steps=2)
+    samples = sample(half, 1, 1, 0, output_type="uint8", options=quick)
     assert samples.shape == (1, 256, 256, 3)
 
 

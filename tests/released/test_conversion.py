@@ -17,7 +17,7 @@ from zoomldm.networks.embedding_dit import EmbeddingDiT
 from zoomldm.networks.released_autoencoder import VQAutoencoder
 from zoomldm.networks.summarizer_vit import ViTSummarizer
 from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline, load_pipeline
-from zoomldm.released import convert_released, names
+from zoomldm.released import ConvertOptions, convert_released, names
 
 
 def _count(network: torch.nn.Module) -> int:
@@ -40,7 +40,7 @@ def test_sizes_and_both_kinds_of_weights(
 ) -> None:
     path = save({"state_dict": content, "epoch": 3})
     for weights, offset in (("ema", 1), ("raw", 0)):
-        report = convert_released(path, tmp_path / weights, weights)
+        report = convert_released(path, tmp_path / weights, ConvertOptions(weights))
         assert (report.embedding_dim, report.levels) == (8, 4)
         assert report.parameters["unet"] == _count(small.unet)
         made = load_pipeline(str(tmp_path / weights))
@@ -53,7 +53,7 @@ def test_sizes_and_both_kinds_of_weights(
         assert not list((tmp_path / weights).rglob("*.bin"))
     assert convert_released(path, tmp_path / "ema").done_before
     with pytest.raises(TargetError, match="holds something already"):
-        convert_released(path, tmp_path / "ema", "raw")
+        convert_released(path, tmp_path / "ema", ConvertOptions("raw"))
 
 
 def test_older_spelling_of_the_mlp(content: dict, save: Callable, tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_no_averaged_weights(content: dict, save: Callable, tmp_path: Path) -> N
     path = save({k: v for k, v in content.items() if not k.startswith("model_ema.")})
     with pytest.raises(PipelineError, match="--raw"):
         convert_released(path, tmp_path / "out")
-    convert_released(path, tmp_path / "out", "raw")
+    convert_released(path, tmp_path / "out", ConvertOptions("raw"))
 
 
 def _dit_content() -> tuple[EmbeddingDiT, dict]:

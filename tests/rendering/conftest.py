@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny import filled_pipeline
 
-from zoomldm.archive import Encoder, Header, SlideFacts, TissueFacts, write_archive
+from zoomldm.archive import Encoder, Header, SlideInfo, TissueInfo, write_archive
 from zoomldm.geometry.levels import grid_shape, level_size
 from zoomldm.pipeline import ZoomLDMPipeline
 
@@ -39,7 +39,7 @@ def make(tmp_path: Path, pipeline: ZoomLDMPipeline) -> Make:
         positions = np.argwhere(kept)
         dim = pipeline.embedding_dim
         header = Header(
-            slide=SlideFacts(
+            slide=SlideInfo(
                 name="slide.svs",
                 file_bytes=1_000_000,
                 native_size=(width, height),
@@ -50,7 +50,7 @@ def make(tmp_path: Path, pipeline: ZoomLDMPipeline) -> Make:
                 vendor="aperio",
                 icc=None,
             ),
-            tissue=TissueFacts(mode="otsu", threshold=0.1, view_mpp=8.0),
+            tissue=TissueInfo(mode="otsu", threshold=0.1, view_mpp=8.0),
             encoder=Encoder(id="tiny", digest=digest or pipeline.digest("patch_encoder"), dim=dim),
             autoencoder=None,
             pipeline=None,

@@ -11,7 +11,7 @@ from zoomldm.errors import ConfigError, TargetError
 from zoomldm.generation.sheets import draw_sheet
 from zoomldm.geometry.levels import COUNT, NAMES
 from zoomldm.pipeline import ZoomLDMPipeline
-from zoomldm.sampling.exports import write_samples
+from zoomldm.sampling.exports import SheetOptions, write_samples
 from zoomldm.sampling.options import SampleOptions
 from zoomldm.sampling.reference import Reference
 from zoomldm.sampling.sampler import Sampler
@@ -22,15 +22,15 @@ QUICK = SampleOptions(steps=1, context_steps=1, seed=3)
 def test_samples(tmp_path: Path, pipeline: ZoomLDMPipeline) -> None:
     out, seen = tmp_path / "out", []
     reference = Reference(np.ones(32, np.float32), {"picture": "x.png"})
-    report = write_samples(
-        pipeline, out, [5, 0], 18, QUICK, reference, advance=lambda *a: seen.append(a)
-    )
+    options = SheetOptions(("0.625x", "20x"), 18, like=reference, samples=QUICK)
+    found = write_samples(out, options, pipeline=pipeline, progress=lambda *a: seen.append(a))
+    report = found.as_dict()
     assert json.loads((out / "samples.json").read_text()) == report
     assert len(report["samples"]) == 36 and report["samples"][0]["file"] == "0.625x-0000.png"
     assert report["seed"] == report["options"]["seed"] == 3
     assert report["reference"] == {"picture": "x.png"}
     assert report["pipeline_digest"] == pipeline.digest()
-    assert seen[0] == ("pictures", 0, 36) and seen[-1] == ("pictures", 36, 36)
+    assert seen[0] == ("images", 0, 36) and seen[-1] == ("images", 36, 36)
     expected = Sampler(pipeline, QUICK).sample(0, 1, 17, reference.embedding)[0]
     with Image.open(out / "20x-0017.png") as picture:
         assert np.array_equal(np.asarray(picture), expected)
@@ -43,11 +43,13 @@ def test_samples(tmp_path: Path, pipeline: ZoomLDMPipeline) -> None:
 
 def test_zooms(tmp_path: Path, pipeline: ZoomLDMPipeline) -> None:
     quick = SampleOptions(steps=2, context_steps=1)
-    report = write_samples(pipeline, tmp_path / "one", [], 1, quick, zoom=True)
+    one = SheetOptions(zoom=True, samples=quick)
+    report = write_samples(tmp_path / "one", one, pipeline=pipeline).as_dict()
     assert [r["level"] for r in report["samples"]] == list(reversed(NAMES))
     assert all(("quarter" in r) == (r["level"] != NAMES[-1]) for r in report["samples"])
     assert (tmp_path / "one" / "zoom-0000-20x.png").is_file()
-    report = write_samples(pipeline, tmp_path / "two", [], 2, quick, zoom=True)
+    two = SheetOptions(n=2, zoom=True, samples=quick)
+    report = write_samples(tmp_path / "two", two, pipeline=pipeline).as_dict()
     assert len(report["samples"]) == 2 * COUNT
     same = [(tmp_path / f / "zoom-0000-2.5x.png").read_bytes() for f in ("one", "two")]
     assert same[0] == same[1]
@@ -63,18 +65,31 @@ def test_no_batch_is_made_twice(
         "zoomldm.sampling.sampler.make_pixels", lambda *a: made.append(len(a[3])) or pixels
     )
     options = SampleOptions(steps=1, context_steps=1, batch=batch)
-    write_samples(pipeline, tmp_path / "out", [0], n, options)
+    write_samples(tmp_path / "out", SheetOptions(["20x"], n, samples=options), pipeline=pipeline)
     assert made == [batch] * calls
+
+
+def test_a_folder_is_finished_when_its_index_is_there(
+    tmp_path: Path, pipeline: ZoomLDMPipeline, monkeypatch
+) -> None:
+    options = SheetOptions(["20x"], 2, samples=QUICK)
+    write_samples(tmp_path / "out", options, pipeline=pipeline)
+    monkeypatch.setattr("zoomldm.sampling.exports.draw_sheet", lambda parts: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_samples(tmp_path / "out", options, pipeline=pipeline)
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"20x-0000.png", "20x-0001.png", "contact-sheet.png"}
 
 
 def test_refused(tmp_path: Path, pipeline: ZoomLDMPipeline) -> None:
     (tmp_path / "file").touch()
+    one = SheetOptions(["20x"], 1, samples=QUICK)
     with pytest.raises(TargetError, match="is a file; expected a folder"):
-        write_samples(pipeline, tmp_path / "file", [0], 1, QUICK)
+        write_samples(tmp_path / "file", one, pipeline=pipeline)
     with pytest.raises(TargetError, match="does not exist; create it first"):
-        write_samples(pipeline, tmp_path / "no" / "where", [0], 1, QUICK)
-    with pytest.raises(ConfigError, match="0 samples of 1 levels"):
-        write_samples(pipeline, tmp_path / "x", [0], 0, QUICK)
+        write_samples(tmp_path / "no" / "where", one, pipeline=pipeline)
+    with pytest.raises(ConfigError, match="0 samples"):
+        SheetOptions(["20x"], 0)
     assert not (tmp_path / "x").exists()
 
 

@@ -116,7 +116,7 @@ def test_a_zoom_starts_from_the_picture_above(pipeline: ZoomLDMPipeline) -> None
         row, col = quarters[level][0].tolist()
         start = upsampled_quarter(pictures[level + 1][0], row, col)
         x = torch.from_numpy(start).permute(2, 0, 1)[None].float().div(127.5).sub(1)
-        back = pipeline.decode_latents(pipeline.encode_pictures(x)).add(1).mul(127.5)
+        back = pipeline.decode_latents(pipeline.encode_images(x)).add(1).mul(127.5)
         apart = back[0].permute(1, 2, 0) - torch.from_numpy(pictures[level][0]).float()
         assert apart.abs().mean() < 6
         assert (pictures[level][0] != pictures[level + 1][0]).any()
@@ -171,16 +171,18 @@ def test_refused(pipeline: ZoomLDMPipeline) -> None:
 
 
 def test_the_public_call(pipeline: ZoomLDMPipeline) -> None:
-    options = {"steps": 2, "context_steps": 2}
-    pixels = sample(pipeline, 3, 2, 5, output_type="uint8", **options)
-    expected = Sampler(pipeline, SampleOptions(seed=5, **options)).sample(3, 2)
+    chosen = SampleOptions(steps=2, context_steps=2)
+    pixels = sample(pipeline, 3, 2, 5, output_type="uint8", options=chosen)
+    expected = Sampler(pipeline, SampleOptions(seed=5, steps=2, context_steps=2)).sample(3, 2)
     assert np.array_equal(pixels, expected)
-    array = sample(pipeline, 3, 2, 5, output_type="np", **options)
+    array = sample(pipeline, 3, 2, 5, output_type="np", options=chosen)
     assert array.dtype == np.float32 and array.max() <= 1
-    pictures = sample(pipeline, 3, 2, 5, **options)
+    pictures = sample(pipeline, 3, 2, 5, options=chosen)
     assert np.array_equal(np.asarray(pictures[1]), pixels[1])
     drawn = [
-        sample(pipeline, 3, 1, torch.Generator().manual_seed(9), output_type="uint8", **options)
+        sample(
+            pipeline, 3, 1, torch.Generator().manual_seed(9), output_type="uint8", options=chosen
+        )
         for _ in range(2)
     ]
     assert np.array_equal(*drawn)

@@ -15,8 +15,8 @@ from zoomldm.archive.manifest import (
     Origin,
     Overview,
     Quantisation,
-    SlideFacts,
-    TissueFacts,
+    SlideInfo,
+    TissueInfo,
 )
 from zoomldm.archive.reader import Archive, open_archive
 from zoomldm.archive.verify import verify_archive
@@ -39,8 +39,8 @@ __all__ = [
     "Origin",
     "Overview",
     "Quantisation",
-    "SlideFacts",
-    "TissueFacts",
+    "SlideInfo",
+    "TissueInfo",
     "open_archive",
     "verify_archive",
     "write_archive",

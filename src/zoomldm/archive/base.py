@@ -1,6 +1,6 @@
-"""The base layer: the real picture stored at one level, read in parts.
+"""The base layer: the real image stored at one level, read in parts.
 
-It is the array `overview`, cut into square chunks that are picture files of their own. Only
+It is the array `overview`, cut into square chunks that are image files of their own. Only
 chunks that tissue touches are stored; the others are white.
 """
 
@@ -134,7 +134,7 @@ def halve(pixels: Pixels, octaves: int) -> Pixels:
 def even_out(lines: Pixels) -> None:
     """Take off the step that independent coding leaves where two chunks meet, in place.
 
-    Across the border lie the px p1 p0 | q0 q1. The step beyond the picture's own slope is
+    Across the border lie the px p1 p0 | q0 q1. The step beyond the image's own slope is
     e = (q0 - p0) - 3/8 ((p0 - p1) + (q1 - q0)), taken as 16 at most: 3/8 of it go at p0 and q0
     each, 1/8 at p1 and q1. Of steps 1.5 to 1.8 times those inside it left 0.92 to 1.07 times.
 
@@ -148,7 +148,7 @@ def even_out(lines: Pixels) -> None:
 
 
 class BaseLayer:
-    """The real picture of a slide at one level; see `Archive.base`.
+    """The real image of a slide at one level; see `Archive.base`.
 
     Reads from several threads are safe; decoded chunks stay in a cache of bounded size.
 

@@ -31,7 +31,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-class SlideFacts(_Part):
+class SlideInfo(_Part):
     """The slide that was compressed; sizes are (width, height) in px, mpp in micrometres/px.
 
     `native_size` is that of its finest stored level, `size` that of its 0.5 mpp raster;
@@ -61,7 +61,7 @@ class SlideFacts(_Part):
         return "1.1" if self.turn else "1.0"
 
 
-class TissueFacts(_Part):
+class TissueInfo(_Part):
     """How tissue was found, with the threshold and the mpp of the view that it was found on."""
 
     mode: str
@@ -108,7 +108,7 @@ class Quantisation(_Part):
 
 
 class Overview(_Part):
-    """The picture of versions 1.0 and 1.1, one JPEG: its level, quality and size in px."""
+    """The image of versions 1.0 and 1.1, one JPEG: its level, quality and size in px."""
 
     level: Level
     codec: str
@@ -185,8 +185,8 @@ class Header(_Part):
     program and its version. `edits` lists what was done to the grid since, in order.
     """
 
-    slide: SlideFacts
-    tissue: TissueFacts
+    slide: SlideInfo
+    tissue: TissueInfo
     encoder: Encoder
     autoencoder: Network | None
     pipeline: Network | None

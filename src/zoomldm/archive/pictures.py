@@ -1,4 +1,4 @@
-"""Pixels as picture files: the codecs of a base layer, which imagecodecs holds."""
+"""Pixels as image files: the codecs of a base layer, which imagecodecs holds."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class _Codec:
-    """One kind of picture file.
+    """One kind of image file.
 
     Attributes:
         module: its name in imagecodecs, upper case.
@@ -111,13 +111,13 @@ def fill_chunk(pixels: Pixels, side: int) -> Pixels:
 
 
 def encode_picture(pixels: Pixels, codec: str, quality: int | None) -> bytes:
-    """A picture file of pixels (h, w, 3), uint8 sRGB; the same pixels give the same bytes."""
+    """An image file of pixels (h, w, 3), uint8 sRGB; the same pixels give the same bytes."""
     exact = np.ascontiguousarray(pixels, np.uint8)
     return bytes(find_codec(codec).encode(exact, quality or 0))
 
 
 def decode_picture(data: bytes, codec: str, shape: tuple[int, int, int], what: str) -> Pixels:
-    """Pixels, read-only, of a picture file that must be of just this shape (h, w, 3).
+    """Pixels, read-only, of an image file that must be of just this shape (h, w, 3).
 
     Decoders are given the room: a forged file can't ask for more.
 

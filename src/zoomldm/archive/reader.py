@@ -258,7 +258,7 @@ class Archive:
             return handle.read("overview/c/0")
 
     def _overview_pixels(self, *_: int) -> Pixels:
-        """The whole picture of versions 1.0 and 1.1."""
+        """The whole image of versions 1.0 and 1.1."""
         facts = self.manifest.overview
         assert facts is not None
 
@@ -293,7 +293,7 @@ class Archive:
             return kept_chunk((self._key, name), load)
 
     def base_file(self, row: int, col: int) -> bytes | None:
-        """The picture file that chunk (row, col) of the base layer is; None where there is none."""
+        """The image file that chunk (row, col) of the base layer is; None where there is none."""
         name = chunk_name(row, col)
         if self.manifest.base is None or name not in self._container:
             return None
@@ -381,5 +381,10 @@ def open_archive(path: Path | RemotePath | str) -> Archive:
     Raises:
         ArchiveError: not an archive, of a newer format version, or malformed.
         DamagedError: cut off, or bytes that differ from their digest.
+
+    >>> import zoomldm
+    >>> with zoomldm.open_archive("slide.zldm") as archive:
+    ...     archive.size, archive.mask.shape, archive.grid(level=2, row=0, col=0).shape
+    ((1000, 800), (4, 4), (4, 4, 32))
     """
     return Archive(path)

@@ -1,6 +1,7 @@
 """Checking every byte of an archive."""
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,6 +21,7 @@ from zoomldm.archive.reader import Archive
 from zoomldm.archive.zipformat import Entry, Tail, parse_directory
 from zoomldm.errors import ArchiveError
 from zoomldm.remote import RemoteError, RemotePath, as_path, download
+from zoomldm.verbs import Progress, Report, silent
 
 _BLOCK = 1 << 22
 
@@ -85,6 +87,46 @@ def _read_base(archive: Archive) -> None:
             base.read(x, y, min(4 * band, width - x), min(band, height - y))
 
 
+@dataclass(frozen=True)
+class VerifyReport(Report):
+    """Whether an archive is sound.
+
+    Attributes:
+        archive: its path or URL.
+        bytes: its size; 0 where there is no such file here.
+        problems: one line each, naming the member.
+        sound: whether there are none.
+    """
+
+    archive: str
+    bytes: int
+    problems: tuple[str, ...]
+    sound: bool
+
+
+def verify(archive: Path | RemotePath | str, *, progress: Progress | None = None) -> VerifyReport:
+    """Check every byte of an archive against its digests, and read everything in it.
+
+    Args:
+        archive: a .zldm file.
+        progress: called before and after.
+
+    A damaged file is no error, but a report that says so:
+
+    >>> import zoomldm
+    >>> report = zoomldm.verify("missing.zldm")
+    >>> report.sound, len(report.problems)
+    (False, 1)
+    """
+    archive, progress = as_path(archive), progress or silent
+    progress("verifying", 0, 1)
+    problems = tuple(verify_archive(archive))
+    progress("verifying", 1, 1)
+    here = isinstance(archive, Path) and archive.is_file()
+    size = archive.stat().st_size if here else 0
+    return VerifyReport(str(archive), size, problems, not problems)
+
+
 def verify_archive(path: Path | RemotePath | str) -> list[str]:
     """Problems of an archive, one line each and naming the member; [] if it is sound.
 
@@ -92,6 +134,10 @@ def verify_archive(path: Path | RemotePath | str) -> list[str]:
 
     Every byte of the file is covered: members by the manifest's digests, their headers by the
     digest of the content, the rest by those of directory and end. Then everything is read.
+
+    >>> import zoomldm
+    >>> zoomldm.verify_archive("slide.zldm")
+    []
     """
     path = as_path(path)
     if isinstance(path, RemotePath):

@@ -284,7 +284,7 @@ class ArchiveWriter:
         chunk: int = CHUNK,
         ratio: float | None = None,
     ) -> Base:
-        """Say what base layer the archive has; `add_base_chunk` then takes its pictures.
+        """Say what base layer the archive has; `add_base_chunk` then takes its images.
 
         Args:
             level: 0..7.
@@ -312,7 +312,7 @@ class ArchiveWriter:
         return self._base
 
     def add_base_chunk(self, row: int, col: int, data: bytes) -> None:
-        """Append chunk (row, col) of the base layer, a picture file, to the file.
+        """Append chunk (row, col) of the base layer, an image file, to the file.
 
         Those of `stored_chunks` are wanted; each chunk that tissue overlaps must come.
         """

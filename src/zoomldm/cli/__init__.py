@@ -65,7 +65,7 @@ def common(
         typer.Option(metavar="FILE", help="Append what is done, and errors in full, to a file."),
     ] = None,
 ) -> None:
-    """Whole-slide images kept as embeddings and turned back into pictures."""
+    """Whole-slide images kept as embeddings and turned back into images."""
     from zoomldm.cli.logs import set_up
 
     set_up(debug, log)

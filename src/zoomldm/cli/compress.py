@@ -27,7 +27,7 @@ def compress(
             "--base",
             "--overview",
             metavar="LEVEL|none",
-            help="Level kept as the real picture that rendering starts from; 5x if not given.",
+            help="Level kept as the real image that rendering starts from; 5x if not given.",
         ),
     ] = None,
     base_codec: Annotated[
@@ -93,7 +93,7 @@ def compress(
                 raise ConfigError(f"{option} is for slides; features are taken as they are")
         if precision == "compact":  # the default of slides
             precision = "int8"
-        import_features(slides, out, mpp, precision, encoder, json=json)
+        import_features(slides, out, mpp, precision, encoder, device=device, json=json)
         return
     from zoomldm.cli.cohort import Running, end, failures_of, reports_of, run_slides
     from zoomldm.cli.jobs import CompressJob, identity

@@ -22,15 +22,15 @@ def convert(
 ) -> None:
     """Turn a released ZoomLDM checkpoint into a pipeline directory."""
     from zoomldm.cli.output import print_json, print_table
-    from zoomldm.released import convert_released
+    from zoomldm.released.conversion import ConvertOptions, convert_released
 
     out = out or output  # the option's name of before
     if out is None:
         raise typer.BadParameter("missing; expected a directory to make", param_hint="'--out'")
-    report = convert_released(checkpoint, out, "ema" if ema else "raw")
+    report = convert_released(checkpoint, out, ConvertOptions("ema" if ema else "raw"))
     if json:
         print_json(report.as_dict())
         return
     rows = [[k.replace("_", " "), f"{v:,}"] for k, v in report.parameters.items()]
     done = " (was there already)" if report.done_before else ""
-    print_table(f"{report.pipeline}{done}", ["network", "numbers"], rows)
+    print_table(f"{report.pipeline}{done}", ["network", "parameters"], rows)

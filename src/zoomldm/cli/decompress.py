@@ -32,7 +32,7 @@ def decompress(
             metavar="X,Y,W,H", help="In pixels of the 0.5 mpp raster; else the whole slide."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the noise: another one, another picture.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the noise: another one, another image.")] = 0,
     steps: Annotated[
         int | None,
         typer.Option(help="Evaluations of the denoiser a patch; 6, or 20 for the cascade."),

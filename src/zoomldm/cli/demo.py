@@ -5,13 +5,32 @@ from typing import Annotated
 
 import typer
 
+from zoomldm.cli.device import Device
+
 
 def demo(
     out: Annotated[
-        Path, typer.Option("-o", "--out", help="Folder for what it makes; made if it isn't there.")
+        Path, typer.Option("-o", "--out", help="Folder for its files; made if its parent exists.")
     ] = Path("demo"),
+    device: Device = "auto",
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Show one place at all levels beside the real one, a pyramidal TIFF, and it compressed."""
-    from zoomldm.cli.demonstration import main
+    from zoomldm.cli.demonstration import demonstrate
+    from zoomldm.cli.output import megabytes, print_json, print_table, progress
+    from zoomldm.pipeline import load_pipeline
 
-    main(out)
+    with progress(quiet=json) as advance:
+        report = demonstrate(out, pipeline=load_pipeline(device=device), progress=advance)
+    if json:
+        print_json(report.as_dict())
+        return
+    rows = [
+        [part.name, megabytes(part.source_bytes), megabytes(part.bytes), f"{part.seconds:.0f}"]
+        for part in report.parts
+    ]
+    title = f"demo: {report.slide}, {report.bytes_per_tile:.0f} bytes a tissue tile"
+    print_table(title, ["what", "from", "bytes", "seconds"], rows)
+    typer.echo(f"look at {report.compare} and {report.region}")
+    typer.echo("the whole slide in the browser: pip install 'zoomldm[viewer]'")
+    typer.echo(f"zoomldm view {report.source}")

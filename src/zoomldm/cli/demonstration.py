@@ -2,83 +2,147 @@
 
 import json
 import time
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zoomldm.cli.output import megabytes, print_table, progress
+from zoomldm.errors import TargetError
+from zoomldm.files import atomic_path
+from zoomldm.verbs import Progress, Report, silent
 
+if TYPE_CHECKING:
+    from zoomldm.pipeline import ZoomLDMPipeline
+
+LEVELS = tuple(range(8))  # at which the place is shown
 SIDE = 1024  # px of the 0.5 mpp raster that are written as a TIFF
-CODED = 2  # level of the codec's picture
+CODED = 2  # level of the codec's image
 FINE = 3  # levels that it is shown at
 
 Pixels = NDArray[np.uint8]
 
 
-def main(folder: Path) -> None:
-    """Run the demo, writing into `folder`.
+@dataclass(frozen=True)
+class DemoPart:
+    """One step of the demo.
+
+    Attributes:
+        name: what was made of what.
+        source_bytes: of what it was made from.
+        bytes: of what was made.
+        seconds: time taken.
+    """
+
+    name: str
+    source_bytes: int
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class DemoReport(Report):
+    """What the demo made.
+
+    Attributes:
+        slide: that the shipped archive is of.
+        source: the shipped archive.
+        compare: image of one place at all levels, four ways.
+        region: a pyramidal TIFF.
+        again: the TIFF's archive.
+        bytes_per_tile: of the shipped archive.
+        ratio: bytes of the slide over those of its archive.
+        parts: the steps.
+    """
+
+    slide: str
+    source: Path
+    compare: Path
+    region: Path
+    again: Path
+    bytes_per_tile: float
+    ratio: float
+    parts: tuple[DemoPart, ...]
+
+
+def demonstrate(
+    out: Path,
+    *,
+    pipeline: "ZoomLDMPipeline",
+    progress: Progress | None = None,
+) -> DemoReport:
+    """Run the demo.
 
     - `compare.png`: one place of a slide that no network saw, at all magnifications: real, from
       the shipped archive, an AVIF of the same bytes, and from embeddings alone.
     - `region.tif`: a region as a pyramidal TIFF; `region.zldm`: the TIFF compressed again.
+
+    Args:
+        out: folder for them; made if its parent exists.
+        pipeline: the shipped one, wherever it is to run.
+        progress: called as work goes on.
+
+    Raises:
+        TargetError: the folder can't be made.
     """
-    print("loading the pipeline", flush=True)
     from zoomldm.archive import open_archive
     from zoomldm.compression.compress import compress
     from zoomldm.geometry.lattice import densest_point, densest_region, patch_windows
     from zoomldm.geometry.levels import TILE
-    from zoomldm.pipeline import load_pipeline
     from zoomldm.rendering import DecompressOptions, decompress
 
-    folder.mkdir(exist_ok=True)
+    progress = progress or silent
+    if not out.is_dir():
+        if out.exists() or not out.absolute().parent.is_dir():
+            raise TargetError(f"{out}: can't be made; expected a folder or a new name in one")
+        out.mkdir()
     shipped = Path(str(resources.files("zoomldm") / "weights"))
-    source = shipped / "demo.zldm"
-    pipeline = load_pipeline()
-    rows: list[list[str]] = []
+    source, parts = shipped / "demo.zldm", []
+    compare, region, again = (out / n for n in ("compare.png", "region.tif", "region.zldm"))
+    begun = time.monotonic()
+
+    def finished(name: str, made_from: int, made: Path) -> None:
+        nonlocal begun
+        now = time.monotonic()
+        parts.append(DemoPart(name, made_from, made.stat().st_size, round(now - begun, 1)))
+        begun = now
+
     with open_archive(source) as archive:
         manifest, size = archive.manifest, archive.size
-        region = densest_region(archive.mask, size, SIDE)
-        windows = patch_windows(densest_point(archive.mask))
-        start = time.monotonic()
+        window = densest_region(archive.mask, size, SIDE)
+        every = patch_windows(densest_point(archive.mask))
+        windows = {k: every[k] for k in LEVELS}
+        progress("one place, four ways", 0, 2)
+        real = _split(shipped / "demo" / "real.jpg", TILE)
         shown = {
-            "real": _split(shipped / "demo" / "real.jpg", TILE),
+            "real": {k: v for k, v in real.items() if k in windows},
             "archive": _drawn(archive, pipeline, windows, base=True),
             "AVIF, same bytes": _coded(shipped / "demo" / "codec.json", windows),
-            "embeddings alone": _drawn(archive, pipeline, windows, base=False),
         }
-        seconds = time.monotonic() - start
-        bytes_per_tile = archive.file_bytes / manifest.tissue_tiles
-    compare, picture, again = (folder / n for n in ("compare.png", "region.tif", "region.zldm"))
-    _sheet(shown).save(compare)
-    print(f"one place at eight magnifications, four ways: {seconds:.0f} s", flush=True)
-    before, count = manifest.slide.file_bytes, source.stat().st_size
-    rows.append(
-        ["slide -> archive", megabytes(before), megabytes(count), f"1/{before / count:.0f}"]
+        progress("one place, four ways", 1, 2)
+        shown["embeddings alone"] = _drawn(archive, pipeline, windows, base=False)
+        progress("one place, four ways", 2, 2)
+        slide_bytes, count = manifest.slide.file_bytes, archive.file_bytes
+    with atomic_path(compare) as part:
+        _sheet(shown).save(part, format="PNG")
+    finished("one place at eight magnifications", count, compare)
+    options = DecompressOptions(region=window)
+    decompress(source, region, options, pipeline=pipeline, progress=progress)
+    finished(f"region of {SIDE} px as a pyramidal TIFF", count, region)
+    compress(region, again, pipeline=pipeline, progress=progress)
+    finished("the TIFF compressed again", region.stat().st_size, again)
+    return DemoReport(
+        slide=manifest.slide.name,
+        source=source,
+        compare=compare,
+        region=region,
+        again=again,
+        bytes_per_tile=count / manifest.tissue_tiles,
+        ratio=slide_bytes / count,
+        parts=tuple(parts),
     )
-    start = time.monotonic()
-    with progress() as advance:
-        decompress(
-            source,
-            picture,
-            DecompressOptions(region=region),
-            pipeline=pipeline,
-            progress=advance,
-        )
-    print(f"region of {SIDE} px as a pyramidal TIFF: {time.monotonic() - start:.0f} s", flush=True)
-    rows.append(["-> region.tif", megabytes(count), megabytes(picture.stat().st_size), "-"])
-    start = time.monotonic()
-    with progress() as advance:
-        compress(picture, again, pipeline=pipeline, progress=advance)
-    print(f"region compressed again: {time.monotonic() - start:.0f} s", flush=True)
-    before, count = picture.stat().st_size, again.stat().st_size
-    rows.append(["-> region.zldm", megabytes(before), megabytes(count), f"1/{before / count:.0f}"])
-    title = f"demo: {manifest.slide.name}, {bytes_per_tile:.0f} bytes a tissue tile"
-    print_table(title, ["what", "in", "out", "of the file"], rows)
-    print(f"look at {compare} and {picture}")
-    print(f"the whole slide in the browser: pip install 'zoomldm[viewer]'; zoomldm view {source}")
 
 
 def _drawn(archive: Any, pipeline: Any, windows: Any, base: bool) -> dict[int, Pixels]:
@@ -100,7 +164,7 @@ def _split(path: Path, side: int) -> dict[int, Pixels]:
 
 
 def _coded(path: Path, windows: Any) -> dict[int, Pixels]:
-    """The place from an AVIF of the 5x picture around it, enlarged for finer levels."""
+    """The place from an AVIF of the 5x image around it, enlarged for finer levels."""
     import imagecodecs
 
     from zoomldm.evaluation.readers import Enlarged
@@ -115,11 +179,11 @@ def _coded(path: Path, windows: Any) -> dict[int, Pixels]:
         return image[rows[:, None], cols]
 
     reader = Enlarged(pixels, CODED, tuple(facts["raster"]))
-    return {k: reader.read(k, *windows[k]) for k in range(FINE)}
+    return {k: reader.read(k, *windows[k]) for k in windows if k < FINE}
 
 
 def _sheet(shown: dict[str, dict[int, Pixels]]) -> Any:
-    """Rows of ways, columns of levels, and under each picture its figures against the real one."""
+    """Rows of ways, columns of levels, and under each image its figures against the real one."""
     from PIL import Image, ImageDraw, ImageFont
 
     from zoomldm.geometry.levels import NAMES, TILE

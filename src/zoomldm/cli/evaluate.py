@@ -1,18 +1,15 @@
 """`zoomldm evaluate`: figures of a pipeline; `copies` and `samples` of what it draws."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from typer.core import TyperGroup
 
 from zoomldm.cli.device import Device
-from zoomldm.cli.measures import fidelity, nuclei, rates
+from zoomldm.cli.measures import fidelity, nuclei, rates, show, shown_progress, this_command
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from zoomldm.sampling.options import SampleOptions
 
 
@@ -51,20 +48,17 @@ def networks(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Measure autoencoder, patch encoder and denoiser on slides kept out of training."""
-    from zoomldm.cli.output import print_json
-    from zoomldm.evaluation.report import evaluate as run
-    from zoomldm.evaluation.report import write_report
+    from zoomldm.evaluation.options import NetworksOptions
+    from zoomldm.evaluation.verbs import evaluate_networks
     from zoomldm.pipeline import load_pipeline
 
-    _check_folder(out)
-    figures, picture = run(
-        load_pipeline(pipeline, device), slides, archives or [], tiles=tiles, judge=judge, say=_say
-    )
-    files = write_report(figures, picture, out, _command())
-    if json:
-        print_json(figures)
-    else:
-        typer.echo("\n".join(str(f) for f in files))
+    options = NetworksOptions(archives or (), tiles, judge)
+    with shown_progress(json) as progress:
+        model = load_pipeline(pipeline, device)
+        report = evaluate_networks(
+            slides, out, options, pipeline=model, progress=progress, command=this_command()
+        )
+    show(report, json)
 
 
 @evaluate.command()
@@ -73,7 +67,10 @@ def copies(
     out: Annotated[Path, typer.Option("-o", "--out", help="Existing folder for copies.*")],
     pipeline: Annotated[str, typer.Option(help="Pipeline id or directory.")] = "demo",
     n: Annotated[int, typer.Option("-n", help="Samples a level.")] = 64,
-    share: Annotated[float, typer.Option(help="Of each slide, withheld from training.")] = 0.1,
+    fraction: Annotated[
+        float,
+        typer.Option("--fraction", "--share", help="Of each slide, withheld from training."),
+    ] = 0.1,
     cases: Annotated[
         Path | None, typer.Option(metavar="CSV", help="Table with the columns file and case.")
     ] = None,
@@ -89,37 +86,18 @@ def copies(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Count samples that come nearer to a training patch than withheld tissue does."""
-    from zoomldm.cli.output import print_json
-    from zoomldm.cohort.cases import split_cases
-    from zoomldm.errors import ConfigError
-    from zoomldm.evaluation.copies import copies_table, measure_copies
+    from zoomldm.evaluation.options import CopiesOptions
+    from zoomldm.evaluation.verbs import evaluate_copies
     from zoomldm.pipeline import load_pipeline
 
-    _check_folder(out)
-    archives = {path.name: path for path in sorted(data.glob("*.zldm"))}
-    if not archives:
-        raise ConfigError(f"{data}: holds no archives; --data takes a folder of training archives")
-    split = split_cases(archives, [c.strip() for c in holdout.split(",") if c.strip()], cases)
-    options = _plain(seed, precision, batch)
-    figures, picture = measure_copies(
-        load_pipeline(pipeline, device),
-        [archives[name] for name in split.training],
-        [archives[name] for name in split.held_out],
-        n=n,
-        share=share,
-        options=options,
-        say=_say,
-    )
-    table = copies_table(figures)
-    _write(
-        out,
-        "copies",
-        figures,
-        table,
-        picture,
-        "Eight pairs nearest to their limit: sample above, its nearest training patch below",
-    )
-    print_json(figures) if json else typer.echo(table)
+    held_out = tuple(c.strip() for c in holdout.split(",") if c.strip())
+    options = CopiesOptions(n, fraction, cases, held_out, _plain(seed, precision, batch))
+    with shown_progress(json) as progress:
+        model = load_pipeline(pipeline, device)
+        report = evaluate_copies(
+            data, out, options, pipeline=model, progress=progress, command=this_command()
+        )
+    show(report, json)
 
 
 @evaluate.command()
@@ -135,7 +113,7 @@ def samples(
         typer.Option(metavar="CSV", help="Columns file and case, where --other has several cases."),
     ] = None,
     pipeline: Annotated[str, typer.Option(help="Pipeline id or directory.")] = "demo",
-    n: Annotated[int, typer.Option("-n", help="Pictures of each kind and level.")] = 128,
+    n: Annotated[int, typer.Option("-n", help="Images of each kind and level.")] = 128,
     level: Annotated[
         list[str] | None, typer.Option(help="20x, 10x, ...; several.", show_default="all")
     ] = None,
@@ -148,46 +126,20 @@ def samples(
     device: Device = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Fréchet and kernel distances of samples to real patches of held-out slides."""
-    import numpy as np
-    from PIL import Image
-
-    from zoomldm.cli.output import print_json
-    from zoomldm.cohort.cases import group_cases
-    from zoomldm.evaluation.samples import measure_samples, samples_table
-    from zoomldm.geometry.levels import COUNT, parse_level
+    """Fréchet distance and KID of samples to real patches of held-out slides."""
+    from zoomldm.evaluation.options import SamplesOptions
+    from zoomldm.evaluation.verbs import evaluate_samples
     from zoomldm.pipeline import load_pipeline
 
-    _check_folder(out)
-    by_name = {path.name: path for path in other}
-    grouped = group_cases(by_name, cases)
-    files = [f for p in archives for f in (sorted(p.glob("*.zldm")) if p.is_dir() else [p])]
-    figures, pictures = measure_samples(
-        load_pipeline(pipeline, device),
-        slides,
-        {case: [by_name[name] for name in names] for case, names in grouped.items()},
-        files,
-        n=n,
-        levels=[parse_level(v) for v in level] if level else range(COUNT),
-        options=_plain(seed, precision, batch),
-        judge=judge,
-        say=_say,
+    options = SamplesOptions(
+        other, archives, cases, n, level, judge, _plain(seed, precision, batch)
     )
-    strips = [
-        np.concatenate(list(kind[:4]), 1) for sets in pictures.values() for kind in sets.values()
-    ]
-    picture = np.array(Image.fromarray(np.concatenate(strips)).reduce(2))
-    table = samples_table(figures)
-    shown = ", ".join(next(iter(pictures.values()), {}))
-    _write(
-        out,
-        "samples",
-        figures,
-        table,
-        picture,
-        f"Four of each kind, level by level from 20x; rows: {shown}",
-    )
-    print_json(figures) if json else typer.echo(table)
+    with shown_progress(json) as progress:
+        model = load_pipeline(pipeline, device)
+        report = evaluate_samples(
+            slides, out, options, pipeline=model, progress=progress, command=this_command()
+        )
+    show(report, json)
 
 
 def _plain(
@@ -202,45 +154,3 @@ def _plain(
         batch=batch,
         context_guidance=1.0,
     )
-
-
-def _command() -> str:
-    """The command that runs, paths cut to their last names."""
-    import shlex
-    import sys
-
-    words = [w if w.startswith("-") else Path(w).name for w in sys.argv[1:]]
-    return shlex.join(["zoomldm", *words])
-
-
-def _say(text: str) -> None:
-    typer.echo(f"measuring {text}", err=True)
-
-
-def _check_folder(out: Path) -> None:
-    from zoomldm.errors import TargetError
-
-    if not out.is_dir():
-        raise TargetError(f"{out}: is no folder; expected one that exists")
-
-
-def _write(
-    out: Path,
-    name: str,
-    figures: dict[str, Any],
-    table: str,
-    picture: "NDArray[np.uint8] | None",
-    caption: str,
-) -> None:
-    """Write figures as JSON, the table as a page, and the picture beside it."""
-    from json import dumps
-
-    from PIL import Image
-
-    page = [f"# {name.capitalize()}", "", f"Printed by `{_command()}`; pipeline digest"]
-    page += [f"`{figures['digest'][:16]}`.", "", table]
-    if picture is not None:
-        Image.fromarray(picture).save(out / f"{name}.jpg", quality=80)
-        page += ["", f"![{caption}]({name}.jpg)", "", f"{caption}."]
-    (out / f"{name}.json").write_text(dumps(figures, indent=1) + "\n")
-    (out / f"{name}.md").write_text("\n".join(page) + "\n")

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from zoomldm.cli.cohort import Cpus, DryRun, Gpus, Ray, Retries, Split, State, Workers
+from zoomldm.cli.device import Device
 
 
 def import_features(
@@ -39,6 +40,7 @@ def import_features(
     split: Split = None,
     state: State = None,
     dry_run: DryRun = False,
+    device: Device = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Turn tile features of TRIDENT, CLAM or STAMP into archives."""
@@ -47,12 +49,12 @@ def import_features(
     from zoomldm.cli.output import megabytes, print_json, print_table
     from zoomldm.cohort.items import FEATURES, find_items
     from zoomldm.errors import TargetError
-    from zoomldm.features.to_archive import slide_name
+    from zoomldm.features.to_archive import ImportOptions, slide_name
 
     cohort = find_items(files, FEATURES, "files", lambda f: slide_name(Path(f)), split)
     if len(cohort.items) > 1 and not out.is_dir():
         raise TargetError(f"{out}: several files need an existing folder")
-    job = ImportJob(out, mpp, precision, encoder)
+    job = ImportJob(out, ImportOptions(mpp, precision), encoder, device)
     running = Running(workers, ray, cpus, gpus, retries, state, dry_run)
     result = run_slides(job, cohort, running, out=out, what="files", json=json)
     made = reports_of(result)
@@ -61,7 +63,7 @@ def import_features(
     elif made:
         print_table(
             "archives of features",
-            ["archive", "layout", "tissue tiles", "numbers", "encoder", "size"],
+            ["archive", "layout", "tissue tiles", "dimension", "encoder", "size"],
             [
                 [
                     Path(m["archive"]).name,

@@ -10,7 +10,8 @@ from zoomldm.cohort.items import Item
 from zoomldm.compression.compress import CompressOptions, archive_path
 from zoomldm.errors import DamagedError
 from zoomldm.features.extract import FeatureOptions
-from zoomldm.verbs import Progress, plain
+from zoomldm.features.to_archive import ImportOptions
+from zoomldm.verbs import Progress
 
 _ENDS = 1 << 16  # bytes of a weights file that are looked at
 
@@ -139,27 +140,27 @@ class ImportJob:
 
     Attributes:
         out: file or folder.
-        mpp: micrometres per pixel, over what the files say.
-        precision: of the embeddings.
+        options: how features are taken.
         encoder: patch encoder that made the features.
+        device: where it runs.
     """
 
     verb: ClassVar[str] = "import"
     out: Path
-    mpp: float | None
-    precision: Any
+    options: ImportOptions
     encoder: str | None
+    device: str
 
     @property
     def settings(self) -> dict[str, Any]:
         """What archives depend on."""
-        return {"mpp": self.mpp, "precision": self.precision, "encoder": self.encoder}
+        return {**asdict(self.options), "encoder": self.encoder}
 
     def load(self) -> Any:
         """The patch encoder, where one is named."""
         from zoomldm.encoders import load_encoder
 
-        return load_encoder(self.encoder, "cpu") if self.encoder else None
+        return load_encoder(self.encoder, self.device) if self.encoder else None
 
     def output(self, item: Item) -> Path | None:
         """The archive."""
@@ -169,10 +170,9 @@ class ImportJob:
         """Turn a file of features into an archive."""
         from zoomldm.features.to_archive import archive_from_features
 
-        made = archive_from_features(
-            item.source, self.out, mpp=self.mpp, precision=self.precision, encoder=loaded
-        )
-        return dict(plain(made))  # type: ignore[call-overload]
+        return archive_from_features(
+            item.source, self.out, self.options, encoder=loaded, progress=progress
+        ).as_dict()
 
 
 @dataclass(frozen=True)
@@ -199,12 +199,13 @@ class VerifyJob:
         Raises:
             DamagedError: it isn't sound; its `report` has all problems.
         """
-        from zoomldm.archive import verify_archive
+        from zoomldm.archive.verify import verify
 
-        problems = verify_archive(item.source)
-        if problems:
-            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-            error = DamagedError(f"{problems[0]}{more}")
-            error.report = {"problems": problems}  # type: ignore[attr-defined]
+        report = verify(item.source, progress=progress)
+        if not report.sound:
+            count = len(report.problems)
+            more = f" (and {count - 1} more)" if count > 1 else ""
+            error = DamagedError(f"{report.problems[0]}{more}")
+            error.report = report.as_dict()  # type: ignore[attr-defined]
             raise error
-        return {"problems": []}
+        return report.as_dict()

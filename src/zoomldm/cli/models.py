@@ -1,4 +1,4 @@
-"""`zoomldm models`: what can embed tiles and make pictures."""
+"""`zoomldm models`: what can embed tiles and make images."""
 
 from typing import Annotated
 
@@ -31,18 +31,18 @@ def models(
         return
     print_table(
         "pipelines (--pipeline, or a directory)",
-        ["id", "digest", "numbers a tile", "licence"],
+        ["id", "digest", "dimension", "licence"],
         [[p["id"], p["digest"][:12], p["dim"], p["licence"]] for p in pipelines],
     )
     print_table(
         "patch encoders (--encoder ID, or ID=PATH for weights at hand)",
-        ["id", "numbers a tile", "network", "input", "licence", "gated", "source", "library"],
+        ["id", "dimension", "network", "input", "licence", "gated", "source", "library"],
         [
             [
                 e["id"],
                 e["dim"],
                 e["architecture"],
-                f"{e['preparation']['size']} px",
+                f"{e['preprocessing']['size']} px",
                 e["licence"],
                 "yes" if e["gated"] else "no",
                 e["source"].rsplit("/", 1)[-1] if "://" in e["source"] else e["source"],

@@ -14,7 +14,10 @@ def sample(
         str | None, typer.Option(help="20x, 10x, ... 0.15625x, or all.", show_default="all")
     ] = None,
     n: Annotated[
-        int | None, typer.Option("-n", help="Samples a level, or zooms.", show_default="16; 1 zoom")
+        int | None,
+        typer.Option(
+            "-n", "--number", help="Samples a level, or zooms.", show_default="16; 1 zoom"
+        ),
     ] = None,
     zoom: Annotated[
         bool, typer.Option("--zoom", help="Zoom into imaginary slides, all levels of each.")
@@ -23,7 +26,7 @@ def sample(
         str | None,
         typer.Option(
             metavar="TILE.png|ARCHIVE@X,Y",
-            help="Tissue like this tile: a picture of 256 px at 0.5 mpp, or the tile at a pixel "
+            help="Tissue like this tile: an image of 256 px at 0.5 mpp, or the tile at a pixel "
             "of an archive at 20x.",
         ),
     ] = None,
@@ -53,40 +56,30 @@ def sample(
 ) -> None:
     """Draw new tissue at any magnification, or zoom into an imaginary slide."""
     from zoomldm.cli.output import print_json, progress
-    from zoomldm.errors import ConfigError
-    from zoomldm.geometry.levels import parse_level
     from zoomldm.pipeline import load_pipeline
-    from zoomldm.sampling.exports import write_samples
+    from zoomldm.sampling.exports import SheetOptions, write_samples
     from zoomldm.sampling.options import SampleOptions
-    from zoomldm.sampling.reference import read_reference
 
-    if zoom and level is not None:
-        raise ConfigError("--zoom shows all levels; leave --level out")
-    options = SampleOptions(
-        seed=seed,
-        steps=steps,
-        guidance=guidance,
-        context_steps=context_steps,
-        context_guidance=context_guidance,
-        precision=precision,
-        batch=batch,
+    options = SheetOptions(
+        levels=None if level is None or (level == "all" and not zoom) else (level,),
+        n=n,
+        zoom=zoom,
+        like=like,
+        label=label,
+        samples=SampleOptions(
+            seed=seed,
+            steps=steps,
+            guidance=guidance,
+            context_steps=context_steps,
+            context_guidance=context_guidance,
+            precision=precision,
+            batch=batch,
+        ),
     )
-    model = load_pipeline(pipeline, device)
-    levels = list(range(model.levels)) if level in (None, "all") else [parse_level(level)]
-    reference = read_reference(like, model) if like else None
     with progress(quiet=json) as advance:
-        report = write_samples(
-            model,
-            out,
-            levels,
-            n if n is not None else 1 if zoom else 16,
-            options,
-            reference,
-            label=label,
-            zoom=zoom,
-            advance=advance,
-        )
+        model = load_pipeline(pipeline, device)
+        report = write_samples(out, options, pipeline=model, progress=advance)
     if json:
-        print_json(report)
+        print_json(report.as_dict())
     else:
-        typer.echo(f"{len(report['samples'])} pictures, {out / report['sheet']}")
+        typer.echo(f"{len(report.samples)} images, {out / report.sheet}")

@@ -64,7 +64,7 @@ def add_base(
 
     Args:
         slide: an open slide.
-        tissue: its tissue; its view serves as the picture where it has the level.
+        tissue: its tissue; its view serves as the image where it has the level.
         writer: of the slide's archive.
         level: 0 to 7.
         codec: of the chunks.

@@ -11,7 +11,7 @@ import numpy as np
 
 from zoomldm import __version__
 from zoomldm.archive import Archive, ArchiveWriter, open_archive, verify_archive
-from zoomldm.archive.manifest import Encoder, Header, Network, SlideFacts, TissueFacts
+from zoomldm.archive.manifest import Encoder, Header, Network, SlideInfo, TissueInfo
 from zoomldm.archive.pictures import resolve_quality
 from zoomldm.archive.writer import Precision
 from zoomldm.compression.base import add_base, choose_level
@@ -179,6 +179,14 @@ def compress(
         SlideError: not a slide, no scale, no tissue, or over 1 % of its tiles unreadable.
         TargetError: the target can't be written, another process is writing it, or it is the
             archive of another slide.
+
+    >>> import zoomldm
+    >>> options = zoomldm.CompressOptions(base="10x", tissue="all")
+    >>> report = zoomldm.compress("slide.tif", "all.zldm", options, pipeline="tiny")
+    >>> report.grid, report.tissue_tiles, report.done_before
+    ((4, 4), 16, False)
+    >>> zoomldm.compress("slide.tif", "all.zldm", options, pipeline="tiny").done_before
+    True
     """
     options = options or CompressOptions()
     slide, start = Path(slide), time.monotonic()
@@ -205,7 +213,7 @@ def compress(
         progress("finding tissue", 1, 1)
         header = Header(
             slide=facts,
-            tissue=TissueFacts(
+            tissue=TissueInfo(
                 mode=options.tissue, threshold=tissue.threshold, view_mpp=tissue.view_mpp
             ),
             creator=f"zoomldm {__version__}",
@@ -243,8 +251,8 @@ def _networks(
     }
 
 
-def _slide_facts(slide: Slide, options: CompressOptions) -> SlideFacts:
-    return SlideFacts(
+def _slide_facts(slide: Slide, options: CompressOptions) -> SlideInfo:
+    return SlideInfo(
         name=slide.path.name,
         file_bytes=slide.file_bytes,
         native_size=slide.native_size,
@@ -261,7 +269,7 @@ def _slide_facts(slide: Slide, options: CompressOptions) -> SlideFacts:
 
 def _is_done(
     target: Path,
-    slide: SlideFacts,
+    slide: SlideInfo,
     networks: dict[str, Any],
     base: int | None,
     options: CompressOptions,

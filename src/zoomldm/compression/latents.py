@@ -38,7 +38,7 @@ def add_latents(
         for chunk, pixels in _batches(slide, level, step, offsets):
             x = to_signed(pixels).to(device, memory_format=torch.channels_last)
             with torch.autocast(device.type, torch.bfloat16, enabled=fast_bfloat16(device.type)):
-                latents = pipeline.encode_pictures(x)
+                latents = pipeline.encode_images(x)
             writer.add_latents(level, chunk, latents.half().cpu().numpy())
             done += len(chunk)
             progress(what, done, len(offsets))

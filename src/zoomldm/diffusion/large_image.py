@@ -1,4 +1,4 @@
-"""What the released code makes large pictures with: resizing, windows, seam removal."""
+"""What the released code makes large images with: resizing, windows, seam removal."""
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -42,14 +42,14 @@ def _cubic(x: Tensor) -> Tensor:
 
 
 def resized(pictures: Tensor, factor: float) -> Tensor:
-    """Pictures (..., H, W) with sides times `factor` (2, 1/8, ...), see `resize_matrix`."""
+    """Images (..., H, W) with sides times `factor` (2, 1/8, ...), see `resize_matrix`."""
     h, w = pictures.shape[-2:]
     rows = resize_matrix(h, round(h * factor)).to(pictures)
     cols = resize_matrix(w, round(w * factor)).to(pictures)
     return rows @ pictures @ cols.T
 
 
-def spherical(share: float, a: Tensor, b: Tensor) -> Tensor:
+def slerp(share: float, a: Tensor, b: Tensor) -> Tensor:
     """Spherical interpolation from a (share 0) to b (1) along the last axis.
 
     The weights are those of the angle between the vectors; straight where that is under 1.8
@@ -75,9 +75,9 @@ def window_embedding(grid: Tensor, row: int, col: int, side: int = WINDOW) -> Te
     padded = torch.cat([padded, padded[:, -1:]], 1)
     r, c = min(row // side, len(grid) - 1), min(col // side, grid.shape[1] - 1)
     down, right = row / side - r, col / side - c
-    top = spherical(right, padded[r, c], padded[r, c + 1])
-    bottom = spherical(right, padded[r + 1, c], padded[r + 1, c + 1])
-    return standardise(spherical(down, top, bottom))
+    top = slerp(right, padded[r, c], padded[r, c + 1])
+    bottom = slerp(right, padded[r + 1, c], padded[r + 1, c + 1])
+    return standardise(slerp(down, top, bottom))
 
 
 def window_starts(size: int, side: int = WINDOW, stride: int = 16) -> list[int]:
@@ -92,8 +92,8 @@ def windows(height: int, width: int, stride: int, side: int = WINDOW) -> Iterato
             yield row, col
 
 
-def bell(side: int) -> Tensor:
-    """Weights (side, side) of a window: Gaussian of deviation 0.8 / sqrt 2 half sides, peak 1."""
+def gaussian_window(side: int) -> Tensor:
+    """Weights (side, side) of a window: Gaussian of std 0.8 / sqrt 2 half sides, peak 1."""
     axis = torch.linspace(-1, 1, side)
     weight = torch.exp(-(axis[:, None] ** 2 + axis**2) / 0.64)
     return weight / weight.max()
@@ -102,10 +102,10 @@ def bell(side: int) -> Tensor:
 def decode_large(
     decode: Callable[[Tensor], Tensor], latents: Tensor, stride: int = 16, side: int = WINDOW
 ) -> Tensor:
-    """Decode latents larger than a patch by windows, blended with `bell`.
+    """Decode latents larger than a patch by windows, blended with `gaussian_window`.
 
     Args:
-        decode: latents (1, C, side, side) to a picture (1, 3, f side, f side).
+        decode: latents (1, C, side, side) to an image (1, 3, f side, f side).
         latents: (1, C, h, w), h and w at least `side`.
         stride: between windows.
         side: of a window.
@@ -118,7 +118,7 @@ def decode_large(
     for row, col in windows(h, w, stride, side):
         picture = decode(latents[:, :, row : row + side, col : col + side])
         factor = picture.shape[-1] // side
-        weight = bell(picture.shape[-1]).to(picture)
+        weight = gaussian_window(picture.shape[-1]).to(picture)
         if total is None or weights is None:
             total = picture.new_zeros((1, 3, h * factor, w * factor))
             weights = picture.new_zeros((h * factor, w * factor))
@@ -130,7 +130,7 @@ def decode_large(
 
 
 def to_bytes(pictures: Tensor) -> Tensor:
-    """Pictures in [-1, 1] to uint8, truncated (not rounded) as the released code does."""
+    """Images in [-1, 1] to uint8, truncated (not rounded) as the released code does."""
     return (255 * ((pictures + 1) / 2).clamp(0, 1)).to(torch.uint8)
 
 

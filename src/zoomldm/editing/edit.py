@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from zoomldm import __version__
 from zoomldm.archive import Archive, ArchiveWriter, open_archive
-from zoomldm.archive.manifest import Edit, Header, Origin, SlideFacts
+from zoomldm.archive.manifest import Edit, Header, Origin, SlideInfo
 from zoomldm.archive.quantise import cosines
 from zoomldm.editing.base import add_spliced, spliced_base
 from zoomldm.editing.places import Block, Place, block_of, embeddings_of
@@ -110,7 +110,7 @@ def edit(
 ) -> EditReport:
     """Write an archive in which tissue was replaced, or a strip of tissue between two places.
 
-    Pictures are made from an archive's grid, so what lies around a transplant is drawn to fit it,
+    Images are made from an archive's grid, so what lies around a transplant is drawn to fit it,
     as anywhere else. No network is needed: the result is an archive as any other, whose manifest
     says what was done.
 
@@ -184,7 +184,7 @@ def _origin(archive: Archive, place: Place) -> Origin:
     return Origin(archive=archive.path.name, digest=archive.digest, x=place.x, y=place.y)
 
 
-def _header(archive: Archive, slide: SlideFacts, edits: list[Edit]) -> Header:
+def _header(archive: Archive, slide: SlideInfo, edits: list[Edit]) -> Header:
     m = archive.manifest
     return Header(
         slide=slide,
@@ -263,7 +263,7 @@ def _interpolated(
         steps=steps,
         base="none: what lies between two places has no real pixels",
     )
-    slide = SlideFacts(
+    slide = SlideInfo(
         name=f"{opened[0].path.stem} to {opened[1].path.stem}",
         file_bytes=0,  # there is no slide of it
         native_size=(width, height),

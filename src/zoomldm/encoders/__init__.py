@@ -2,14 +2,14 @@
 
 from zoomldm.encoders.encoder import NetworkEncoder, PatchEncoder, PipelineEncoder
 from zoomldm.encoders.loading import load_encoder
-from zoomldm.encoders.table import ENCODERS, EncoderFacts, Preparation
+from zoomldm.encoders.table import ENCODERS, EncoderSpec, Preprocessing
 
 __all__ = [
     "ENCODERS",
-    "EncoderFacts",
+    "EncoderSpec",
     "NetworkEncoder",
     "PatchEncoder",
     "PipelineEncoder",
-    "Preparation",
+    "Preprocessing",
     "load_encoder",
 ]

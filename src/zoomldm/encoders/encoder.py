@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoomldm.encoders.table import Preparation
+from zoomldm.encoders.table import Preprocessing
 from zoomldm.pipeline import ZoomLDMPipeline
 
 
@@ -65,8 +65,8 @@ class NetworkEncoder:
 
     Args:
         name: its id.
-        network: prepared pictures (B, 3, S, S) to embeddings (B, D).
-        preparation: of a tile.
+        network: prepared images (B, 3, S, S) to embeddings (B, D).
+        preprocessing: of a tile.
         dim: D.
         digest: see `digest_of`.
         device: where it runs.
@@ -76,32 +76,32 @@ class NetworkEncoder:
         self,
         name: str,
         network: nn.Module,
-        preparation: Preparation,
+        preprocessing: Preprocessing,
         dim: int,
         digest: str,
         device: torch.device | str = "cpu",
     ) -> None:
         self.id, self.embedding_dim, self.digest = name, dim, digest
-        self.preparation, self.device = preparation, torch.device(device)
+        self.preprocessing, self.device = preprocessing, torch.device(device)
         self.network = network.eval().requires_grad_(False).to(self.device)
 
     @torch.no_grad()
     def encode_tiles(self, tiles: np.ndarray) -> np.ndarray:
         """Embed tiles (n, 256, 256, 3) uint8 sRGB: (n, D) float32."""
         pictures = torch.from_numpy(np.ascontiguousarray(tiles)).permute(0, 3, 1, 2)
-        x = prepared(pictures, self.preparation, self.device)
+        x = prepared(pictures, self.preprocessing, self.device)
         return self.network(x).float().cpu().numpy()
 
 
-def prepared(pictures: Tensor, preparation: Preparation, device: Any = None) -> Tensor:
-    """Pictures (n, 3, 256, 256), whole numbers 0..255, as input (n, 3, size, size) float32."""
-    x, side = pictures.to("cpu", torch.uint8), preparation.size
+def prepared(pictures: Tensor, preprocessing: Preprocessing, device: Any = None) -> Tensor:
+    """Images (n, 3, 256, 256), whole numbers 0..255, as input (n, 3, size, size) float32."""
+    x, side = pictures.to("cpu", torch.uint8), preprocessing.size
     if x.shape[-1] != side:
         # On bytes, because the encoders' own transforms resize with Pillow, which rounds between
         # rows and columns; only PyTorch's kernel for bytes, on the CPU, does so too.
         x = F.interpolate(x, (side, side), mode="bilinear", antialias=True)
     x = x.to(device).float()
-    mean, std = (x.new_tensor(v).view(1, 3, 1, 1) for v in (preparation.mean, preparation.std))
+    mean, std = (x.new_tensor(v).view(1, 3, 1, 1) for v in (preprocessing.mean, preprocessing.std))
     return (x / 255 - mean) / std
 
 

@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from zoomldm.encoders.encoder import NetworkEncoder, PatchEncoder, PipelineEncoder, digest_of
-from zoomldm.encoders.table import ENCODERS, EncoderFacts, Preparation
+from zoomldm.encoders.table import ENCODERS, EncoderSpec, Preprocessing
 from zoomldm.errors import PipelineError
 from zoomldm.networks.attention_pool import PooledViT
-from zoomldm.networks.checkpoint import Faults, Tensors, fill, read_checkpoint
+from zoomldm.networks.checkpoint import Mismatches, Tensors, fill, read_checkpoint
 from zoomldm.networks.finite import check_finite
 from zoomldm.networks.patch_vit import PatchViT, ViTSizes
 from zoomldm.pipeline import SHIPPED, load_pipeline, pick_device
@@ -62,9 +62,7 @@ def load_encoder(name: str, device: torch.device | str | None = None) -> PatchEn
     return _load(None, name, folder, place)
 
 
-def _load(
-    facts: EncoderFacts | None, name: str, path: Path, device: torch.device
-) -> NetworkEncoder:
+def _load(facts: EncoderSpec | None, name: str, path: Path, device: torch.device) -> NetworkEncoder:
     """The encoder of weights at `path`, which must be those of `facts` where it is given."""
     if not path.exists():
         raise PipelineError(f"encoder {name}: {path}: no such file or folder")
@@ -89,28 +87,28 @@ def _load(
             f"{file}: is a ViT of width {sizes.dim}, depth {sizes.depth}, patch {sizes.patch}, "
             f"not {facts.id} ({facts.architecture}); give that encoder's weights"
         )
-    preparation = facts.preparation if facts else _preparation(file, sizes, config)
-    _check_size(file, preparation, sizes)
+    preprocessing = facts.preprocessing if facts else _preprocessing(file, sizes, config)
+    _check_size(file, preprocessing, sizes)
     with torch.device("meta"):
         network = _network(sizes, facts)
     own = {key: key for key in network.state_dict()}
-    faults = Faults(tensors, "this encoder's weights")
+    mismatches = Mismatches(tensors, "this encoder's weights")
     for key, value in network.state_dict().items():
-        faults.expect(key, value.shape)
-    faults.check()
+        mismatches.expect(key, value.shape)
+    mismatches.check()
     fill(network, tensors, own)
     described: dict[str, Any] = {
         "sizes": sizes.as_dict(),
-        "preparation": preparation.as_dict(),
+        "preparation": preprocessing.as_dict(),
     }
     if facts is not None and facts.pooling != "class":
         described["pooling"] = facts.pooling
     digest = digest_of(described, network.state_dict())
     dim = facts.dim if facts else sizes.dim
-    return NetworkEncoder(name, network, preparation, dim, digest, device)
+    return NetworkEncoder(name, network, preprocessing, dim, digest, device)
 
 
-def _network(sizes: ViTSizes, facts: EncoderFacts | None) -> nn.Module:
+def _network(sizes: ViTSizes, facts: EncoderSpec | None) -> nn.Module:
     if facts is None or facts.pooling == "class":
         return PatchViT(sizes)
     if facts.pooling == "attention":
@@ -158,25 +156,25 @@ def _tensors(file: Path) -> Tensors:
     return Tensors(file, out)
 
 
-def _preparation(file: Path, sizes: ViTSizes, config: Mapping[str, Any]) -> Preparation:
+def _preprocessing(file: Path, sizes: ViTSizes, config: Mapping[str, Any]) -> Preprocessing:
     """From timm's config.json beside the weights, or of the known encoder of these sizes."""
     given = config.get("pretrained_cfg")
     if isinstance(given, Mapping):
         try:
-            return Preparation(given["input_size"][-1], tuple(given["mean"]), tuple(given["std"]))
+            return Preprocessing(given["input_size"][-1], tuple(given["mean"]), tuple(given["std"]))
         except (KeyError, TypeError, IndexError) as error:
             raise PipelineError(
                 f"{file.parent / CONFIG}: pretrained_cfg has no usable {error}; expected "
                 "input_size, mean and std"
             ) from error
     fits = [e for e in ENCODERS.values() if e.pooling == "class" and e.sizes == sizes]
-    if len({e.preparation for e in fits}) > 1:
+    if len({e.preprocessing for e in fits}) > 1:
         raise PipelineError(
             f"{file}: could be {' or '.join(e.id for e in fits)}, which take their input "
             f"differently; say which: --encoder {fits[0].id}={file}"
         )
     if fits:
-        return fits[0].preparation
+        return fits[0].preprocessing
     named = ", ".join(e.id for e in ENCODERS.values() if e.sizes)
     raise PipelineError(
         f"{file}: a ViT of width {sizes.dim}, depth {sizes.depth}, patch {sizes.patch} is none of "
@@ -184,23 +182,23 @@ def _preparation(file: Path, sizes: ViTSizes, config: Mapping[str, Any]) -> Prep
     )
 
 
-def _check_size(file: Path, preparation: Preparation, sizes: ViTSizes) -> None:
-    if preparation.size % sizes.patch:
+def _check_size(file: Path, preprocessing: Preprocessing, sizes: ViTSizes) -> None:
+    if preprocessing.size % sizes.patch:
         raise PipelineError(
-            f"{file}: takes pictures of {preparation.size} px, which its patches of "
+            f"{file}: takes pictures of {preprocessing.size} px, which its patches of "
             f"{sizes.patch} px do not divide"
         )
 
 
 class _Pooled(nn.Module):
-    """A model of transformers as a function of pictures alone."""
+    """A model of transformers as a function of images alone."""
 
     def __init__(self, model: Any, mean: bool) -> None:
         super().__init__()
         self.model, self.mean = model, mean
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Embed prepared pictures (B, 3, S, S): (B, D)."""
+        """Embed prepared images (B, 3, S, S): (B, D)."""
         tokens = self.model(pixel_values=pictures).last_hidden_state
         if not self.mean:
             return tokens[:, 0]
@@ -208,7 +206,7 @@ class _Pooled(nn.Module):
 
 
 def _transformers_encoder(
-    facts: EncoderFacts | None,
+    facts: EncoderSpec | None,
     name: str,
     path: Path,
     file: Path,
@@ -220,7 +218,7 @@ def _transformers_encoder(
         raise PipelineError(
             f"encoder {name}: {path}: expected a folder with {CONFIG} of transformers and weights"
         )
-    preparation = facts.preparation if facts else _processor(path)
+    preprocessing = facts.preprocessing if facts else _processor(path)
     mean = facts is not None and facts.pooling == "class and mean"
     dim = config.get("hidden_size")
     if isinstance(dim, int) and mean:
@@ -257,13 +255,13 @@ def _transformers_encoder(
             f"{file}: lacks tensors of {config['model_type']}, or has them in other shapes: "
             f"{', '.join(listed[:6])}; download it again"
         )
-    described = {"model_type": config["model_type"], "preparation": preparation.as_dict()}
+    described = {"model_type": config["model_type"], "preparation": preprocessing.as_dict()}
     if mean:
         described["pooling"] = "class and mean"
     digest = digest_of(described, tensors)
     dim = int(model.config.hidden_size) * (2 if mean else 1)
     network = _Pooled(model.float(), mean)
-    return NetworkEncoder(name, network, preparation, dim, digest, device)
+    return NetworkEncoder(name, network, preprocessing, dim, digest, device)
 
 
 def _transformers(name: str) -> Any:
@@ -277,14 +275,14 @@ def _transformers(name: str) -> Any:
     return transformers
 
 
-def _processor(path: Path) -> Preparation:
-    """Preparation that a folder of transformers says; the whole tile is always resized."""
+def _processor(path: Path) -> Preprocessing:
+    """Preprocessing that a folder of transformers says; the whole tile is always resized."""
     given = _json(path / PROCESSOR)
     size = given.get("crop_size") or given.get("size")
     if isinstance(size, Mapping):
         size = size.get("height") or size.get("shortest_edge")
     try:
-        return Preparation(int(size), tuple(given["image_mean"]), tuple(given["image_std"]))  # type: ignore[arg-type]
+        return Preprocessing(int(size), tuple(given["image_mean"]), tuple(given["image_std"]))  # type: ignore[arg-type]
     except (KeyError, TypeError, ValueError) as error:
         raise PipelineError(
             f"{path}: {PROCESSOR} is missing or has no size, image_mean and image_std; expected "
@@ -302,7 +300,7 @@ def _json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _downloaded(facts: EncoderFacts) -> Path:
+def _downloaded(facts: EncoderSpec) -> Path:
     """Folder with an encoder's files, from the hub's cache or the hub."""
     by_hand = f"pass its files as --encoder {facts.id}=PATH"
     if not facts.on_hub:
@@ -335,8 +333,7 @@ def _downloaded(facts: EncoderFacts) -> Path:
             else "log in with `hf auth login`"
         )
         raise PipelineError(
-            f"encoder {facts.id}: the hub gives {facts.source} to no one unknown; {todo}, or "
-            f"{by_hand}"
+            f"encoder {facts.id}: {facts.source} is not given without a login; {todo}, or {by_hand}"
         ) from error
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
         raise PipelineError(

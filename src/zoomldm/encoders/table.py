@@ -12,7 +12,7 @@ _OPTIMUS = (0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517)
 
 
 @dataclass(frozen=True)
-class Preparation:
+class Preprocessing:
     """How a tile becomes a network's input.
 
     Attributes:
@@ -31,7 +31,7 @@ class Preparation:
 
 
 @dataclass(frozen=True)
-class EncoderFacts:
+class EncoderSpec:
     """A patch encoder that others trained.
 
     Attributes:
@@ -41,7 +41,7 @@ class EncoderFacts:
         source: repository on the Hugging Face hub, or the address of its file.
         licence: of the weights.
         gated: whether its terms must be accepted before it can be downloaded.
-        preparation: of its input.
+        preprocessing: of its input.
         sizes: of the transformer where it is read by our own network, else None.
         library: module that runs it.
         pooling: what of the transformer is the embedding: its `class` token, that and the mean of
@@ -55,7 +55,7 @@ class EncoderFacts:
     source: str
     licence: str
     gated: bool
-    preparation: Preparation
+    preprocessing: Preprocessing
     sizes: ViTSizes | None = None
     library: str = "zoomldm"
     pooling: Literal["class", "class and mean", "attention"] = "class"
@@ -76,7 +76,7 @@ class EncoderFacts:
         shown = ("id", "dim", "architecture", "source", "licence", "gated", "library", "pooling")
         return {
             **{name: getattr(self, name) for name in shown},
-            "preparation": self.preparation.as_dict(),
+            "preprocessing": self.preprocessing.as_dict(),
             "installed": self.installed,
         }
 
@@ -99,24 +99,24 @@ _LARGE_14 = ViTSizes(
 _GIANT = replace(_LARGE_14, dim=1536, depth=40, heads=24, hidden=8192, gated=True)
 
 _TABLE = (
-    EncoderFacts(
+    EncoderSpec(
         id="uni",
         dim=1024,
         architecture="ViT-L/16",
         source="MahmoodLab/UNI",
         licence="CC-BY-NC-ND-4.0",
         gated=True,
-        preparation=Preparation(),
+        preprocessing=Preprocessing(),
         sizes=ViTSizes(dim=1024, depth=24, heads=16, hidden=4096, layer_scale=True),
     ),
-    EncoderFacts(
+    EncoderSpec(
         id="uni2",
         dim=1536,
         architecture="ViT-H/14, SwiGLU, 8 registers",
         source="MahmoodLab/UNI2-h",
         licence="CC-BY-NC-ND-4.0",
         gated=True,
-        preparation=Preparation(),
+        preprocessing=Preprocessing(),
         sizes=ViTSizes(
             dim=1536,
             depth=24,
@@ -130,17 +130,17 @@ _TABLE = (
             gated=True,
         ),
     ),
-    EncoderFacts(
+    EncoderSpec(
         id="phikon",
         dim=768,
         architecture="ViT-B/16",
         source="owkin/phikon",
         licence="Owkin non-commercial",
         gated=False,
-        preparation=Preparation(),
+        preprocessing=Preprocessing(),
         library="transformers",
     ),
-    EncoderFacts(
+    EncoderSpec(
         id="hipt",
         dim=384,
         architecture="ViT-S/16",
@@ -150,129 +150,129 @@ _TABLE = (
         ),
         licence="Apache-2.0 with Commons Clause",
         gated=False,
-        preparation=Preparation(256, *_HALF),
+        preprocessing=Preprocessing(256, *_HALF),
         sizes=ViTSizes(),
     ),
-    EncoderFacts(  # of the released NAIP system; its own card crops where we resize the whole tile
+    EncoderSpec(  # of the released NAIP system; its own card crops where we resize the whole tile
         id="dinov2",
         dim=1024,
         architecture="ViT-L/14, 4 registers",
         source="facebook/dinov2-with-registers-large",
         licence="Apache-2.0",
         gated=False,
-        preparation=Preparation(),
+        preprocessing=Preprocessing(),
         library="transformers",
     ),
-    EncoderFacts(  # TITAN's patch encoder; its tower for pictures alone
+    EncoderSpec(  # TITAN's patch encoder; its tower for images alone
         id="conch-v1.5",
         dim=768,
         architecture="ViT-L/16, attention pool",
         source="MahmoodLab/conchv1_5",
         licence="CC-BY-NC-ND-4.0",
         gated=True,
-        preparation=Preparation(448),
+        preprocessing=Preprocessing(448),
         sizes=ViTSizes(dim=1024, depth=24, heads=16, hidden=4096, layer_scale=True),
         pooling="attention",
         file="pytorch_model_vision.bin",
     ),
-    EncoderFacts(
+    EncoderSpec(
         id="h-optimus-0",
         dim=1536,
         architecture="ViT-g/14, SwiGLU, 4 registers",
         source="bioptimus/H-optimus-0",
         licence="Apache-2.0",
         gated=True,
-        preparation=Preparation(224, *_OPTIMUS),
+        preprocessing=Preprocessing(224, *_OPTIMUS),
         sizes=_GIANT,
     ),
-    EncoderFacts(
+    EncoderSpec(
         id="h-optimus-1",
         dim=1536,
         architecture="ViT-g/14, SwiGLU, 4 registers",
         source="bioptimus/H-optimus-1",
         licence="CC-BY-NC-ND-4.0",
         gated=True,
-        preparation=Preparation(224, *_OPTIMUS),
+        preprocessing=Preprocessing(224, *_OPTIMUS),
         sizes=_GIANT,
     ),
-    EncoderFacts(
+    EncoderSpec(
         id="h0-mini",
         dim=768,
         architecture="ViT-B/14, SwiGLU, 4 registers",
         source="bioptimus/H0-mini",
         licence="CC-BY-NC-ND-4.0",
         gated=True,
-        preparation=Preparation(224, *_OPTIMUS),
+        preprocessing=Preprocessing(224, *_OPTIMUS),
         sizes=replace(_GIANT, dim=768, depth=12, heads=12, hidden=4096),
     ),
-    EncoderFacts(
+    EncoderSpec(
         id="virchow",
         dim=2560,
         architecture="ViT-H/14, SwiGLU",
         source="paige-ai/Virchow",
         licence="Apache-2.0",
         gated=True,
-        preparation=Preparation(),
+        preprocessing=Preprocessing(),
         sizes=_HUGE,
         pooling="class and mean",
     ),
-    EncoderFacts(
+    EncoderSpec(
         id="virchow2",
         dim=2560,
         architecture="ViT-H/14, SwiGLU, 4 registers",
         source="paige-ai/Virchow2",
         licence="CC-BY-NC-ND-4.0",
         gated=True,
-        preparation=Preparation(),
+        preprocessing=Preprocessing(),
         sizes=replace(_HUGE, registers=4, positions_of_registers=True),
         pooling="class and mean",
     ),
-    EncoderFacts(
+    EncoderSpec(
         id="prov-gigapath",
         dim=1536,
         architecture="ViT-g/16, SwiGLU",
         source="prov-gigapath/prov-gigapath",
         licence="Apache-2.0",
         gated=True,
-        preparation=Preparation(),
+        preprocessing=Preprocessing(),
         sizes=ViTSizes(dim=1536, depth=40, heads=24, hidden=8192, layer_scale=True, gated=True),
     ),
-    EncoderFacts(
+    EncoderSpec(
         id="phikon-v2",
         dim=1024,
         architecture="ViT-L/16",
         source="owkin/phikon-v2",
         licence="Owkin non-commercial",
         gated=False,
-        preparation=Preparation(),
+        preprocessing=Preprocessing(),
         library="transformers",
     ),
-    EncoderFacts(
+    EncoderSpec(
         id="midnight-12k",
         dim=3072,
         architecture="ViT-g/14, SwiGLU",
         source="kaiko-ai/midnight",
         licence="MIT",
         gated=False,
-        preparation=Preparation(224, *_HALF),
+        preprocessing=Preprocessing(224, *_HALF),
         library="transformers",
         pooling="class and mean",
     ),
-    EncoderFacts(  # the hub's card; its code is under MIT
+    EncoderSpec(  # the hub's card; its code is under MIT
         id="gpfm",
         dim=1024,
         architecture="ViT-L/14",
         source="majiabo/GPFM",
         licence="CC-BY-NC-4.0",
         gated=False,
-        preparation=Preparation(),
+        preprocessing=Preprocessing(),
         sizes=ViTSizes(
             dim=1024, depth=24, heads=16, hidden=4096, patch=14, side=16, layer_scale=True
         ),
         file="GPFM.pth",
     ),
     *(
-        EncoderFacts(
+        EncoderSpec(
             id=f"kaiko-{name}",
             dim=sizes.dim,
             architecture=f"ViT-{name[3].upper()}/{sizes.patch}"
@@ -280,7 +280,7 @@ _TABLE = (
             source=f"1aurent/vit_{word}_patch{sizes.patch}_{tail}.kaiko_ai_towards_large_pathology_fms",
             licence="Kaiko non-commercial",
             gated=False,
-            preparation=Preparation(224, *_HALF),
+            preprocessing=Preprocessing(224, *_HALF),
             sizes=sizes,
         )
         for name, word, tail, sizes in (
@@ -292,4 +292,4 @@ _TABLE = (
         )
     ),
 )
-ENCODERS: dict[str, EncoderFacts] = {facts.id: facts for facts in _TABLE}
+ENCODERS: dict[str, EncoderSpec] = {facts.id: facts for facts in _TABLE}

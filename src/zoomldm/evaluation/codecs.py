@@ -1,4 +1,4 @@
-"""Picture codecs as the cheapest alternative: a slide at a level, coded at a number of bytes."""
+"""Image codecs as the cheapest alternative: a slide at a level, coded at a number of bytes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ def _avif(pixels: Picture, quality: int) -> bytes:
 
 
 def _jxl(pixels: Picture, quality: int) -> bytes:
-    # Beyond a distance of about 16 files grow again, for libjxl then halves the picture.
+    # Beyond a distance of about 16 files grow again, for libjxl then halves the image.
     return bytes(
         imagecodecs.jpegxl_encode(
             pixels, distance=15 * 0.95 ** max(quality, 0), effort=7, numthreads=1

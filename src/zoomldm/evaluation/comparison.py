@@ -1,4 +1,4 @@
-"""Pictures held against the tissue that they should show, by every measure, with intervals."""
+"""Images held against the tissue that they should show, by every measure, with intervals."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -49,7 +49,7 @@ _DRAWS, _FRECHET_DRAWS = 1000, 40
 
 @dataclass(frozen=True)
 class Judges:
-    """What describes pictures for retrieval and distances.
+    """What describes images for retrieval and distances.
 
     Attributes:
         public: features without a part in any training.
@@ -100,13 +100,13 @@ class Tissue:
         )
 
     def measure(self, made: Picture) -> dict[str, dict[str, float]]:
-        """All measures of pictures (n, 256, 256, 3) of the same places, each with its interval.
+        """All measures of images (n, 256, 256, 3) of the same places, each with its interval.
 
         Returns:
             By name `value`, `low` and `high` (95 %, places resampled in squares of 2,048 px at
             20x): `psnr` (dB), `ssim`, `detail` (mean absolute Laplacian over the real one's),
             `perceptual`, `frechet`, `kernel`, `retrieval` (public features; share of 1),
-            `retrieval_floored` (no number scaled by less than a twentieth of the usual deviation),
+            `retrieval_floored` (no number scaled by less than a twentieth of the usual std),
             `retrieval_own` (the project's judge, where given), and at 20x and 10x `f1`,
             `precision`, `recall`, `density_correlation`, `f1_by_chance`, `area_distance`,
             `intensity_distance`.
@@ -156,13 +156,13 @@ def _ratio(values: list[float], of: list[float], weights: NDArray) -> NDArray:
 
 
 def stained(pixels: Picture) -> float:
-    """Share of the px of a picture that are stained."""
+    """Fraction of the px of an image that are stained."""
     span = pixels.max(-1).astype(np.int16) - pixels.min(-1)
     return float((span > _COLOURED).mean())
 
 
 def spread(pixels: Picture, count: int) -> Picture:
-    """Pictures evenly spread over those of which half the px are stained, or over all."""
+    """Images evenly spread over those of which half the px are stained, or over all."""
     pool = [i for i, p in enumerate(pixels) if stained(p) > 0.5] or list(range(len(pixels)))
     chosen = np.linspace(0, len(pool) - 1, count + 2).astype(int)[1:-1]
     return pixels[np.array(pool)[chosen]]
@@ -230,7 +230,7 @@ def measure_regions(
 
     Args:
         slide: real pixels.
-        made: the pictures.
+        made: the images.
         regions: (n, 2) x and y at 20x, multiples of 4.
         base: reader of the base layer and its level, in which holes are looked for.
         period: px between the lines at which seams are looked for.

@@ -1,6 +1,6 @@
 """Whether samples are copies: how near they come to training patches, against withheld ones."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +19,8 @@ from zoomldm.pipeline.compatibility import check_encoder, check_latents
 from zoomldm.pixels import to_pixels, to_signed
 from zoomldm.sampling.options import SampleOptions
 from zoomldm.sampling.sampler import Sampler
+from zoomldm.tables import as_markdown
+from zoomldm.verbs import Progress, silent
 
 NEAR = 1.0  # percentile of the withheld patches' distances below which a sample counts as a copy
 LEAST = 8  # withheld patches of a level that a percentile is taken of
@@ -38,7 +40,7 @@ def measure_copies(
     share: float = 0.1,
     levels: Sequence[int] = range(COUNT),
     options: SampleOptions | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    progress: Progress = silent,
 ) -> tuple[dict[str, Any], NDArray[np.uint8] | None]:
     """Distance of samples to the nearest training patch, against that of withheld patches.
 
@@ -60,7 +62,7 @@ def measure_copies(
         levels: 0 to 7; a level without patches is left out, one with fewer than eight withheld
             ones has no share of copies.
         options: of the samples.
-        say: told what is being measured.
+        progress: called as work goes on.
 
     Returns:
         The figures (`levels`: one row each; `pairs`), and the nearest eight pairs of all levels,
@@ -89,10 +91,10 @@ def measure_copies(
         store = ArchivePatches(opened, share)
         kept = ArchivePatches(others, 0) if others else None
         names = [a.path.name for a in opened]
-        for level in levels:
+        for done, level in enumerate(levels):
+            progress("levels", done, len(levels))
             if not len(store.patches[level]):
                 continue
-            say(f"{NAMES[level]}: {n} samples, {len(store.patches[level])} training patches")
             pictures = sampler.sample(level, n)
             with options.autocast(pipeline.device):
                 row, found = _compare(pipeline, store, kept, level, pictures, names)
@@ -182,7 +184,7 @@ def copies_table(figures: dict[str, Any]) -> str:
         *("of withheld", "of held-out cases", "nearest sample", "1st percentile of withheld"),
         "samples nearer",
     ]
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    rows = []
 
     def cell(value: float | None) -> str:
         return "-" if value is None else f"{value:.3f}"
@@ -192,8 +194,8 @@ def copies_table(figures: dict[str, Any]) -> str:
         counts = [row["level"], row["training"], row["withheld"], row["samples"]]
         keys = ("median", "median_withheld", "median_held_out", "nearest", "limit")
         cells = [*map(str, counts), *(cell(row[key]) for key in keys), nearer]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return as_markdown(columns, rows)
 
 
 def _pooled(latents: NDArray) -> NDArray[np.float32]:
@@ -204,11 +206,11 @@ def _pooled(latents: NDArray) -> NDArray[np.float32]:
 
 
 def _encoded(pipeline: ZoomLDMPipeline, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Pooled latents of pictures (n, 256, 256, 3)."""
+    """Pooled latents of images (n, 256, 256, 3)."""
     parts = [_pooled(np.empty((0, *pipeline.latent_shape), np.float32))]
     for start in range(0, len(pictures), 8):
         x = to_signed(pictures[start : start + 8]).to(pipeline.device)
-        parts.append(_pooled(pipeline.encode_pictures(x).float().cpu().numpy()))
+        parts.append(_pooled(pipeline.encode_images(x).float().cpu().numpy()))
     return np.concatenate(parts)
 
 

@@ -1,4 +1,4 @@
-"""Distances between sets of pictures by their features: Fréchet, and the unbiased kernel one."""
+"""Distances between sets of images by their features: Fréchet, and the unbiased kernel one."""
 
 from dataclasses import dataclass
 
@@ -32,7 +32,7 @@ def kernel(a: NDArray, b: NDArray) -> NDArray[np.float64]:
     return (a.astype(np.float64) @ b.astype(np.float64).T / a.shape[1] + 1) ** 3
 
 
-def kernel_distance(a: NDArray, b: NDArray) -> float:
+def kid(a: NDArray, b: NDArray) -> float:
     """Unbiased squared maximum mean discrepancy under the cubic kernel (Binkowski et al. 2018).
 
     Zero in the mean for two sets of one distribution, hence sometimes below it.
@@ -44,7 +44,7 @@ def kernel_distance(a: NDArray, b: NDArray) -> float:
 
 
 def _within(gram: NDArray, weights: NDArray) -> NDArray:
-    """Mean of the kernel over pairs of different pictures, for each row of weights (draws, n)."""
+    """Mean of the kernel over pairs of different images, for each row of weights (draws, n)."""
     whole = np.einsum("dn,nm,dm->d", weights, gram, weights, optimize=True)
     own = (weights**2) @ np.diag(gram)
     total = weights.sum(1)
@@ -52,7 +52,7 @@ def _within(gram: NDArray, weights: NDArray) -> NDArray:
 
 
 def _weights(n: int, rng: np.random.Generator) -> NDArray:
-    """How often each of n pictures is in each of DRAWS bootstrap samples; first row: once each."""
+    """How often each of n images is in each of DRAWS bootstrap samples; first row: once each."""
     drawn = rng.multinomial(n, np.full(n, 1 / n), DRAWS).astype(np.float64)
     return np.concatenate([np.ones((1, n)), drawn])
 
@@ -73,11 +73,11 @@ class Interval:
         return cls(float(draws[0]), float(low), float(high))
 
 
-def kernel_draws(real: NDArray, sets: dict[str, NDArray], seed: int = 0) -> dict[str, NDArray]:
-    """Kernel distances of sets to the same real pictures, and their bootstrap draws.
+def kid_draws(real: NDArray, sets: dict[str, NDArray], seed: int = 0) -> dict[str, NDArray]:
+    """Kernel distances of sets to the same real images, and their bootstrap draws.
 
-    Pictures of every set and of the real ones are resampled with replacement; two copies of one
-    picture are no pair, for they would raise the distance. The real ones are resampled alike for
+    Images of every set and of the real ones are resampled with replacement; two copies of one
+    image are no pair, for they would raise the distance. The real ones are resampled alike for
     all sets, so draws may be subtracted from each other.
 
     Args:
@@ -103,7 +103,7 @@ def kernel_draws(real: NDArray, sets: dict[str, NDArray], seed: int = 0) -> dict
 def frechet_interval(real: NDArray, features: NDArray, draws: int = 50, seed: int = 0) -> Interval:
     """Fréchet distance and the bootstrap interval around it.
 
-    Resampling repeats pictures, which biases this distance upwards; the interval is the draws',
+    Resampling repeats images, which biases this distance upwards; the interval is the draws',
     shifted by that bias (their mean against the distance itself).
     """
     rng = np.random.default_rng(seed)
@@ -120,9 +120,9 @@ def frechet_interval(real: NDArray, features: NDArray, draws: int = 50, seed: in
 
 
 def scaled(real: NDArray, *sets: NDArray) -> list[NDArray[np.float64]]:
-    """Features (n, D) about the real ones' mean, in units of their root mean square deviation.
+    """Features (n, D) about the real ones' mean, in units of their root mean square std.
 
-    One unit for all D: a number that is zero for nearly all real pictures would, in its own unit,
+    One unit for all D: a number that is zero for nearly all real images would, in its own unit,
     outweigh all others.
 
     Returns:
@@ -134,9 +134,9 @@ def scaled(real: NDArray, *sets: NDArray) -> list[NDArray[np.float64]]:
 
 
 def paired_draws(real: NDArray, made: NDArray, weights: NDArray) -> NDArray[np.float64]:
-    """Kernel distance of pictures to those that they were made after, and its bootstrap draws.
+    """Kernel distance of images to those that they were made after, and its bootstrap draws.
 
-    A picture and its own source are as little a pair as a picture and itself: such pairs are near
+    An image and its own source are as little a pair as an image and itself: such pairs are near
     each other by design and would make the distance too small.
 
     Args:
@@ -154,7 +154,7 @@ def paired_draws(real: NDArray, made: NDArray, weights: NDArray) -> NDArray[np.f
 
 
 def frechet_draws(real: NDArray, made: NDArray, weights: NDArray) -> NDArray[np.float64]:
-    """Fréchet distance and its draws by resampled places, less the bias of repeated pictures.
+    """Fréchet distance and its draws by resampled places, less the bias of repeated images.
 
     Args:
         real: features (n, D).
@@ -174,12 +174,12 @@ def frechet_draws(real: NDArray, made: NDArray, weights: NDArray) -> NDArray[np.
 
 
 def cluster_weights(clusters: NDArray, draws: int = DRAWS, seed: int = 0) -> NDArray[np.float64]:
-    """How often each picture is in each bootstrap draw, pictures of a cluster together.
+    """How often each image is in each bootstrap draw, images of a cluster together.
 
-    Neighbours on a slide are alike, so that it is places and not pictures that are resampled.
+    Neighbours on a slide are alike, so that it is places and not images that are resampled.
 
     Args:
-        clusters: (n,) cluster of each picture.
+        clusters: (n,) cluster of each image.
         draws: number of draws.
         seed: of the resampling.
 

@@ -1,4 +1,4 @@
-"""How near a picture comes to the tissue that it should show: pure functions on pixels."""
+"""How near an image comes to the tissue that it should show: pure functions on pixels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _TISSUE, _EMPTY = 0.12, 0.04  # mean optical density: surely tissue, surely none
 
 
 def psnr(a: Picture, b: Picture) -> NDArray[np.float32]:
-    """Peak signal-to-noise ratio in dB of each pair of pictures (n, H, W, 3) uint8."""
+    """Peak signal-to-noise ratio in dB of each pair of images (n, H, W, 3) uint8."""
     error = (a.astype(np.float32) - b.astype(np.float32)) ** 2
     return -10 * np.log10(np.maximum(error.mean((1, 2, 3)) / 255**2, 1e-10))
 
@@ -104,7 +104,7 @@ class Seams:
 def seams(
     pixels: Picture, period: int = 256, start: tuple[int, int] = (0, 0), beside: int = 64
 ) -> Seams:
-    """How much the lines of a lattice show in a picture (H, W, 3) uint8.
+    """How much the lines of a lattice show in an image (H, W, 3) uint8.
 
     A line's figure is the mean absolute difference of the two columns (rows) that meet in it,
     over the mean of the same 8, 16, 24 ... px from it: decoders and enlarging leave a pattern of
@@ -112,14 +112,14 @@ def seams(
     lines have about 1 in the mean, and a spread that the worst is to be compared with.
 
     Args:
-        pixels: the picture.
+        pixels: the image.
         period: px between lines.
-        start: x and y (px of the lattice) of the picture's corner, so that lines lie where x or y
+        start: x and y (px of the lattice) of the image's corner, so that lines lie where x or y
             is a multiple of `period`.
         beside: px to each side that count as the inside, half the period at most.
 
     Raises:
-        ConfigError: no line crosses the picture.
+        ConfigError: no line crosses the image.
     """
     values = pixels.astype(np.float32)
     across, inside = [], []
@@ -147,8 +147,8 @@ class Holes:
     """Cells in which tissue comes back white, and the reverse.
 
     Attributes:
-        lost: share of the cells that are surely tissue in the base layer and surely none in the
-            picture, of those that are tissue.
+        lost: fraction of the cells that are surely tissue in the base layer and surely none in the
+            image, of those that are tissue.
         invented: the reverse, of those that are surely none.
         cells: how many cells were looked at.
     """
@@ -159,7 +159,7 @@ class Holes:
 
 
 def holes(base: Picture, made: Picture, mpp: float) -> Holes:
-    """Tissue of the base layer that is missing in a picture of the same place, and the reverse.
+    """Tissue of the base layer that is missing in an image of the same place, and the reverse.
 
     Both (H, W, 3) uint8 at one mpp are averaged over cells of 16 um; a cell is surely tissue from
     a mean optical density of 0.12 on, surely none up to 0.04 (against white).
@@ -182,7 +182,7 @@ class Consistency:
 
     Attributes:
         mean, most: mean and greatest absolute difference.
-        beyond: share of the values that differ by more than 1.
+        beyond: fraction of the values that differ by more than 1.
     """
 
     mean: float
@@ -207,7 +207,7 @@ def consistency(parent: Picture, child: Picture) -> Consistency:
 
 
 def pooled_seams(found: Sequence[Seams]) -> Seams:
-    """Seams of several pictures: the mean over lines, and the worst."""
+    """Seams of several images: the mean over lines, and the worst."""
     lines = sum(s.lines for s in found)
     mean = sum(s.mean * s.lines for s in found) / max(1, lines)
     return Seams(mean, max((s.worst for s in found), default=float("nan")), lines)

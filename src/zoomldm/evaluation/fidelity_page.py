@@ -11,6 +11,8 @@ from PIL import Image
 
 from zoomldm.errors import TargetError
 from zoomldm.evaluation.rates import settings_table
+from zoomldm.files import atomic_path
+from zoomldm.tables import as_markdown
 
 _MEASURES = (
     ("psnr", "PSNR (dB)", 1, 1.0, False),
@@ -60,11 +62,6 @@ REGION_LEGEND = (
 )
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
 def _cell(measure: Mapping[str, float] | None, digits: int, scale: float, interval: bool) -> str:
     if measure is None:
         return "-"
@@ -79,7 +76,7 @@ def fidelity_table(level: Mapping[str, Any]) -> str:
     """Measures of one level: a row a way of showing the slide."""
     rows = level["rows"]
     shown = [m for m in _MEASURES if any(m[0] in row["measures"] for row in rows)]
-    return _table(
+    return as_markdown(
         ["pictures", *(title for _, title, *_ in shown)],
         [
             [
@@ -100,7 +97,7 @@ def regions_table(level: Mapping[str, Any]) -> str | None:
     if not rows:
         return None
     shown = [m for m in _REGIONS if any(m[0] in row["regions"] for row in rows)]
-    return _table(
+    return as_markdown(
         ["pictures", *(title for _, title, _ in shown)],
         [
             [
@@ -183,7 +180,7 @@ def write_rates(
     if between:
         parts += [
             "## Other real tissue, for comparison",
-            _table(
+            as_markdown(
                 ["slide", "pictures", "n", "Fréchet", "kernel"],
                 [
                     [
@@ -244,7 +241,7 @@ def ratios_table(
     if not lines:
         return None
     columns = ["ratio", "embedding (bytes)", "left (bytes)", *(title for _, title, *_ in _BEST)]
-    return _table(columns, lines)
+    return as_markdown(columns, lines)
 
 
 _CURVES = (
@@ -312,9 +309,12 @@ def _written(
     data: Mapping[str, Any],
     pictures: Mapping[Path, NDArray[np.uint8]],
 ) -> list[Path]:
-    page.write_text("\n\n".join(parts) + "\n")
     figures = page.with_suffix(".json")
-    figures.write_text(json.dumps(data, indent=1) + "\n")
     for path, pixels in pictures.items():
-        Image.fromarray(pixels).save(path, quality=85)
+        with atomic_path(path) as part:
+            Image.fromarray(pixels).save(part, format="JPEG", quality=85)
+    texts = {page: "\n\n".join(parts) + "\n", figures: json.dumps(data, indent=1) + "\n"}
+    for path, text in texts.items():
+        with atomic_path(path) as part:
+            part.write_text(text, encoding="utf-8")
     return [page, figures, *pictures]

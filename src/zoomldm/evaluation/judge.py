@@ -1,4 +1,4 @@
-"""The judge: a second encoder that tells whether a picture shows the tile it should."""
+"""The judge: a second encoder that tells whether an image shows the tile it should."""
 
 from collections.abc import Callable
 from importlib import resources
@@ -12,7 +12,7 @@ from zoomldm.networks.patch_encoder import TileCNN
 from zoomldm.statistics import colour_statistics, cosine
 
 Describe = Callable[[np.ndarray], np.ndarray]
-"""Pictures (n, 256, 256, 3) uint8 to descriptions (n, D)."""
+"""Images (n, 256, 256, 3) uint8 to descriptions (n, D)."""
 
 
 def load_judge(folder: Path | None = None, device: torch.device | str = "cpu") -> Describe:
@@ -50,14 +50,14 @@ def colour_judge(pixels: np.ndarray) -> np.ndarray:
 def retrieval(
     made: np.ndarray, real: np.ndarray, sources: np.ndarray, describe: Describe
 ) -> np.ndarray:
-    """Whether each picture's nearest real tile is its source.
+    """Whether each image's nearest real tile is its source.
 
     Descriptions are centred and scaled by the real tiles' statistics, then compared by cosine.
 
     Args:
         made: (m, 256, 256, 3) uint8.
         real: (n, 256, 256, 3) uint8, tiles of one slide.
-        sources: (m,) index of each picture's source among the real tiles.
+        sources: (m,) index of each image's source among the real tiles.
         describe: the judge.
 
     Returns:
@@ -72,10 +72,10 @@ def nearest_is_source(
     """`retrieval` on descriptions (m, D) and (n, D): (m,) bool.
 
     Args:
-        made: descriptions of pictures.
+        made: descriptions of images.
         real: those of real tiles.
-        sources: (m,) index of each picture's source among the real tiles.
-        floor: the least deviation that a number is scaled by, as a share of the root mean square
+        sources: (m,) index of each image's source among the real tiles.
+        floor: the least std that a number is scaled by, as a fraction of the root mean square
             one. Without it a number that is zero for nearly all real tiles outweighs all others.
     """
     mean, deviation = real.mean(0), real.std(0)

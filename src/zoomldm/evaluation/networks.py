@@ -19,7 +19,7 @@ def round_trip(pipeline: ZoomLDMPipeline, pixels: np.ndarray) -> np.ndarray:
     parts = []
     for start in range(0, len(pixels), 8):
         x = to_signed(pixels[start : start + 8]).to(pipeline.device)
-        y = pipeline.decode_latents(pipeline.encode_pictures(x))
+        y = pipeline.decode_latents(pipeline.encode_images(x))
         parts.append(to_pixels(y))
     return np.concatenate(parts)
 
@@ -153,7 +153,7 @@ def measure_retrieval(
     steps: int,
     guidance: float,
 ) -> tuple[list[dict], dict[str, np.ndarray]]:
-    """Share of generated 20x patches whose nearest real tile is their source (chance 1/n).
+    """Fraction of generated 20x patches whose nearest real tile is their source (chance 1/n).
 
     Returns:
         A row a slide and kind (generated, round trip, colour alone is a judge of its own), and

@@ -1,6 +1,6 @@
-"""Nuclei: found by a classical detector in haematoxylin, and compared between two pictures.
+"""Nuclei: found by a classical detector in haematoxylin, and compared between two images.
 
-The detector knows nothing of how a picture was made. It was set by eye on tiles of two slides
+The detector knows nothing of how an image was made. It was set by eye on tiles of two slides
 (docs/nuclei.jpg) and is used as it is on everything; it needs the extra `evaluation`.
 """
 
@@ -21,7 +21,7 @@ STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]])
 WITHIN_UM = 3.0  # centroids farther apart than this are not of one nucleus
 
 # All in px of 0.5 um and in optical density of haematoxylin.
-_FINE, _WIDE, _SPOT, _PEAK = 1.0, 10.0, 2.5, 1.5  # deviations of Gaussians
+_FINE, _WIDE, _SPOT, _PEAK = 1.0, 10.0, 2.5, 1.5  # standard deviations of Gaussians
 _LEAST_DENSITY = 0.22  # of a nucleus' px
 _OVER_SURROUND = 0.04  # of a px over its surroundings
 _LEAST_PEAK = 0.40  # fibres and red cells stay below
@@ -33,13 +33,13 @@ _BRIGHTEST = 0.8  # densities above say nothing of where the middle is
 
 @dataclass(frozen=True)
 class Nuclei:
-    """Nuclei of one picture.
+    """Nuclei of one image.
 
     Attributes:
-        centroids: (n, 2) y and x in um from the picture's corner.
+        centroids: (n, 2) y and x in um from the image's corner.
         areas: (n,) um^2.
         intensities: (n,) mean optical density of haematoxylin.
-        size: height and width of the picture in um.
+        size: height and width of the image in um.
     """
 
     centroids: NDArray[np.float64]
@@ -70,7 +70,7 @@ def haematoxylin(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def label_nuclei(pixels: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """Label image (h, w), 0 outside nuclei, of a picture (h, w, 3) uint8 at 0.5 mpp.
+    """Label image (h, w), 0 outside nuclei, of an image (h, w, 3) uint8 at 0.5 mpp.
 
     Density over a threshold and over its surroundings, opened; seeds where the distance to the
     edge and the Laplacian of Gaussian together are greatest; a watershed from them; then objects
@@ -103,10 +103,10 @@ def label_nuclei(pixels: NDArray[np.uint8]) -> NDArray[np.int32]:
 
 
 def find_nuclei(pixels: NDArray[np.uint8], mpp: float = BASE_MPP) -> Nuclei:
-    """Nuclei of a picture (h, w, 3) uint8 sRGB.
+    """Nuclei of an image (h, w, 3) uint8 sRGB.
 
     Args:
-        pixels: the picture.
+        pixels: the image.
         mpp: its micrometres per pixel, 1 at most; it is resampled to 0.5 (bicubic).
 
     Raises:
@@ -156,7 +156,7 @@ def match_centroids(
 
 @dataclass(frozen=True)
 class Counts:
-    """Nuclei of pairs of pictures, a row a pair: what precision and recall are taken of.
+    """Nuclei of pairs of images, a row a pair: what precision and recall are taken of.
 
     Attributes:
         real, made, matched: (n,) numbers of nuclei.
@@ -184,7 +184,7 @@ class Counts:
 def count_matches(
     real: Sequence[Nuclei], made: Sequence[Nuclei], within: float = WITHIN_UM
 ) -> Counts:
-    """Nuclei of pictures and of what was made of them, and how many are in place."""
+    """Nuclei of images and of what was made of them, and how many are in place."""
     matched = [
         len(match_centroids(a.centroids, b.centroids, within))
         for a, b in zip(real, made, strict=True)
@@ -197,12 +197,12 @@ def count_matches(
 
 
 def compare_nuclei(real: Sequence[Nuclei], made: Sequence[Nuclei]) -> dict[str, Any]:
-    """How alike the nuclei of pictures (n) and of what was made of them are.
+    """How alike the nuclei of images (n) and of what was made of them are.
 
     Returns:
         `precision`, `recall`, `f1` of all nuclei together; `f1_by_chance`, the same against the
-        next picture's real nuclei, which is what the right density at wrong places is worth;
-        `density_correlation` (Pearson) over pictures; `area_distance` (um^2) and
+        next image's real nuclei, which is what the right density at wrong places is worth;
+        `density_correlation` (Pearson) over images; `area_distance` (um^2) and
         `intensity_distance` (optical density), Wasserstein distances between all nuclei of both
         sides; `nuclei_real`, `nuclei_made`.
     """
@@ -231,7 +231,7 @@ def correlation(a: NDArray, b: NDArray) -> float:
 
 
 def outlined(pixels: NDArray[np.uint8], zoom: int = 3) -> NDArray[np.uint8]:
-    """A picture enlarged, with a green line around each nucleus, to be looked at."""
+    """An image enlarged, with a green line around each nucleus, to be looked at."""
     segmentation = _libraries()[2]
     height, width = pixels.shape[:2]
     image = Image.fromarray(pixels).resize((width * zoom, height * zoom), Image.Resampling.BICUBIC)

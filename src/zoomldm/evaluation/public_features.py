@@ -23,7 +23,7 @@ _MAPS = (0, 2, 4, 10, 15)  # blocks at 1/2, 1/4, 1/8, 1/16 and 1/32 of the side
 
 @dataclass(frozen=True)
 class Looks:
-    """What the network makes of pictures.
+    """What the network makes of images.
 
     Attributes:
         features: (n, 1280) the last feature map, averaged over space.
@@ -35,7 +35,7 @@ class Looks:
 
 
 class PublicFeatures:
-    """EfficientNet-Lite0 as a judge of pictures (n, H, W, 3) uint8 sRGB.
+    """EfficientNet-Lite0 as a judge of images (n, H, W, 3) uint8 sRGB.
 
     Args:
         device: where it runs.
@@ -54,7 +54,7 @@ class PublicFeatures:
 
     @torch.no_grad()
     def look(self, pixels: NDArray[np.uint8], maps: bool = True) -> Looks:
-        """Features and, if `maps`, feature maps of pictures."""
+        """Features and, if `maps`, feature maps of images."""
         features = [np.empty((0, DIM), np.float32)]
         found: list[list[NDArray[np.float16]]] = [[] for _ in _MAPS]
         network = self._network
@@ -73,7 +73,7 @@ class PublicFeatures:
 
 
 def perceptual_distance(a: Looks, b: Looks) -> NDArray[np.float64]:
-    """Distance (n,) of pairs of pictures, 0 for equal ones.
+    """Distance (n,) of pairs of images, 0 for equal ones.
 
     Squared differences of the feature maps, summed over channels, averaged over space and blocks:
     LPIPS (Zhang et al. 2018, equation 1) with all weights one and another network, so to be

@@ -16,12 +16,14 @@ from zoomldm.evaluation.comparison import (
     choose_regions,
     measure_regions,
 )
-from zoomldm.evaluation.distances import frechet, kernel_distance, scaled
+from zoomldm.evaluation.distances import frechet, kid, scaled
 from zoomldm.evaluation.readers import Reads
 from zoomldm.files import atomic_path
 from zoomldm.geometry.levels import NAMES, TILE
 from zoomldm.slides import open_slide
 from zoomldm.slides.tissue import find_tissue
+from zoomldm.tables import as_markdown
+from zoomldm.verbs import Progress, silent
 
 Decode = Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]
 """A base layer's pixels (h, w, 3) and their level to 20x pixels (h 2^level, w 2^level, 3)."""
@@ -96,20 +98,20 @@ def measure_settings(
     levels: Sequence[int] = (0,),
     decode: Decode | None = None,
     keep: Path | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    progress: Progress = silent,
 ) -> list[dict[str, Any]]:
     """Measures of a slide stored in each of several ways, a row a way and level.
 
     Args:
         path: the slide.
         settings: the ways; those that no quality reaches are measured at their lowest and say so.
-        judges: what describes pictures.
+        judges: what describes images.
         tiles: patches of each level, at random places.
         regions: squares of 1,024 px, those with most tissue.
         levels: levels to measure at.
         decode: makes 20x pixels of a base layer; None enlarges it.
         keep: JSON file in which rows are kept as they come and looked up on the next run.
-        say: told what is being measured.
+        progress: called as work goes on.
 
     Returns:
         Rows of `slide`, `setting` (text), `codec`, `stored` (level), `bytes`, `quality`,
@@ -127,7 +129,7 @@ def measure_settings(
                 kind = "decoded" if decode else "enlarged"
                 key = "|".join(map(str, (path.name, setting, NAMES[level], tiles, regions, kind)))
                 if key not in known:
-                    say(f"{path.name}: {setting} at {NAMES[level]}")
+                    progress(path.name, len(rows), len(settings) * len(levels))
                     if level not in tissues:
                         tissues[level] = Tissue(
                             level, *choose_places(slide, mask, level, tiles), judges
@@ -175,7 +177,7 @@ def between_cases(
                     "pictures": kind,
                     "n": n,
                     "frechet": frechet(a, b),
-                    "kernel": kernel_distance(a, b),
+                    "kernel": kid(a, b),
                 }
             )
     return rows
@@ -229,7 +231,7 @@ def settings_table(rows: Sequence[dict[str, Any]]) -> str:
         ),
         "lum 4 / 2 um, haem 2 um",
     ]
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines = []
     for row in rows:
         m, r = row["measures"], row.get("regions", {})
 
@@ -254,5 +256,5 @@ def settings_table(rows: Sequence[dict[str, Any]]) -> str:
             *(value("frechet", 0), value("kernel", 2), value("perceptual", 3)),
             " / ".join(f"{p:.2f}" for p in places) or "-",
         ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return as_markdown(columns, lines)

@@ -1,4 +1,4 @@
-"""What measures read pictures from: anything with `read(level, x, y, width, height)`."""
+"""What measures read images from: anything with `read(level, x, y, width, height)`."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -64,7 +64,7 @@ class Enlarged:
 
 
 def enlarged_picture(picture: NDArray[np.uint8], level: int, raster: tuple[int, int]) -> Enlarged:
-    """Reader of a picture that covers a whole slide at a level, as a base layer does."""
+    """Reader of an image that covers a whole slide at a level, as a base layer does."""
 
     def pixels(x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         out = np.full((height, width, 3), 255, np.uint8)

@@ -28,6 +28,7 @@ from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.rendering import RenderOptions
 from zoomldm.rendering.opening import open_renderer
 from zoomldm.slides import Slide, open_slide
+from zoomldm.verbs import Progress, silent
 
 CODED_AT = (2, 3, 4)  # levels at which the codec is tried until one has a low enough quality
 REAL, BASE, CODEC = "real", "base layer enlarged", "codec"
@@ -145,14 +146,14 @@ def measure_regeneration(
     codec: str = "avif",
     alone: bool = True,
     render: Render = open_renderer,
-    say: Callable[[str], None] = lambda text: None,
+    progress: Progress = silent,
 ) -> tuple[dict[str, Any], dict[str, Picture]]:
     """Measure what decompression draws, level by level, beside what bytes buy otherwise.
 
     Args:
         pairs: slides and their archives.
         pipeline: what decompresses them.
-        judges: what describes pictures.
+        judges: what describes images.
         levels: 0 to 7; one with fewer than four patches is left out.
         tiles: patches a level, at random places.
         regions: squares of 1,024 px of most tissue, for seams, holes and places.
@@ -160,7 +161,7 @@ def measure_regeneration(
         codec: the plain alternative.
         alone: also regenerate from embeddings alone, without the base layer.
         render: makes the reader of what decompression draws.
-        say: told what is being measured.
+        progress: called as work goes on.
 
     Returns:
         The figures (`slides`: `slide`, `archive`, `ratio`, `bytes`, `columns`, `levels`, each with
@@ -191,14 +192,15 @@ def measure_regeneration(
                 ],
                 "levels": [],
             }
-            for level in levels:
+            ways = len(columns) - 1
+            for done, level in enumerate(levels):
                 places, pixels = choose_places(slide, archive.mask, level, tiles)
                 if len(places) < _LEAST:
                     continue
                 tissue = Tissue(level, places, pixels, judges)
                 rows, shown = [], {REAL: pixels}
-                for column in list(columns.values())[1:]:
-                    say(f"{path.name}: {column.name} at {NAMES[level]}, {len(places)} patches")
+                for way, column in enumerate(list(columns.values())[1:]):
+                    progress(path.name, done * ways + way, len(levels) * ways)
                     made = tissue.read(column.reader)
                     shown[column.name] = made
                     measures = tissue.measure(made)
@@ -228,7 +230,7 @@ def measure_regeneration(
 def _cosine(
     pipeline: ZoomLDMPipeline, archive: Archive, tissue: Tissue, made: Picture
 ) -> dict[str, float]:
-    """Cosine of the stored embedding and that of the picture, with its interval."""
+    """Cosine of the stored embedding and that of the image, with its interval."""
     stored = np.concatenate(
         [archive.grid(0, y // TILE, x // TILE).reshape(1, -1) for x, y in tissue.places.tolist()]
     )

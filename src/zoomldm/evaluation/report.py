@@ -1,7 +1,7 @@
 """All figures of a pipeline on held-out slides, as data and as a page."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,20 @@ from zoomldm.evaluation.networks import (
     round_trip,
 )
 from zoomldm.evaluation.tiles import SlideTiles, load_tiles
+from zoomldm.files import atomic_path
 from zoomldm.pipeline import ZoomLDMPipeline
+from zoomldm.tables import as_markdown
+from zoomldm.verbs import Progress, silent
 
 
-def evaluate(
+def measure_networks(
     pipeline: ZoomLDMPipeline,
     slides: Sequence[Path],
     archives: Sequence[Path] = (),
     *,
     tiles: int = 100,
     judge: Path | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    progress: Progress = silent,
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Measure autoencoder, patch encoder and denoiser on held-out slides.
 
@@ -40,28 +43,28 @@ def evaluate(
         archives: their archives made with `--for-training`, for the loss per level.
         tiles: real tiles a slide for round trip and retrieval.
         judge: folder of another judge than the shipped one.
-        say: told what is being measured.
+        progress: called as work goes on.
 
     Returns:
-        The figures, and a picture of real, round-trip and generated tiles in three rows a slide.
+        The figures, and an image of real, round-trip and generated tiles in three rows a slide.
     """
     if not slides:
         raise ConfigError("no held-out slides to evaluate on; give at least one")
     figures: dict[str, Any] = {"steps": STEPS, "guidance": GUIDANCE, "digest": pipeline.digest()}
     some, encoder = [], []
-    for path in slides:  # one slide's tiles at a time: ten thousand of them take 2 GB
-        say(f"patch encoder: {path.name}")
+    for done, path in enumerate(slides):  # one at a time: ten thousand tiles take 2 GB
+        progress("slides through the patch encoder", done, len(slides))
         every = load_tiles(path)
         some.append(_subset(every, tiles))
         encoder += measure_encoder(pipeline, [every])
-    say("autoencoder")
+    progress("autoencoder, retrieval, losses", 0, 3)
     figures["autoencoder"] = measure_autoencoder(pipeline, some)
     figures["encoder"] = encoder
-    say("denoiser: retrieval")
+    progress("autoencoder, retrieval, losses", 1, 3)
     judges = {"judge": load_judge(judge, pipeline.device), "colour": colour_judge}
     figures["retrieval"], made = measure_retrieval(pipeline, some, judges, STEPS, GUIDANCE)
     if archives:
-        say("denoiser: loss per level")
+        progress("autoencoder, retrieval, losses", 2, 3)
         figures["losses"] = measure_losses(pipeline, [open_archive(a) for a in archives])
     strips = []
     for slide in some:
@@ -86,12 +89,6 @@ def _subset(slide: SlideTiles, count: int) -> SlideTiles:
     return SlideTiles(slide.name, slide.places[chosen], slide.pixels[chosen])
 
 
-def _table(columns: list[str], rows: list[list[Any]]) -> str:
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    lines += ["| " + " | ".join(str(v) for v in row) + " |" for row in rows]
-    return "\n".join(lines)
-
-
 def _interval(row: dict[str, Any], key: str, digits: int, scale: float = 1) -> str:
     return (
         f"{row[key] * scale:.{digits}f} "
@@ -108,17 +105,17 @@ def write_report(
         f"Printed by `{command}`; pipeline digest `{figures['digest'][:16]}`. Intervals are 95 % "
         "bootstrap intervals over tiles.",
         "## Autoencoder: round trip at 20x",
-        _table(
+        as_markdown(
             ["slide", "tiles", "PSNR (dB)", "fine detail kept"],
             [
-                [r["slide"], r["tiles"], _interval(r, "psnr", 2), f"{r['detail_kept']:.0%}"]
+                [r["slide"], str(r["tiles"]), _interval(r, "psnr", 2), f"{r['detail_kept']:.0%}"]
                 for r in figures["autoencoder"]
             ],
         ),
         "Fine detail is the mean absolute Laplacian of the luminance, as a share of the real "
         "tiles'.",
         "## Patch encoder: do neighbours look alike?",
-        _table(
+        as_markdown(
             [
                 "slide",
                 "AUC, adjacent against 2 mm apart",
@@ -146,12 +143,12 @@ def write_report(
         f"guidance {figures['guidance']}); counted is the share whose nearest real tile of the "
         "same slide is its source, by the judge (another method, grey and colour-jittered tiles) "
         "and by six colour statistics. Chance is 1/n.",
-        _table(
+        as_markdown(
             ["slide", "n", "pictures", "judge (%)", "colour alone (%)"],
             [
                 [
                     r["slide"],
-                    r["tiles"],
+                    str(r["tiles"]),
                     r["pictures"],
                     _interval(r, "judge", 0, 100),
                     _interval(r, "colour", 0, 100),
@@ -165,18 +162,20 @@ def write_report(
     if "losses" in figures:
         parts += [
             "## Denoiser: held-out loss per level",
-            _table(
+            as_markdown(
                 ["level", "evaluations", "loss", "loss without context"],
                 [
-                    [r["level"], r["patches"], f"{r['loss']:.4f}", f"{r['loss_null']:.4f}"]
+                    [r["level"], str(r["patches"]), f"{r['loss']:.4f}", f"{r['loss_null']:.4f}"]
                     for r in figures["losses"]
                 ],
             ),
         ]
     page, data, image = (folder / f"results.{e}" for e in ("md", "json", "jpg"))
-    page.write_text("\n\n".join(parts) + "\n")
-    data.write_text(json.dumps(figures, indent=1))
-    Image.fromarray(picture).resize(
-        (picture.shape[1] // 2, picture.shape[0] // 2), Image.Resampling.LANCZOS
-    ).save(image, quality=85)
+    half = picture.shape[1] // 2, picture.shape[0] // 2
+    with atomic_path(image) as part:
+        shown = Image.fromarray(picture).resize(half, Image.Resampling.LANCZOS)
+        shown.save(part, format="JPEG", quality=85)
+    for file, text in ((data, json.dumps(figures, indent=1)), (page, "\n\n".join(parts) + "\n")):
+        with atomic_path(file) as part:
+            part.write_text(text, encoding="utf-8")
     return [page, data, image]

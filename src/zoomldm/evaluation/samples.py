@@ -1,7 +1,7 @@
 """Whether drawn contexts make tissue as real ones do: distances to real patches by level."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from zoomldm.archive import open_archive
 from zoomldm.data.contexts import ContextStore
 from zoomldm.errors import ArchiveError, ConfigError
-from zoomldm.evaluation.distances import Interval, frechet_interval, kernel_draws
+from zoomldm.evaluation.distances import Interval, frechet_interval, kid_draws
 from zoomldm.evaluation.judge import load_judge
 from zoomldm.geometry.levels import COUNT, NAMES, TILE
 from zoomldm.pipeline import ZoomLDMPipeline
@@ -22,8 +22,10 @@ from zoomldm.pipeline.compatibility import check_encoder
 from zoomldm.sampling.options import SampleOptions
 from zoomldm.sampling.sampler import Sampler
 from zoomldm.slides import open_slide
+from zoomldm.tables import as_markdown
+from zoomldm.verbs import Progress, silent
 
-LEAST = 8  # pictures a set that distances are taken of
+LEAST = 8  # images a set that distances are taken of
 SEPARATE = 4  # level from which patches of a slide overlap so much that n counts for little
 KINDS = {
     "reference": "(a) contexts of validation patches",
@@ -42,9 +44,9 @@ def measure_samples(
     levels: Sequence[int] = range(COUNT),
     options: SampleOptions | None = None,
     judge: Path | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    progress: Progress = silent,
 ) -> tuple[dict[str, Any], dict[int, dict[str, NDArray[np.uint8]]]]:
-    """Fréchet and kernel distances to real validation patches.
+    """Fréchet and KID to real validation patches.
 
     Validation patches (tissue, any tile offset) are split in two halves: the pixels of one are
     what everything is compared with, the contexts of the other make (a). Each other case gives
@@ -56,14 +58,14 @@ def measure_samples(
         slides: validation slides.
         others: slides of other cases, by case.
         archives: archives of all of them.
-        n: pictures a set, fewer where a level has no more.
+        n: images a set, fewer where a level has no more.
         levels: 0 to 7.
         options: of the samples.
         judge: folder of another judge than the shipped one.
-        say: told what is being measured.
+        progress: called as work goes on.
 
     Returns:
-        The figures: `levels`, one row each; and the pictures by level and kind (`real` too).
+        The figures: `levels`, one row each; and the images by level and kind (`real` too).
 
     Raises:
         ConfigError: a slide without its archive, nothing to compare with, or too little of it.
@@ -94,15 +96,14 @@ def measure_samples(
                 check_encoder(archive, pipeline)
             return ContextStore(pipeline, found, 0.0, most=most, hold=hold)
 
-        say(f"contexts of {', '.join(p.name for p in slides)}")
         held = patches(slides, 2 * n, "contexts")
         rest = {case: patches(group, n, "patches") for case, group in others.items()}
-        for level in levels:
+        for done, level in enumerate(levels):
+            progress("levels", done, len(levels))
             sizes = [len(s.levels[level].patches) for s in rest.values()]
             count = min(n, len(held.levels[level].patches) // 2, *sizes)
             if count < LEAST:
                 continue
-            say(f"{NAMES[level]}: {count} pictures of each kind")
             sets = _made(pipeline, held, slides, level, count, options)
             real = {
                 case: _read(store, others[case], level, _some(store, level, count))
@@ -181,7 +182,7 @@ def _row(level: int, count: int, features: Mapping[str, NDArray]) -> dict[str, A
     mean, deviation = real.mean(0), real.std(0) + 1e-6
     scaled = {k: (v - mean) / deviation for k, v in features.items()}
     real = scaled.pop("real")
-    draws = kernel_draws(real, scaled)
+    draws = kid_draws(real, scaled)
     ours = draws["drawn"] - draws["reference"]
     margins = {k: draws[k] - draws["drawn"] for k in draws if k.startswith("other/")}
     return {
@@ -202,16 +203,13 @@ def samples_table(figures: Mapping[str, Any]) -> str:
         return f"{part['value']:.{digits}f} ({part['low']:.{digits}f} to {part['high']:.{digits}f})"
 
     kinds = KINDS | {f"other/{c}": f"(c) real patches of {c}" for c in figures["others"]}
-    lines = ["| level | n | pictures | kernel distance | Fréchet distance |", "|" + "---|" * 5]
+    rows = []
     for row in figures["levels"]:
         for kind, text in kinds.items():
             kernel, frechet = cell(row["kernel"][kind], 3), cell(row["frechet"][kind], 1)
-            lines.append(f"| {row['level']} | {row['n']} | {text} | {kernel} | {frechet} |")
-    lines += [
-        "",
-        "| level | (c) | KD(b) - KD(a) | KD(c) - KD(b) | the first minus the second | smaller |",
-        "|" + "---|" * 6,
-    ]
+            rows.append([row["level"], str(row["n"]), text, kernel, frechet])
+    header = ["level", "n", "images", "KID", "Fréchet distance"]
+    distances, rows = as_markdown(header, rows), []
     for row in figures["levels"]:
         for case in figures["others"]:
             key = f"other/{case}"
@@ -220,6 +218,6 @@ def samples_table(figures: Mapping[str, Any]) -> str:
             if NAMES.index(row["level"]) >= SEPARATE:
                 sure = "-"
             parts = [row["drawn_minus_reference"], row["other_minus_drawn"][key], apart]
-            cells = " | ".join(cell(part, 3) for part in parts)
-            lines.append(f"| {row['level']} | {case} | {cells} | {sure} |")
-    return "\n".join(lines)
+            rows.append([row["level"], case, *(cell(part, 3) for part in parts), sure])
+    header = ["level", "(c)", "KID(b) - KID(a)", "KID(c) - KID(b)", "first minus second", "smaller"]
+    return f"{distances}\n\n{as_markdown(header, rows)}"

@@ -17,10 +17,10 @@ from zoomldm.features.files import (
     write_features,
 )
 from zoomldm.features.sources import (
-    Description,
-    describe_summarizer,
-    describe_tiles,
-    describe_unet,
+    Features,
+    denoiser_features,
+    summarizer_features,
+    tile_features,
 )
 from zoomldm.geometry.levels import COARSEST, NAMES, parse_level
 from zoomldm.pipeline import ZoomLDMPipeline, load_pipeline
@@ -28,7 +28,7 @@ from zoomldm.remote import as_path
 from zoomldm.verbs import Progress, Report, silent
 
 Kind = Literal["summarizer", "tiles", "unet"]
-PAPER_RATIO = 8000 * 384 / (128 * 512)  # the seed's own numbers; it states 45
+PAPER_RATIO = 8000 * 384 / (128 * 512)  # the supplement's own numbers; it states 45
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,12 @@ def extract_features(
         ArchiveError: no archive, without tissue, or made by another patch encoder.
         ConfigError: a layer or timestep that the denoiser does not have.
         TargetError: the target can't be written.
+
+    >>> import zoomldm
+    >>> options = zoomldm.FeatureOptions(fixed=True, format="npy")
+    >>> report = zoomldm.extract_features("slide.zldm", "features", options, pipeline="pipeline")
+    >>> report.level, report.features, report.origin
+    ('0.15625x', 128, None)
     """
     options, start = options or FeatureOptions(), time.monotonic()
     archive, out = as_path(archive), Path(out)
@@ -214,14 +220,14 @@ def _describe(
     model: ZoomLDMPipeline | None,
     options: FeatureOptions,
     progress: Progress,
-) -> Description:
+) -> Features:
     if model is None:
-        return describe_tiles(archive)
+        return tile_features(archive)
     level, fixed = options.level_index, options.fixed
     if options.source == "summarizer":
-        return describe_summarizer(archive, model, level, fixed, progress)
+        return summarizer_features(archive, model, level, fixed, progress)
     layer, timestep = options.layer, options.timestep
-    return describe_unet(archive, model, level, layer, timestep, fixed, progress)
+    return denoiser_features(archive, model, level, layer, timestep, fixed, progress)
 
 
 def _report(

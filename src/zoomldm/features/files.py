@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoomldm.archive import Archive
-from zoomldm.features.sources import Description
+from zoomldm.features.sources import Features
 from zoomldm.files import atomic_path
 from zoomldm.geometry.levels import BASE_MPP, TILE
 from zoomldm.geometry.orientation import straight_corners
@@ -39,7 +39,7 @@ def to_int8(values: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.f
 
 def write_features(
     path: Path,
-    description: Description,
+    description: Features,
     archive: Archive,
     form: Format,
     precision: Precision,
@@ -104,7 +104,7 @@ def read_settings(path: Path) -> dict[str, Any] | None:
 
 def _h5(
     path: Path,
-    description: Description,
+    description: Features,
     archive: Archive,
     precision: Precision,
     settings: Mapping[str, Any],

@@ -19,13 +19,13 @@ from zoomldm.pipeline.compatibility import check_encoder
 from zoomldm.pixels import to_signed
 from zoomldm.verbs import Progress, silent
 
-FIXED_PATCHES = 2  # the seed: on average a slide has two patches at 0.15625x
+FIXED_PATCHES = 2  # the supplement: on average a slide has two patches at 0.15625x
 SIDE = 8  # of a context, in cells
 DESCRIBING = "describing patches"
 
 
 @dataclass(frozen=True)
-class Description:
+class Features:
     """Features of a slide.
 
     Attributes:
@@ -46,21 +46,21 @@ class Description:
     origin: str | None = None
 
 
-def describe_tiles(archive: Archive) -> Description:
+def tile_features(archive: Archive) -> Features:
     """The embedding of each tissue tile, as stored: the paper's first row."""
     rows, cols = np.nonzero(archive.mask)
     places = np.stack([cols, rows], 1) * TILE
-    return Description(archive.embeddings_of(rows, cols), places, TILE, len(rows))
+    return Features(archive.embeddings_of(rows, cols), places, TILE, len(rows))
 
 
-def describe_summarizer(
+def summarizer_features(
     archive: Archive,
     pipeline: ZoomLDMPipeline,
     level: int,
     fixed: bool = False,
     progress: Progress = silent,
-) -> Description:
-    """The context of each patch of a level (seed, section 5): 64 tokens a patch.
+) -> Features:
+    """The context of each patch of a level (supplement, section 5): 64 tokens a patch.
 
     Args:
         archive: made by the pipeline's patch encoder.
@@ -85,11 +85,11 @@ def describe_summarizer(
             parts.append(values.float().cpu().numpy())
             places.append(corner + cells * side)
         progress(DESCRIBING, len(parts), len(chosen))
-    done = Description(np.concatenate(parts), np.concatenate(places), side, len(found))
+    done = Features(np.concatenate(parts), np.concatenate(places), side, len(found))
     return _filled(done, len(parts[0])) if fixed else done
 
 
-def describe_unet(
+def denoiser_features(
     archive: Archive,
     pipeline: ZoomLDMPipeline,
     level: int,
@@ -97,7 +97,7 @@ def describe_unet(
     timestep: int,
     fixed: bool = False,
     progress: Progress = silent,
-) -> Description:
+) -> Features:
     """What a layer of the denoiser says of each patch of a level, averaged over the patch.
 
     The patch's latents are those stored with `--for-training`, or else those of the base layer's
@@ -151,7 +151,7 @@ def describe_unet(
     finally:
         handle.remove()
     side = patch_tiles(level) * TILE
-    result = Description(
+    result = Features(
         np.concatenate(parts), chosen[:, ::-1] * side, side, len(found), origin=origin
     )
     return _filled(result, 1) if fixed else result
@@ -162,7 +162,7 @@ def _fullest(found: NDArray[np.int64]) -> NDArray[np.int64]:
     return found[np.argsort(-found[:, 2], kind="stable")[:FIXED_PATCHES], :2]
 
 
-def _filled(description: Description, per_patch: int) -> Description:
+def _filled(description: Features, per_patch: int) -> Features:
     """The same number of features for every slide, with zeros where it has too few patches."""
     count = FIXED_PATCHES * per_patch
     missing = count - len(description.values)
@@ -241,6 +241,6 @@ def _latents(
                 for row, col in patches[list(chosen)]
             ]
         )
-        return pipeline.encode_pictures(to_signed(pictures).to(pipeline.device)).float()
+        return pipeline.encode_images(to_signed(pictures).to(pipeline.device)).float()
 
     return encoded, "overview"

@@ -8,31 +8,29 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zoomldm import __version__
 from zoomldm.archive import ArchiveWriter
-from zoomldm.archive.manifest import Encoder, Header, SlideFacts, TissueFacts
+from zoomldm.archive.manifest import Encoder, Header, SlideInfo, TissueInfo
 from zoomldm.archive.writer import Precision
 from zoomldm.encoders import PatchEncoder, load_encoder
 from zoomldm.errors import ArchiveError, ConfigError, TargetError
 from zoomldm.features.files import SETTINGS
+from zoomldm.features.layouts import geometry_of
 from zoomldm.features.reading import (
-    StoredFeatures,
     number,
     read_stored,
     text,
-    tile_side,
     two_axes,
 )
 from zoomldm.files import claim
 from zoomldm.geometry.levels import BASE_MPP, TILE
+from zoomldm.verbs import Progress, Report, silent
 
-TILE_UM = TILE * BASE_MPP
-SPACING = 0.02  # of a tile's side that its scale may be off
 MAX_SIDE = 1 << 31  # px, the most that an archive can say
 OFF_GRID = 0.02  # of a tile's side that a corner may be off; coordinates are whole pixels
 
@@ -69,35 +67,83 @@ class FeatureFile:
     background: NDArray[np.float32] | None
 
 
+@dataclass(frozen=True)
+class ImportOptions:
+    """How features are taken.
+
+    Attributes:
+        mpp: micrometres per pixel of the slide's finest level, over what the file says.
+        precision: of the stored embeddings: `compact`, `int8` or `float16`.
+    """
+
+    mpp: float | None = None
+    precision: Precision = "int8"
+
+    def __post_init__(self) -> None:
+        if self.precision not in get_args(Precision):
+            raise ConfigError(f"precision {self.precision!r}; expected compact, int8 or float16")
+
+
+@dataclass(frozen=True)
+class ImportReport(Report):
+    """What `archive_from_features` made.
+
+    Attributes:
+        archive: its path.
+        source: the file of features.
+        layout: `TRIDENT`, `CLAM` or `STAMP`.
+        tissue_tiles: tiles stored.
+        grid: rows and columns.
+        dim: embedding dimension.
+        encoder: the patch encoder.
+        bytes: size of the archive.
+    """
+
+    archive: str
+    source: str
+    layout: str
+    tissue_tiles: int
+    grid: tuple[int, int]
+    dim: int
+    encoder: Encoder
+    bytes: int
+
+
 def archive_from_features(
     path: Path | str,
     out: Path | str,
+    options: ImportOptions | None = None,
     *,
-    mpp: float | None = None,
-    precision: Precision = "int8",
     encoder: str | PatchEncoder | None = None,
-) -> dict[str, Any]:
+    progress: Progress | None = None,
+) -> ImportReport:
     """Write an archive of the tile features of one h5 file.
 
-    It has neither overview nor latents. Without `encoder`, and where the file isn't ours, its
+    It has neither base layer nor latents. Without `encoder`, and where the file isn't ours, its
     background is zeros, and it fits no pipeline with a patch encoder of its own.
 
     Args:
         path: TRIDENT's, CLAM's or STAMP's h5 file, or one of `zoomldm features --source tiles`.
         out: file ending in .zldm, or an existing folder.
-        mpp: micrometres per pixel of the slide's finest level, over what the file says.
-        precision: of the stored embeddings.
+        options: see ImportOptions.
         encoder: the patch encoder that made the features: loaded, or what `load_encoder` takes.
-
-    Returns:
-        archive, source, layout, tissue_tiles, grid, dim, encoder, bytes.
+        progress: called before and after the one file.
 
     Raises:
         ConfigError: overlap, another spacing, tiles off the grid, missing geometry, NaN.
         TargetError: the target can't be written.
+
+    >>> import zoomldm
+    >>> tiles = zoomldm.FeatureOptions(source="tiles")
+    >>> features = zoomldm.extract_features("slide.zldm", "features", tiles).output
+    >>> report = zoomldm.archive_from_features(features, "again.zldm")
+    >>> report.layout, report.dim, zoomldm.verify(report.archive).sound
+    ('TRIDENT', 32, True)
     """
     path, out = Path(path), Path(out)
-    found = read_feature_file(path, mpp)
+    options, progress = options or ImportOptions(), progress or silent
+    progress("features", 0, 1)
+    found = read_feature_file(path, options.mpp)
     source = load_encoder(encoder) if isinstance(encoder, str) else encoder
     target = out if out.suffix == ".zldm" else out / f"{slide_name(path)}.zldm"
     if target.parent == out and not out.is_dir():
@@ -110,7 +156,7 @@ def archive_from_features(
     if background is None:
         background = np.zeros(made.dim, np.float32)
     header = Header(
-        slide=SlideFacts(
+        slide=SlideInfo(
             name=slide_name(path),
             file_bytes=0,  # the slide itself isn't here
             native_size=found.native,
@@ -121,27 +167,28 @@ def archive_from_features(
             vendor=found.layout,
             icc=None,
         ),
-        tissue=TissueFacts(mode="features", threshold=0.0, view_mpp=BASE_MPP),
+        tissue=TissueInfo(mode="features", threshold=0.0, view_mpp=BASE_MPP),
         encoder=made,
         autoencoder=None,
         pipeline=None,
         creator=f"zoomldm {__version__}",
     )
-    with claim(target), ArchiveWriter(target, header, background, precision) as writer:
+    with claim(target), ArchiveWriter(target, header, background, options.precision) as writer:
         try:
             writer.add_embeddings(found.tiles, found.values)
         except ArchiveError as error:
             raise ConfigError(f"{path}: {error}") from error
-    return {
-        "archive": str(target),
-        "source": str(path),
-        "layout": found.layout,
-        "tissue_tiles": len(found.tiles),
-        "grid": [-(-found.size[1] // TILE), -(-found.size[0] // TILE)],
-        "dim": made.dim,
-        "encoder": made.model_dump(),
-        "bytes": target.stat().st_size,
-    }
+    progress("features", 1, 1)
+    return ImportReport(
+        archive=str(target),
+        source=str(path),
+        layout=found.layout,
+        tissue_tiles=len(found.tiles),
+        grid=(-(-found.size[1] // TILE), -(-found.size[0] // TILE)),
+        dim=made.dim,
+        encoder=made,
+        bytes=target.stat().st_size,
+    )
 
 
 def slide_name(path: Path) -> str:
@@ -176,7 +223,7 @@ def read_feature_file(path: Path, mpp: float | None = None) -> FeatureFile:
         if bad:
             raise ConfigError(f"{path}: {bad} of {len(values)} {what} hold NaN or infinity")
     encoder, digest = _named_encoder(path, root, stored.own)
-    layout, side, scale, source, size = _geometry(path, stored, coords, mpp)
+    layout, side, scale, source, size = geometry_of(path, stored, coords, mpp)
     aspect = (number(where.get("level0_mpp_y")) or 1) / (number(where.get("level0_mpp_x")) or 1)
     stretch = np.array([1, aspect])
     tiles = _tiles(path, coords * stretch, side)
@@ -215,106 +262,6 @@ def read_feature_file(path: Path, mpp: float | None = None) -> FeatureFile:
     )
 
 
-Geometry = tuple[str, float, float, str, tuple[int, int] | None]
-"""Layout; side of a tile in units of the coordinates; mpp of the slide's finest level and where
-it comes from; width and height of the slide in those units, or None."""
-
-
-def _geometry(
-    path: Path, stored: StoredFeatures, coords: NDArray[np.float64], mpp: float | None
-) -> Geometry:
-    root, where = stored.root, stored.where
-    if "unit" in root or "tile_size_um" in root or "stamp_version" in root:
-        return _stamp(path, root, mpp)
-    if "target_magnification" in where or "patch_size_level0" in where:
-        return _trident(path, where, mpp)
-    return _clam(path, stored, coords, mpp)
-
-
-def _stamp(path: Path, root: Mapping[str, Any], mpp: float | None) -> Geometry:
-    unit, side = text(root.get("unit")), number(root.get("tile_size_um"))
-    pixels = number(root.get("tile_size_px"))
-    if unit != "um" or side is None:
-        raise ConfigError(
-            f"{path}: STAMP's file says unit {unit!r} and tile_size_um {side}; expected 'um' and "
-            "the tiles' side"
-        )
-    if abs(side / TILE_UM - 1) > SPACING or (pixels is not None and pixels != TILE):
-        shown = "" if pixels is None else f" in {pixels:g} px"
-        raise ConfigError(
-            f"{path}: tiles of {side:g} um{shown}; expected {TILE_UM:g} um in {TILE} px"
-        )
-    return "STAMP", side, mpp or BASE_MPP, "option" if mpp else "features: micrometres", None
-
-
-def _trident(path: Path, where: Mapping[str, Any], mpp: float | None) -> Geometry:
-    _no_overlap(path, where)
-    side, pixels = number(where.get("patch_size_level0")), number(where.get("patch_size"))
-    target = number(where.get("target_magnification"))
-    level0 = number(where.get("level0_magnification"))
-    if side is None and None not in (pixels, target, level0):
-        side = pixels * level0 / target  # type: ignore[operator]
-    if not side:
-        raise ConfigError(f"{path}: coords don't say patch_size_level0; tiles have no size")
-    if pixels not in (None, TILE) or target not in (None, 20):
-        at = "" if target is None else f" at {target:g}x"
-        raise ConfigError(f"{path}: tiles of {pixels or 0:g} px{at}; expected {TILE} px at 20x")
-    given = mpp or number(where.get("level0_mpp_x"))
-    if given is None and target is None:
-        raise ConfigError(
-            f"{path}: says neither magnification nor mpp of its tiles; pass --mpp with the "
-            "micrometres per pixel of the slide"
-        )
-    source = "option" if mpp else "features: level0_mpp_x"
-    if given is None:
-        given, source = TILE_UM / side, "features: 20x taken as 0.5 mpp"
-    _spacing(path, side, given)
-    if exact := number(where.get("level0_mpp_x")):
-        side = TILE_UM / exact  # ours: the written side is rounded to whole pixels
-    return "TRIDENT", side, given, source, _size(where, "level0_width", "level0_height")
-
-
-def _clam(
-    path: Path, stored: StoredFeatures, coords: NDArray[np.float64], mpp: float | None
-) -> Geometry:
-    where = stored.where
-    _no_overlap(path, where)
-    side = tile_side(stored, coords)
-    if mpp is None:
-        raise ConfigError(
-            f"{path}: coords have no scale ({', '.join(where) or 'no attributes'}); pass --mpp "
-            "with the micrometres per pixel of the slide"
-        )
-    if side is None:
-        raise ConfigError(
-            f"{path}: holds one tile, and coords don't say patch_size: how large it is can't be "
-            "told; add the attribute patch_size (and downsample) to coords"
-        )
-    _spacing(path, side, mpp)
-    size = None
-    if int(number(where.get("patch_level")) or 0) == 0 and "level_dim" in where:
-        wide, high = np.asarray(where["level_dim"]).ravel()[:2]
-        size = int(wide), int(high)
-    return "CLAM", side, mpp, "option", size
-
-
-def _no_overlap(path: Path, where: Mapping[str, Any]) -> None:
-    overlap = number(where.get("overlap")) or 0
-    if overlap:
-        raise ConfigError(
-            f"{path}: tiles overlap by {overlap:g} px; an archive's lie edge to edge: extract "
-            "features again without overlap"
-        )
-
-
-def _spacing(path: Path, side: float, mpp: float) -> None:
-    if abs(side * mpp / TILE_UM - 1) > SPACING:
-        raise ConfigError(
-            f"{path}: tiles of {side:g} px at {mpp:g} mpp are {side * mpp:.1f} um wide; expected "
-            f"{TILE_UM:g} um ({TILE} px at {BASE_MPP} mpp)"
-        )
-
-
 def _tiles(path: Path, coords: NDArray[np.float64], side: float) -> NDArray[np.int64]:
     """Row and column of each tile.
 
@@ -340,11 +287,6 @@ def _tiles(path: Path, coords: NDArray[np.float64], side: float) -> NDArray[np.i
             "overlap, or the spacing is wrong"
         )
     return tiles
-
-
-def _size(where: Mapping[str, Any], width: str, height: str) -> tuple[int, int] | None:
-    w, h = number(where.get(width)), number(where.get(height))
-    return (int(w), int(h)) if w and h else None
 
 
 def _named_encoder(

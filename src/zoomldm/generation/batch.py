@@ -1,4 +1,4 @@
-"""One batch of pictures from latents or starting pictures, and a parent's quarter."""
+"""One batch of images from latents or starting images, and a parent's quarter."""
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ def make_pixels(
         guidance: see `ZoomLDMPipeline.denoise`.
         context: (B, tokens, width).
         drawn: (B, C, h, w) standard normal.
-        starts: (B, 3, 256, 256) uint8 pictures to start from, a parent's quarter upsampled; None
+        starts: (B, 3, 256, 256) uint8 images to start from, a parent's quarter upsampled; None
             for noise alone. A denoiser that takes a parent is given them as that.
         level: of the patches; None for 20x.
 
@@ -46,7 +46,7 @@ def make_pixels(
         if isinstance(pipeline.unet, OctaveDenoiser):
             latents = _child(pipeline, schedule, guidance, context, drawn, pictures, level or 0)
             return to_pixels(pipeline.decode_latents(latents, level))
-        latents = schedule.noised(pipeline.encode_pictures(pictures), drawn)
+        latents = schedule.noised(pipeline.encode_images(pictures), drawn)
     model = pipeline.denoise(context, guidance, level=level)
     return to_pixels(pipeline.decode_latents(schedule.denoised(model, latents), level))
 
@@ -60,7 +60,7 @@ def _child(
     pictures: Tensor,
     level: int,
 ) -> Tensor:
-    """Latents under a parent, whose quarter, upsampled, is given as pictures."""
+    """Latents under a parent, whose quarter, upsampled, is given as images."""
     vae = pipeline.vae
     parent = pooled(vae.planes(pictures))
     known = Known(level, context, PARENT, vae.from_planes(enlarged(parent)), PARENT_NOISE)

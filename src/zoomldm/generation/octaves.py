@@ -10,7 +10,7 @@ from zoomldm.networks.lowpass import Planes, enlarged, pooled
 from zoomldm.networks.octave_denoiser import NONE, OctaveDenoiser
 
 LAST = 999
-PARENT_NOISE = 0.05  # deviation that the denoiser is told generated parents carry
+PARENT_NOISE = 0.05  # standard deviation that the denoiser is told generated parents carry
 
 
 def codec_loss(codec: str, quality: float | None) -> float:
@@ -31,7 +31,7 @@ class Known:
         context: (B, 64, width).
         kind: NONE, PARENT or BASE, of all.
         hint: (B, C, h, w) laid out as latents, None where there is none.
-        loss: of the hint: deviation of a parent's noise, or loss of a codec, 0 to 1.
+        loss: of the hint: standard deviation of a parent's noise, or loss of a codec, 0 to 1.
     """
 
     level: int

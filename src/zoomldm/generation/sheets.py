@@ -1,4 +1,4 @@
-"""Pictures of many patches: the ladder (one place at all magnifications) and contact sheets."""
+"""Images of many patches: the ladder (one place at all magnifications) and contact sheets."""
 
 import math
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from zoomldm.geometry.levels import COUNT, NAMES, TILE, level_mpp
 
-_MOST_LARGE = 16  # pictures up to which a sheet shows them in full
+_MOST_LARGE = 16  # images up to which a sheet shows them in full
 
 COLUMNS = 4
 _GAP = 8
@@ -40,10 +40,10 @@ def draw_ladder(patches: Mapping[int, NDArray[np.uint8]], real: Mapping[int, boo
 
 
 def draw_sheet(pictures: Mapping[int, NDArray[np.uint8]]) -> Image.Image:
-    """One level as a square of pictures, several as a row each, coarsest first.
+    """One level as a square of images, several as a row each, coarsest first.
 
     Args:
-        pictures: (n, 256, 256, 3) uint8 by level. Above 16 pictures each is halved.
+        pictures: (n, 256, 256, 3) uint8 by level. Above 16 images each is halved.
     """
     count = sum(len(p) for p in pictures.values())
     side = TILE if count <= _MOST_LARGE else TILE // 2

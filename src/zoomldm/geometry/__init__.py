@@ -1,1 +1,1 @@
-"""Where things are: levels, places of patches on a mask, orientation, the withheld block."""
+"""Where things are: levels, places of patches on a mask, orientation, spatial hold-out."""

@@ -14,7 +14,11 @@ COARSEST = COUNT - 1
 
 
 def level_mpp(level: int) -> float:
-    """Micrometres per pixel of a level."""
+    """Micrometres per pixel of a level.
+
+    >>> level_mpp(0), level_mpp(3)
+    (0.5, 4.0)
+    """
     return BASE_MPP * 2**level
 
 
@@ -23,6 +27,9 @@ def parse_level(text: str) -> int:
 
     Raises:
         RegionError: no such level.
+
+    >>> parse_level("5x"), parse_level("0.3125")
+    (2, 6)
     """
     label = text.strip().lower().removesuffix("x") + "x"
     if label not in NAMES:
@@ -31,7 +38,11 @@ def parse_level(text: str) -> int:
 
 
 def raster_size(width: int, height: int, mpp_x: float, mpp_y: float) -> tuple[int, int]:
-    """Width and height (px) of a slide's 0.5 mpp raster, from its own size and mpp."""
+    """Width and height (px) of a slide's 0.5 mpp raster, from its own size and mpp.
+
+    >>> raster_size(10_000, 8_000, 0.25, 0.25)
+    (5000, 4000)
+    """
     return (
         max(1, round(width * mpp_x / BASE_MPP)),
         max(1, round(height * mpp_y / BASE_MPP)),
@@ -39,12 +50,20 @@ def raster_size(width: int, height: int, mpp_x: float, mpp_y: float) -> tuple[in
 
 
 def grid_shape(width: int, height: int) -> tuple[int, int]:
-    """Rows and columns of tiles that cover a 0.5 mpp raster of this size."""
+    """Rows and columns of tiles that cover a 0.5 mpp raster of this size.
+
+    >>> grid_shape(5000, 4000)
+    (16, 20)
+    """
     return -(-height // TILE), -(-width // TILE)
 
 
 def level_size(width: int, height: int, level: int) -> tuple[int, int]:
-    """Width and height (px) at a level, rounded up, of a 0.5 mpp raster of this size."""
+    """Width and height (px) at a level, rounded up, of a 0.5 mpp raster of this size.
+
+    >>> level_size(5000, 4001, 3)
+    (625, 501)
+    """
     scale = 2**level
     return -(-width // scale), -(-height // scale)
 

@@ -42,7 +42,7 @@ def withheld_block(mask: np.ndarray, share: float = 0.1, turn: int = 0) -> np.nd
 def is_withheld(
     mask: np.ndarray, block: np.ndarray, level: int, rows: np.ndarray, cols: np.ndarray
 ) -> np.ndarray:
-    """Which patches the withheld block keeps out of training.
+    """Which patches the spatial hold-out region keeps out of training.
 
     Below 1.25x's level any withheld tile does; from there on, where one patch holds most of a
     slide, more than a quarter of its tissue tiles must be withheld.

@@ -1,4 +1,4 @@
-"""Attention over the slide: a picture on the grid and squares in GeoJSON."""
+"""Attention over the slide: an image on the grid and squares in GeoJSON."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from zoomldm.mil.models.attention import BagModel
 _COLOURS = np.array(  # dark blue, teal, green, yellow: ordered by lightness
     [[48, 18, 92], [44, 92, 140], [34, 152, 138], [124, 206, 80], [250, 230, 40]], dtype=float
 )
-_LARGEST = 2048  # pixels of the picture's longer side
+_LARGEST = 2048  # pixels of the image's longer side
 
 
 def attention_of(model: BagModel, x: torch.Tensor) -> np.ndarray | None:
@@ -37,7 +37,7 @@ def ranks(attention: np.ndarray) -> np.ndarray:
 def picture(attention: np.ndarray, where: Coordinates) -> Image.Image:
     """Attention by rank, one square a cell of the grid; no instance is white.
 
-    Where the slide's size is known the picture begins at its corner, and what lies left of it or
+    Where the slide's size is known the image begins at its corner, and what lies left of it or
     above is left out.
 
     Args:

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from zoomldm import statistics
 from zoomldm.errors import ConfigError
 
 try:
     from scipy import stats
-    from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score, roc_curve
+    from sklearn.metrics import balanced_accuracy_score, f1_score, roc_curve
 except ImportError as error:
     raise ConfigError("MIL needs scikit-learn and scipy: pip install 'zoomldm[mil]'") from error
 
@@ -27,9 +28,8 @@ def auc(positive: np.ndarray, score: np.ndarray) -> float:
     Returns:
         0 to 1, or NaN where one of the two kinds is absent.
     """
-    if np.all(positive) or not np.any(positive):
-        return math.nan
-    return float(roc_auc_score(positive, score))
+    positive = np.asarray(positive, bool)
+    return statistics.auc(score[positive], score[~positive])
 
 
 def midranks(values: np.ndarray) -> np.ndarray:

@@ -8,10 +8,10 @@ import numpy as np
 from zoomldm.errors import ConfigError
 from zoomldm.mil.metrics import roc
 from zoomldm.mil.protocol import pooled_scores
-from zoomldm.mil.results import Report
+from zoomldm.mil.results import MilReport
 
 
-def write_plots(report: Report, out: Path) -> None:
+def write_plots(report: MilReport, out: Path) -> None:
     """Write `roc-<source>.png` (two classes) and `folds-<source>.png`, at the largest fraction.
 
     Raises:

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 from zoomldm.files import atomic_path
-from zoomldm.mil.results import Report
+from zoomldm.mil.results import MilReport
 from zoomldm.tables import as_csv, as_markdown, as_text
 
 
-def write_report(report: Report, out: Path, *, plots: bool) -> None:
+def write_report(report: MilReport, out: Path, *, plots: bool) -> None:
     """Write `results.json`; `table2`, `models`, `tests` as .txt, .csv and .md; the plots."""
     files = {"results.json": json.dumps(report.as_dict(), indent=1, allow_nan=False)}
     tables = {

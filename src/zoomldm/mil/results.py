@@ -14,6 +14,7 @@ from zoomldm.mil.metrics import Paired, auc, case_interval, mean_sd, paired
 from zoomldm.mil.protocol import FoldResult, Protocol, pooled_scores
 from zoomldm.mil.splits import Fold
 from zoomldm.tables import as_text
+from zoomldm.verbs import Report
 
 _MEASURES = ("auc", "balanced_accuracy", "f1")
 _FORMATS = ("+.3f", ".3f", ".3f")  # of a test's difference and its two p
@@ -101,7 +102,7 @@ def _pooled(results: Sequence[FoldResult], patients: dict[str, str]) -> tuple[fl
 
 
 @dataclass(frozen=True)
-class Report:
+class MilReport(Report):
     """All of a run.
 
     Attributes:
@@ -118,7 +119,7 @@ class Report:
     fractions: tuple[float, ...]
     protocol: Protocol
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """One JSON document: `results`, one entry per source, model and fraction; `tests`."""
         return {
             "protocol": asdict(self.protocol),

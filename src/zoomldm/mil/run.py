@@ -32,8 +32,8 @@ from zoomldm.mil.protocol import (
     split_name,
 )
 from zoomldm.mil.report import write_report
-from zoomldm.mil.results import Report, Source
-from zoomldm.mil.splits import Fold, account, draw_folds, published_folds, read_splits
+from zoomldm.mil.results import MilReport, Source
+from zoomldm.mil.splits import Fold, count_leakage, draw_folds, published_folds, read_splits
 from zoomldm.pipeline import pick_device
 from zoomldm.verbs import Progress
 
@@ -117,7 +117,7 @@ def run_mil(
     options: MilOptions | None = None,
     *,
     progress: Progress | None = None,
-) -> Report:
+) -> MilReport:
     """Train and measure MIL models over folds; running it again goes on where it stopped.
 
     While it runs, `out` holds a copy of all features in float32, one file a source. They are
@@ -150,7 +150,7 @@ def run_mil(
             ]
         )
         folds = [
-            account(f, sources[0], separate=options.rules.separate)
+            count_leakage(f, sources[0], separate=options.rules.separate)
             for f in _folds(sources[0], options)
         ]
         for fold in folds:
@@ -163,7 +163,7 @@ def run_mil(
         for bags in sources:
             results = _run_source(bags, folds, options, out, progress)
             reported.append(Source.of(bags, results))
-        report = Report(
+        report = MilReport(
             tuple(reported), tuple(folds), options.models, options.fractions, options.rules
         )
         write_report(report, out, plots=options.plots)

@@ -127,7 +127,7 @@ def _parts(bags: Bags, count: int, seed: int) -> list[np.ndarray]:
     return list(split(GroupKFold(count, shuffle=True, random_state=seed)))
 
 
-def account(fold: Fold, bags: Bags, *, separate: bool) -> Fold:
+def count_leakage(fold: Fold, bags: Bags, *, separate: bool) -> Fold:
     """Count the patients in both train and test.
 
     With `separate`, slides of the test's patients leave train and val, those of val's leave train.

@@ -6,6 +6,7 @@ from zoomldm.pipeline.loading import (
     build_pipeline,
     load_pipeline,
     pick_device,
+    preset_kinds,
 )
 from zoomldm.pipeline.pipeline import ZoomLDMOutput, ZoomLDMPipeline
 
@@ -17,4 +18,5 @@ __all__ = [
     "build_pipeline",
     "load_pipeline",
     "pick_device",
+    "preset_kinds",
 ]

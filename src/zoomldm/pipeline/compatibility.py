@@ -11,8 +11,8 @@ from zoomldm.pipeline.pipeline import ZoomLDMPipeline
 def check_encoder(archive: Archive, pipeline: ZoomLDMPipeline) -> None:
     """Refuse an archive that another patch encoder made than the pipeline's.
 
-    A pipeline without one (converted from released weights, whose encoder is not theirs to give)
-    takes every archive of as many numbers a tile: which encoder it was trained with it can't know.
+    A pipeline without one (converted from released weights, which come without their encoder)
+    takes every archive of its embedding dimension: which encoder it was trained with is unknown.
 
     Raises:
         ArchiveError: naming both encoders, or both numbers.
@@ -21,7 +21,7 @@ def check_encoder(archive: Archive, pipeline: ZoomLDMPipeline) -> None:
     if pipeline.patch_encoder is None:
         if archive.dim != pipeline.embedding_dim:
             raise ArchiveError(
-                f"{archive.path}: holds {archive.dim} numbers a tile (patch encoder {made.id!r}), "
+                f"{archive.path}: embeddings of {archive.dim} dimensions (encoder {made.id!r}), "
                 f"the pipeline takes {pipeline.embedding_dim}; compress with the patch encoder "
                 "that it was trained with"
             )

@@ -64,6 +64,20 @@ def build_pipeline(name: str, seed: int = 0) -> ZoomLDMPipeline:
         torch.random.set_rng_state(state)
 
 
+def preset_kinds(name: str) -> dict[str, type]:
+    """Class of each network of a preset, by its name in a pipeline."""
+    usual = {
+        "unet": "unet",
+        "vae": "folded",
+        "summarizer": "cnn",
+        "embedding_diffusion": "released",
+    }
+    table = preset(name)
+    return {
+        part: KINDS[table[part].get("kind", kind)] for part, kind in usual.items() if part in table
+    }
+
+
 def _made(settings: dict[str, Any], kind: str) -> Any:
     settings = dict(settings)
     return KINDS[settings.pop("kind", kind)](**settings)
@@ -95,6 +109,11 @@ def load_pipeline(name: str = SHIPPED, device: str = "cpu") -> ZoomLDMPipeline:
 
     Raises:
         PipelineError: nothing of that name, a directory that holds no pipeline, or no such device.
+
+    >>> import zoomldm
+    >>> pipeline = zoomldm.load_pipeline("tiny")
+    >>> pipeline.levels, pipeline.embedding_dim
+    (8, 32)
     """
     place = pick_device(device)
     try:

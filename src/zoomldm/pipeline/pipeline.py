@@ -205,15 +205,15 @@ class ZoomLDMPipeline(DiffusionPipeline):
         return encoder(fitted(x, encoder)).float().cpu().numpy()
 
     @torch.no_grad()
-    def encode_pictures(self, pictures: Tensor) -> Tensor:
-        """Pictures (n, 3, 256, 256) in [-1, 1] to latents (n, C, h, w)."""
+    def encode_images(self, pictures: Tensor) -> Tensor:
+        """Images (n, 3, 256, 256) in [-1, 1] to latents (n, C, h, w)."""
         return widened(self.vae.encode(fitted(pictures, self.vae)), self.vae)
 
     @torch.no_grad()
     def decode_latents(
         self, latents: Tensor, level: int | None = None, noise: Tensor | None = None
     ) -> Tensor:
-        """Latents (n, C, h, w) to pictures (n, 3, 256, 256), clamped to [-1, 1].
+        """Latents (n, C, h, w) to images (n, 3, 256, 256), clamped to [-1, 1].
 
         Args:
             latents: what is decoded.
@@ -314,7 +314,7 @@ class ZoomLDMPipeline(DiffusionPipeline):
             level: 0 (20x) to 7 (0.15625x).
             num_inference_steps: steps of the scheduler, laid as its configuration says.
             guidance_scale: see `denoise`.
-            generator: source of the noise; a list gives one a picture.
+            generator: source of the noise; a list gives one an image.
             latents: starting noise (n, C, h, w) in place of the generator's.
             output_type: `pil`, `np` (n, 256, 256, 3) in [0, 1], `pt` in [-1, 1] or `latent`.
             context: (n, tokens, width) in place of grids and level.
@@ -322,7 +322,7 @@ class ZoomLDMPipeline(DiffusionPipeline):
             return_dict: whether the images come as `.images` of an object, or alone in a tuple.
 
         Returns:
-            `images`: a list of pictures, or one array or tensor.
+            `images`: a list of images, or one array or tensor.
 
         Raises:
             PipelineError: nothing to draw, or a level that the pipeline does not know.

@@ -93,7 +93,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "embedding_diffusion": {"kind": "context"},
         "scheduler": {**SCHEDULE, "prediction_type": "v_prediction"},
     },
-    "paper": {  # no patch encoder: UNI's weights are others' to give
+    "paper": {  # no patch encoder: UNI's weights are third-party
         "vae": {"kind": "vq"},
         "summarizer": {"kind": "vit"},
         "unet": {

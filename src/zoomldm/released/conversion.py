@@ -3,17 +3,17 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 
 from zoomldm.diffusion.samplers import PLMSScheduler
-from zoomldm.errors import PipelineError, TargetError
+from zoomldm.errors import ConfigError, PipelineError, TargetError
 from zoomldm.files import atomic_folder, atomic_path
-from zoomldm.networks.checkpoint import Faults, Tensors, fill, read_checkpoint
+from zoomldm.networks.checkpoint import Mismatches, Tensors, fill, read_checkpoint
 from zoomldm.networks.denoiser import Denoiser
 from zoomldm.networks.embedding_dit import EmbeddingDiT
 from zoomldm.networks.released_autoencoder import VQAutoencoder
@@ -36,13 +36,30 @@ from zoomldm.released.names import (
     unet_config,
     unet_name,
 )
+from zoomldm.verbs import Progress, Report, silent
 
 Weights = Literal["ema", "raw"]
 INDEX = "model_index.json"
 
 
 @dataclass(frozen=True)
-class ConvertReport:
+class ConvertOptions:
+    """What is taken from a checkpoint.
+
+    Attributes:
+        weights: `ema`, the averaged ones, or `raw`, those of the last training step. Of a whole
+            system only the denoiser has averaged ones.
+    """
+
+    weights: Weights = "ema"
+
+    def __post_init__(self) -> None:
+        if self.weights not in get_args(Weights):
+            raise ConfigError(f"weights {self.weights!r}; expected ema or raw")
+
+
+@dataclass(frozen=True)
+class ConvertReport(Report):
     """What `convert_released` did.
 
     Attributes:
@@ -65,13 +82,13 @@ class ConvertReport:
     levels: int | None = None
     done_before: bool = False
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
-
 
 def convert_released(
-    checkpoint: Path | str, out: Path | str, weights: Weights = "ema"
+    checkpoint: Path | str,
+    out: Path | str,
+    options: ConvertOptions | None = None,
+    *,
+    progress: Progress | None = None,
 ) -> ConvertReport:
     """Turn a published checkpoint into a pipeline directory.
 
@@ -82,8 +99,8 @@ def convert_released(
     Args:
         checkpoint: file that torch.save wrote.
         out: directory to make, in a folder that exists.
-        weights: the averaged ones or those of the last training step. Of a whole system only
-            the denoiser has averaged ones.
+        options: see ConvertOptions.
+        progress: called before and after the checkpoint is read.
 
     Raises:
         PipelineError: damaged, unsafe, of another model, or with keys missing, extra or of
@@ -91,6 +108,8 @@ def convert_released(
         TargetError: `out` can't be made or holds something else.
     """
     checkpoint, out = Path(checkpoint), Path(out)
+    weights, progress = (options or ConvertOptions()).weights, progress or silent
+    progress("reading", 0, 1)
     if not checkpoint.is_file():
         raise PipelineError(
             f"{checkpoint}: no such file; expected a checkpoint such as weights.ckpt"
@@ -101,6 +120,7 @@ def convert_released(
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     facts = {"file": checkpoint.name, "sha256": sha256, "weights": weights}
     content = read_checkpoint(checkpoint)
+    progress("reading", 1, 1)
     report: dict[str, Any] = {
         "pipeline": str(out),
         "checkpoint": str(checkpoint),
@@ -152,13 +172,13 @@ def _system(path: Path, content: Any, weights: Weights) -> dict[str, Any]:
         "vae": _names(vae, lambda k: AUTOENCODER + autoencoder_name(k, vae)),
         "summarizer": _names(summarizer, lambda k: SUMMARIZER + summarizer_name(k, tensors)),
     }
-    faults = Faults(tensors)
+    mismatches = Mismatches(tensors)
     for name in BUFFERS:
-        faults.expect(name, tensors["betas"].shape)
+        mismatches.expect(name, tensors["betas"].shape)
     parts: dict[str, Any] = {"unet": unet, "vae": vae, "summarizer": summarizer}
     for part, names in sources.items():
         for key, value in parts[part].state_dict().items():
-            faults.expect(names[key], value.shape)
+            mismatches.expect(names[key], value.shape)
     average = {k: average_name(v) for k, v in sources["unet"].items()}
     if weights == "ema" and not any(k.startswith(AVERAGE) for k in tensors):
         raise PipelineError(
@@ -167,10 +187,10 @@ def _system(path: Path, content: Any, weights: Weights) -> dict[str, Any]:
         )
     if any(k.startswith(AVERAGE) for k in tensors):
         for key, value in unet.state_dict().items():
-            faults.expect(average[key], value.shape)
-        faults.expect(AVERAGE + "decay", ())
-        faults.expect(AVERAGE + "num_updates", ())
-    faults.check()
+            mismatches.expect(average[key], value.shape)
+        mismatches.expect(AVERAGE + "decay", ())
+        mismatches.expect(AVERAGE + "num_updates", ())
+    mismatches.check()
     if weights == "ema":
         sources["unet"] = average
     for part, names in sources.items():
@@ -221,10 +241,10 @@ def _embedding_diffusion(path: Path, content: dict[str, Any], weights: Weights) 
     with torch.device("meta"):
         network = EmbeddingDiT(**embedding_diffusion_config(tensors))
     names = _names(network, embedding_diffusion_name)
-    faults = Faults(tensors)
+    mismatches = Mismatches(tensors)
     for name, value in network.state_dict().items():
-        faults.expect(names[name], value.shape)
-    faults.check()
+        mismatches.expect(names[name], value.shape)
+    mismatches.check()
     fill(network, tensors, names)
     return network
 

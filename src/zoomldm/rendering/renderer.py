@@ -34,7 +34,7 @@ class Cost:
     Attributes:
         windows: patch-equivalents of denoising: windows of latents as large as a patch's, of all
             levels, that the denoiser made.
-        tiles: pictures of 256 px decoded.
+        tiles: images of 256 px decoded.
     """
 
     windows: int = 0

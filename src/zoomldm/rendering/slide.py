@@ -313,6 +313,11 @@ def open_slide(
         ArchiveError: not an archive, or of another patch encoder than the pipeline's.
         PipelineError: no such pipeline.
         SlideError: neither an archive nor a slide that OpenSlide reads.
+
+    >>> import zoomldm
+    >>> with zoomldm.open_slide("slide.zldm", pipeline="pipeline") as slide:
+    ...     slide.dimensions, slide.read_region((0, 0), 5, (16, 16)).size
+    ((1000, 800), (16, 16))
     """
     if (
         isinstance(path, Archive)

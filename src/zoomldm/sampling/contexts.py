@@ -15,7 +15,7 @@ def context_noise(seed: int, level: int, index: int, shape: tuple[int, int]) -> 
     """Standard normal noise (tokens, width) of a sample: a function of its arguments alone."""
     numbers = shape[0] * shape[1]
     channels = -(-numbers // BLOCK**2)
-    # Pictures' noise is keyed by timesteps below STEPS: this field is none of theirs.
+    # Images' noise is keyed by timesteps below STEPS: this field is none of theirs.
     field = noise(seed, level, STEPS, index * BLOCK, 0, (channels, BLOCK, BLOCK))
     return torch.from_numpy(field.reshape(-1)[:numbers].reshape(shape))
 
@@ -82,7 +82,7 @@ def draw_contexts(
         start: (n, tokens, width) standard normal.
         steps: of 1,000, evenly spread.
         guidance: w in u + w (c - u), u being predicted without any condition, level included.
-        reference: (n, D) embeddings of tiles like which the tissue is to be.
+        reference: (n, D) embeddings of tiles that the tissue should resemble.
         parent: (n, tokens / 4, width), see `matching_quarter`.
         label: one of the network's labels.
 

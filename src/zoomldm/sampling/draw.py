@@ -1,9 +1,12 @@
-"""New tissue in one call, for those who have no options to keep."""
+"""New tissue in one call, in memory."""
 
-from typing import Any
+from dataclasses import replace
+from typing import Literal, overload
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from zoomldm.pipeline import ZoomLDMPipeline
@@ -12,18 +15,60 @@ from zoomldm.sampling.options import SampleOptions
 from zoomldm.sampling.sampler import Sampler
 
 
+@overload
 def sample(
     pipeline: ZoomLDMPipeline,
     level: int,
     n: int = 1,
     generator: torch.Generator | int | None = None,
     *,
-    reference: Tensor | np.ndarray | None = None,
+    reference: Tensor | NDArray | None = None,
     label: str | None = None,
-    output_type: str = "pil",
-    **options: Any,
-) -> Any:
-    """Draw n pictures of new tissue: contexts by the embedding diffusion, pictures under them.
+    output_type: Literal["pil"] = "pil",
+    options: SampleOptions | None = None,
+) -> list[Image.Image]: ...
+
+
+@overload
+def sample(
+    pipeline: ZoomLDMPipeline,
+    level: int,
+    n: int = 1,
+    generator: torch.Generator | int | None = None,
+    *,
+    reference: Tensor | NDArray | None = None,
+    label: str | None = None,
+    output_type: Literal["np"],
+    options: SampleOptions | None = None,
+) -> NDArray[np.float32]: ...
+
+
+@overload
+def sample(
+    pipeline: ZoomLDMPipeline,
+    level: int,
+    n: int = 1,
+    generator: torch.Generator | int | None = None,
+    *,
+    reference: Tensor | NDArray | None = None,
+    label: str | None = None,
+    output_type: Literal["uint8"],
+    options: SampleOptions | None = None,
+) -> NDArray[np.uint8]: ...
+
+
+def sample(
+    pipeline: ZoomLDMPipeline,
+    level: int,
+    n: int = 1,
+    generator: torch.Generator | int | None = None,
+    *,
+    reference: Tensor | NDArray | None = None,
+    label: str | None = None,
+    output_type: Literal["pil", "np", "uint8"] = "pil",
+    options: SampleOptions | None = None,
+) -> list[Image.Image] | NDArray[np.float32] | NDArray[np.uint8]:
+    """Sample n images of new tissue: contexts by the embedding diffusion, images under them.
 
     Args:
         pipeline: with an embedding diffusion.
@@ -31,19 +76,26 @@ def sample(
         n: how many.
         generator: a seed from 0 on, or where one is drawn from; sample i depends on it, on the
             level and on i, never on n.
-        reference: (D,) embedding of a tile like which the tissue is to be, or (n, D).
+        reference: (D,) embedding of a tile that the tissue should resemble, or (n, D).
         label: one that the embedding diffusion was trained with.
         output_type: `pil`, `np` (n, 256, 256, 3) in [0, 1] or `uint8` of the same shape.
-        options: further ones of `zoomldm.sampling.options.SampleOptions`.
+        options: steps, guidance and so on; its seed gives way to `generator`.
 
     Returns:
-        A list of pictures, or one array.
+        A list of images, or one array.
 
     Raises:
         PipelineError: there is no embedding diffusion.
         ConfigError: an argument out of its range.
+
+    >>> import zoomldm
+    >>> pipeline = zoomldm.load_pipeline("pipeline")
+    >>> quick = zoomldm.SampleOptions(steps=2, context_steps=2)
+    >>> images = zoomldm.sample(pipeline, level=2, n=2, generator=0, options=quick)
+    >>> [image.size for image in images]
+    [(256, 256), (256, 256)]
     """
-    chosen = SampleOptions(seed=as_seed(generator), **options)
+    chosen = replace(options or SampleOptions(), seed=as_seed(generator))
     pixels = Sampler(pipeline, chosen).sample(level, n, 0, reference, label)
     if output_type == "uint8":
         return pixels

@@ -1,8 +1,8 @@
-"""Samples as files: pictures, a contact sheet, and what they were made of."""
+"""Samples as files: images, a contact sheet, and what they came from."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,125 +13,220 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from zoomldm.errors import ConfigError, TargetError
+from zoomldm.files import atomic_path, claim
 from zoomldm.generation.sheets import draw_ladder, draw_sheet
-from zoomldm.geometry.levels import NAMES, level_mpp
-from zoomldm.pipeline import ZoomLDMPipeline
+from zoomldm.geometry.levels import NAMES, level_mpp, parse_level
+from zoomldm.pipeline import SHIPPED, ZoomLDMPipeline, load_pipeline
 from zoomldm.sampling.contexts import check_conditions
 from zoomldm.sampling.options import SampleOptions
-from zoomldm.sampling.reference import Reference
+from zoomldm.sampling.reference import Reference, read_reference
 from zoomldm.sampling.sampler import Sampler
+from zoomldm.verbs import Progress, Report, silent
 
-Advance = Callable[[str, int, int], None]
 SHEET = "contact-sheet.png"
-_GROUP = 16  # pictures made between two writes, or one batch
+INDEX = "samples.json"
+_GROUP = 16  # images generated between two writes, or one batch
+
+
+@dataclass(frozen=True)
+class SheetOptions:
+    """What is sampled into a folder.
+
+    Attributes:
+        levels: labels such as `5x`; None for all that the pipeline has. A zoom has all.
+        n: samples a level, or zooms; None for 16 samples, one zoom.
+        zoom: see `Sampler.zoom`.
+        like: what `read_reference` takes, `TILE.png` or `ARCHIVE@X,Y`: a tile that the generated
+            tissue should resemble.
+        label: one of the embedding diffusion's labels.
+        samples: see SampleOptions.
+
+    Raises:
+        ConfigError: no samples, a level that does not exist, or levels of a zoom.
+    """
+
+    levels: Sequence[str] | None = None
+    n: int | None = None
+    zoom: bool = False
+    like: str | Reference | None = None
+    label: str | None = None
+    samples: SampleOptions = field(default_factory=SampleOptions)
+
+    def __post_init__(self) -> None:
+        if self.zoom and self.levels is not None:
+            raise ConfigError("--zoom shows all levels; leave --level out")
+        if self.levels is not None and not self.levels:
+            raise ConfigError("no levels to sample; expected at least one")
+        for level in self.levels or ():
+            parse_level(level)
+        if self.count < 1:
+            raise ConfigError(f"{self.n} samples; expected at least one")
+
+    @property
+    def count(self) -> int:
+        """Samples a level, or zooms."""
+        return self.n if self.n is not None else 1 if self.zoom else 16
+
+
+@dataclass(frozen=True)
+class SampleReport(Report):
+    """What was sampled; `samples.json` holds the same.
+
+    Attributes:
+        output: the folder.
+        sheet: name of the contact sheet.
+        seed: of the noise.
+        pipeline_digest: of the pipeline's weights.
+        options: SampleOptions with nothing left open.
+        reference: where the tile comes from that the samples resemble, or None.
+        label: asked for, or None.
+        device: that it ran on.
+        threads: of the CPU.
+        torch: version of PyTorch.
+        zoom: whether the samples are zooms.
+        samples: one entry a file: `file`, `level`, `mpp`, `index` and, in zooms, `quarter`.
+        format: of `samples.json`.
+    """
+
+    output: Path
+    sheet: str
+    seed: int
+    pipeline_digest: str
+    options: Mapping[str, object]
+    reference: Mapping[str, object] | None
+    label: str | None
+    device: str
+    threads: int
+    torch: str
+    zoom: bool
+    samples: tuple[Mapping[str, object], ...]
+    format: str = "zoomldm samples 1"
 
 
 def write_samples(
-    pipeline: ZoomLDMPipeline,
-    out: Path,
-    levels: Sequence[int],
-    n: int,
-    options: SampleOptions | None = None,
-    reference: Reference | None = None,
+    out: Path | str,
+    options: SheetOptions | None = None,
     *,
-    label: str | None = None,
-    zoom: bool = False,
-    advance: Advance = lambda what, done, total: None,
-) -> dict[str, Any]:
-    """Write n samples of each level, or n zooms, into a folder.
+    pipeline: str | ZoomLDMPipeline = SHIPPED,
+    progress: Progress | None = None,
+) -> SampleReport:
+    """Write samples of each level, or zooms, into a folder.
 
-    Files are `5x-0003.png` and so on (`zoom-0003-5x.png`), `contact-sheet.png` and `samples.json`.
+    Files are `5x-0003.png` and so on (`zoom-0003-5x.png`), `contact-sheet.png` and
+    `samples.json`. Each appears whole or not at all, `samples.json` last: a folder without it is
+    not finished.
 
     Args:
-        pipeline: one with an embedding diffusion.
         out: the folder; made if its parent exists. Files of the same names are replaced.
-        levels: 0 to 7; a zoom has all of them, whatever is given.
-        n: samples a level, or zooms.
-        options: see SampleOptions.
-        reference: a tile like which the tissue is to be.
-        label: one of the embedding diffusion's labels.
-        zoom: see `Sampler.zoom`.
-        advance: told of progress: what, done, total.
-
-    Returns:
-        What `samples.json` holds.
+        options: see SheetOptions.
+        pipeline: one with an embedding diffusion: loaded, its id or its directory.
+        progress: called as images are done.
 
     Raises:
-        TargetError: `out` can't be made.
-        ConfigError: nothing to sample, or options that the pipeline can't follow.
-    """
-    if not zoom:
-        for level in levels:
-            pipeline.check_level(level)
-    count = pipeline.levels if zoom else len(levels)
-    if n < 1 or not count:
-        raise ConfigError(f"{n} samples of {count} levels; expected at least one")
-    done, total = 0, n * count
+        TargetError: `out` can't be made, or another process samples into it.
+        PipelineError: no embedding diffusion, or a level that it lacks.
+        ConfigError: options that the pipeline can't follow.
 
-    def made(count: int) -> None:
+    >>> import zoomldm
+    >>> quick = zoomldm.SampleOptions(steps=2, context_steps=2)
+    >>> options = zoomldm.SheetOptions(levels=["20x"], n=2, samples=quick)
+    >>> report = zoomldm.write_samples("samples", options, pipeline="pipeline")
+    >>> [file["file"] for file in report.samples]
+    ['20x-0000.png', '20x-0001.png']
+    """
+    options, progress, out = options or SheetOptions(), progress or silent, Path(out)
+    model = load_pipeline(pipeline) if isinstance(pipeline, str) else pipeline
+    levels = list(range(model.levels))
+    if options.levels is not None:
+        levels = [parse_level(level) for level in options.levels]
+    for level in () if options.zoom else levels:
+        model.check_level(level)
+    n = options.count
+    done, total = 0, n * len(levels)
+
+    def drawn(count: int) -> None:
         nonlocal done
         done += count
-        advance("pictures", done, total)
+        progress("images", done, total)
 
-    options = options or SampleOptions()
-    sampler = Sampler(pipeline, options, made)
+    chosen, like = options.samples, options.like
+    sampler = Sampler(model, chosen, drawn)
+    reference = read_reference(like, model) if isinstance(like, str) else like
     given = None if reference is None else reference.embedding
-    guidance = options.guidance_of_contexts(given is not None or label is not None)
-    check_conditions(pipeline.embedding_diffusion, guidance, given is not None, zoom, label)
+    guidance = chosen.guidance_of_contexts(given is not None or options.label is not None)
+    check_conditions(
+        model.embedding_diffusion, guidance, given is not None, options.zoom, options.label
+    )
     _make_folder(out)
-    facts = {
-        "seed": options.seed,
-        "pipeline_digest": pipeline.digest(),
-        "options": {**asdict(options), "batch": sampler.batch, "context_guidance": guidance},
+    origin: dict[str, Any] = {
+        "seed": chosen.seed,
+        "pipeline_digest": model.digest(),
+        "options": {**asdict(chosen), "batch": sampler.batch, "context_guidance": guidance},
         "reference": None if reference is None else reference.source,
-        "label": label,
-        "device": pipeline.device.type,
+        "label": options.label,
+        "device": model.device.type,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
-    group = max(1, _GROUP // sampler.batch) * sampler.batch  # whole batches: none is made twice
     parts: dict[int, list[NDArray[np.uint8]]] = {}
     rows: list[dict[str, Any]] = []
-    advance("pictures", 0, total)
-    if zoom:
-        for first in range(0, n, sampler.batch):
-            found, quarters = sampler.zoom(min(sampler.batch, n - first), first, given, label)
+    progress("images", 0, total)
+    with claim(out / INDEX):
+        (out / INDEX).unlink(missing_ok=True)
+        for name, level, first, images, extra in _drawn(sampler, options, levels, given):
+            rows += _write(out, name, level, images, first, origin, extra)
+            parts.setdefault(level, []).append(images)
+        whole = {level: np.concatenate(p) for level, p in parts.items()}
+        if options.zoom and n == 1:
+            sheet = draw_ladder({k: p[0] for k, p in whole.items()}, dict.fromkeys(whole, False))
+        else:
+            sheet = draw_sheet(whole)
+        with atomic_path(out / SHEET) as part:
+            sheet.save(part, format="PNG")
+        report = SampleReport(
+            output=out, sheet=SHEET, zoom=options.zoom, samples=tuple(rows), **origin
+        )
+        with atomic_path(out / INDEX) as part:
+            part.write_text(json.dumps(report.as_dict(), indent=1) + "\n", encoding="utf-8")
+    return report
+
+
+Drawn = tuple[str, int, int, NDArray[np.uint8], list[dict[str, Any]]]
+"""Pattern of the files' names, level, number of the first image, images, and what each has."""
+
+
+def _drawn(
+    sampler: Sampler, options: SheetOptions, levels: list[int], given: NDArray | None
+) -> Iterator[Drawn]:
+    """Groups of images as they are sampled."""
+    n, batch, label = options.count, sampler.batch, options.label
+    if options.zoom:
+        for first in range(0, n, batch):
+            found, quarters = sampler.zoom(min(batch, n - first), first, given, label)
             for level in sorted(found, reverse=True):
                 extra = (
                     [{"quarter": q.tolist()} for q in quarters[level]] if level in quarters else []
                 )
-                name = f"zoom-{{index:04d}}-{NAMES[level]}.png"
-                rows += _write(out, name, level, found[level], first, facts, extra)
-                parts.setdefault(level, []).append(found[level])
-    else:
-        for level in levels:
-            for first in range(0, n, group):
-                pictures = sampler.sample(level, min(group, n - first), first, given, label)
-                name = f"{NAMES[level]}-{{index:04d}}.png"
-                rows += _write(out, name, level, pictures, first, facts, [])
-                parts.setdefault(level, []).append(pictures)
-    whole = {level: np.concatenate(p) for level, p in parts.items()}
-    if zoom and n == 1:
-        sheet = draw_ladder({k: p[0] for k, p in whole.items()}, dict.fromkeys(whole, False))
-    else:
-        sheet = draw_sheet(whole)
-    sheet.save(out / SHEET)
-    report = {"format": "zoomldm samples 1", **facts, "zoom": zoom, "sheet": SHEET, "samples": rows}
-    (out / "samples.json").write_text(json.dumps(report, indent=1) + "\n")
-    return report
+                yield f"zoom-{{index:04d}}-{NAMES[level]}.png", level, first, found[level], extra
+        return
+    group = max(1, _GROUP // batch) * batch  # whole batches: none is generated twice
+    for level in levels:
+        for first in range(0, n, group):
+            images = sampler.sample(level, min(group, n - first), first, given, label)
+            yield f"{NAMES[level]}-{{index:04d}}.png", level, first, images, []
 
 
 def _write(
     out: Path,
     name: str,
     level: int,
-    pictures: NDArray[np.uint8],
+    images: NDArray[np.uint8],
     first: int,
-    facts: dict[str, Any],
+    origin: dict[str, Any],
     extra: list[dict[str, Any]],
 ) -> list[dict[str, Any]]:
     rows = []
-    for place, pixels in enumerate(pictures):
+    for place, pixels in enumerate(images):
         index = first + place
         row = {
             "file": name.format(index=index),
@@ -141,8 +236,9 @@ def _write(
             **(extra[place] if extra else {}),
         }
         info = PngInfo()
-        info.add_text("zoomldm", json.dumps({**facts, **row}))
-        Image.fromarray(pixels).save(out / row["file"], pnginfo=info)
+        info.add_text("zoomldm", json.dumps({**origin, **row}))
+        with atomic_path(out / row["file"]) as part:
+            Image.fromarray(pixels).save(part, format="PNG", pnginfo=info)
         rows.append(row)
     return rows
 

@@ -1,4 +1,4 @@
-"""New tissue: a context drawn by the embedding diffusion, then a picture under it."""
+"""New tissue: a context drawn by the embedding diffusion, then an image under it."""
 
 from collections.abc import Callable, Iterator
 
@@ -30,7 +30,7 @@ class Sampler:
     Args:
         pipeline: one with an embedding diffusion.
         options: see SampleOptions.
-        on_picture: called after each batch with the number of pictures that it made.
+        on_picture: called after each batch with the number of images that it made.
 
     Raises:
         PipelineError: a pipeline that draws no contexts.
@@ -72,7 +72,7 @@ class Sampler:
             level: 0 (20x) to 7 (0.15625x).
             n: how many, 1 or more.
             first: number of the first.
-            reference: (D,) embedding of a tile like which the tissue is to be, or (n, D).
+            reference: (D,) embedding of a tile that the tissue should resemble, or (n, D).
             label: one of the embedding diffusion's labels.
         """
         contexts = self.contexts(level, n, first, reference, label)
@@ -118,13 +118,13 @@ class Sampler:
     def pictures(
         self, level: int, contexts: Tensor, first: int = 0, starts: Pictures | None = None
     ) -> Pictures:
-        """Pictures (n, 256, 256, 3) uint8 under contexts (n, tokens, width).
+        """Images (n, 256, 256, 3) uint8 under contexts (n, tokens, width).
 
         Args:
             level: of the samples.
             contexts: theirs.
             first: number of the first.
-            starts: pictures (n, 256, 256, 3) uint8 to start from, noised to `options.start`.
+            starts: images (n, 256, 256, 3) uint8 to start from, noised to `options.start`.
         """
         n = len(contexts)
         _check(level, n, first)
@@ -159,14 +159,14 @@ class Sampler:
         reference: NDArray | Tensor | None = None,
         label: str | None = None,
     ) -> tuple[dict[int, Pictures], dict[int, NDArray]]:
-        """Zoom into imaginary slides, 0.15625x to 20x, each picture into its fullest quarter.
+        """Zoom into imaginary slides, 0.15625x to 20x, each image into its fullest quarter.
 
-        The coarsest pictures are those of `sample`. Each finer one starts from the quarter of the
-        picture above, upsampled and noised to `options.start`, under a context that was drawn with
+        The coarsest images are those of `sample`. Each finer one starts from the quarter of the
+        image above, upsampled and noised to `options.start`, under a context that was drawn with
         the quarter's tokens of the context above.
 
         Returns:
-            Pictures (n, 256, 256, 3) by level, and by level the quarter (n, 2) of the picture
+            Images (n, 256, 256, 3) by level, and by level the quarter (n, 2) of the image
             above, row and column, that each shows (none for the coarsest).
 
         Raises:

@@ -23,7 +23,7 @@ class Colour:
         """Build the transform once.
 
         Raises:
-            ImageCms.PyCMSError, OSError: not a profile of RGB pictures.
+            ImageCms.PyCMSError, OSError: not a profile of RGB images.
         """
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         self.description = (
@@ -41,7 +41,7 @@ class Colour:
         return image
 
     def apply(self, image: Image.Image) -> Image.Image:
-        """An RGB picture in sRGB; the picture given may be changed."""
+        """An RGB image in sRGB; the image given may be changed."""
         return image if self.identity else self._run(image)
 
 

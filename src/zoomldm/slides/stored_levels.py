@@ -1,4 +1,4 @@
-"""Which of a file's pictures are the levels of its slide, and how much smaller they are."""
+"""Which of a file's images are the levels of its slide, and how much smaller they are."""
 
 import math
 from collections.abc import Sequence
@@ -61,7 +61,7 @@ def _padded_downsample(native: Size, stored: Size, tile: Size | None) -> int | N
 
 
 def _same_aspect(native: Size, stored: Size, slack: float) -> bool:
-    """Whether a picture's sides are the slide's, shrunk alike but for rounding."""
+    """Whether an image's sides are the slide's, shrunk alike but for rounding."""
     ranges = [
         (n / (s + _ROUNDING), n / (s - _ROUNDING) if s > _ROUNDING else math.inf)
         for n, s in zip(native, stored, strict=True)
@@ -72,15 +72,15 @@ def _same_aspect(native: Size, stored: Size, slack: float) -> bool:
 def usable_levels(
     sizes: Sequence[Size], tiles: Sequence[Size | None], slack: float = 0.0
 ) -> tuple[list[StoredLevel], list[int]]:
-    """The pictures of a file that are levels of its first, and the places of those that aren't.
+    """The images of a file that are levels of its first, and the places of those that aren't.
 
-    A picture with other proportions is a label or an overview of the glass, and would be stretched
+    An image with other proportions is a label or an overview of the glass, and would be stretched
     over the slide. A level that was filled up to whole tiles is taken without the padding where
     its downsample can be told.
 
     Args:
         sizes: (width, height) in px, the slide itself first.
-        tiles: width and height of the pictures' tiles, None for strips.
+        tiles: width and height of the images' tiles, None for strips.
         slack: fraction by which the proportions may differ; 0 for rounding alone.
     """
     native = sizes[0]
@@ -99,7 +99,7 @@ def usable_levels(
 
 
 def not_a_level(size: Size, native: Size) -> str:
-    """What to say of a picture that is left out."""
+    """What to say of an image that is left out."""
     return (
         f"a stored picture of {size[0]} x {size[1]} px is no smaller copy of the slide's "
         f"{native[0]} x {native[1]} px (a label, or padded); it is not used"

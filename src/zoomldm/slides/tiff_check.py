@@ -47,7 +47,7 @@ def check_tiff(path: Path, vendor: str, size: tuple[int, int]) -> TiffFindings:
         size: width and height in px of what OpenSlide takes for the finest level.
 
     Raises:
-        SlideError: the picture would come out scrambled, and nothing else can read it.
+        SlideError: the image would come out scrambled, and nothing else can read it.
     """
     if vendor not in _TIFF:
         return TiffFindings()
@@ -108,5 +108,5 @@ def _misread(page: tifffile.TiffPage, vendor: str, is_ome: bool) -> str | None:
     # libtiff takes any fourth sample for opacity, and gets that of grey wrong.
     if page.samplesperpixel > colours and (colours < 3 or not extras or not extras <= _OPACITY):
         return "samples that are no opacity"
-    # OpenSlide sees only the first picture of an OME-TIFF, and that without smaller levels.
+    # OpenSlide sees only the first image of an OME-TIFF, and that without smaller levels.
     return "OME-TIFF" if is_ome and vendor == "generic-tiff" and page.dtype == np.uint8 else None

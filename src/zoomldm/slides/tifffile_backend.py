@@ -15,7 +15,7 @@ from zoomldm.slides.tiff_tags import aperio_scale, ome_scale, orientation_of, pa
 
 
 class TifffileBackend:
-    """A TIFF opened by tifffile: its largest picture and that picture's reduced levels."""
+    """A TIFF opened by tifffile: its largest image and that image's reduced levels."""
 
     name = "tifffile"
 

@@ -53,7 +53,7 @@ class ClamSB(ABMIL):
         k: instances taken from each end of the attention; a bag of N < k takes min(k, N).
         subtyping: classes exclude each other: also push the other classes' instance classifiers.
         instance_loss: "svm" (smooth top-1) or "ce".
-        bag_weight: share of the bag's cross-entropy in the loss.
+        bag_weight: fraction of the bag's cross-entropy in the loss.
         xavier: initialise as HIPT does.
     """
 
