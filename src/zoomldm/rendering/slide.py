@@ -16,6 +16,7 @@ from zoomldm.errors import ArchiveError, SlideError
 from zoomldm.generation.options import RenderOptions
 from zoomldm.geometry.levels import BASE_MPP, COUNT, NAMES, TILE, level_size
 from zoomldm.pipeline import SHIPPED, ZoomLDMPipeline
+from zoomldm.remote import RemotePath, is_url
 from zoomldm.rendering.kept import Kept, Made
 from zoomldm.rendering.opening import open_renderer, shared_pipeline
 from zoomldm.rendering.renderer import Cost, Renderer, source_digest
@@ -44,7 +45,7 @@ class RenderedSlide(AbstractSlide):
     its weights.
 
     Args:
-        archive: a .zldm file, or one that is open; an open one is not closed with the slide.
+        archive: a .zldm file, its URL, or an open archive, which is not closed with the slide.
         pipeline: `demo`, a directory or a loaded pipeline.
         seed: of the noise: another one is another slide of the same description.
         device: where a pipeline given by name runs, as PyTorch names it; `auto` for a GPU where
@@ -64,7 +65,7 @@ class RenderedSlide(AbstractSlide):
 
     def __init__(
         self,
-        archive: Path | str | Archive,
+        archive: Path | RemotePath | str | Archive,
         pipeline: str | Path | ZoomLDMPipeline = SHIPPED,
         seed: int = 0,
         *,
@@ -292,7 +293,7 @@ class RenderedSlide(AbstractSlide):
 
 
 def open_slide(
-    path: Path | str | Archive,
+    path: Path | RemotePath | str | Archive,
     pipeline: str | Path | ZoomLDMPipeline = SHIPPED,
     seed: int = 0,
     **settings: Any,
@@ -300,7 +301,7 @@ def open_slide(
     """Open an archive, or a slide that OpenSlide reads, behind one interface.
 
     Args:
-        path: a .zldm file, an open archive, or a slide file.
+        path: a .zldm file or its URL, an open archive, or a slide file.
         pipeline: of archives; see RenderedSlide.
         seed: of archives; see RenderedSlide.
         settings: of archives; what else RenderedSlide takes.
@@ -319,16 +320,15 @@ def open_slide(
     ...     slide.dimensions, slide.read_region((0, 0), 5, (16, 16)).size
     ((1000, 800), (16, 16))
     """
-    if (
-        isinstance(path, Archive)
-        or str(path).lower().endswith(".zldm")
-        or RenderedSlide.detect_format(path)
-    ):
+    if isinstance(path, Archive) or is_url(path):
         return RenderedSlide(path, pipeline, seed, **settings)
+    name = str(path)
+    if name.lower().endswith(".zldm") or RenderedSlide.detect_format(name):
+        return RenderedSlide(name, pipeline, seed, **settings)
     try:
-        return OpenSlide(path)
+        return OpenSlide(name)
     except OpenSlideError as error:
-        found = f"OpenSlide: {error}" if Path(path).exists() else "no such file"
+        found = f"OpenSlide: {error}" if Path(name).exists() else "no such file"
         raise SlideError(
             f"{path}: neither a .zldm archive nor a slide that OpenSlide reads ({found})"
         ) from error
