@@ -13,6 +13,7 @@ import json
 import os
 import random
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -21,6 +22,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from cohort_cluster import node, patient
 
 from zoomldm.cohort.items import Item
 from zoomldm.cohort.pools import Pool, ProcessPool
@@ -93,10 +98,8 @@ def survives(folder: Path, slides: int, kills: int, seconds: float) -> None:
     import ray
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": SLOTS, "include_dashboard": False}
-    )
-    second = cluster.add_node(num_cpus=SLOTS)
+    cluster = Cluster(initialize_head=True, head_node_args=node(SLOTS))
+    second = cluster.add_node(**node(SLOTS))
     cluster.wait_for_nodes()
     items, job = items_of(folder, slides), Sleep(folder, seconds)
     done, random_ = [0], random.Random(0)
@@ -147,9 +150,11 @@ def survives(folder: Path, slides: int, kills: int, seconds: float) -> None:
 def overhead(folder: Path, seconds: float, count: int = 5) -> None:
     """A plain loop and the runner, at the same time."""
     import ray
+    from ray.cluster_utils import Cluster
 
     took: dict[str, float] = {}
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    cluster = Cluster(initialize_head=True, head_node_args=node(1))
+    ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
 
     def measured(name: str, pool_of: Any) -> None:
         place = folder / name.replace(" ", "-")
@@ -179,6 +184,7 @@ def overhead(folder: Path, seconds: float, count: int = 5) -> None:
         more = took[name] / took["plain loop"] - 1
         print(f"  {name:15} {took[name]:7.2f} s   {more:+.2%}")
     ray.shutdown()
+    cluster.shutdown()
 
 
 def main() -> None:
@@ -189,6 +195,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.2)
     parser.add_argument("--overhead", type=float, default=20)
     given = parser.parse_args()
+    patient()
     print(json.dumps({"cores": os.cpu_count(), "load": os.getloadavg()[0]}))
     with tempfile.TemporaryDirectory() as folder:
         survives(Path(folder), given.slides, given.kills, given.seconds)

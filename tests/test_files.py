@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from zoomldm.errors import TargetError
-from zoomldm.files import atomic_path, claim
+from zoomldm.files import atomic_path, claim, kept_apart
 
 SOURCE = Path(__file__).parents[1] / "src"
 
@@ -179,6 +179,21 @@ def test_file_system_without_locks(tmp_path, monkeypatch, number):
         assert len(told) == 1 and str(tmp_path) in str(told[0].message)
         with pytest.raises(TargetError, match="another process"), claim(target):
             pass
+        with atomic_path(target) as part:
+            part.write_bytes(b"whole")
+    assert names(tmp_path) == ["a.zldm"]
+
+
+def test_without_locks_a_cohort_s_claim_is_enough(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    target = tmp_path / "a.zldm"
+    with kept_apart(), claim(target):
+        assert names(tmp_path) == []  # nothing that a machine that dies could leave
         with atomic_path(target) as part:
             part.write_bytes(b"whole")
     assert names(tmp_path) == ["a.zldm"]

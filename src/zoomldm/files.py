@@ -9,6 +9,7 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from glob import escape
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from zoomldm.errors import TargetError
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} if hasattr(errno, "EDQUOT") else {errno.ENOSPC}
 # What file systems without locks answer: Lustre without the option flock, some NFS and FUSE.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
+_KEPT_APART: ContextVar[bool] = ContextVar("kept_apart", default=False)
 _PART = ".part"
 _LOCK = ".lock"
 _MARKER = ".writing"  # not the lock's name: a refused lock leaves an empty file of that name
@@ -195,6 +197,19 @@ def _exchange(one: Path, other: Path) -> None:
     aside.rename(one)
 
 
+@contextmanager
+def kept_apart() -> Iterator[None]:
+    """Within it, another claim keeps processes apart: file systems without locks need no marker.
+
+    A marker would outlive a machine that dies; a cohort's claim has a heartbeat.
+    """
+    token = _KEPT_APART.set(True)
+    try:
+        yield
+    finally:
+        _KEPT_APART.reset(token)
+
+
 def _lock(target: Path) -> BaseFileLock | None:
     """The lock of a target, held; None where another process holds it.
 
@@ -217,6 +232,8 @@ def _lock(target: Path) -> BaseFileLock | None:
             raise
         with suppress(OSError):
             path.unlink(missing_ok=True)
+        if _KEPT_APART.get():
+            return FileLock(path)  # never acquired: the cohort's claim stands for it
         warnings.warn(
             f"{target.parent}: this file system has no locks ({error.strerror}); a marker file is "
             "used, which keeps processes of one machine apart",

@@ -70,9 +70,12 @@ def test_verify_over_processes(run, cohort, tmp_path):
 def test_no_ray_where_there_is_none(run, cohort):
     pytest.importorskip("ray")
     folder, out = cohort
-    line = features(run, folder, "-o", out, "--ray", "127.0.0.1:1").line
-    assert "no cluster answers there" in line and "ray start --head" in line
-    assert "HOST:PORT" in features(run, folder, "-o", out, "--ray", "nowhere").line
+    for address, expected in (
+        ("127.0.0.1:1", "no cluster answers there"),
+        ("nowhere", "HOST:PORT"),
+    ):
+        done = features(run, folder, "-o", out, "--ray", address)
+        assert done.code == 2 and expected in done.err, done.err
 
 
 def test_the_board_shows_rate_time_and_what_is_under_way(monkeypatch):

@@ -13,7 +13,7 @@ from zoomldm.errors import ConfigError
 _AHEAD = 2  # tickets under way for each that can run: the next one is there when one ends
 _LOOK = 5.0  # seconds between two counts of the cluster
 _KNOCK = 5.0  # seconds that a cluster has to answer
-_ASK = 120.0  # seconds that a node has to say its version
+_ASK = 300.0  # seconds that a node has to say its version
 
 
 class RayPool:

@@ -21,6 +21,7 @@ from zoomldm.cohort.state import (
     versions,
 )
 from zoomldm.errors import ZoomLDMError
+from zoomldm.files import kept_apart
 from zoomldm.verbs import Progress, silent
 
 _log = logging.getLogger(__name__)
@@ -167,7 +168,8 @@ def _claimed(
     before = states.read(ticket.item.key)
     if before is not None and is_done(before, ticket.item, digest_of(job.settings)):
         return Outcome("earlier", before)
-    outcome = _attempt(job, loaded, ticket, progress, raising)
+    with kept_apart():
+        outcome = _attempt(job, loaded, ticket, progress, raising)
     if not claim.holds:  # taken over: what the other one writes counts
         return Outcome("held")
     try:
