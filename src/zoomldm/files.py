@@ -179,6 +179,24 @@ def atomic_folder(target: Path | str) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)  # the new one, or what had the name
 
 
+def move_folder(made: Path, target: Path) -> None:
+    """Give a finished folder of the same file system its name, in one step, and remove what had it.
+
+    Raises:
+        TargetError: not writable.
+    """
+    try:
+        _sync_folder(made)
+        if target.is_dir():
+            _exchange(made, target)
+        else:
+            made.rename(target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise _refusal(target, error) from error
+    shutil.rmtree(made, ignore_errors=True)
+
+
 def _exchange(one: Path, other: Path) -> None:
     """Let two folders change names, in one step where the system has a call for that."""
     try:

@@ -66,13 +66,19 @@ class Painted:
 
 
 def write(
-    target: Path, writer: Writer, source: Painted, workers: int = 1, seed: int = 3, **more: Any
+    target: Path,
+    writer: Writer,
+    source: Painted,
+    workers: int = 1,
+    seed: int = 3,
+    facts: dict[str, Any] = FACTS,
+    **more: Any,
 ) -> Path:
     """Export a painted image."""
     writer.check(target, source.image)
     options = {"seed": seed}
     with export(target, source.image, writer, source, options, workers=workers, **more) as journal:
-        writer.finish(journal.folder, source.image, target, FACTS)
+        writer.finish(journal.folder, source.image, target, facts)
     return target
 
 

@@ -119,6 +119,32 @@ def test_a_folder_that_is_not_ours_stays(tmp_path: Path, name: str, inside: str)
     write(tmp_path / name, writer_for(tmp_path / name), Painted(500, 500, 2))  # ours is replaced
 
 
+@pytest.mark.parametrize(("name", "writer"), FORMATS[1:])
+def test_an_end_after_the_folder_was_moved(tmp_path: Path, name: str, writer: Writer) -> None:
+    """The one before was put back in its place by the command that goes on."""
+    target = tmp_path / name
+    write(target, writer, Painted(600, 500, 2))
+    source = Painted(700, 500, 2)
+    before = content(target)
+    with pytest.MonkeyPatch.context() as patch:  # ended between the exchange and the removal
+        patch.setattr("zoomldm.files.shutil.rmtree", lambda *_, **__: None)
+        patch.setattr("zoomldm.writers.journal.Journal.close", stop)
+        with pytest.raises(KeyboardInterrupt):
+            write(target, writer, source, facts={"seed": 9})
+    write(target, writer, source, facts={"seed": 9})
+    found = content(target)
+    assert found != before
+    fresh = tmp_path / "fresh"
+    fresh.mkdir()
+    assert content(write(fresh / name, writer, source, facts={"seed": 9})) == {
+        key: value for key, value in found.items() if not key.startswith("fresh")
+    }
+
+
+def stop(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_a_damaged_block_is_found(tmp_path: Path) -> None:
     source = Painted(*SIZE)
     target = tmp_path / "a.tif"

@@ -1,7 +1,6 @@
 """DeepZoom: an .dzi beside a folder of JPEG tiles, as OpenSeadragon reads them."""
 
 import math
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,10 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Picture
 
-from zoomldm.files import atomic_path
+from zoomldm.files import atomic_path, move_folder
 from zoomldm.geometry.levels import TILE
 from zoomldm.writers.image import Block, Image, coarsest_pixels, part_tiles
-from zoomldm.writers.writer import check_folder, encode_jpeg, has_marker, move_folder, write_marker
+from zoomldm.writers.writer import (
+    check_folder,
+    encode_jpeg,
+    has_marker,
+    read_marker,
+    same_facts,
+    write_marker,
+)
 
 _TREE = "tree"
 
@@ -62,9 +68,8 @@ class DeepZoom:
     def finish(self, folder: Path, image: Image, target: Path, facts: dict[str, Any]) -> None:
         """See `Writer`; levels coarser than the image's are made by halving its last."""
         tree, last = folder / _TREE, len(image.levels) - 1
-        if tree.is_dir():  # else it was moved before an interruption
-            for left in tree.glob(".*"):
-                shutil.rmtree(left, ignore_errors=True)
+        # Else it was moved before an interruption, and what may lie there is what it replaced.
+        if tree.is_dir() and not same_facts(read_marker(tile_folder(target)), facts):
             self._coarser(tree, image, last)
             write_marker(tree, facts)
             move_folder(tree, tile_folder(target))

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoomldm.errors import ConfigError
+from zoomldm.files import move_folder
 from zoomldm.writers.image import Block, Image, part_tiles
 from zoomldm.writers.spool import keep_tiles, kept_lengths, kept_tiles
 from zoomldm.writers.writer import (
     check_folder,
     encode_jpeg,
     has_marker,
-    move_folder,
     write_marker,
 )
 

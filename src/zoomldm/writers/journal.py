@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from zoomldm.files import atomic_path
 
 NAME = "journal.jsonl"
 FORMAT = "zoomldm export 1"
+_GONE = ".gone"
 
 
 class Journal:
@@ -48,6 +50,8 @@ class Journal:
             raise TargetError(
                 f"{folder}: exists and is no unfinished export; remove it or give another name"
             )
+        for left in target.parent.glob(f".{escape(folder.name)}.*{_GONE}"):
+            shutil.rmtree(left, ignore_errors=True)
         folder.mkdir(exist_ok=True)
         if not path.is_file():
             head = {"format": FORMAT, "digest": digest_of(wanted), "options": wanted}
@@ -97,11 +101,10 @@ class Journal:
 
     def close(self) -> None:
         """Remove the folder: the output is whole."""
-        # The journal last: without it the folder would be nobody's.
-        for path in self.folder.iterdir():
-            if path.name != NAME:
-                shutil.rmtree(path, ignore_errors=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        # Under another name at once: half a folder would be taken for an unfinished export.
+        gone = self.folder.with_name(f".{self.folder.name}.{os.getpid()}{_GONE}")
+        self.folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def digest_of(options: dict[str, Any]) -> str:

@@ -12,9 +12,10 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
+from zoomldm.files import move_folder
 from zoomldm.geometry.levels import TILE
 from zoomldm.writers.image import SIDE, STOREY, Block, Image
-from zoomldm.writers.writer import check_folder, move_folder
+from zoomldm.writers.writer import check_folder, same_facts
 
 _TREE = "tree"
 _AXES = ("c", "y", "x")
@@ -36,12 +37,12 @@ class OmeZarr:
 
     def check(self, target: Path, image: Image) -> None:
         """See `Writer`."""
-        check_folder(target, _ours(target))
+        check_folder(target, "zoomldm" in _attributes(target))
 
     def begin(self, folder: Path, image: Image) -> None:
         """See `Writer`."""
         tree = folder / _TREE
-        if (tree / "zarr.json").is_file():
+        if "ome" in _attributes(tree):
             return
         group = zarr.create_group(tree, zarr_format=3, overwrite=True)
         for number, level in enumerate(image.levels):
@@ -71,11 +72,14 @@ class OmeZarr:
 
     def finish(self, folder: Path, image: Image, target: Path, facts: dict[str, Any]) -> None:
         """See `Writer`; the provenance is the attribute `zoomldm` of the group."""
-        if (folder / _TREE).is_dir():  # else it was moved before an interruption
-            group = zarr.open_group(folder / _TREE, mode="r+")
-            group.attrs["zoomldm"] = facts
+        tree = folder / _TREE
+        # Else it was moved before an interruption, and what may lie there is what it replaced.
+        if tree.is_dir() and not same_facts(_attributes(target).get("zoomldm"), facts):
+            for left in tree.rglob("*.partial"):  # chunks that a kill cut short
+                left.unlink()
+            zarr.open_group(tree, mode="r+").attrs["zoomldm"] = facts
             _opened.cache_clear()
-            move_folder(folder / _TREE, target)
+            move_folder(tree, target)
 
 
 @lru_cache(maxsize=16)
@@ -83,12 +87,13 @@ def _opened(path: Path) -> zarr.Array:
     return zarr.open_array(path, mode="r+")
 
 
-def _ours(target: Path) -> bool:
+def _attributes(group: Path) -> dict[str, Any]:
+    """Attributes of a group, none where there is no group."""
     try:
-        head = json.loads((target / "zarr.json").read_text(encoding="utf-8"))
-        return "zoomldm" in head["attributes"]
+        found = json.loads((group / "zarr.json").read_text(encoding="utf-8"))["attributes"]
     except (OSError, ValueError, KeyError, TypeError):
-        return False
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _metadata(image: Image) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """What a format is to the rest: one protocol, and what its files share."""
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoomldm.errors import TargetError
-from zoomldm.files import atomic_folder
 from zoomldm.writers.image import Block, Image
 
 MARKER = "zoomldm.json"  # provenance in a folder that we wrote
@@ -81,7 +79,7 @@ def check_folder(target: Path, ours: bool) -> None:
 
 def has_marker(folder: Path) -> bool:
     """Whether a folder holds our provenance."""
-    return (folder / MARKER).is_file()
+    return read_marker(folder) is not None
 
 
 def write_marker(folder: Path, facts: dict[str, Any]) -> None:
@@ -89,9 +87,18 @@ def write_marker(folder: Path, facts: dict[str, Any]) -> None:
     (folder / MARKER).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
-def move_folder(made: Path, target: Path) -> None:
-    """Give a finished folder its name, in place of what had it."""
-    with atomic_folder(target) as new:
-        for path in sorted(made.iterdir()):
-            path.rename(new / path.name)
-    shutil.rmtree(made, ignore_errors=True)
+def same_facts(found: Any, facts: dict[str, Any]) -> bool:
+    """Whether provenance is that of the same pixels, whatever machine drew them."""
+    machine = ("threads", "torch")
+    plain = json.loads(json.dumps(facts))
+    return isinstance(found, dict) and all(
+        found.get(name) == plain.get(name) for name in {*found, *plain} if name not in machine
+    )
+
+
+def read_marker(folder: Path) -> Any:
+    """The provenance in a folder, None where there is none."""
+    try:
+        return json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
