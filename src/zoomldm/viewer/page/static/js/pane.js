@@ -28,6 +28,7 @@ export class Pane extends EventTarget {
       maxZoomPixelRatio: MOST_ZOOM,
       visibilityRatio: 0.3,
       preserveImageSizeOnResize: true,
+      preserveViewport: true, // another seed is shown where the last one was
       minZoomImageRatio: 0.6,
       animationTime: matchMedia("(prefers-reduced-motion: reduce)").matches ? 0 : 0.5,
       springStiffness: 10,
