@@ -1,4 +1,4 @@
-"""A strip of tissue between two places: its picture, and how alike what is drawn is to both ends.
+"""A strip of tissue between two places: its image, and how alike what is drawn is to both ends.
 
     python benchmarks/interpolations.py ARCHIVE -o STRIP.jpg [--steps 6] [--side 2]
 

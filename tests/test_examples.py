@@ -22,7 +22,7 @@ MODULES = (
     *("generation.options", "archive.verify"),
 )
 # What an example would have to download, or to train for longer than a test may.
-WITHOUT = {"convert_released", "edit", "run_mil"}
+WITHOUT = {"convert_released", "run_mil"}
 PUBLIC = [
     name
     for name in zoomldm.__all__

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # what a checker and an editor see; at run time `__getattr__`
     from zoomldm.compression.compress import CompressReport as CompressReport
     from zoomldm.compression.compress import compress as compress
     from zoomldm.editing.edit import EditOptions as EditOptions
+    from zoomldm.editing.edit import EditReport as EditReport
     from zoomldm.editing.edit import edit as edit
     from zoomldm.features.extract import FeatureOptions as FeatureOptions
     from zoomldm.features.extract import FeatureReport as FeatureReport
@@ -40,7 +41,13 @@ if TYPE_CHECKING:  # what a checker and an editor see; at run time `__getattr__`
     from zoomldm.sampling.exports import SampleReport as SampleReport
     from zoomldm.sampling.exports import SheetOptions as SheetOptions
     from zoomldm.sampling.exports import write_samples as write_samples
+    from zoomldm.sampling.large import LargeOptions as LargeOptions
+    from zoomldm.sampling.large import LargeReport as LargeReport
+    from zoomldm.sampling.large import large as large
     from zoomldm.sampling.options import SampleOptions as SampleOptions
+    from zoomldm.sampling.upscale import UpscaleOptions as UpscaleOptions
+    from zoomldm.sampling.upscale import UpscaleReport as UpscaleReport
+    from zoomldm.sampling.upscale import upscale as upscale
     from zoomldm.verbs import Progress as Progress
     from zoomldm.verbs import Report as Report
 
@@ -83,6 +90,13 @@ _HOMES = {
     "SheetOptions": "zoomldm.sampling.exports",
     "write_samples": "zoomldm.sampling.exports",
     "SampleOptions": "zoomldm.sampling.options",
+    "LargeOptions": "zoomldm.sampling.large",
+    "LargeReport": "zoomldm.sampling.large",
+    "large": "zoomldm.sampling.large",
+    "UpscaleOptions": "zoomldm.sampling.upscale",
+    "UpscaleReport": "zoomldm.sampling.upscale",
+    "upscale": "zoomldm.sampling.upscale",
+    "EditReport": "zoomldm.editing.edit",
     "Progress": "zoomldm.verbs",
     "Report": "zoomldm.verbs",
 }
@@ -94,10 +108,13 @@ __all__ = [
     "DecompressOptions",
     "DecompressReport",
     "EditOptions",
+    "EditReport",
     "FeatureOptions",
     "FeatureReport",
     "ImportOptions",
     "ImportReport",
+    "LargeOptions",
+    "LargeReport",
     "MilOptions",
     "MilReport",
     "Progress",
@@ -106,6 +123,8 @@ __all__ = [
     "SampleOptions",
     "SampleReport",
     "SheetOptions",
+    "UpscaleOptions",
+    "UpscaleReport",
     "VerifyReport",
     "ZoomLDMPipeline",
     "__version__",
@@ -115,11 +134,13 @@ __all__ = [
     "decompress",
     "edit",
     "extract_features",
+    "large",
     "load_pipeline",
     "open_archive",
     "open_slide",
     "run_mil",
     "sample",
+    "upscale",
     "verify",
     "verify_archive",
     "write_samples",

@@ -83,9 +83,9 @@ def test_seam_removal(
     grid = t["emb"].permute(1, 2, 0)
     noise = iter(t["noise"])
 
-    def context(row: int, col: int) -> torch.Tensor:
-        token = window_embedding(grid, row, col)[None, None, None]
-        return raw_pipeline.summarizer.summarise(token, torch.zeros(1, dtype=torch.long))
+    def context(places: list[tuple[int, int]]) -> torch.Tensor:
+        tokens = torch.stack([window_embedding(grid, *place)[None, None] for place in places])
+        return raw_pipeline.summarizer.summarise(tokens, torch.zeros(len(places)).long())
 
     with torch.no_grad():
         tiles = remove_seams(
@@ -99,6 +99,7 @@ def test_seam_removal(
             stride=t["stride"],
             extra=t["guidance"],
             window_stride=t["window_stride"],
+            batch=4,
         )
     assert_close(tiles, t["out"], 1e-4)
 

@@ -20,11 +20,13 @@ from zoomldm.cli.evaluate import evaluate
 from zoomldm.cli.features import features
 from zoomldm.cli.import_features import import_features
 from zoomldm.cli.info import info
+from zoomldm.cli.large import large
 from zoomldm.cli.mil import mil
 from zoomldm.cli.models import models
 from zoomldm.cli.push import push
 from zoomldm.cli.sample import sample
 from zoomldm.cli.train import train
+from zoomldm.cli.upscale import upscale
 from zoomldm.cli.verify import verify
 from zoomldm.cli.view import view
 from zoomldm.errors import ZoomLDMError
@@ -72,7 +74,7 @@ def common(
 
 
 _VERBS = (
-    *(compress, decompress, view, info, verify, sample, edit, features, mil),
+    *(compress, decompress, view, info, verify, sample, large, upscale, edit, features, mil),
     *(train, convert, push, models, doctor, demo),
 )
 for verb in _VERBS:

@@ -13,6 +13,8 @@ from zoomldm.networks.summarizers import standardise
 
 WINDOW = 64
 
+Place = tuple[int, int]
+
 
 @lru_cache(maxsize=32)
 def resize_matrix(size: int, target: int) -> Tensor:
@@ -99,34 +101,58 @@ def gaussian_window(side: int) -> Tensor:
     return weight / weight.max()
 
 
-def decode_large(
-    decode: Callable[[Tensor], Tensor], latents: Tensor, stride: int = 16, side: int = WINDOW
-) -> Tensor:
-    """Decode latents larger than a patch by windows, blended with `gaussian_window`.
+def decode_strips(
+    decode: Callable[[Tensor, list[Place]], Tensor],
+    latents: Tensor,
+    stride: int = 16,
+    side: int = WINDOW,
+    batch: int = 16,
+) -> Iterator[Tensor]:
+    """Decode latents larger than a patch, from the top down; see `gaussian_window` for the blend.
+
+    No more than one row of windows is held as pixels.
 
     Args:
-        decode: latents (1, C, side, side) to an image (1, 3, f side, f side).
+        decode: latents (B, C, side, side) and their (row, col) to images (B, 3, f side, f side).
         latents: (1, C, h, w), h and w at least `side`.
         stride: between windows.
         side: of a window.
+        batch: windows decoded at once.
 
-    Returns:
-        (1, 3, f h, f w).
+    Yields:
+        (1, 3, r, f w): the next finished rows of the image.
     """
     h, w = latents.shape[2:]
-    total = weights = None
-    for row, col in windows(h, w, stride, side):
-        picture = decode(latents[:, :, row : row + side, col : col + side])
-        factor = picture.shape[-1] // side
-        weight = gaussian_window(picture.shape[-1]).to(picture)
-        if total is None or weights is None:
-            total = picture.new_zeros((1, 3, h * factor, w * factor))
-            weights = picture.new_zeros((h * factor, w * factor))
-        y, x, span = row * factor, col * factor, side * factor
-        total[:, :, y : y + span, x : x + span] += weight * picture
-        weights[y : y + span, x : x + span] += weight
-    assert total is not None and weights is not None
-    return total / weights
+    rows, cols = window_starts(h, side, stride), window_starts(w, side, stride)
+    total = weights = weight = None
+    factor = 1
+    for row, after in zip(rows, [*rows[1:], h], strict=True):
+        for first in range(0, len(cols), batch):
+            part = cols[first : first + batch]
+            windows = [latents[:, :, row : row + side, col : col + side] for col in part]
+            pictures = decode(torch.cat(windows), [(row, col) for col in part])
+            if total is None or weights is None or weight is None:
+                factor = pictures.shape[-1] // side
+                weight = gaussian_window(side * factor).to(pictures)
+                total = pictures.new_zeros((1, 3, side * factor, w * factor))
+                weights = pictures.new_zeros((side * factor, w * factor))
+            for col, picture in zip(part, pictures, strict=True):
+                span = slice(col * factor, (col + side) * factor)
+                total[0, :, :, span] += weight * picture
+                weights[:, span] += weight
+        assert total is not None and weights is not None
+        done = min((after - row), side) * factor
+        yield total[:, :, :done] / weights[:done]
+        total = F.pad(total[:, :, done:], (0, 0, 0, done))
+        weights = F.pad(weights[done:], (0, 0, 0, done))
+
+
+def decode_large(
+    decode: Callable[[Tensor], Tensor], latents: Tensor, stride: int = 16, side: int = WINDOW
+) -> Tensor:
+    """Decode latents larger than a patch, as a whole (1, 3, f h, f w); see `decode_strips`."""
+    strips = decode_strips(lambda part, _: decode(part), latents, stride, side, batch=1)
+    return torch.cat(list(strips), 2)
 
 
 def to_bytes(pictures: Tensor) -> Tensor:
@@ -146,10 +172,16 @@ def split_tiles(latents: Tensor, side: int = WINDOW) -> Tensor:
     return x.permute(1, 3, 0, 2, 4).flatten(0, 1)
 
 
+def added_variance(alphas: Tensor, step: int, before: Tensor) -> Tensor:
+    """Variance of the noise that a step from `step` (1 to 1000) to alpha `before` adds anew."""
+    beta = 1 - alphas[step - 1] / alphas[step - 2] if step > 1 else 1 - alphas[0]
+    return beta * (1 - before) / (1 - alphas[step - 1])
+
+
 def remove_seams(
     denoiser: Any,
     tiles: Tensor,
-    contexts: Callable[[int, int], Tensor],
+    contexts: Callable[[list[Place]], Tensor],
     alphas: Tensor,
     noise: Callable[[tuple[int, ...]], Tensor],
     rows: int,
@@ -158,6 +190,7 @@ def remove_seams(
     extra: float = 2.0,
     window_stride: int = 16,
     exact_time: bool = False,
+    batch: int = 16,
 ) -> Tensor:
     """Noise tiles made apart and denoise them by overlapping windows, so that they join.
 
@@ -166,7 +199,7 @@ def remove_seams(
     Args:
         denoiser: `denoiser(latents, time, context)`, predicting noise.
         tiles: (n, C, side, side) in raster order.
-        contexts: context (1, tokens, width) of the window at (row, col) in latent cells.
+        contexts: contexts (B, tokens, width) of windows at (row, col) in latent cells.
         alphas: (1000,) cumulative alphas.
         noise: standard normal noise of a shape: the tiles', then the map's (1, C, h, w) a step.
         rows: rows of tiles.
@@ -175,6 +208,7 @@ def remove_seams(
         extra: guidance in the "+w" convention, see `guided_beyond`.
         window_stride: latent cells between windows.
         exact_time: give the network the time of its noise, t - 1, and not t as released.
+        batch: windows denoised at once.
 
     Returns:
         Tiles, as they came.
@@ -183,7 +217,6 @@ def remove_seams(
     alpha = alphas[start - 1]
     x = join_tiles(alpha.sqrt() * tiles + (1 - alpha).sqrt() * noise(tuple(tiles.shape)), rows)
     places = list(windows(x.shape[2], x.shape[3], window_stride, side))
-    models = [guided_beyond(denoiser, contexts(row, col), extra) for row, col in places]
     count = torch.zeros_like(x)
     for row, col in places:
         count[:, :, row : row + side, col : col + side] += 1
@@ -191,15 +224,16 @@ def remove_seams(
         alpha, before = alphas[t - 1], alphas[max(t - 1 - stride, 0)]
         time = torch.tensor([t - 1 if exact_time else t], device=x.device)
         clean = torch.zeros_like(x)
-        for (row, col), model in zip(places, models, strict=True):
-            window = x[:, :, row : row + side, col : col + side]
-            error = model(window, time)
+        for first in range(0, len(places), batch):
+            part = places[first : first + batch]
+            window = torch.cat([x[:, :, r : r + side, c : c + side] for r, c in part])
+            error = guided_beyond(denoiser, contexts(part), extra)(window, time.repeat(len(part)))
             predicted = (window - (1 - alpha).sqrt() * error) / alpha.sqrt()
-            clean[:, :, row : row + side, col : col + side] += predicted
+            for (row, col), one in zip(part, predicted, strict=True):
+                clean[0, :, row : row + side, col : col + side] += one
         clean /= count
         error = (x - alpha.sqrt() * clean) / (1 - alpha).sqrt()
-        beta = 1 - alphas[t - 1] / alphas[t - 2] if t > 1 else 1 - alphas[0]
-        added = beta * (1 - before) / (1 - alpha)
+        added = added_variance(alphas, t, before)
         x = before.sqrt() * clean + (1 - before - added).sqrt() * error
         x = x + added.sqrt() * noise(tuple(x.shape))
     return split_tiles(x, side)

@@ -35,8 +35,8 @@ def parse_place(text: str) -> Place:
     Raises:
         ConfigError: neither.
 
-    >>> parse_place("b.zldm@512,256")
-    Place(archive=PosixPath('b.zldm'), x=512, y=256)
+    >>> parse_place("512,256")
+    Place(archive=None, x=512, y=256)
     """
     found = re.fullmatch(_PLACE, text)
     if not found:

@@ -1,0 +1,47 @@
+"""`zoomldm upscale`: an image of known scale made larger."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zoomldm.cli.device import Device
+
+
+def upscale(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", show_default=False)],
+    out: Annotated[Path, typer.Option("-o", "--out", help="File or folder, as of decompress.")],
+    mpp: Annotated[float, typer.Option(help="Micrometres per pixel of the image.")],
+    factor: Annotated[
+        int | None, typer.Option(help="2, 4 or 8.", show_default="what leads to 20x, 8 at most")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the noise: another one, another image.")] = 0,
+    steps: Annotated[
+        int | None, typer.Option(help="Evaluations of the denoiser a patch.", show_default="6")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Patches per network call; else 1 on a CPU, 32 on a GPU.")
+    ] = None,
+    pipeline: Annotated[str, typer.Option(help="Pipeline id or directory.")] = "demo",
+    device: Device = "auto",
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Make an image of known scale 2, 4 or 8 times as large, up to 20x."""
+    from zoomldm.cli.output import print_json, progress
+    from zoomldm.pipeline import load_pipeline
+    from zoomldm.sampling.upscale import UpscaleOptions
+    from zoomldm.sampling.upscale import upscale as run
+
+    options = UpscaleOptions(mpp, factor, seed, steps, batch)
+    with progress(quiet=json) as advance:
+        model = load_pipeline(pipeline, device)
+        report = run(image, out, options, pipeline=model, progress=advance)
+    if json:
+        print_json(report.as_dict())
+        return
+    typer.echo(
+        f"{report.output}: {report.output_size[0]} x {report.output_size[1]} px at "
+        f"{report.output_level}, generated; averaged down it is at most {report.most_off:.2f}/255 "
+        f"off the image{', resampled to ' + report.level if report.resampled else ''}; "
+        f"{report.seconds:.1f} s"
+    )

@@ -1,0 +1,142 @@
+"""What a large image is of: a region of an archive, a tile repeated, or a grid in a file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoomldm.archive import Archive, open_archive
+from zoomldm.errors import ArchiveError, ConfigError, RegionError
+from zoomldm.geometry.lattice import tiles_within
+from zoomldm.geometry.levels import TILE
+from zoomldm.pipeline import ZoomLDMPipeline
+from zoomldm.pipeline.compatibility import check_encoder
+from zoomldm.sampling.reference import read_reference
+
+MOST_TILES = 1_000_000
+
+
+@dataclass(frozen=True)
+class LargeInput:
+    """Embeddings of a large image.
+
+    Attributes:
+        grid: (rows, cols, D) float32.
+        source: what it was read from, for provenance.
+    """
+
+    grid: NDArray[np.float32]
+    source: dict[str, Any]
+
+
+def check_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of tiles of an image of width x height px.
+
+    Raises:
+        ConfigError: not of whole tiles, empty, or of over a million.
+    """
+    width, height = size
+    if width < 1 or height < 1 or width % TILE or height % TILE:
+        near = "x".join(str(max(1, round(n / TILE)) * TILE) for n in size)
+        raise ConfigError(f"size {width}x{height}: expected multiples of {TILE} px, such as {near}")
+    rows, cols = height // TILE, width // TILE
+    if rows * cols > MOST_TILES:
+        raise ConfigError(
+            f"size {width}x{height} is of {rows * cols:,} tiles; expected {MOST_TILES:,} at most"
+        )
+    return rows, cols
+
+
+def read_input(text: str, size: tuple[int, int], pipeline: ZoomLDMPipeline) -> LargeInput:
+    """Read what a large image is to be of.
+
+    Args:
+        text: an archive, with `@X,Y` for the corner (else the place with most tissue is taken);
+            an image of one tile, whose tissue is drawn all over; or a grid (rows, cols, D) of raw
+            embeddings in a .npy file.
+        size: width and height (px), multiples of 256.
+        pipeline: its patch encoder made the archive or describes the tile.
+
+    Raises:
+        ConfigError: a size or a grid that does not fit, or nothing of these.
+        RegionError: a region that is not inside the archive's grid.
+        ArchiveError: an archive or a grid of another patch encoder.
+        PipelineError: a tile for a pipeline without patch encoder.
+    """
+    rows, cols = check_size(size)
+    path, _, place = text.rpartition("@")
+    if Path(text).suffix == ".npy":
+        return _of_grid(Path(text), rows, cols, pipeline)
+    if Path(text).suffix == ".zldm":
+        return _of_archive(Path(text), None, rows, cols, pipeline)
+    if Path(path).suffix == ".zldm":
+        return _of_archive(Path(path), place, rows, cols, pipeline)
+    reference = read_reference(text, pipeline)
+    grid = np.broadcast_to(reference.embedding, (rows, cols, len(reference.embedding)))
+    return LargeInput(grid, reference.source)
+
+
+def _of_grid(path: Path, rows: int, cols: int, pipeline: ZoomLDMPipeline) -> LargeInput:
+    try:
+        grid = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ConfigError(f"{path}: can't be read as a .npy file of numbers ({error})") from error
+    expected = rows, cols, pipeline.embedding_dim
+    if grid.shape != expected or grid.dtype.kind not in "fiu" or not np.isfinite(grid).all():
+        raise ConfigError(
+            f"{path}: holds {grid.dtype} of shape {grid.shape}; expected finite numbers of shape "
+            f"{expected}: rows and columns of tiles, and the pipeline's numbers a tile"
+        )
+    return LargeInput(grid.astype(np.float32), {"grid": path.name})
+
+
+def _of_archive(
+    path: Path, place: str | None, rows: int, cols: int, pipeline: ZoomLDMPipeline
+) -> LargeInput:
+    corner = None if place is None else _corner(path, place)
+    with open_archive(path) as archive:
+        check_encoder(archive, pipeline)
+        if rows > archive.rows or cols > archive.cols:
+            raise RegionError(
+                f"{path}: has {archive.cols * TILE} x {archive.rows * TILE} px; expected a --size "
+                "of no more"
+            )
+        row, col = corner or _densest(archive, rows, cols)
+        if row + rows > archive.rows or col + cols > archive.cols:
+            raise RegionError(
+                f"{path}: {cols * TILE} x {rows * TILE} px from {col * TILE},{row * TILE} on are "
+                f"not inside its {archive.cols * TILE} x {archive.rows * TILE}"
+            )
+        if not archive.mask[row : row + rows, col : col + cols].any():
+            raise ArchiveError(f"{path}: no tissue there; give another @X,Y")
+        grid = archive.embeddings(row, row + rows, col, col + cols)
+        source = {
+            "archive": path.name,
+            "archive_digest": archive.digest,
+            "x": col * TILE,
+            "y": row * TILE,
+        }
+    return LargeInput(grid, source)
+
+
+def _corner(path: Path, place: str) -> tuple[int, int]:
+    try:
+        x, y = (int(v) for v in place.split(","))
+    except ValueError:
+        x = y = -1
+    if min(x, y) < 0 or x % TILE or y % TILE:
+        raise ConfigError(f"{path}@{place}: expected @X,Y in px at 0.5 mpp, multiples of {TILE}")
+    return y // TILE, x // TILE
+
+
+def _densest(archive: Archive, rows: int, cols: int) -> tuple[int, int]:
+    """First tile of the square of tiles with most tissue around the middle of the region."""
+    mask = archive.mask
+    side = min(rows, cols)
+    r, c = np.arange(archive.rows - rows + 1), np.arange(archive.cols - cols + 1)
+    down, right = (rows - side) // 2, (cols - side) // 2
+    inside = tiles_within(mask, (r + down)[:, None], c + right, side)
+    row, col = np.unravel_index(int(inside.argmax()), inside.shape)
+    return int(row), int(col)

@@ -1,0 +1,96 @@
+"""Upscaled images average down to what they were made of."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import filled_pipeline
+
+from zoomldm.archive import open_archive
+from zoomldm.archive.base import halve
+from zoomldm.errors import ConfigError, PipelineError
+from zoomldm.pipeline import ZoomLDMPipeline
+from zoomldm.sampling.output import Levels
+from zoomldm.sampling.upscale import UpscaleOptions, Upscaler, _write, upscale, with_means
+
+
+@pytest.fixture(scope="module")
+def octaves() -> ZoomLDMPipeline:
+    return filled_pipeline("tiny-octaves")
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """Coarse noise with black and white in it, of an odd size."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (9, 13, 3), np.uint8).repeat(6, 0).repeat(6, 1)[:53, :77]
+    pixels[:8], pixels[-8:] = 0, 255
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    return tmp_path / "a.png"
+
+
+def read(path: Path | str) -> np.ndarray:
+    return np.array(Image.open(path).convert("RGB"))
+
+
+@pytest.mark.parametrize(
+    ("mpp", "factor", "level", "evaluations"),
+    [(1.0, 2, "20x", 0), (2.0, 4, "20x", 0), (4.0, 8, "20x", 1), (4.0, 4, "10x", 1)],
+)
+def test_what_comes_out_averages_down_to_the_image(
+    image: Path, tmp_path: Path, octaves, mpp: float, factor: int, level: str, evaluations: int
+) -> None:
+    options = UpscaleOptions(mpp, factor, steps=1)
+    report = upscale(image, tmp_path / "b.png", options, pipeline=octaves)
+    wanted, made = read(image), read(report.output)
+    assert made.shape == (53 * factor, 77 * factor, 3) and report.output_level == level
+    off = np.abs(made.reshape(53, factor, 77, factor, 3).mean((1, 3)) - wanted.astype(float)).max()
+    assert off <= 0.5 + 1e-6 and report.most_off == pytest.approx(off, abs=1e-3)
+    np.testing.assert_allclose(halve(made, factor.bit_length() - 1), wanted, atol=1)
+    assert (report.evaluations > 0) == bool(evaluations) and not report.resampled
+
+
+def test_regions_are_what_the_whole_is(image: Path, tmp_path: Path, octaves) -> None:
+    options, pixels = UpscaleOptions(4.0, 8, steps=1), read(image)
+    _write(tmp_path / "p.zldm", pixels, options.level, octaves)
+    with open_archive(tmp_path / "p.zldm") as archive:
+        whole = Upscaler(archive, octaves, options).read(0, 0, 616, 424)
+        drawn = Upscaler(archive, octaves, options)
+        for x, y, w, h in ((500, 300, 116, 124), (13, 7, 150, 90), (0, 200, 1, 1)):
+            np.testing.assert_array_equal(drawn.read(x, y, w, h), whole[y : y + h, x : x + w])
+        levels = Levels(drawn.read, drawn.size, options.finest)
+        np.testing.assert_allclose(levels.read(3, 0, 0, 77, 53), pixels, atol=1)
+
+
+def test_the_means_are_kept_where_there_is_little_room() -> None:
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(0, 256, (32, 32, 3), np.uint8)
+    wanted = rng.choice(np.array([0, 1, 128, 254, 255], np.uint8), (8, 8, 3))
+    found = with_means(drawn, wanted).reshape(8, 4, 8, 4, 3).mean((1, 3))
+    assert np.abs(found - wanted).max() <= 0.5
+
+
+def test_a_scale_between_levels_is_brought_to_one(image: Path, tmp_path: Path, octaves) -> None:
+    report = upscale(image, tmp_path / "b.png", UpscaleOptions(1.8), pipeline=octaves)
+    assert report.resampled and report.level == "5x" and report.size == (69, 48)
+    assert read(report.output).shape == (192, 276, 3)
+
+
+def test_refused(image: Path, tmp_path: Path, octaves) -> None:
+    for bad, line in (
+        ({"mpp": 0.5}, "expected about 1 to 64"),
+        ({"mpp": 100.0}, "expected about 1 to 64"),
+        ({"mpp": -1.0}, "over 0"),
+        ({"mpp": 2.0, "factor": 3}, "factor is 3"),
+        ({"mpp": 2.0, "factor": 8}, "expected 4 at most"),
+    ):
+        with pytest.raises(ConfigError, match=line):
+            UpscaleOptions(**bad)
+    with pytest.raises(ConfigError, match="no such image"):
+        upscale(tmp_path / "none.png", tmp_path / "b.png", UpscaleOptions(2.0), pipeline=octaves)
+    with pytest.raises(ConfigError, match="is no image"):
+        upscale(__file__, tmp_path / "b.png", UpscaleOptions(2.0), pipeline=octaves)
+    with pytest.raises(PipelineError, match="takes no parent"):
+        upscale(image, tmp_path / "b.png", UpscaleOptions(2.0), pipeline=filled_pipeline("tiny"))
+    assert not (tmp_path / "b.png").exists()
