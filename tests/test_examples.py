@@ -78,14 +78,16 @@ def test_examples_of_modules(module: str, place: Path) -> None:
 def test_readme(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its Python, on a small slide with the pipeline of the tests."""
     (code,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+    (place / "slide.zldm").unlink()
     paint_slide(place / "slide.svs", 6400, 6400, tissue=0.02)
     pipeline = zoomldm.load_pipeline(str(place / "pipeline"))
 
     def small(*_: object, **__: object) -> ZoomLDMPipeline:
         return pipeline
 
-    for module in ("compression.compress", "rendering.exports"):
+    for module in ("compression.compress", "rendering.exports", "rendering.opening"):
         monkeypatch.setattr(f"zoomldm.{module}.load_pipeline", small)
+    monkeypatch.setattr("zoomldm.rendering.opening._loaded", {})
     exec(compile(code, "README.md", "exec"), {})
     assert {"slide.zldm", "region.tif"} <= {path.name for path in place.iterdir()}
 

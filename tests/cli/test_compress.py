@@ -211,7 +211,8 @@ class TestSeveral:
         assert names(tmp_path) == []
 
     def test_need_a_folder(self, run, slide, tmp_path):
-        done = run("compress", slide, slide, "-o", tmp_path / "a.zldm", "--pipeline", "tiny")
+        other = shutil.copy(slide, tmp_path / "other.tif")
+        done = run("compress", slide, other, "-o", tmp_path / "a.zldm", "--pipeline", "tiny")
         assert "several slides need an existing folder" in done.line
 
     def test_of_the_same_name(self, run, slide, tmp_path):

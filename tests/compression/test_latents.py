@@ -82,7 +82,7 @@ def test_a_patch_that_cannot_be_read_is_left_out_and_counted(tmp_path, pipeline,
         assert not (archive.offsets(0) == lost[0]).all(1).any()
         every = {k: len(patch_offsets(np.ones_like(archive.mask), k)) for k in range(COUNT)}
     missing = {NAMES[k]: every[k] - n for k, n in there.items() if every[k] > n}
-    assert missing["20x"] == 1 and missing["10x"] > 1
+    assert missing == {"20x": 1}  # the file's coarser levels are stored apart, and sound
     assert report.unreadable_patches == missing
     (told,) = [r.getMessage() for r in caplog.records if "left out" in r.getMessage()]
     assert all(f"{n} at {level}" in told for level, n in missing.items())

@@ -21,6 +21,7 @@ from zoomldm.geometry.withheld import is_withheld, withheld_block
 from zoomldm.networks.context_dit import ContextDiT, matching_quarter
 from zoomldm.pipeline import build_pipeline, load_pipeline
 from zoomldm.sampling.draw import sample
+from zoomldm.sampling.options import SampleOptions
 from zoomldm.training.stages.embedding_diffusion import EmbeddingDiffusionStage
 
 
@@ -29,7 +30,6 @@ def _few(request: pytest.FixtureRequest):
     patch = pytest.MonkeyPatch()
     patch.setattr("zoomldm.data.contexts.MOST", (20, 20, 16, 12, 8, 6, 4, 3))
     patch.setattr("zoomldm.training.stages.embedding_diffusion.FIXED", 2)
-    patch.setattr("zoomldm.training.train.FIXED", 2)
     yield
     patch.undo()
 
@@ -249,7 +249,8 @@ def test_labels(data: Path, tmp_path: Path) -> None:
     report = train_stage(stage, "tiny", data, tmp_path / "run", **arguments)
     made = load_pipeline(report.pipeline)
     assert made.embedding_diffusion.labels == ["x", "y"]
-    quick = {"steps": 1, "context_steps": 1, "output_type": "uint8"}
+    options = SampleOptions(steps=1, context_steps=1)
+    quick = {"options": options, "output_type": "uint8"}
     assert sample(made, 1, 1, 0, label="y", **quick).shape == (1, 256, 256, 3)
     with pytest.raises(ConfigError, match=r"'z'.*it knows x, y"):
         sample(made, 1, 1, 0, label="z", **quick)
@@ -293,6 +294,6 @@ def test_archive_of_another_encoder(tmp_path: Path) -> None:
 def test_pipeline_of_another_summarizer(data: Path, tmp_path: Path, monkeypatch) -> None:
     odd = build_pipeline("tiny")
     odd.summarizer = odd.unet
-    monkeypatch.setattr("zoomldm.training.assembly.load_pipeline", lambda _: odd)
+    monkeypatch.setattr("zoomldm.training.train.load_pipeline", lambda _: odd)
     with pytest.raises(PipelineError, match="summarizer"):
-        train_stage("embedding-diffusion", "tiny", data, tmp_path / "run")
+        train_stage("embedding-diffusion", "tiny", data, tmp_path / "run", pipeline="odd")

@@ -255,14 +255,18 @@ def test_a_link_opens_the_same_view(seen: Seen, browser: Any) -> None:
     other.page.close()
 
 
-def test_keys(seen: Seen) -> None:
+def test_keys(browser: Any, address: str) -> None:
+    seen = Seen(browser, f"{address}#x=500&y=400&mpp=0.5&mode=beside", DESK).ready()
+
     def press(key: str) -> None:
         seen.page.keyboard.press(key)
         seen.page.wait_for_timeout(700)
 
     seen.page.focus("#stage")
+    seen.ask("zoomldm.shown.setView({x: 350, y: 250, mpp: 0.25}, true)")
     press("2")
     assert seen.ask("zoomldm.shown.level().label") == "10x"
+    seen.ask("zoomldm.shown.setView({x: 350, y: 250, mpp: 0.25}, true)")
     before = seen.ask("zoomldm.shown.view()")
     press("-")
     assert seen.ask("zoomldm.shown.view()")["mpp"] > before["mpp"] * 1.5
@@ -274,6 +278,7 @@ def test_keys(seen: Seen) -> None:
     seen.page.keyboard.press("Escape")
     assert not seen.page.locator("#keys").is_visible()
     assert not seen.errors
+    seen.page.close()
 
 
 def test_regions_are_saved_by_the_browser(seen: Seen, tmp_path: Path) -> None:

@@ -118,13 +118,12 @@ def verify(archive: Path | RemotePath | str, *, progress: Progress | None = None
     >>> report.sound, len(report.problems)
     (False, 1)
     """
-    archive, progress = as_path(archive), progress or silent
+    path, progress = as_path(archive), progress or silent
     progress("verifying", 0, 1)
-    problems = tuple(verify_archive(archive))
+    problems = tuple(verify_archive(path))
     progress("verifying", 1, 1)
-    here = isinstance(archive, Path) and archive.is_file()
-    size = archive.stat().st_size if here else 0
-    return VerifyReport(str(archive), size, problems, not problems)
+    size = path.stat().st_size if isinstance(path, Path) and path.is_file() else 0
+    return VerifyReport(str(path), size, problems, not problems)
 
 
 def verify_archive(path: Path | RemotePath | str) -> list[str]:

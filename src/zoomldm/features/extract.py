@@ -158,16 +158,16 @@ def extract_features(
     ('0.15625x', 128, None)
     """
     options, start = options or FeatureOptions(), time.monotonic()
-    archive, out = as_path(archive), Path(out)
+    path, out = as_path(archive), Path(out)
     if not out.is_dir():
         raise TargetError(f"{out}: no such folder; -o takes an existing one")
-    target = out / f"{archive.stem}.{options.format}"
+    target = out / f"{path.stem}.{options.format}"
     model = None
     if options.source != "tiles":
         model = load_pipeline(pipeline) if isinstance(pipeline, str) else pipeline
-    with open_archive(archive) as opened:
+    with open_archive(path) as opened:
         if not opened.manifest.tissue_tiles:
-            raise ArchiveError(f"{archive}: holds no tissue tile; nothing to describe")
+            raise ArchiveError(f"{path}: holds no tissue tile; nothing to describe")
         settings = _settings(opened, model, options)
         stored = read_settings(target) if target.is_file() else None
         if stored is not None and _without_facts(stored) == settings:

@@ -99,5 +99,7 @@ def sample(
     pixels = Sampler(pipeline, chosen).sample(level, n, 0, reference, label)
     if output_type == "uint8":
         return pixels
-    array = pixels.astype(np.float32) / 255
-    return array if output_type == "np" else pipeline.numpy_to_pil(array)
+    array: NDArray[np.float32] = np.true_divide(pixels, 255, dtype=np.float32)
+    if output_type == "np":
+        return array
+    return [Image.fromarray(image) for image in pixels]

@@ -106,7 +106,7 @@ def export_page(
                 "slides": facts,
             },
         )
-    levels = {e.name: list(NAMES[finest:]) for e in catalogue.entries.values()}
+    levels: dict[str, list[str]] = {e.name: [*NAMES[finest:]] for e in catalogue.entries.values()}
     return PageReport(folder, total, size, levels)
 
 

@@ -16,6 +16,7 @@ from zoomldm.errors import ArchiveError, SlideError, ZoomLDMError
 from zoomldm.generation.options import RenderOptions
 from zoomldm.geometry.levels import COUNT, NAMES, level_size
 from zoomldm.pipeline import ZoomLDMPipeline
+from zoomldm.remote import RemotePath
 from zoomldm.rendering.opening import open_renderer
 from zoomldm.rendering.renderer import Renderer
 from zoomldm.slides.slide import Slide
@@ -62,11 +63,11 @@ class Picture(Protocol):
 class _Seen:
     """What a file looked like when it was opened."""
 
-    path: Path
+    path: Path | RemotePath
     stamp: tuple[int, int, int] | None
 
     @classmethod
-    def of(cls, path: Path) -> "_Seen":
+    def of(cls, path: Path | RemotePath) -> "_Seen":
         return cls(path, _stamp(path))
 
     def check(self, name: str) -> None:
@@ -76,7 +77,9 @@ class _Seen:
             raise GoneError(f"{name}: its file was {how} while it was shown; open it again")
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
+def _stamp(path: Path | RemotePath) -> tuple[int, int, int] | None:
+    if not isinstance(path, Path):
+        return None  # what lies behind a URL is watched by what reads it
     try:
         found = path.stat()
     except OSError:
