@@ -143,7 +143,7 @@ def edit(
         ]
         for other in (edited, *opened):
             _check_encoder(edited, other)
-            if target.exists() and isinstance(other.path, Path) and target.samefile(other.path):
+            if isinstance(other.path, Path) and target.exists() and target.samefile(other.path):
                 raise TargetError(f"{target}: is read here; give another name with -o")
         stack.enter_context(claim(target))
         if options.source:
