@@ -263,7 +263,6 @@ def test_keys(browser: Any, address: str) -> None:
         seen.page.wait_for_timeout(700)
 
     seen.page.focus("#stage")
-    seen.ask("zoomldm.shown.setView({x: 350, y: 250, mpp: 0.25}, true)")
     press("2")
     assert seen.ask("zoomldm.shown.level().label") == "10x"
     seen.ask("zoomldm.shown.setView({x: 350, y: 250, mpp: 0.25}, true)")
