@@ -268,7 +268,7 @@ def test_keys(browser: Any, address: str) -> None:
     seen.ask("zoomldm.shown.setView({x: 350, y: 250, mpp: 0.25}, true)")
     before = seen.ask("zoomldm.shown.view()")
     press("-")
-    assert seen.ask("zoomldm.shown.view()")["mpp"] > before["mpp"] * 1.5
+    seen.until(f"zoomldm.shown.view().mpp > {before['mpp'] * 1.5}")
     press("r")
     assert seen.page.locator("#origin-legend").is_visible()
     press("r")
