@@ -10,7 +10,7 @@ export TORCH_CPP_LOG_LEVEL := ERROR
 .PHONY: demo test lint docs setup test-lowest dist clean
 
 demo: $(VENV)/.ready-run
-	@echo "== rendering the shipped archive (embeddings only) at eight magnifications"
+	@echo "== rendering the shipped archive at eight magnifications"
 	@$(BIN)/zoomldm demo --out demo
 
 test: $(VENV)/.ready-dev lint

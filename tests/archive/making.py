@@ -9,8 +9,9 @@ import numpy as np
 
 from zoomldm.archive import Archive, Encoder, Header, Network, SlideInfo, TissueInfo
 from zoomldm.archive.container import ContainerWriter
+from zoomldm.archive.embeddings import Precision
 from zoomldm.archive.manifest import MANIFEST_NAME
-from zoomldm.archive.writer import Precision, write_archive
+from zoomldm.archive.writer import write_archive
 from zoomldm.geometry.levels import grid_shape, level_size
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from archive.making import forge, make_header
-from zoomldm.archive import ArchiveWriter, open_archive, verify_archive, write_archive, writer
+from zoomldm.archive import ArchiveWriter, embeddings, open_archive, verify_archive, write_archive
 from zoomldm.archive.compact import compact, restore
 from zoomldm.archive.quantise import cosines
 from zoomldm.errors import ArchiveError
@@ -93,7 +93,7 @@ class TestArchive:
         assert verify_archive(tmp_path / "a") == []
 
     def test_int8_where_memory_would_not_do(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(writer, "COMPACT_BYTES", 100 * DIM * 4)
+        monkeypatch.setattr(embeddings, "COMPACT_BYTES", 100 * DIM * 4)
         values, tiles = alike(300), tiles_of(300)
         with ArchiveWriter(
             tmp_path / "a", make_header(9000, 9000, DIM), np.zeros(DIM), "compact"

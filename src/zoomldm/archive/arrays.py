@@ -145,3 +145,8 @@ def parse_spec(
             f"{what} declares chunks of {spec.chunk_bytes} bytes, over the limit of {MAX_CHUNK}"
         )
     return spec
+
+
+def whole_spec(name: str, array: NDArray, zstd: bool = True) -> ArraySpec:
+    """An array that is one chunk."""
+    return ArraySpec(name, array.dtype.name, array.shape, array.shape, zstd)

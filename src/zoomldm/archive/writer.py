@@ -4,16 +4,16 @@ import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from zoomldm.archive.arrays import ArraySpec
+from zoomldm.archive.arrays import ArraySpec, whole_spec
 from zoomldm.archive.base import CHUNK, NAME, base_metadata, chunk_name, stored_chunks
-from zoomldm.archive.compact import Compact, compact, restore
 from zoomldm.archive.container import ContainerWriter
+from zoomldm.archive.embeddings import EmbeddingStore, Precision
 from zoomldm.archive.latents import LATENT_CHUNK, LatentLevel
 from zoomldm.archive.manifest import (
     FORMAT,
@@ -24,26 +24,13 @@ from zoomldm.archive.manifest import (
     Latents,
     Manifest,
     Overview,
-    Quantisation,
     dump_json,
     dump_manifest,
 )
 from zoomldm.archive.pictures import encode_picture, fill_chunk, resolve_quality
-from zoomldm.archive.quantise import (
-    COSINE_MIN,
-    cosines,
-    cost_of_int8,
-    dequantise,
-    quantise,
-    to_float16,
-)
+from zoomldm.archive.quantise import to_float16
 from zoomldm.errors import ArchiveError
 from zoomldm.geometry.levels import COARSEST, NAMES, grid_shape, level_size
-
-Precision = Literal["compact", "int8", "float16"]
-
-TILE_CHUNK, COMPACT_CHUNK = 16, 32  # few numbers a tile are coded better in larger chunks
-COMPACT_BYTES = 1 << 29  # of exact embeddings held in memory until the basis is known
 
 
 class ArchiveWriter:
@@ -81,10 +68,6 @@ class ArchiveWriter:
                 f"{header.slide.name}: a grid of {self.rows} x {self.cols} tiles is over the "
                 f"limit of {MAX_TILES}"
             )
-        if precision not in ("compact", "int8", "float16"):
-            raise ValueError(f"precision {precision!r} is not compact, int8 or float16")
-        self.precision: Precision = precision
-        self._asked = precision
         self._background = np.array(background, np.float32)
         if self._background.shape != (header.encoder.dim,):
             raise ValueError(
@@ -92,14 +75,8 @@ class ArchiveWriter:
             )
         if not np.isfinite(self._background).all():
             raise ArchiveError(f"{self.path}: the background embedding holds NaN or infinity")
-        self._mask = np.zeros((self.rows, self.cols), bool)
-        self._scales = np.zeros((self.rows, self.cols), np.float32)
-        self._chunks: dict[tuple[int, int], NDArray] = {}
-        self._exact: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
-        self._exact_bytes = 0
-        self._settled = False
-        self._basis: Compact | None = None
-        self._cosine_min = 1.0
+        shape = self.rows, self.cols, header.encoder.dim
+        self._embeddings = EmbeddingStore(header.slide.name, shape, precision)
         self._unreadable: set[tuple[int, int]] = set()
         self._overview: tuple[Overview, bytes] | None = None
         self._base: Base | None = None
@@ -148,99 +125,11 @@ class ArchiveWriter:
                 f"values have shape {exact.shape}, expected "
                 f"({len(tiles)}, {self.header.encoder.dim})"
             )
-        rows, cols = tiles.T
-        if self._settled or self._mask[rows, cols].any():
-            raise ValueError("a tile was added before, or after the embeddings were counted")
-        if len(np.unique(tiles, axis=0)) != len(tiles):
-            raise ValueError("a tile was added before")
-        if not len(tiles):
-            return
-        if self.precision == "compact":
-            if not np.isfinite(exact).all():
-                raise ArchiveError("an embedding holds NaN or infinity; expected finite numbers")
-            self._exact.append((tiles, exact.copy()))
-            self._exact_bytes += exact.nbytes
-            if self._exact_bytes > COMPACT_BYTES:
-                self._store_exact()
-        else:
-            self._store(tiles, exact)
-        self._mask[rows, cols] = True
-
-    def _store_exact(self) -> None:
-        """Store as int8 what was kept for a basis, and all that follows."""
-        self.precision = "int8"
-        for tiles, exact in self._exact:
-            self._store(tiles, exact)
-        self._exact.clear()
-
-    def _store(self, tiles: NDArray[np.int64], exact: NDArray[np.float32]) -> None:
-        rows, cols = tiles.T
-        stored: NDArray
-        if self.precision == "int8":
-            stored, scales = quantise(exact)
-            restored = dequantise(stored, scales)
-            self._scales[rows, cols] = scales
-        else:
-            stored = to_float16(exact, f"{self.header.slide.name}: embeddings")
-            restored = stored.astype(np.float32)
-        kept = cosines(exact, restored)
-        worst = int(kept.argmin())
-        if kept[worst] < COSINE_MIN:
-            hint = "; use --precision float16" if self.precision == "int8" else ""
-            raise ArchiveError(
-                f"{self.header.slide.name}: tile (row {rows[worst]}, col {cols[worst]}) keeps "
-                f"only cosine {kept[worst]:.5f} in {self.precision}, expected {COSINE_MIN}{hint}"
-            )
-        self._cosine_min = min(self._cosine_min, float(kept[worst]))
-        self._place(tiles, stored, TILE_CHUNK)
-
-    def _place(self, tiles: NDArray[np.int64], codes: NDArray, side: int) -> None:
-        for (row, col), code in zip(tiles.tolist(), codes, strict=True):
-            key = row // side, col // side
-            if key not in self._chunks:
-                self._chunks[key] = np.zeros((side, side, codes.shape[1]), codes.dtype)
-            self._chunks[key][row % side, col % side] = code
-
-    def _finish_exact(self) -> None:
-        """Choose between a basis and int8, by bytes."""
-        if self._settled:
-            return
-        self._settled = True
-        if not self._exact:
-            return self._store_exact() if self.precision == "compact" else None
-        tiles = np.concatenate([part for part, _ in self._exact])
-        exact = np.concatenate([part for _, part in self._exact])
-        order = np.lexsort(tiles.T[::-1])
-        tiles, exact = tiles[order], exact[order]
-        found = compact(exact)
-        if found is None or found.cost >= cost_of_int8(exact):
-            self._store_exact()
-            return
-        self._exact.clear()
-        self._basis = found
-        self._scales[tiles[:, 0], tiles[:, 1]] = found.scales
-        self._place(tiles, found.codes, COMPACT_CHUNK)
-        restored = restore(found.codes, found.scales, found.basis, found.steps)
-        self._cosine_min = min(self._cosine_min, float(cosines(exact, restored).min()))
+        self._embeddings.add(tiles, exact)
 
     def embedding_bytes(self) -> int:
         """Bytes that the embeddings take in the file; all of them must be there."""
-        self._finish_exact()
-        spec = self._embedding_spec()
-        wholes = [self._scales] if self.precision != "float16" else []
-        wholes += [self._basis.basis] if self._basis else []
-        return sum(len(spec.encode(chunk)) for chunk in self._chunks.values()) + sum(
-            len(_whole_spec("", array).encode(array)) for array in wholes
-        )
-
-    def _embedding_spec(self) -> ArraySpec:
-        found = self._basis
-        depth = len(found.basis) if found else self.header.encoder.dim
-        side = COMPACT_CHUNK if found else TILE_CHUNK
-        dtype = "float16" if self.precision == "float16" else "int8"
-        return ArraySpec(
-            "embeddings", dtype, (self.rows, self.cols, depth), (side, side, depth), zstd=True
-        )
+        return self._embeddings.count_bytes()
 
     def add_unreadable(self, positions: ArrayLike) -> None:
         """List tissue tiles, (n, 2) of (row, col), that could not be read; they are background."""
@@ -346,7 +235,7 @@ class ArchiveWriter:
                 f"expected uint8 ({height}, {width}, 3)"
             )
         facts = self.start_base(level, codec, quality, chunk)
-        for row, col in stored_chunks(facts, self._mask):
+        for row, col in stored_chunks(facts, self._embeddings.mask):
             part = picture[row * chunk : (row + 1) * chunk, col * chunk : (col + 1) * chunk]
             self.add_base_chunk(row, col, encode_picture(fill_chunk(part, chunk), codec, quality))
 
@@ -387,7 +276,7 @@ class ArchiveWriter:
         self._container.add(spec.meta_name, spec.metadata())
 
     def _add_whole(self, name: str, array: NDArray, zstd: bool = True) -> None:
-        spec = _whole_spec(name, array, zstd)
+        spec = whole_spec(name, array, zstd)
         self._add_array(spec, [((0,) * array.ndim, array)])
 
     def _finish_latents(self) -> list[Latents]:
@@ -411,18 +300,14 @@ class ArchiveWriter:
 
     def _finish(self) -> None:
         latents = self._finish_latents()
-        self._finish_exact()
-        found = self._basis
-        self._add_array(
-            self._embedding_spec(),
-            (((row, col, 0), self._chunks[row, col]) for row, col in sorted(self._chunks)),
-        )
-        if self.precision != "float16":
-            self._add_whole("scales", self._scales)
-        if found:
-            self._add_whole("basis", found.basis)
-            self._add_whole("basis_steps", found.steps, zstd=False)
-        self._add_whole("mask", self._mask)
+        stored = self._embeddings
+        stored.settle()
+        self._add_array(stored.spec(), stored.chunks())
+        for name, array in stored.wholes().items():
+            self._add_whole(name, array)
+        if stored.basis:
+            self._add_whole("basis_steps", stored.basis.steps, zstd=False)
+        self._add_whole("mask", stored.mask)
         self._add_whole("background", self._background, zstd=False)
         if self._overview:
             jpeg = np.frombuffer(self._overview[1], np.uint8)
@@ -430,32 +315,23 @@ class ArchiveWriter:
         if self._base:
             self._container.add(f"{NAME}/zarr.json", base_metadata(self._base))
         if self.header.edits:
-            version = "2.1" if found else "1.3"
+            version = "2.1" if stored.basis else "1.3"
         else:
-            version = "2.0" if found else "1.2" if self._base else self.header.slide.version
+            version = "2.0" if stored.basis else "1.2" if self._base else self.header.slide.version
         manifest = Manifest(
             **{name: getattr(self.header, name) for name in Header.model_fields},
             format=FORMAT,
             version=version,
             grid=Grid(rows=self.rows, cols=self.cols),
-            tissue_tiles=int(self._mask.sum()),
+            tissue_tiles=int(stored.mask.sum()),
             unreadable=sorted(self._unreadable),
-            quantisation=Quantisation(
-                precision=self.precision,
-                cosine_min=round(self._cosine_min, 6),
-                rank=len(found.basis) if found else 0,
-                asked=self._asked if self._asked != self.precision else None,
-            ),
+            quantisation=stored.facts(),
             overview=self._overview[0] if self._overview else None,
             base=self._base,
             latents=latents,
             members=list(self._container.members),
         )
         self._container.finish(dump_manifest(manifest), int(version[0]))
-
-
-def _whole_spec(name: str, array: NDArray, zstd: bool = True) -> ArraySpec:
-    return ArraySpec(name, array.dtype.name, array.shape, array.shape, zstd)
 
 
 def write_archive(

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from zoomldm import __version__
 from zoomldm.archive import ArchiveWriter
+from zoomldm.archive.embeddings import Precision
 from zoomldm.archive.manifest import Encoder, Header, SlideInfo, TissueInfo
-from zoomldm.archive.writer import Precision
 from zoomldm.encoders import PatchEncoder, load_encoder
 from zoomldm.errors import ArchiveError, ConfigError, TargetError
 from zoomldm.features.files import SETTINGS
