@@ -12,7 +12,7 @@ from zoomldm.archive.base import halve
 from zoomldm.errors import ConfigError, PipelineError
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.sampling.output import Levels
-from zoomldm.sampling.upscale import UpscaleOptions, Upscaler, _write, upscale, with_means
+from zoomldm.sampling.upscale import UpscaleOptions, Upscaler, upscale, with_means, write_image
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_what_comes_out_averages_down_to_the_image(
 
 def test_regions_are_what_the_whole_is(image: Path, tmp_path: Path, octaves) -> None:
     options, pixels = UpscaleOptions(4.0, 8, steps=1), read(image)
-    _write(tmp_path / "p.zldm", pixels, options.level, octaves)
+    write_image(tmp_path / "p.zldm", pixels, options.level, octaves)
     with open_archive(tmp_path / "p.zldm") as archive:
         whole = Upscaler(archive, octaves, options).read(0, 0, 616, 424)
         drawn = Upscaler(archive, octaves, options)

@@ -9,18 +9,19 @@ from typing import Any, Literal
 import numpy as np
 
 from zoomldm import __version__
-from zoomldm.archive import ArchiveWriter, Encoder, Header, SlideInfo, TissueInfo, open_archive
+from zoomldm.archive import open_archive
 from zoomldm.archive.base import halve
 from zoomldm.diffusion.joint import JointSettings
 from zoomldm.errors import ConfigError, PipelineError
 from zoomldm.generation.options import RenderOptions
-from zoomldm.geometry.levels import BASE_MPP, TILE
+from zoomldm.geometry.levels import TILE
 from zoomldm.networks.octave_denoiser import OctaveDenoiser
 from zoomldm.pipeline import SHIPPED, ZoomLDMPipeline, load_pipeline
 from zoomldm.rendering.opening import open_renderer
 from zoomldm.rendering.pyramid import Pyramid
 from zoomldm.sampling.joint import JointSampler, guide_side
 from zoomldm.sampling.large_input import LargeInput, read_input
+from zoomldm.sampling.made_archive import write_made
 from zoomldm.sampling.output import Levels, check_output, claimed, write_levels
 from zoomldm.verbs import Progress, Report, silent
 
@@ -185,7 +186,7 @@ def _pyramid(
 ) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "grid.zldm"
-        _write_grid(path, given, pipeline)
+        write_made(path, "grid", pipeline, given.grid)
         with (
             open_archive(path) as archive,
             open_renderer(archive, pipeline, options.rendering) as drawn,
@@ -198,36 +199,6 @@ def _pyramid(
             count = drawn.cost.windows * len(drawn.latents.times)
             both = 1 if drawn.options.guidance == 1 else 2
     return {"evaluations": count * both, "settings": settings}
-
-
-def _write_grid(path: Path, given: LargeInput, pipeline: ZoomLDMPipeline) -> None:
-    rows, cols, dim = given.grid.shape
-    size = cols * TILE, rows * TILE
-    encoder = pipeline.patch_encoder
-    header = Header(
-        slide=SlideInfo(
-            name="grid",
-            file_bytes=0,
-            native_size=size,
-            size=size,
-            mpp_x=BASE_MPP,
-            mpp_y=BASE_MPP,
-            mpp_source="grid",
-            vendor="zoomldm",
-            icc=None,
-        ),
-        tissue=TissueInfo(mode="all", threshold=0.0, view_mpp=BASE_MPP),
-        encoder=Encoder(
-            id="own", digest=pipeline.digest("patch_encoder") if encoder else "none", dim=dim
-        ),
-        autoencoder=None,
-        pipeline=None,
-        creator=f"zoomldm {__version__}",
-    )
-    with ArchiveWriter(path, header, np.zeros(dim, np.float32), "float16") as writer:
-        for row in range(rows):
-            places = np.stack([np.full(cols, row), np.arange(cols)], 1)
-            writer.add_embeddings(places, given.grid[row])
 
 
 def _joint(

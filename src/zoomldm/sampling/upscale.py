@@ -16,15 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zoomldm import __version__
-from zoomldm.archive import (
-    Archive,
-    ArchiveWriter,
-    Encoder,
-    Header,
-    SlideInfo,
-    TissueInfo,
-    open_archive,
-)
+from zoomldm.archive import Archive, open_archive
 from zoomldm.errors import ConfigError
 from zoomldm.generation.options import RenderOptions
 from zoomldm.generation.windows import Key
@@ -32,6 +24,7 @@ from zoomldm.geometry.levels import BASE_MPP, COUNT, NAMES, grid_shape, level_mp
 from zoomldm.pipeline import SHIPPED, ZoomLDMPipeline, load_pipeline
 from zoomldm.rendering.latents import Latents
 from zoomldm.rendering.pyramid import Pyramid
+from zoomldm.sampling.made_archive import write_made
 from zoomldm.sampling.output import Levels, check_output, claimed, write_levels
 from zoomldm.verbs import Progress, Report, silent
 
@@ -174,7 +167,7 @@ def upscale(
     check_output(target, tuple(n << options.octaves for n in pixels.shape[1::-1]))  # type: ignore
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "image.zldm"
-        _write(path, pixels, options.level, loaded)
+        write_image(path, pixels, options.level, loaded)
         with open_archive(path) as archive:
             drawn = Upscaler(archive, loaded, options)
             levels = Levels(drawn.read, drawn.size, options.finest)
@@ -238,38 +231,6 @@ def read_image(path: Path, options: UpscaleOptions) -> tuple[NDArray[np.uint8], 
     return np.array(image), resampled
 
 
-def _write(path: Path, pixels: NDArray[np.uint8], level: int, pipeline: ZoomLDMPipeline) -> None:
-    """An archive whose base layer is an image; its embeddings say nothing."""
-    size = pixels.shape[1] << level, pixels.shape[0] << level
-    dim, known = pipeline.embedding_dim, pipeline.patch_encoder is not None
-    header = Header(
-        slide=SlideInfo(
-            name="image",
-            file_bytes=0,
-            native_size=size,
-            size=size,
-            mpp_x=BASE_MPP,
-            mpp_y=BASE_MPP,
-            mpp_source="option",
-            vendor="zoomldm",
-            icc=None,
-        ),
-        tissue=TissueInfo(mode="all", threshold=0.0, view_mpp=BASE_MPP),
-        encoder=Encoder(
-            id="own", digest=pipeline.digest("patch_encoder") if known else "none", dim=dim
-        ),
-        autoencoder=None,
-        pipeline=None,
-        creator=f"zoomldm {__version__}",
-    )
-    rows, cols = grid_shape(*size)
-    with ArchiveWriter(path, header, np.zeros(dim, np.float32)) as writer:
-        for row in range(rows):
-            places = np.stack([np.full(cols, row), np.arange(cols)], 1)
-            writer.add_embeddings(places, np.zeros((cols, dim), np.float32))
-        writer.add_base(level, pixels, "png")
-
-
 class _Given(Latents):
     """Latents of an image: the coarsest are the image as it is, the others have no context."""
 
@@ -279,6 +240,15 @@ class _Given(Latents):
     def _contexts(self, level: int, keys: Iterable[Key]) -> Tensor:
         shape = self.pipeline.summarizer.context_shape
         return torch.zeros(self.batch, *shape, device=self.pipeline.device)
+
+
+def write_image(
+    path: Path, pixels: NDArray[np.uint8], level: int, pipeline: ZoomLDMPipeline
+) -> None:
+    """An archive whose base layer is an image (h, w, 3); its embeddings say nothing."""
+    rows, cols = grid_shape(pixels.shape[1] << level, pixels.shape[0] << level)
+    silence = np.zeros((rows, cols, pipeline.embedding_dim), np.float16)
+    write_made(path, "image", pipeline, silence, (level, pixels))
 
 
 class Upscaler:
