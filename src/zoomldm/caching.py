@@ -145,8 +145,11 @@ class DiskCache:
 
     @property
     def held(self) -> int:
-        """Bytes on disk."""
-        return int(self._cache.volume())
+        """Bytes on disk, 0 where it can't be asked."""
+        try:
+            return int(self._cache.volume())
+        except self._errors:
+            return 0
 
     def get(self, key: str) -> bytes | None:
         """The bytes of a name, None where they are not kept or not as they were written."""

@@ -34,8 +34,6 @@ def test_no_pickle_is_kept_or_read(tmp_path: Path) -> None:
     import diskcache
 
     cache = TileCache(tmp_path / "c")
-    cache.write("a", {"not": "bytes"})  # type: ignore[arg-type]
-    assert cache.read("a") is None and cache.faults == 1
 
     class Bad:
         def __reduce__(self) -> tuple:
@@ -45,9 +43,10 @@ def test_no_pickle_is_kept_or_read(tmp_path: Path) -> None:
         plain.set("b", Bad())
     assert pickle.dumps(Bad())
     assert cache.read("b") is None and not (tmp_path / "run").exists()
+    assert cache.faults == 1
 
 
 def test_a_folder_that_can_not_be_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(TargetError, match="can't keep tiles there"):
+    with pytest.raises(TargetError, match="can't be used as a cache"):
         TileCache(tmp_path / "file")

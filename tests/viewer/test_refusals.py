@@ -211,7 +211,7 @@ def test_a_full_disk_costs_a_warning(catalogue: Catalogue, tmp_path: Path, monke
         def full(*_: object, **__: object) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(service.cache._disk, "set", full)
+        monkeypatch.setattr(service.cache._disk._cache, "set", full)
         facts = client.get("/api/slides.json").json()["slides"][0]
         assert client.get(tile_url(facts, 7)).status_code == 200
         assert client.get(tile_url(facts, 6)).status_code == 200

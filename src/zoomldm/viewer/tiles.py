@@ -1,6 +1,7 @@
 """Tiles of 256 px of what is shown: from the cache, or made once for all that ask."""
 
 import io
+import struct
 from dataclasses import dataclass
 from typing import Literal
 
@@ -127,7 +128,7 @@ class TileService:
             return found
         rank = urgency, -key.level
         data = await self.reading.do(("disk", name), lambda: self.cache.read(name), rank)
-        if isinstance(data, bytes):
+        if data is not None:
             self.hits["disk"] += 1
         else:
             self.hits["none"] += 1
@@ -153,7 +154,8 @@ class TileService:
         cosine = picture.confidence(key.row, key.col, pixels)
         if cosine is not None:
             self._known(entry, key.seed)[key.row, key.col] = cosine
-            self.cache.write(_confidence_key(entry, key.seed, key.row, key.col), cosine)
+            name = _confidence_key(entry, key.seed, key.row, key.col)
+            self.cache.write(name, struct.pack("<d", cosine))
 
     def _known(self, entry: Entry, seed: int) -> dict[tuple[int, int], float]:
         return self._confidence.setdefault((entry.id, seed), {})
@@ -174,10 +176,10 @@ class TileService:
                         continue
                     value = known.get((row, col))
                     if value is None:
-                        value = self.cache.read(_confidence_key(entry, seed, row, col))
-                        if isinstance(value, float):
-                            known[row, col] = value
-                    if isinstance(value, float):
+                        data = self.cache.read(_confidence_key(entry, seed, row, col))
+                        if data is not None and len(data) == 8:
+                            value = known[row, col] = struct.unpack("<d", data)[0]
+                    if value is not None:
                         found.append((row, col, round(value, 4)))
             return found
 

@@ -9,6 +9,7 @@ export class Stage {
     this.shown = shown;
     this.mode = "alone";
     this.cut = 50;
+    this.given = new Map(); // what a pane was last told to show
     this.#couple(original, shown);
     this.#couple(shown, original);
     this.#swipe(document.getElementById("swipe"));
@@ -19,9 +20,13 @@ export class Stage {
     const follow = () => {
       if (this.moving || !follower.slide || !leader.slide || !this.paired) return;
       if (!sameSize(leader, follower)) return; // one of them has yet to notice a resize
-      this.moving = true;
       const from = leader.viewer.viewport;
       const to = follower.viewer.viewport;
+      // A follower's event comes a frame later, when the leader may have gone on: an echo.
+      if (sameView(this.given.get(leader), from)) return;
+      this.given.set(follower, { zoom: from.getZoom(true), centre: from.getCenter(true) });
+      this.given.delete(leader);
+      this.moving = true;
       to.zoomTo(from.getZoom(true), null, true);
       to.panTo(from.getCenter(true), true);
       this.moving = false;
@@ -98,6 +103,13 @@ export class Stage {
       this.#setCut(this.cut + steps[event.key]);
     });
   }
+}
+
+function sameView(given, viewport) {
+  if (!given) return false;
+  const centre = viewport.getCenter(true);
+  const far = Math.hypot(centre.x - given.centre.x, centre.y - given.centre.y);
+  return far < 1e-9 && Math.abs(viewport.getZoom(true) / given.zoom - 1) < 1e-9;
 }
 
 function sameSize(one, other) {
