@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tiny import filled_pipeline
 
 from zoomldm.archive import open_archive
@@ -171,6 +172,24 @@ with open_archive({str(path)!r}) as archive:
     with open_archive(path) as archive:
         full = whole(Pyramid(archive, pipeline, QUICK), 0)
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), full[100:400, 100:400])
+
+
+def test_windows_side_by_side_are_those_one_after_another(
+    make: Make, pipeline: ZoomLDMPipeline
+) -> None:
+    before = torch.get_num_threads()
+    found = []
+    with open_archive(make(700, 600, base=3, overview=None)) as archive:
+        for method in ("pyramid", "cascade"):
+            for threads in (1, 3):  # each worker has one: no convolution knows of the others
+                torch.set_num_threads(threads)
+                options = RenderOptions(steps=2 if method == "pyramid" else 4, method=method)
+                with open_renderer(archive, pipeline, options) as renderer:
+                    found.append(renderer.read(0, 100, 100, 300, 300))
+                    counts = renderer.count({0: (100, 100, 300, 300)})
+            torch.set_num_threads(before)
+            np.testing.assert_array_equal(*found[-2:])
+            assert counts[0].generated > 3
 
 
 def test_a_pipeline_without_parents_draws_no_pyramid(make: Make) -> None:

@@ -36,8 +36,9 @@ class RenderOptions:
         precision: `float32`, or `bfloat16` in the networks: about twice as fast on processors
             that have it, equal to the eye.
         batch: patches per network call, always filled up to it, for the last bits of a
-            convolution depend on it; None takes 1 on a CPU, where a patch alone comes soonest,
-            and 32 on a GPU. For large regions on a CPU 4 is faster, above all in bfloat16.
+            convolution depend on it; None takes 1 on a CPU, where up to four batches run side
+            by side (`side_by_side`) and a patch alone comes soonest, and 32 on a GPU. For large
+            regions on a CPU 4 is faster, above all in bfloat16.
         method: `pyramid` (octaves from the base layer down, overlapping windows), `cascade` (the
             paper's: each patch from its parent's pixels, upsampled), or `auto`: the pyramid
             where the pipeline's denoiser takes a parent.

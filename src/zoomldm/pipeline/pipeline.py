@@ -227,6 +227,11 @@ class ZoomLDMPipeline(DiffusionPipeline):
         noise = None if noise is None else fitted(noise, self.vae)
         return self.vae.decode(latents, noise, levels).float().clamp(-1, 1)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the denoiser is; asked for with every batch, and diffusers goes through all."""
+        return next(self.unet.parameters()).device
+
     @torch.no_grad()
     def context(
         self, grids: Tensor | np.ndarray, level: int, shifts: Tensor | None = None

@@ -16,6 +16,7 @@ from zoomldm.diffusion.noise import noise
 from zoomldm.diffusion.schedule import Schedule, make_schedule
 from zoomldm.generation.batch import make_pixels, upsampled_quarter
 from zoomldm.generation.options import RenderOptions
+from zoomldm.generation.workers import side_by_side
 from zoomldm.geometry.lattice import Window, grouped, tissue_by_level
 from zoomldm.geometry.levels import COARSEST, COUNT, NAMES, TILE, level_size
 from zoomldm.pipeline import ZoomLDMPipeline
@@ -242,14 +243,19 @@ class Cascade:
                 yield place, upsampled_quarter(parents[place[0] // 2, place[1] // 2], *place)
             else:
                 yield place, np.full((TILE, TILE, 3), 255, np.uint8)
-        for i in range(0, len(tissue), self.batch):
-            part = tissue[i : i + self.batch]
+
+        def generated(part: list[tuple[int, int]]) -> list[NDArray[np.uint8]]:
             starts = (
                 [upsampled_quarter(parents[place[0] // 2, place[1] // 2], *place) for place in part]
                 if parents
                 else None
             )
-            yield from zip(part, self._generate(level, part, starts), strict=True)
+            return self._generate(level, part, starts)
+
+        parts = [tissue[i : i + self.batch] for i in range(0, len(tissue), self.batch)]
+        made = side_by_side(generated, parts, self.pipeline.device)
+        for part, pixels in zip(parts, made, strict=True):
+            yield from zip(part, pixels, strict=True)
             self._made_so_far += len(part)
             if self.on_patch:
                 self.on_patch(len(part))

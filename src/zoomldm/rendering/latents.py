@@ -29,6 +29,7 @@ from zoomldm.generation.windows import (
     window_count,
     windows_over,
 )
+from zoomldm.generation.workers import side_by_side
 from zoomldm.geometry.levels import level_size
 from zoomldm.networks.lowpass import LowPassAutoencoder, Planes, coarse_planes, enlarged
 from zoomldm.networks.octave_denoiser import BASE, NONE, PARENT, OctaveDenoiser
@@ -162,9 +163,11 @@ class Latents:
         for key in plain:
             found[key] = window = self._plain(level, key, parents)
             self._kept.put("window", level, *key, value=window)
-        for start in range(0, len(drawn), self.batch):
-            part = drawn[start : start + self.batch]
-            for key, window in zip(part, self._drawn(level, part, parents), strict=True):
+        parts = [drawn[i : i + self.batch] for i in range(0, len(drawn), self.batch)]
+        device = self.pipeline.device
+        made = side_by_side(lambda part: self._drawn(level, part, parents), parts, device)
+        for part, fields in zip(parts, made, strict=True):
+            for key, window in zip(part, fields, strict=True):
                 found[key] = window
                 self._kept.put("window", level, *key, value=window, lasting=True)
             self.made[level] += len(part)

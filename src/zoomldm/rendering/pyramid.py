@@ -17,6 +17,7 @@ from zoomldm.diffusion.noise import noise
 from zoomldm.errors import PipelineError
 from zoomldm.generation.options import RenderOptions
 from zoomldm.generation.windows import CELL, SIDE, keys_over, windows_over
+from zoomldm.generation.workers import side_by_side
 from zoomldm.geometry.lattice import Window
 from zoomldm.geometry.levels import COUNT, NAMES, TILE, level_size
 from zoomldm.networks.lowpass import LowPassAutoencoder, Planes, planes_image
@@ -267,12 +268,18 @@ class Pyramid:
         corners = {(row, col): (row * SIDE - edge, col * SIDE - edge) for row, col in places}
         keys = {k for place in corners.values() for k in keys_over(*place, reach, reach, counts)}
         windows = self.latents.windows(0, sorted(keys))
+
+        def tile(place: tuple[int, int]) -> NDArray[np.uint8]:
+            planes = self.latents.blended(0, windows, *corners[place], reach, reach)
+            return self._tile(*place, planes, self._near(*place))
+
         found = {}
-        for place, corner in corners.items():
-            planes = self.latents.blended(0, windows, *corner, reach, reach)
+        made = side_by_side(tile, places, self.pipeline.device)
+        for place, pixels in zip(places, made, strict=True):
             near = self._near(*place)
-            found[place] = tile = self._tile(*place, planes, near)
-            self.kept.put("tile", *place, value=tile, lasting=near)
+            self._decodings += near
+            found[place] = pixels
+            self.kept.put("tile", *place, value=pixels, lasting=near)
         return found
 
     def _near(self, row: int, col: int) -> bool:
@@ -301,7 +308,6 @@ class Pyramid:
                     "the decoder gave numbers that are not finite; its weights are damaged or "
                     "the precision is too low (try float32)"
                 )
-            self._decodings += 1
         else:
             image = torch.nn.functional.interpolate(
                 planes_image(planes), scale_factor=4, mode="bicubic", align_corners=False
