@@ -1,6 +1,7 @@
 """A web server with ranges and etags that also answers as much of S3's protocol as we use."""
 
 import hashlib
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -37,6 +38,9 @@ class Bucket:
 
             def do_PUT(self) -> None:
                 bucket.take(self)
+
+            def do_POST(self) -> None:
+                bucket.drop(self)
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
@@ -112,3 +116,16 @@ class Bucket:
             return self.reply(handler, self.refuse)
         self.files[path] = data
         return self.reply(handler, 200, ETag=f'"{hashlib.md5(data).hexdigest()}"')
+
+    def drop(self, handler: BaseHTTPRequestHandler) -> None:
+        """Remove files as S3 does: `POST /bucket?delete` with a list of keys."""
+        bucket = urlsplit(handler.path).path.strip("/")
+        text = handler.rfile.read(int(handler.headers.get("Content-Length", 0))).decode()
+        keys = re.findall("<Key>(.*?)</Key>", text)
+        self.asked += [("DELETE", f"{bucket}/{key}") for key in keys]
+        if self.refuse:
+            return self.reply(handler, self.refuse)
+        for key in keys:
+            self.files.pop(f"{bucket}/{key}", None)
+        rows = "".join(f"<Deleted><Key>{key}</Key></Deleted>" for key in keys)
+        return self.reply(handler, 200, f"<DeleteResult>{rows}</DeleteResult>".encode())

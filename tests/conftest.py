@@ -1,10 +1,12 @@
 """Fixtures shared by all tests."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from bucket import Bucket
 
 torch.set_num_threads(1)  # small tensors: threads cost more than they bring
 
@@ -17,3 +19,24 @@ def shared() -> Path:
     if not (_SHARED / "README.md").exists():
         pytest.skip(f"real slides not present at {_SHARED} (set ZOOMLDM_SHARED)")
     return _SHARED
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """Files behind http://, and as buckets of s3://; skips where obstore is not installed."""
+    pytest.importorskip("obstore")
+    from zoomldm.remote import _store
+
+    made = Bucket()
+    _store.cache_clear()
+    for name in [n for n in os.environ if n.startswith(("AWS_", "HTTP_PROXY", "http_proxy"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", os.environ.get("ZOOMLDM_S3", made.url))
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    yield made
+    made.close()
+    _store.cache_clear()

@@ -1,38 +1,18 @@
 """Archives behind URLs: only the bytes that are needed, and clear errors."""
 
-import os
 import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 from archive.making import make_archive
-from bucket import Bucket
 
 from zoomldm.archive import open_archive, verify_archive
 from zoomldm.cohort.items import ARCHIVES, find_items
 from zoomldm.errors import ArchiveError
-from zoomldm.remote import RemoteError, RemotePath, _store, as_path, download, upload
+from zoomldm.remote import RemoteError, RemotePath, as_path, download, upload
 
 pytest.importorskip("obstore")
-
-
-@pytest.fixture
-def bucket(monkeypatch):
-    """Behind http://, and as the bucket `b` of s3://."""
-    made = Bucket()
-    _store.cache_clear()
-    for name in [n for n in os.environ if n.startswith(("AWS_", "HTTP_PROXY", "http_proxy"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", os.environ.get("ZOOMLDM_S3", made.url))
-    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    yield made
-    made.close()
-    _store.cache_clear()
 
 
 @pytest.fixture

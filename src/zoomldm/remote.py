@@ -6,7 +6,7 @@ Credentials and endpoints come from where each service's own tools look for them
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -17,11 +17,24 @@ from urllib.parse import unquote, urlsplit
 from zoomldm.errors import TargetError, ZoomLDMError
 
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+_PROBE = ".zoomldm-write-check"
 SCHEMES = ("s3", "gs", "az", "https", "http")
 
 
 class RemoteError(ZoomLDMError):
     """A file behind a URL that isn't there, isn't given to us, or can't be reached."""
+
+
+class MissingError(RemoteError):
+    """A file behind a URL that isn't there."""
+
+
+class ChangedError(RemoteError):
+    """A file behind a URL that is another one than was opened."""
+
+
+class UnreachableError(RemoteError):
+    """A file behind a URL that can't be reached now; another attempt may succeed."""
 
 
 def is_url(source: object) -> bool:
@@ -60,6 +73,46 @@ class RemotePath:
     def suffix(self) -> str:
         """The ending."""
         return self._path.suffix
+
+
+def check_target(url: str) -> str:
+    """A URL that something can be written to: of a file, or of a folder, which ends in `/`.
+
+    Raises:
+        RemoteError: no such URL.
+        TargetError: a web server's.
+    """
+    if urlsplit(url).scheme in ("http", "https"):
+        raise TargetError(f"{url}: web servers aren't written to; expected s3://, gs:// or az://")
+    _place(url)
+    return url
+
+
+def check_writable(url: str) -> None:
+    """Put an empty file beside a URL and remove it, before hours of work for that place.
+
+    Raises:
+        RemoteError: nothing can be written there.
+    """
+    store, key = _place(url.rpartition("/")[0] + "/" + _PROBE)
+    with _told(url):
+        _obstore().put(store, key, b"")
+    with suppress(Exception):  # who may write and not remove leaves an empty file
+        _obstore().delete(store, key)
+
+
+def size_of(url: str) -> int | None:
+    """Bytes of a file behind a URL, None where there is none.
+
+    Raises:
+        RemoteError: it can't be asked for.
+    """
+    store, key = _place(url)
+    with _told(url):
+        try:
+            return int(_obstore().head(store, key)["size"])
+        except FileNotFoundError:
+            return None
 
 
 def as_path(source: Path | RemotePath | str) -> Path | RemotePath:
@@ -219,11 +272,11 @@ def _told(url: str) -> Iterator[None]:
     except ZoomLDMError:
         raise
     except FileNotFoundError as error:
-        raise RemoteError(f"{url}: does not exist, or its bucket doesn't") from error
+        raise MissingError(f"{url}: does not exist, or its bucket doesn't") from error
     except Exception as error:
         kind, text = type(error).__name__, " ".join(str(error).split())
         if kind == "PreconditionError":
-            raise RemoteError(f"{url}: changed since it was opened; open it again") from error
+            raise ChangedError(f"{url}: changed since it was opened; open it again") from error
         if kind in ("PermissionDeniedError", "UnauthenticatedError"):
             raise RemoteError(
                 f"{url}: refused ({kind.removesuffix('Error')}); credentials are missing, expired "
@@ -232,6 +285,6 @@ def _told(url: str) -> Iterator[None]:
             ) from error
         if isinstance(error, OSError) and error.filename:  # of the local file
             raise TargetError(f"{error.filename}: {error.strerror}") from error
-        raise RemoteError(
+        raise UnreachableError(
             f"{url}: can't be reached ({text[:160]}); check the address and the network"
         ) from error

@@ -56,7 +56,8 @@ def test_missing(refused, tmp_path):
 
 def test_folder_empty_and_slide(refused, tmp_path, slide):
     (tmp_path / "e.zldm").touch()
-    assert "is a folder" in refused(tmp_path)
+    (tmp_path / "none").mkdir()
+    assert "is a folder" in refused(tmp_path / "none")
     assert "is empty" in refused(tmp_path / "e.zldm")
     assert "is not a .zldm archive" in refused(slide)
 

@@ -98,3 +98,96 @@ def test_the_board_shows_rate_time_and_what_is_under_way(monkeypatch):
     for part in ("2 of 10 done (1 before)", "1 failed", "1 under way", "6.0/min", "1:10 left"):
         assert part in text, text
     assert "slide-3" in text and "slide-1" not in text
+
+
+TINY = ("--level", "0.15625x", "--pipeline", "tiny", "--json")
+
+
+def test_decompress_a_folder_and_go_on(run, cohort):
+    folder, out = cohort
+    done = run("decompress", folder, "-o", out, *TINY)
+    assert done.code == 3, done.err
+    report = json.loads(done.out)
+    assert [image["output"] for image in report["images"]] == ["a.tif", "b.tif"]
+    assert [f["archive"] for f in report["failed"]] == [str(folder / "c.zldm")]
+    assert (out / "a.tif").is_file() and (out / "cohort-decompress" / "summary.md").is_file()
+    (out / "b.tif").unlink()
+    again = run("decompress", folder, "-o", out, *TINY)
+    images = json.loads(again.out)["images"]
+    assert [image.get("done_before", False) for image in images] == [True, False]
+    plan = run("decompress", folder / "t.csv", "-o", out, *TINY, "--split", "train", "--dry-run")
+    assert json.loads(plan.out)["done"] == [str(folder / "a.zldm")]
+    assert json.loads(plan.out)["settings"]["format"] == ".tif"
+
+
+def test_decompress_a_cohort_in_another_format(run, cohort):
+    folder, out = cohort
+    (folder / "c.zldm").unlink()
+    done = run("decompress", folder, "-o", out, *TINY[:-1], "--format", "png")
+    assert done.code == 0, done.err
+    assert "2.5x" not in done.out and "a.png" in done.out and "b.png" in done.out
+    assert sorted(p.name for p in out.glob("*.png")) == ["a.png", "b.png"]
+
+
+def test_decompress_where_it_can_not_be(run, cohort):
+    folder, out = cohort
+    for target, options, expected in (
+        (out / "a.tif", (), "several archives need an existing folder"),
+        ("s3://b/a.tif", (), "several archives need a URL ending in /"),
+        ("s3://b/", (), "say with --state FOLDER"),
+        ("https://example.org/", ("--state", out), "web servers aren't written to"),
+        ("s3://b/", ("--format", "zarr"), "many files, which don't appear"),
+    ):
+        assert expected in run("decompress", folder, "-o", target, *TINY, *options).line
+    line = run("decompress", folder / "a.zldm", "-o", out / "a.png", "--format", "tif").line
+    assert "is of images in a folder" in line
+    assert list(out.iterdir()) == []
+
+
+def test_outputs_behind_a_url(run, cohort, bucket):
+    folder, out = cohort
+    for name in "ab":
+        bucket.files[f"b/in/{name}.zldm"] = (folder / f"{name}.zldm").read_bytes()
+    inputs = ["s3://b/in/", "-o", "s3://b/out/", "--state", out, "--json"]
+    done = run("features", *inputs, "--source", "tiles")
+    assert done.code == 0, done.err
+    reports = json.loads(done.out)["features"]
+    assert [r["output"] for r in reports] == ["s3://b/out/a.h5", "s3://b/out/b.h5"]
+    assert bucket.files["b/out/a.h5"].startswith(b"\x89HDF")
+    del bucket.files["b/out/b.h5"]  # what is gone is made again
+    again = json.loads(run("features", *inputs, "--source", "tiles").out)["features"]
+    assert [r["done_before"] for r in again] == [True, False]
+    assert {p for p in bucket.files if "/out/" in p} == {"b/out/a.h5", "b/out/b.h5"}
+
+
+def test_an_image_behind_a_url_comes_last(run, archive, bucket):
+    done = run("decompress", archive, "-o", "s3://b/x/a.png", *TINY)
+    assert done.code == 0, done.err
+    puts = [path for method, path in bucket.asked if method == "PUT"]
+    assert puts == ["b/x/.zoomldm-write-check", "b/x/a.png.json", "b/x/a.png"]
+    assert json.loads(done.out)["output"] == "s3://b/x/a.png"
+    assert bucket.files["b/x/a.png"].startswith(b"\x89PNG") and len(bucket.files) == 2
+
+
+def test_a_place_that_refuses_is_told_before_work_begins(run, slide, archive, bucket):
+    bucket.refuse = 403
+    for verb, source, name in (
+        ("compress", slide, "a.zldm"),
+        ("import", archive, "a.zldm"),
+        ("decompress", archive, "a.png"),
+    ):
+        options = ["--level", "5x"] if verb == "decompress" else []
+        line = run(verb, source, "-o", f"s3://b/{name}", *options).line
+        assert "credentials are missing, expired" in line
+    assert "expected a name ending in .zldm" in run("compress", slide, "-o", "s3://b/a.tif").line
+
+
+def test_compress_and_import_to_a_url(run, slide, archive, bucket, tmp_path):
+    done = run("compress", slide, "-o", "s3://b/out/", "--pipeline", "tiny", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["archives"][0]["archive"] == "s3://b/out/a.zldm"
+    assert run("verify", "s3://b/out/a.zldm").code == 0
+    assert features(run, "s3://b/out/a.zldm", "-o", tmp_path).code == 0
+    done = run("import", tmp_path / "a.h5", "-o", "s3://b/again.zldm")
+    assert done.code == 0, done.err
+    assert run("verify", "s3://b/again.zldm").code == 0

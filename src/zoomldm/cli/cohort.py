@@ -1,7 +1,7 @@
 """Options of all verbs over several slides, and what they show while they run."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
@@ -144,6 +144,27 @@ def run_slides(
     return result
 
 
+def named_files(
+    arguments: Sequence[str], endings: frozenset[str], what: str, split: str | None = None
+) -> list[Path]:
+    """Files that folders, globs and tables name, for verbs that take all of them at once.
+
+    Raises:
+        ConfigError: nothing there, a URL, or one of them has a problem (`find_items`).
+    """
+    from zoomldm.cohort.items import find_items
+    from zoomldm.errors import ConfigError
+    from zoomldm.remote import is_url
+
+    items = find_items(arguments, endings, what, split=split).items
+    for item in items:
+        if item.problem:
+            raise ConfigError(item.problem)
+        if is_url(item.source):
+            raise ConfigError(f"{item.source}: is not on this machine; download it first")
+    return [Path(item.source) for item in items]
+
+
 def _pool(
     job: "Job", cohort: "Cohort", running: Running, progress: "Progress", raising: bool
 ) -> "Pool":
@@ -255,7 +276,8 @@ class Board:
         self._verb, self._total = verb, total
         self._counts = dict.fromkeys(("earlier", "done", "failed", "held"), 0)
         self._running: dict[str, float] = {}
-        self._stages: dict[str, str] = {}
+        self._stages: tuple[str, ...] = ()
+        self._stage_of, self._stage_from = "", (0.0, 0)
         self._start = time.monotonic()
         self._console = Console(stderr=True, highlight=False)
         self._live = (
@@ -275,13 +297,22 @@ class Board:
 
     def advance(self, what: str, done: int, total: int, /) -> None:
         """Take note of how far the slide in this process is."""
-        self._stages = {what: f"{what} {done:,} of {total:,}"}
+        now = time.monotonic()
+        if self._stage_of != what:  # what was done before is no measure of how fast it goes now
+            self._stage_of, self._stage_from = what, (now, done)
+        since, first = self._stage_from
+        text, took = f"{what} {done:,} of {total:,}", now - since
+        if done > first and took > 0:
+            left = _clock((total - done) * took / (done - first))
+            text += f", {_rate((done - first) / took)}, {left} left"
+        self._stages = (text,)
 
     def note(self, event: "Event") -> None:
         """Take note of what happened to a slide."""
         key = event.item.key
         if event.kind == "begun":
             self._running[key] = time.monotonic()
+            self._stages, self._stage_of = (), ""
             return
         if event.kind in self._counts:
             self._counts[event.kind] += 1
@@ -325,7 +356,7 @@ class Board:
         return table
 
     def _stage(self, seconds: float) -> Iterable[str]:
-        return (_clock(seconds), *self._stages.values())
+        return (_clock(seconds), *self._stages)
 
 
 def _rate(a_second: float) -> str:

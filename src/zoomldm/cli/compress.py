@@ -20,7 +20,10 @@ def compress(
             help="Slides; folders or globs of them; tables (slide,case,label,split).",
         ),
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="File .zldm, or an existing folder.")],
+    out: Annotated[
+        str,
+        typer.Option("-o", "--out", help="File .zldm, an existing folder, or a URL of either."),
+    ],
     base: Annotated[
         str | None,
         typer.Option(
@@ -98,9 +101,11 @@ def compress(
     from zoomldm.cli.cohort import Running, end, failures_of, reports_of, run_slides
     from zoomldm.cli.jobs import CompressJob, identity
     from zoomldm.cli.output import megabytes, print_json, print_table
+    from zoomldm.cli.uploads import uploaded
     from zoomldm.cohort.items import SLIDES, find_items
     from zoomldm.compression.compress import CompressOptions, archive_path
     from zoomldm.errors import TargetError
+    from zoomldm.remote import is_url
 
     options = CompressOptions(
         base=base,
@@ -114,12 +119,16 @@ def compress(
         turn=turn,
     )
     cohort = find_items(slides, SLIDES, "slides", split=split)
-    if len(cohort.items) > 1 and not out.is_dir():
-        raise TargetError(f"{out}: several slides need an existing folder")
-    archive_path(Path(cohort.items[0].source), out, turn)
-    job = CompressJob(out, options, pipeline, identity(pipeline), encoder, device)
     running = Running(workers, ray, cpus, gpus, retries, state, dry_run)
-    result = run_slides(job, cohort, running, out=out, what="slides", json=json)
+    place = None if is_url(out) else Path(out)
+    job = CompressJob(place or Path(), options, pipeline, identity(pipeline), encoder, device)
+    if place is None:
+        job = uploaded(job, out, cohort, running, (".zldm",))
+    elif len(cohort.items) > 1 and not place.is_dir():
+        raise TargetError(f"{out}: several slides need an existing folder")
+    else:
+        archive_path(Path(cohort.items[0].source), place, turn)
+    result = run_slides(job, cohort, running, out=place, what="slides", json=json)
     reports = reports_of(result)
     if json:
         print_json(

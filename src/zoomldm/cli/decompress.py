@@ -5,20 +5,32 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from zoomldm.cli.cohort import Cpus, DryRun, Gpus, Ray, Retries, Split, State
 from zoomldm.cli.device import Device
 
 
 def decompress(
-    archive: Annotated[Path, typer.Argument(metavar="ARCHIVE", show_default=False)],
+    archives: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ARCHIVE...",
+            show_default=False,
+            help="Archives; folders or globs of them; tables (slide,case,label,split).",
+        ),
+    ],
     out: Annotated[
-        Path,
+        str,
         typer.Option(
             "-o",
             "--out",
             help=".tif, .ome.tif or .svs (pyramidal TIFF), .zarr (OME-Zarr), .dcm (folder of "
-            "DICOM), .dzi (DeepZoom), .png (one level), or an existing folder.",
+            "DICOM), .dzi (DeepZoom), .png (one level), an existing folder, or a URL.",
         ),
     ],
+    format: Annotated[
+        Literal["tif", "ome.tif", "svs", "zarr", "dcm", "dzi", "png"] | None,
+        typer.Option(help="Of images in a folder; tif if not given."),
+    ] = None,
     level: Annotated[
         str | None,
         typer.Option(
@@ -61,7 +73,12 @@ def decompress(
     ] = None,
     pipeline: Annotated[str, typer.Option(help="Pipeline id or directory.")] = "demo",
     workers: Annotated[
-        int, typer.Option(help="Processes that draw; the cores are shared out among them.")
+        int,
+        typer.Option(
+            min=1,
+            help="Processes, which share the cores: of one archive, each draws parts of it; of "
+            "several, each draws whole ones.",
+        ),
     ] = 1,
     tiff_flavour: Annotated[
         Literal["plain", "ome", "aperio"] | None,
@@ -74,6 +91,13 @@ def decompress(
         ),
     ] = False,
     device: Device = "auto",
+    ray: Ray = None,
+    cpus: Cpus = 1.0,
+    gpus: Gpus = 0.0,
+    retries: Retries = 2,
+    split: Split = None,
+    state: State = None,
+    dry_run: DryRun = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Turn an archive back into pixels: any region, at any magnification.
@@ -81,11 +105,17 @@ def decompress(
     After an interruption the same command goes on where it ended.
     """
     window = parse_region(region) if region is not None else None
-    from zoomldm.cli.output import print_json, progress
-    from zoomldm.pipeline import load_pipeline
+    from zoomldm.cli.cohort import Running, end, failures_of, reports_of, run_slides
+    from zoomldm.cli.jobs import DecompressJob, identity
+    from zoomldm.cli.output import print_json
+    from zoomldm.cli.uploads import uploaded
+    from zoomldm.cohort.items import ARCHIVES, find_items
+    from zoomldm.remote import is_url
     from zoomldm.rendering.exports import DecompressOptions
-    from zoomldm.rendering.exports import decompress as run
 
+    cohort = find_items(archives, ARCHIVES, "archives", split=split)
+    one = len(cohort.items) == 1
+    _check_target(out, one, format)
     options = DecompressOptions(
         level=level,
         region=window,
@@ -96,17 +126,55 @@ def decompress(
         method=method,  # type: ignore[arg-type]
         precision=precision,
         batch=batch,
-        workers=workers,
+        workers=workers if one and ray is None else 1,
         tiff_flavour=tiff_flavour,
         geojson=geojson,
     )
-    model = load_pipeline(pipeline, device)
-    with progress(quiet=json) as advance:
-        report = run(archive, out, options, pipeline=model, progress=advance)
-    if json:
-        print_json(report.as_dict())
-    else:
-        _print(report.as_dict())
+    running = Running(1 if one else workers, ray, cpus, gpus, retries, state, dry_run)
+    place = None if is_url(out) else Path(out)
+    job = DecompressJob(
+        place or Path(), options, pipeline, identity(pipeline), device, f".{format or 'tif'}"
+    )
+    if place is None:
+        job = uploaded(job, out, cohort, running, (".tif", ".tiff", ".svs", ".png"))
+    result = run_slides(job, cohort, running, out=place, what="archives", json=json)
+    reports = reports_of(result)
+    if json and one and cohort.named:
+        print_json(reports[0])
+    elif json:
+        print_json({"images": reports, "failed": failures_of(result, "archive")})
+    elif one and reports:
+        _print(reports[0])
+    elif reports:
+        _print_several(reports)
+    end(result, "archives", "drawn")
+
+
+def _check_target(out: str, one: bool, format: str | None) -> None:
+    """Refuse a target that doesn't take what is drawn.
+
+    Raises:
+        ConfigError: a format of what is no folder, or one that has no place there.
+        TargetError: several archives and no folder.
+    """
+    from zoomldm.errors import ConfigError, TargetError
+    from zoomldm.remote import is_url
+    from zoomldm.writers.registry import ending
+
+    remote, place = is_url(out), Path(out)
+    folder = out.endswith("/") if remote else place.is_dir() and ending(place) is None
+    if not one and not folder:
+        wanted = "a URL ending in /" if remote else "an existing folder"
+        raise TargetError(f"{out}: several archives need {wanted}")
+    if format is not None and not folder:
+        raise ConfigError(
+            f"{out}: --format {format} is of images in a folder; the name of one says its own"
+        )
+    if remote and format in ("zarr", "dcm", "dzi"):
+        raise ConfigError(
+            f"{out}: {format} is many files, which don't appear behind a URL at once; expected "
+            "--format tif, ome.tif, svs or png"
+        )
 
 
 def parse_region(text: str) -> tuple[int, int, int, int]:
@@ -147,3 +215,23 @@ def _print(report: dict[str, Any]) -> None:
         f"pipeline {report['pipeline_digest'][:12]}"
     )
     print_table(title, ["level", "mpp", "px", "pixels are", "patches generated"], rows)
+
+
+def _print_several(reports: list[dict[str, Any]]) -> None:
+    from zoomldm.cli.output import megabytes, print_table
+
+    print_table(
+        "drawn",
+        ["image", "finest level", "px", "patches generated", "size", "seconds"],
+        [
+            [
+                Path(r["output"]).name,
+                r["levels"][0]["level"],
+                f"{r['levels'][0]['width']} x {r['levels'][0]['height']}",
+                sum(count["generated"] for count in r["patches"].values()),
+                megabytes(r["bytes"]),
+                "there already" if r.get("done_before") else f"{r['seconds']:.1f}",
+            ]
+            for r in reports
+        ],
+    )

@@ -18,7 +18,12 @@ def features(
             help="Archives; folders or globs of them; tables (slide,case,label,split).",
         ),
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Existing folder; a file per archive.")],
+    out: Annotated[
+        str,
+        typer.Option(
+            "-o", "--out", help="Existing folder, or URL ending in /; a file per archive."
+        ),
+    ],
     pipeline: Annotated[str, typer.Option(help="Pipeline id or directory.")] = "demo",
     source: Annotated[
         Literal["summarizer", "tiles", "unet"],
@@ -59,9 +64,11 @@ def features(
     from zoomldm.cli.cohort import Running, end, failures_of, reports_of, run_slides
     from zoomldm.cli.jobs import FeaturesJob, identity
     from zoomldm.cli.output import megabytes, print_json, print_table
+    from zoomldm.cli.uploads import uploaded
     from zoomldm.cohort.items import ARCHIVES, find_items
     from zoomldm.errors import TargetError
     from zoomldm.features.extract import PAPER_RATIO, FeatureOptions
+    from zoomldm.remote import is_url
 
     options = FeatureOptions(
         source=source,
@@ -72,12 +79,15 @@ def features(
         layer=layer,
         timestep=timestep,
     )
-    if not out.is_dir():
+    place = None if is_url(out) else Path(out)
+    if place is not None and not place.is_dir():
         raise TargetError(f"{out}: no such folder; -o takes an existing one")
     cohort = find_items(archives, ARCHIVES, "archives", split=split)
-    job = FeaturesJob(out, options, pipeline, identity(pipeline), device)
     running = Running(workers, ray, cpus, gpus, retries, state, dry_run)
-    result = run_slides(job, cohort, running, out=out, what="archives", json=json)
+    job = FeaturesJob(place or Path(), options, pipeline, identity(pipeline), device)
+    if place is None:
+        job = uploaded(job, out, cohort, running, ())
+    result = run_slides(job, cohort, running, out=place, what="archives", json=json)
     reports = reports_of(result)
     if json:
         print_json(

@@ -18,7 +18,10 @@ def import_features(
             help="Files of features; folders or globs of them; tables (slide,case,label,split).",
         ),
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="File .zldm, or an existing folder.")],
+    out: Annotated[
+        str,
+        typer.Option("-o", "--out", help="File .zldm, an existing folder, or a URL of either."),
+    ],
     mpp: Annotated[
         float | None, typer.Option(help="Micrometres per pixel, over what the file says.")
     ] = None,
@@ -47,16 +50,21 @@ def import_features(
     from zoomldm.cli.cohort import Running, end, failures_of, reports_of, run_slides
     from zoomldm.cli.jobs import ImportJob
     from zoomldm.cli.output import megabytes, print_json, print_table
+    from zoomldm.cli.uploads import uploaded
     from zoomldm.cohort.items import FEATURES, find_items
     from zoomldm.errors import TargetError
     from zoomldm.features.to_archive import ImportOptions, slide_name
+    from zoomldm.remote import is_url
 
     cohort = find_items(files, FEATURES, "files", lambda f: slide_name(Path(f)), split)
-    if len(cohort.items) > 1 and not out.is_dir():
-        raise TargetError(f"{out}: several files need an existing folder")
-    job = ImportJob(out, ImportOptions(mpp, precision), encoder, device)
     running = Running(workers, ray, cpus, gpus, retries, state, dry_run)
-    result = run_slides(job, cohort, running, out=out, what="files", json=json)
+    place = None if is_url(out) else Path(out)
+    job = ImportJob(place or Path(), ImportOptions(mpp, precision), encoder, device)
+    if place is None:
+        job = uploaded(job, out, cohort, running, (".zldm",))
+    elif len(cohort.items) > 1 and not place.is_dir():
+        raise TargetError(f"{out}: several files need an existing folder")
+    result = run_slides(job, cohort, running, out=place, what="files", json=json)
     made = reports_of(result)
     if json:
         print_json({"archives": made, "failed": failures_of(result, "features")})

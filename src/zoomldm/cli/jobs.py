@@ -4,14 +4,19 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from zoomldm.cohort.items import Item
-from zoomldm.compression.compress import CompressOptions, archive_path
 from zoomldm.errors import DamagedError
-from zoomldm.features.extract import FeatureOptions
-from zoomldm.features.to_archive import ImportOptions
+from zoomldm.remote import as_path
 from zoomldm.verbs import Progress
+
+# Processes that verify load no network, and not what networks are made of.
+if TYPE_CHECKING:
+    from zoomldm.compression.compress import CompressOptions
+    from zoomldm.features.extract import FeatureOptions
+    from zoomldm.features.to_archive import ImportOptions
+    from zoomldm.rendering.exports import DecompressOptions
 
 _ENDS = 1 << 16  # bytes of a weights file that are looked at
 
@@ -50,9 +55,9 @@ class CompressJob:
         device: where networks run.
     """
 
-    verb: ClassVar[str] = "compress"
+    verb = "compress"  # of all of them: no field
     out: Path
-    options: CompressOptions
+    options: "CompressOptions"
     pipeline: str
     files: str
     encoder: str | None
@@ -74,6 +79,8 @@ class CompressJob:
 
     def output(self, item: Item) -> Path | None:
         """The archive."""
+        from zoomldm.compression.compress import archive_path
+
         return archive_path(Path(item.source), self.out, self.options.turn)
 
     def run(self, loaded: Any, item: Item, progress: Progress) -> Mapping[str, Any]:
@@ -93,12 +100,59 @@ class CompressJob:
 
 
 @dataclass(frozen=True)
+class DecompressJob:
+    """`zoomldm decompress`; attributes as of `CompressJob`.
+
+    Attributes:
+        kind: ending of files in a folder.
+    """
+
+    verb = "decompress"  # of all of them: no field
+    out: Path
+    options: "DecompressOptions"
+    pipeline: str
+    files: str
+    device: str
+    kind: str = ".tif"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What pixels depend on."""
+        found = asdict(self.options)
+        del found["workers"]
+        named = {"pipeline": self.pipeline, "pipeline files": self.files, "format": self.kind}
+        return {**named, **found}
+
+    def load(self) -> Any:
+        """The pipeline."""
+        from zoomldm.pipeline import load_pipeline
+
+        return load_pipeline(self.pipeline, self.device)
+
+    def output(self, item: Item) -> Path | None:
+        """The image."""
+        from zoomldm.rendering.exports import target_of
+
+        return target_of(self.out, as_path(item.source), self.kind)
+
+    def run(self, loaded: Any, item: Item, progress: Progress) -> Mapping[str, Any]:
+        """Draw an archive."""
+        from zoomldm.rendering.exports import decompress
+
+        target = self.output(item)
+        assert target is not None
+        return decompress(
+            item.source, target, self.options, pipeline=loaded, progress=progress
+        ).as_dict()
+
+
+@dataclass(frozen=True)
 class FeaturesJob:
     """`zoomldm features`; attributes as of `CompressJob`."""
 
-    verb: ClassVar[str] = "features"
+    verb = "features"  # of all of them: no field
     out: Path
-    options: FeatureOptions
+    options: "FeatureOptions"
     pipeline: str
     files: str
     device: str
@@ -145,9 +199,9 @@ class ImportJob:
         device: where it runs.
     """
 
-    verb: ClassVar[str] = "import"
+    verb = "import"  # of all of them: no field
     out: Path
-    options: ImportOptions
+    options: "ImportOptions"
     encoder: str | None
     device: str
 
@@ -179,7 +233,7 @@ class ImportJob:
 class VerifyJob:
     """`zoomldm verify`."""
 
-    verb: ClassVar[str] = "verify"
+    verb = "verify"  # of all of them: no field
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -33,6 +33,7 @@ class Item:
         label: class, where a table says.
         split: such as `train` or `test`, where a table says.
         problem: why it isn't worked on, in one line.
+        mate: another file that is read with it, such as the archive of a slide.
     """
 
     source: str
@@ -41,6 +42,7 @@ class Item:
     label: str | None = None
     split: str | None = None
     problem: str | None = None
+    mate: str | None = None
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,14 @@ import os
 import platform
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from zoomldm.cohort.items import Item
 from zoomldm.files import atomic_path
-from zoomldm.remote import is_url
+from zoomldm.remote import RemoteError, RemotePath, as_path, is_url, size_of
 
 SLIDES, CLAIMS = "slides", "claims"
 _LONGEST = 200  # bytes of a name
@@ -33,8 +34,8 @@ class Record:
         error: why it failed, in one line.
         report: what the verb reported.
         settings: digest of what it was done with.
-        source: size (bytes) and time of change (ns) of a local file.
-        output: path of what was made.
+        source: size (bytes) and time of change (ns) of a local file, and of its mate.
+        output: path or URL of what was made.
         output_bytes: its size.
         host: machine that did it.
         versions: of zoomldm, Python and PyTorch.
@@ -90,15 +91,15 @@ def digest_of(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def fingerprint(source: str) -> list[int] | None:
-    """Size (bytes) and time of change (ns) of a local file; None for what is none."""
-    if is_url(source):
-        return None
-    try:
-        stat = Path(source).stat()
-    except OSError:
-        return None
-    return [stat.st_size, stat.st_mtime_ns]
+def fingerprint(item: Item) -> list[int] | None:
+    """Size (bytes) and time of change (ns) of its local files; None where there are none."""
+    found = []
+    for source in (item.source, item.mate):
+        if source is not None and not is_url(source):
+            with suppress(OSError):
+                stat = Path(source).stat()
+                found += [stat.st_size, stat.st_mtime_ns]
+    return found or None
 
 
 class States:
@@ -140,11 +141,25 @@ def is_done(record: Record | None, item: Item, settings: str) -> bool:
     """Whether a slide was done: with these settings, as it is now, and its output still there."""
     if record is None or record.status != "done" or record.settings != settings:
         return False
-    if record.slide != item.source or record.source != fingerprint(item.source):
+    if record.slide != item.source or record.source != fingerprint(item):
         return False
-    if record.output is None or is_url(record.output):
+    if record.output is None:
         return True
     try:
-        return Path(record.output).stat().st_size == record.output_bytes
+        return bytes_of(as_path(record.output)) == record.output_bytes
+    except RemoteError:  # it can't be asked for: what was put down counts
+        return True
+
+
+def bytes_of(output: Path | RemotePath) -> int | None:
+    """Size of what was made, None where it isn't there.
+
+    Raises:
+        RemoteError: it can't be asked for.
+    """
+    if isinstance(output, RemotePath):
+        return size_of(output.url)
+    try:
+        return output.stat().st_size
     except OSError:
-        return False
+        return None

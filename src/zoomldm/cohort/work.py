@@ -4,15 +4,17 @@ import logging
 import time
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from zoomldm.cohort.claims import Claim, host, take
 from zoomldm.cohort.items import Item
 from zoomldm.cohort.state import (
     Record,
     States,
+    bytes_of,
     digest_of,
     file_name,
     fingerprint,
@@ -22,6 +24,7 @@ from zoomldm.cohort.state import (
 )
 from zoomldm.errors import ZoomLDMError
 from zoomldm.files import kept_apart
+from zoomldm.remote import RemoteError, RemotePath, UnreachableError
 from zoomldm.verbs import Progress, silent
 
 _log = logging.getLogger(__name__)
@@ -30,8 +33,10 @@ _log = logging.getLogger(__name__)
 class Job(Protocol):
     """What a verb does to each slide; it is sent to other processes, so it holds plain values."""
 
-    verb: ClassVar[str]
-    """Its name."""
+    @property
+    def verb(self) -> str:
+        """Its name."""
+        ...
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -46,7 +51,7 @@ class Job(Protocol):
         """
         ...
 
-    def output(self, item: Item) -> Path | None:
+    def output(self, item: Item) -> Path | RemotePath | None:
         """What it writes of a slide, None where it writes nothing."""
         ...
 
@@ -182,7 +187,7 @@ def _claimed(
 
 def _attempt(job: Job, loaded: Any, ticket: Ticket, progress: Progress, raising: bool) -> Outcome:
     start = time.monotonic()
-    before = fingerprint(ticket.item.source)
+    before = fingerprint(ticket.item)
     try:
         report = dict(job.run(loaded, ticket.item, progress))
     except ZoomLDMError as error:
@@ -190,7 +195,8 @@ def _attempt(job: Job, loaded: Any, ticket: Ticket, progress: Progress, raising:
             raise
         _log.debug("%s", traceback.format_exc())
         found = getattr(error, "report", None)  # what was found out before it failed
-        return Outcome("failed", _record(job, ticket, start, before, one_line(error), found))
+        record = _record(job, ticket, start, before, one_line(error), found)
+        return Outcome("failed", record, again=_may_pass(error))
     except Exception as error:  # a fault of ours or the machine's: the other slides go on
         if raising:
             raise
@@ -199,6 +205,15 @@ def _attempt(job: Job, loaded: Any, ticket: Ticket, progress: Progress, raising:
         record = _record(job, ticket, start, before, f"{ticket.item.source}: {one_line(error)}")
         return Outcome("failed", record, again=again)
     return Outcome("done", _record(job, ticket, start, before, report=report))
+
+
+def _may_pass(error: BaseException | None) -> bool:
+    """Whether another attempt might succeed: a network that failed is the machine's fault."""
+    while error is not None:
+        if isinstance(error, UnreachableError):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _record(
@@ -212,10 +227,8 @@ def _record(
     output = job.output(ticket.item)
     size = None
     if error is None and output is not None:
-        try:
-            size = output.stat().st_size
-        except OSError:
-            size = None
+        with suppress(RemoteError):
+            size = bytes_of(output)
     return Record(
         slide=ticket.item.source,
         key=ticket.item.key,

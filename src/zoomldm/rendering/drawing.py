@@ -16,6 +16,7 @@ from zoomldm.generation.options import RenderOptions
 from zoomldm.geometry.lattice import Window
 from zoomldm.geometry.levels import NAMES, TILE, level_mpp
 from zoomldm.pipeline import ZoomLDMPipeline
+from zoomldm.remote import RemotePath
 from zoomldm.rendering.opening import open_renderer
 from zoomldm.rendering.renderer import Renderer
 from zoomldm.writers.image import STOREY, Block, Image, Level
@@ -134,7 +135,7 @@ class Drawing:
         threads: of torch; None leaves them as they are.
     """
 
-    archive: Path
+    archive: Path | RemotePath
     options: RenderOptions
     windows: dict[int, Window]
     pipeline: ZoomLDMPipeline

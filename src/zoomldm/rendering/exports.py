@@ -28,6 +28,7 @@ from zoomldm.geometry.lattice import (
 from zoomldm.geometry.levels import COUNT, NAMES, check_region, level_mpp, parse_level
 from zoomldm.pipeline import SHIPPED, ZoomLDMPipeline, load_pipeline
 from zoomldm.pipeline.compatibility import check_encoder
+from zoomldm.remote import RemotePath, as_path
 from zoomldm.rendering.annotations import (
     Frame,
     confidence_features,
@@ -38,7 +39,7 @@ from zoomldm.rendering.drawing import Drawing, Drawn, image_of, weigher
 from zoomldm.rendering.renderer import Renderer
 from zoomldm.verbs import Progress, Report, silent
 from zoomldm.writers.export import export
-from zoomldm.writers.registry import PICTURE, Flavour, ending, unknown, writer_for
+from zoomldm.writers.registry import FOLDERS, PICTURE, Flavour, ending, unknown, writer_for
 from zoomldm.writers.writer import Writer
 
 PNG_PIXELS = 64_000_000
@@ -108,7 +109,7 @@ class DecompressReport(Report):
 
 
 def decompress(
-    archive: Path | str,
+    archive: Path | RemotePath | str,
     output: Path | str,
     options: DecompressOptions | None = None,
     *,
@@ -121,7 +122,7 @@ def decompress(
     `<output>.part` until the output is whole: the same call goes on from there.
 
     Args:
-        archive: a .zldm file.
+        archive: a .zldm file, or its URL.
         output: its ending says the format: `.tif`, `.ome.tif` or `.svs`, a pyramidal BigTIFF from
             `level` on; `.zarr`, OME-Zarr; `.dcm`, a folder of DICOM files; `.dzi`, DeepZoom;
             `.png`: one level, or with level `all` the ladder (one place at all levels). An
@@ -148,11 +149,12 @@ def decompress(
     """
     began = time.monotonic()
     options, report = options or DecompressOptions(), progress or silent
-    target = _target(Path(output), Path(archive))
+    path = as_path(archive)
+    target = target_of(Path(output), path)
     kind, chosen = _kind(target, options.level)
     writer = _writer(target, kind, options)
     with ExitStack() as stack:
-        source = stack.enter_context(open_archive(archive))
+        source = stack.enter_context(open_archive(path))
         bounds = check_region(options.region or (0, 0, *source.size), *source.size)
         windows = _windows(kind, chosen, bounds, source, options.region is not None)
         if kind == "picture":
@@ -173,7 +175,7 @@ def decompress(
                 report("patches", done, max(done, total))
 
         drawing = Drawing(
-            Path(archive),
+            path,
             options,
             windows,
             loaded,
@@ -303,10 +305,15 @@ def _writer(target: Path, kind: Kind, options: DecompressOptions) -> Writer | No
     return None
 
 
-def _target(output: Path, archive: Path) -> Path:
+def target_of(output: Path, archive: Path | RemotePath, kind: str = ".tif") -> Path:
+    """Where an archive's pixels go: `output` itself, or a file of a kind in the folder `output`.
+
+    Raises:
+        ConfigError: an ending that isn't known.
+    """
     found = ending(output)
-    if output.is_dir() and found not in (".zarr", ".ome.zarr", ".dcm"):
-        return output / (archive.stem + ".tif")
+    if output.is_dir() and found not in FOLDERS:
+        return output / (archive.stem + kind)
     if found is None:
         raise ConfigError(unknown(output))
     return output

@@ -13,6 +13,7 @@ ENDINGS = (
     *(".ome.tiff", ".ome.tif", ".tiff", ".tif", ".svs"),
     *(".ome.zarr", ".zarr", ".dcm", ".dzi", PICTURE),
 )
+FOLDERS = (".zarr", ".ome.zarr", ".dcm")  # what isn't one file
 KNOWN = ".tif, .ome.tif, .svs, .zarr, .dcm, .dzi, .png"
 _FLAVOURS: dict[str, Flavour] = {".ome.tif": "ome", ".ome.tiff": "ome", ".svs": "aperio"}
 
