@@ -1,6 +1,7 @@
 """`zoomldm evaluate fidelity`, `rates` and `nuclei`: what they print and what they refuse."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -30,6 +31,75 @@ def test_a_rate_is_measured_and_kept(run, slide: Path, tmp_path: Path) -> None:
     assert "avif 5x, 300 bytes" in page.read_text()
     again = run(*arguments)
     assert again.code == 0 and "avif" not in again.err  # nothing was measured again
+
+
+@pytest.fixture
+def folder(slide: Path, tmp_path: Path) -> Path:
+    """Two slides and a file that is none."""
+    made = tmp_path / "slides"
+    made.mkdir()
+    for name in ("a.tif", "b.tif"):
+        shutil.copy(slide, made / name)
+    (made / "c.tif").write_text("no slide")
+    return made
+
+
+def test_rates_of_a_folder_go_on(run, folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite_pytorch", reason="needs the extra `evaluation`")
+    page, state = tmp_path / "rates.md", tmp_path / "cohort-rates"
+    (folder / "b.tif").unlink()
+    arguments = (
+        *("evaluate", "rates", folder, "-o", page, "--setting", "avif:5x:300"),
+        *("--level", "20x", "--tiles", "4", "--regions", "0", "--json"),
+    )
+    for _ in range(2):
+        done = run(*arguments)
+        assert done.code == 3 and "1 of 2 slides failed" in done.err, done.err
+        printed = json.loads(done.out)
+        assert [row["slide"] for row in printed["rows"]] == ["a.tif"]
+        assert [f["slide"] for f in printed["failed"]] == [str(folder / "c.tif")]
+        kept = {n: json.loads((state / f"slides/{n}.json").read_text())["attempts"] for n in "ac"}
+    assert kept == {"a": 1, "c": 2}
+    assert "a.tif" in page.read_text() and (state / "summary.md").is_file()
+
+
+def test_fidelity_of_slides_whose_archives_lie_in_a_folder(
+    run, folder: Path, archive: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("efficientnet_lite_pytorch", reason="needs the extra `evaluation`")
+    (folder / "c.tif").unlink()
+    page = tmp_path / "page.md"
+    arguments = (
+        *("evaluate", "fidelity", folder, "--archives", archive.parent, "-o", page),
+        *("--level", "20x", "--tiles", "4", "--regions", "0", "--no-alone", "--pipeline", "tiny"),
+        *("--steps", "2", "--json"),
+    )
+    plan = json.loads(run(*arguments, "--dry-run").out)
+    assert len(plan["todo"]) == 2 and sorted(p.name for p in tmp_path.iterdir()) == ["slides"]
+    done = run(*arguments)
+    assert done.code == 3 and "b.zldm: does not exist" in done.err, done.err
+    (found,) = json.loads(done.out)["slides"]
+    assert (found["slide"], found["archive"]) == ("a.tif", "a.zldm")
+    assert (tmp_path / "page-a-20x.jpg").is_file() and "## a.tif" in page.read_text()
+    line = run("evaluate", "fidelity", folder, archive, "-o", page).line
+    assert "need --archives FOLDER" in line
+
+
+def test_networks_measured_apart_are_as_measured_together(
+    run, folder: Path, tmp_path: Path
+) -> None:
+    from zoomldm.evaluation.report import measure_networks
+    from zoomldm.pipeline import load_pipeline
+
+    (folder / "c.tif").unlink()
+    done = run("evaluate", folder, "-o", tmp_path, "--pipeline", "tiny", "--tiles", "3", "--json")
+    assert done.code == 0, done.err
+    printed = json.loads(done.out)
+    slides = [folder / "a.tif", folder / "b.tif"]
+    together, strips = measure_networks(load_pipeline("tiny", "cpu"), slides, tiles=3)
+    for name in ("digest", "autoencoder", "retrieval"):
+        assert printed[name] == json.loads(json.dumps(together[name])), name
+    assert Image.open(tmp_path / "results.jpg").size == (strips.shape[1] // 2, strips.shape[0] // 2)
 
 
 def test_what_is_refused_is_one_line(run, slide: Path, archive: Path, tmp_path: Path) -> None:

@@ -6,8 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from typer.core import TyperGroup
 
+from zoomldm.cli.cohort import Cpus, DryRun, Gpus, Ray, Retries, Split, State, Workers
 from zoomldm.cli.device import Device
-from zoomldm.cli.measures import fidelity, nuclei, rates, show, shown_progress, this_command
+from zoomldm.cli.measures import (
+    Slides,
+    fidelity,
+    nuclei,
+    rates,
+    show,
+    shown_progress,
+    this_command,
+)
+from zoomldm.errors import TargetError
 
 if TYPE_CHECKING:
     from zoomldm.sampling.options import SampleOptions
@@ -35,30 +45,52 @@ for command in (fidelity, rates, nuclei):
 
 @evaluate.command()
 def networks(
-    slides: Annotated[list[Path], typer.Argument(metavar="SLIDE...", show_default=False)],
+    slides: Slides,
     out: Annotated[Path, typer.Option("-o", "--out", help="Existing folder for results.*")],
     archives: Annotated[
-        list[Path] | None,
-        typer.Option("--archive", help="Archives of held-out slides, made with --for-training."),
+        list[str] | None,
+        typer.Option(
+            "--archive",
+            help="Archives of held-out slides, made with --for-training, or folders of them.",
+        ),
     ] = None,
     pipeline: Annotated[str, typer.Option(help="Pipeline id or directory.")] = "demo",
     judge: Annotated[Path | None, typer.Option(help="Folder of another judge.")] = None,
     tiles: Annotated[int, typer.Option(help="Real tiles of each slide.")] = 100,
     device: Device = "auto",
+    workers: Workers = 1,
+    ray: Ray = None,
+    cpus: Cpus = 1.0,
+    gpus: Gpus = 0.0,
+    retries: Retries = 2,
+    split: Split = None,
+    state: State = None,
+    dry_run: DryRun = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Measure autoencoder, patch encoder and denoiser on slides kept out of training."""
+    from zoomldm.cli.cohort import Running, named_files
+    from zoomldm.cli.jobs import identity
+    from zoomldm.cli.measure_jobs import NetworksJob, measured
+    from zoomldm.cohort.items import ARCHIVES, SLIDES, find_items
     from zoomldm.evaluation.options import NetworksOptions
-    from zoomldm.evaluation.verbs import evaluate_networks
-    from zoomldm.pipeline import load_pipeline
+    from zoomldm.evaluation.verbs import networks_page
 
-    options = NetworksOptions(archives or (), tiles, judge)
-    with shown_progress(json) as progress:
-        model = load_pipeline(pipeline, device)
-        report = evaluate_networks(
-            slides, out, options, pipeline=model, progress=progress, command=this_command()
+    if not out.is_dir():
+        raise TargetError(f"{out}: is no folder; expected one that exists")
+    cohort = find_items(slides, SLIDES, "slides", split=split)
+    held_out = named_files(archives, ARCHIVES, "archives") if archives else []
+    options = NetworksOptions(held_out, tiles, judge)
+    running = Running(workers, ray, cpus, gpus, retries, state, dry_run)
+    named = pipeline, identity(pipeline), device
+    with measured(
+        lambda parts: NetworksJob(parts, options, *named), cohort, running, out / "networks", json
+    ) as found:
+        strips = [images["strips"] for images in found.images]
+        report = networks_page(
+            found.figures, strips, out, options, (pipeline, device), this_command()
         )
-    show(report, json)
+        show(report.figures, report.files, found.result, json)
 
 
 @evaluate.command()
@@ -97,14 +129,16 @@ def copies(
         report = evaluate_copies(
             data, out, options, pipeline=model, progress=progress, command=this_command()
         )
-    show(report, json)
+    show(report.figures, report.files, None, json)
 
 
 @evaluate.command()
 def samples(
-    slides: Annotated[list[Path], typer.Argument(metavar="SLIDE...", show_default=False)],
+    slides: Slides,
     out: Annotated[Path, typer.Option("-o", "--out", help="Existing folder for samples.*")],
-    other: Annotated[list[Path], typer.Option(help="A slide of another case; several.")],
+    other: Annotated[
+        list[str], typer.Option(help="A slide of another case, or a folder; several.")
+    ],
     archives: Annotated[
         list[Path], typer.Option("--archive", help="Archives of all these slides, or a folder.")
     ],
@@ -123,23 +157,28 @@ def samples(
     ] = "float32",
     batch: Annotated[int | None, typer.Option(help="Samples a call.")] = None,
     judge: Annotated[Path | None, typer.Option(help="Folder of another judge.")] = None,
+    split: Split = None,
     device: Device = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Fréchet distance and KID of samples to real patches of held-out slides."""
+    from zoomldm.cli.cohort import named_files
+    from zoomldm.cohort.items import SLIDES
     from zoomldm.evaluation.options import SamplesOptions
     from zoomldm.evaluation.verbs import evaluate_samples
     from zoomldm.pipeline import load_pipeline
 
+    files = named_files(slides, SLIDES, "slides", split)
+    others = named_files(other, SLIDES, "slides")
     options = SamplesOptions(
-        other, archives, cases, n, level, judge, _plain(seed, precision, batch)
+        others, archives, cases, n, level, judge, _plain(seed, precision, batch)
     )
     with shown_progress(json) as progress:
         model = load_pipeline(pipeline, device)
         report = evaluate_samples(
-            slides, out, options, pipeline=model, progress=progress, command=this_command()
+            files, out, options, pipeline=model, progress=progress, command=this_command()
         )
-    show(report, json)
+    show(report.figures, report.files, None, json)
 
 
 def _plain(

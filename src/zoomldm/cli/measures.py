@@ -1,16 +1,19 @@
 """`zoomldm evaluate fidelity`, `rates` and `nuclei`: measures that see cells, as pages."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from zoomldm.cli.cohort import Cpus, DryRun, Gpus, Ray, Retries, Split, State, Workers
 from zoomldm.cli.device import Device
 
 if TYPE_CHECKING:
-    from zoomldm.evaluation.options import EvaluateReport
+    from zoomldm.cohort.items import Cohort
+    from zoomldm.cohort.runner import Result
     from zoomldm.verbs import Progress
 
 _Page = Annotated[
@@ -18,11 +21,32 @@ _Page = Annotated[
 ]
 _Judge = Annotated[Path | None, typer.Option(help="Folder of another judge.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Slides = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SLIDE...",
+        show_default=False,
+        help="Slides; folders or globs of them; tables (slide,case,label,split).",
+    ),
+]
 
 
 def fidelity(
-    files: Annotated[list[Path], typer.Argument(metavar="SLIDE ARCHIVE...", show_default=False)],
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SLIDE ARCHIVE...",
+            show_default=False,
+            help="Pairs; with --archives slides alone, also folders, globs and tables of them.",
+        ),
+    ],
     out: _Page,
+    archives: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER", help="Of the slides' archives, each NAME.zldm; or a URL ending in /."
+        ),
+    ] = None,
     pipeline: Annotated[str, typer.Option(help="Pipeline id or directory.")] = "demo",
     level: Annotated[list[str] | None, typer.Option(help="20x, 10x, ...; several.")] = None,
     tiles: Annotated[int, typer.Option(min=4, help="Patches of each level.")] = 100,
@@ -45,19 +69,26 @@ def fidelity(
     batch: Annotated[int | None, typer.Option(help="Patches per network call.")] = None,
     judge: _Judge = None,
     device: Device = "auto",
+    workers: Workers = 1,
+    ray: Ray = None,
+    cpus: Cpus = 1.0,
+    gpus: Gpus = 0.0,
+    retries: Retries = 2,
+    split: Split = None,
+    state: State = None,
+    dry_run: DryRun = False,
     json: _Json = False,
 ) -> None:
-    """Hold what archives show against their slides: pairs of SLIDE ARCHIVE, one or several."""
-    from zoomldm.errors import ConfigError
+    """Hold what archives show against their slides: pairs of SLIDE ARCHIVE, or --archives."""
+    from zoomldm.cli.cohort import Running
+    from zoomldm.cli.jobs import identity
+    from zoomldm.cli.measure_jobs import FidelityJob, measured
+    from zoomldm.evaluation.fidelity_page import check_page, write_fidelity
     from zoomldm.evaluation.options import FidelityOptions
-    from zoomldm.evaluation.verbs import evaluate_fidelity
     from zoomldm.generation.options import RenderOptions
-    from zoomldm.pipeline import load_pipeline
 
-    if len(files) % 2:
-        raise ConfigError(
-            f"{len(files)} files; expected pairs of a slide and its archive: SLIDE ARCHIVE ..."
-        )
+    cohort = _pairs(files, archives, split)
+    check_page(out)
     render = RenderOptions(
         seed=seed,
         steps=steps,
@@ -67,17 +98,48 @@ def fidelity(
         method=method,
     )
     options = FidelityOptions(level, tiles, regions, codec, alone, judge, render)
-    pairs = list(zip(files[::2], files[1::2], strict=True))
-    with shown_progress(json) as progress:
-        model = load_pipeline(pipeline, device)
-        report = evaluate_fidelity(
-            pairs, out, options, pipeline=model, progress=progress, command=this_command()
-        )
-    show(report, json)
+    running = Running(workers, ray, cpus, gpus, retries, state, dry_run)
+    named = pipeline, identity(pipeline), device
+    with measured(
+        lambda parts: FidelityJob(parts, options, *named), cohort, running, out, json
+    ) as found:
+        sheets = {name: sheet for images in found.images for name, sheet in images.items()}
+        written = write_fidelity(found.figures, sheets, out, this_command())
+        show(found.figures, written, found.result, json)
+
+
+def _pairs(files: list[str], archives: str | None, split: str | None) -> "Cohort":
+    """Slides with their archives as mates.
+
+    Raises:
+        ConfigError: an archive too few, or no slides.
+    """
+    from zoomldm.cohort.items import SLIDES, Cohort, find_items
+    from zoomldm.errors import ConfigError
+    from zoomldm.remote import is_url
+
+    if archives is not None:
+        found = find_items(files, SLIDES, "slides", split=split)
+        folder = archives if is_url(archives) else f"{archives.rstrip('/')}/"
+        mates = [f"{folder}{item.key}.zldm" for item in found.items]
+    else:
+        if len(files) % 2:
+            raise ConfigError(
+                f"{len(files)} files; expected pairs of a slide and its archive, SLIDE ARCHIVE "
+                "..., or slides and --archives FOLDER"
+            )
+        found, mates = find_items(files[::2], SLIDES, "slides", split=split), files[1::2]
+        if not found.named or len(found.items) != len(mates):
+            raise ConfigError(
+                "folders, globs and tables of slides need --archives FOLDER, and no slide may be "
+                "there twice"
+            )
+    items = [replace(item, mate=mate) for item, mate in zip(found.items, mates, strict=True)]
+    return Cohort(items, found.named)
 
 
 def rates(
-    slides: Annotated[list[Path], typer.Argument(metavar="SLIDE...", show_default=False)],
+    slides: Slides,
     out: _Page,
     setting: Annotated[
         list[str] | None,
@@ -91,29 +153,56 @@ def rates(
     tiles: Annotated[int, typer.Option(min=4, help="Patches of each level.")] = 100,
     regions: Annotated[int, typer.Option(min=0, help="Squares of 1,024 px.")] = 2,
     judge: _Judge = None,
+    workers: Workers = 1,
+    ray: Ray = None,
+    cpus: Cpus = 1.0,
+    gpus: Gpus = 0.0,
+    retries: Retries = 2,
+    split: Split = None,
+    state: State = None,
+    dry_run: DryRun = False,
     json: _Json = False,
 ) -> None:
     """Measure slides stored by codecs at many rates; rows are kept, so it goes on if stopped."""
+    from zoomldm.cli.cohort import Running
+    from zoomldm.cli.measure_jobs import RatesJob, measured
+    from zoomldm.cohort.items import SLIDES, find_items
+    from zoomldm.evaluation.codecs import parse_setting
+    from zoomldm.evaluation.fidelity_page import check_page
     from zoomldm.evaluation.options import RatesOptions
-    from zoomldm.evaluation.verbs import evaluate_rates
+    from zoomldm.evaluation.verbs import rates_page
 
     options = RatesOptions(setting or (), level, tiles, regions, judge)
-    with shown_progress(json) as progress:
-        report = evaluate_rates(slides, out, options, progress=progress, command=this_command())
-    show(report, json)
+    check_page(out)
+    for given in options.settings:
+        parse_setting(given)
+    cohort = find_items(slides, SLIDES, "slides", split=split)
+    running = Running(workers, ray, cpus, gpus, retries, state, dry_run)
+    keep = out.with_suffix(".rows.json") if cohort.named and workers == 1 and not ray else None
+    with measured(
+        lambda parts: RatesJob(parts, options, keep), cohort, running, out, json
+    ) as found:
+        judges = RatesJob(out.parent, options, keep).load()
+        report = rates_page(
+            found.figures["rows"], found.slides, judges, out, options, this_command()
+        )
+        show(report.figures, report.files, found.result, json)
 
 
 def nuclei(
-    slides: Annotated[list[Path], typer.Argument(metavar="SLIDE...", show_default=False)],
+    slides: Slides,
     out: Annotated[Path, typer.Option("-o", "--out", metavar="SHEET.jpg")],
     tiles: Annotated[int, typer.Option(min=1, help="Tiles of each slide.")] = 10,
+    split: Split = None,
     json: _Json = False,
 ) -> None:
     """Draw outlines of the nuclei that are found on tiles of slides, to be looked at."""
+    from zoomldm.cli.cohort import named_files
     from zoomldm.cli.output import print_json
+    from zoomldm.cohort.items import SLIDES
     from zoomldm.evaluation.verbs import draw_nuclei
 
-    report = draw_nuclei(slides, out, tiles)
+    report = draw_nuclei(named_files(slides, SLIDES, "slides", split), out, tiles)
     print_json(report.figures) if json else typer.echo(str(out))
 
 
@@ -126,14 +215,21 @@ def shown_progress(quiet: bool) -> Iterator["Progress"]:
         yield advance
 
 
-def show(report: "EvaluateReport", json: bool) -> None:
-    """Print a report: its figures, or the files that it wrote."""
+def show(
+    figures: Mapping[str, Any], files: Sequence[Path], result: "Result | None", json: bool
+) -> None:
+    """Print figures and what failed, or the files that were written."""
+    from zoomldm.cli.cohort import failures_of
     from zoomldm.cli.output import print_json
+    from zoomldm.verbs import plain
 
     if json:
-        print_json(report.as_dict())
+        printed = {**{k: plain(v) for k, v in figures.items()}, "files": plain(files)}
+        if result is not None:
+            printed["failed"] = failures_of(result, "slide")
+        print_json(printed)
     else:
-        typer.echo("\n".join(str(file) for file in report.files))
+        typer.echo("\n".join(str(file) for file in files))
 
 
 def this_command() -> str:

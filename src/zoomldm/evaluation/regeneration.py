@@ -25,6 +25,7 @@ from zoomldm.evaluation.fidelity import Picture
 from zoomldm.evaluation.readers import Enlarged, Reads, WithoutBase
 from zoomldm.geometry.levels import NAMES, TILE
 from zoomldm.pipeline import ZoomLDMPipeline
+from zoomldm.remote import RemotePath
 from zoomldm.rendering import RenderOptions
 from zoomldm.rendering.opening import open_renderer
 from zoomldm.slides import Slide, open_slide
@@ -135,7 +136,7 @@ def columns_of(
 
 
 def measure_regeneration(
-    pairs: Sequence[tuple[Path, Path]],
+    pairs: Sequence[tuple[Path, Path | RemotePath]],
     pipeline: ZoomLDMPipeline,
     judges: Judges,
     *,

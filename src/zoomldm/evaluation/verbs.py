@@ -3,11 +3,13 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from zoomldm.archive import open_archive
 from zoomldm.cohort.cases import group_cases, split_cases
 from zoomldm.errors import ConfigError, TargetError
 from zoomldm.evaluation.codecs import parse_setting
@@ -15,6 +17,7 @@ from zoomldm.evaluation.comparison import Judges, spread
 from zoomldm.evaluation.copies import copies_table, measure_copies
 from zoomldm.evaluation.fidelity_page import check_page, write_fidelity, write_rates
 from zoomldm.evaluation.judge import load_judge
+from zoomldm.evaluation.losses import measure_losses
 from zoomldm.evaluation.nuclei import find_nuclei, nuclei_sheet
 from zoomldm.evaluation.options import (
     CopiesOptions,
@@ -38,7 +41,10 @@ from zoomldm.evaluation.tiles import load_tiles
 from zoomldm.files import atomic_path
 from zoomldm.geometry.levels import COUNT, parse_level
 from zoomldm.pipeline import SHIPPED, ZoomLDMPipeline, load_pipeline
+from zoomldm.remote import RemotePath
 from zoomldm.verbs import Progress, plain, silent
+
+_COMPARED = 20  # slides, each with each other
 
 
 def evaluate_networks(
@@ -74,6 +80,31 @@ def evaluate_networks(
         progress=progress or silent,
     )
     return EvaluateReport(figures, tuple(write_report(figures, image, out, command)))
+
+
+def networks_page(
+    figures: dict[str, Any],
+    strips: Sequence[NDArray[np.uint8]],
+    out: Path,
+    options: NetworksOptions,
+    pipeline: tuple[str, str],
+    command: str,
+) -> EvaluateReport:
+    """Write the page of `evaluate_networks` of slides that were measured apart.
+
+    Args:
+        figures: of `measure_networks`, those of all slides as one.
+        strips: its image of each slide.
+        out: existing folder.
+        options: whose archives the losses are measured on.
+        pipeline: name and device; loaded where there are archives.
+        command: that the page names.
+    """
+    if options.archives:
+        opened = [open_archive(path) for path in options.archives]
+        figures["losses"] = measure_losses(load_pipeline(*pipeline), opened)
+    files = write_report(figures, np.concatenate(strips), out, command)
+    return EvaluateReport(figures, tuple(files))
 
 
 def evaluate_copies(
@@ -195,19 +226,31 @@ def evaluate_fidelity(
     """
     out, options = Path(out), options or FidelityOptions()
     check_page(out)
-    figures, sheets = measure_regeneration(
+    judges = Judges(PublicFeatures(), load_judge(options.judge))
+    figures, sheets = fidelity_of(pairs, _loaded(pipeline), judges, options, progress or silent)
+    return EvaluateReport(figures, tuple(write_fidelity(figures, sheets, out, command)))
+
+
+def fidelity_of(
+    pairs: Sequence[tuple[Path, Path | RemotePath]],
+    pipeline: ZoomLDMPipeline,
+    judges: Judges,
+    options: FidelityOptions,
+    progress: Progress = silent,
+) -> tuple[dict[str, Any], dict[str, NDArray[np.uint8]]]:
+    """What `evaluate_fidelity` measures; see `measure_regeneration`."""
+    return measure_regeneration(
         pairs,
-        _loaded(pipeline),
-        Judges(PublicFeatures(), load_judge(options.judge)),
+        pipeline,
+        judges,
         levels=_levels(options.levels, (0, 1, 2)),
         tiles=options.tiles,
         regions=options.regions,
         options=options.render,
         codec=options.codec,
         alone=options.alone,
-        progress=progress or silent,
+        progress=progress,
     )
-    return EvaluateReport(figures, tuple(write_fidelity(figures, sheets, out, command)))
 
 
 def evaluate_rates(
@@ -233,25 +276,50 @@ def evaluate_rates(
     """
     out, options = Path(out), options or RatesOptions()
     check_page(out)
-    given = [parse_setting(s) for s in options.settings]
     judges = Judges(PublicFeatures(), load_judge(options.judge))
-    archives = {} if given else {s.name: archive_settings(bytes_per_tile(s)) for s in slides}
-    rows = []
+    keep, rows = out.with_suffix(".rows.json"), []
     for path in slides:
-        every = given or list(
-            dict.fromkeys(s for group in archives[path.name].values() for s in group)
-        )
-        rows += measure_settings(
-            path,
-            every,
-            judges,
-            tiles=options.tiles,
-            regions=options.regions,
-            levels=_levels(options.levels, (0, 1, 2)),
-            keep=out.with_suffix(".rows.json"),
-            progress=progress or silent,
-        )
-    between = between_cases(slides, judges, options.tiles)
+        rows += rates_of(path, judges, options, keep, progress or silent)
+    return rates_page(rows, slides, judges, out, options, command)
+
+
+def rates_of(
+    slide: Path,
+    judges: Judges,
+    options: RatesOptions,
+    keep: Path | None = None,
+    progress: Progress = silent,
+) -> list[dict[str, Any]]:
+    """What `evaluate_rates` measures of one slide; see `measure_settings`."""
+    every = [parse_setting(s) for s in options.settings]
+    if not every:
+        groups = archive_settings(bytes_per_tile(slide)).values()
+        every = list(dict.fromkeys(s for group in groups for s in group))
+    return measure_settings(
+        slide,
+        every,
+        judges,
+        tiles=options.tiles,
+        regions=options.regions,
+        levels=_levels(options.levels, (0, 1, 2)),
+        keep=keep,
+        progress=progress,
+    )
+
+
+def rates_page(
+    rows: list[dict[str, Any]],
+    slides: Sequence[Path],
+    judges: Judges,
+    out: Path,
+    options: RatesOptions,
+    command: str,
+) -> EvaluateReport:
+    """Write the page of `evaluate_rates`; slides are compared with one another, the first 20."""
+    archives = {}
+    if not options.settings:
+        archives = {s.name: archive_settings(bytes_per_tile(s)) for s in slides}
+    between = between_cases(slides[:_COMPARED], judges, options.tiles)
     files = write_rates(rows, between, out, command, archives)
     return EvaluateReport({"rows": rows, "between": between}, tuple(files))
 
