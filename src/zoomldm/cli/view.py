@@ -13,10 +13,13 @@ TOKEN = "ZOOMLDM_VIEWER_TOKEN"  # noqa: S105
 
 def view(
     inputs: Annotated[
-        list[Path], typer.Argument(metavar="ARCHIVE_OR_SLIDE...", show_default=False)
+        list[str],
+        typer.Argument(
+            metavar="ARCHIVE_OR_SLIDE...", show_default=False, help="Archives also by URL."
+        ),
     ],
     original: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(metavar="SLIDE", help="Slide that an archive was made from; may be repeated."),
     ] = None,
     overlay: Annotated[
@@ -82,13 +85,14 @@ def view(
     from zoomldm.generation.options import RenderOptions
     from zoomldm.geometry.levels import parse_level
     from zoomldm.pipeline import load_pipeline
+    from zoomldm.remote import as_path
     from zoomldm.viewer.catalogue import open_catalogue
     from zoomldm.viewer.overlays import read_overlay
 
     options = RenderOptions(seed=seed, steps=steps, method=method)
     finest = parse_level(level) if level else None
     layers = [read_overlay(path) for path in overlay or []]
-    needed = any(path.suffix.lower() == ".zldm" for path in inputs)
+    needed = any(as_path(path).suffix.lower() == ".zldm" for path in inputs)
     catalogue = open_catalogue(
         inputs,
         original or [],

@@ -16,6 +16,7 @@ from zoomldm.errors import ConfigError
 from zoomldm.generation.options import RenderOptions
 from zoomldm.geometry.levels import COUNT, NAMES, level_mpp
 from zoomldm.pipeline import ZoomLDMPipeline
+from zoomldm.remote import RemotePath, as_path
 from zoomldm.slides.slide import Slide, open_slide
 from zoomldm.slides.turned import TurnedSlide
 from zoomldm.viewer.overlays import Overlay
@@ -198,8 +199,8 @@ class Catalogue:
 
 
 def open_catalogue(
-    paths: Sequence[Path],
-    originals: Sequence[Path] = (),
+    paths: Sequence[Path | RemotePath | str],
+    originals: Sequence[Path | str] = (),
     overlays: Sequence[Overlay] = (),
     pipeline: ZoomLDMPipeline | None = None,
     options: RenderOptions | None = None,
@@ -211,7 +212,7 @@ def open_catalogue(
     before version 1.2), a single original of the same size is taken for it.
 
     Args:
-        paths: archives (.zldm) and slides.
+        paths: archives (.zldm), or their URLs, and slides.
         originals: slides that the archives were made from.
         overlays: what is drawn over the archives, or over the slides where there are none.
         pipeline: for the archives; needed where there is any.
@@ -220,12 +221,15 @@ def open_catalogue(
 
     Raises:
         ArchiveError, SlideError: a file that can't be opened.
-        ConfigError: an original that no archive was made from, or a file given twice.
+        ConfigError: an original that no archive was made from, a slide's URL, or a file given
+            twice.
     """
     options = options or RenderOptions()
     entries: list[Entry] = []
-    archives = [path for path in paths if path.suffix.lower() == ".zldm"]
-    for path in archives:
+    given = [as_path(path) for path in paths]
+    for path in given:
+        if path.suffix.lower() != ".zldm":
+            continue
         if pipeline is None:
             raise ConfigError(f"{path}: an archive needs a pipeline; give one")
         picture = ArchivePicture(open_archive(path), pipeline, options)
@@ -233,9 +237,13 @@ def open_catalogue(
         entry_id = _id(picture.archive.digest)
         entries.append(Entry(entry_id, name, "archive", picture, options.seed))
     made = list(entries)
-    slides = [(path, False) for path in paths if path not in archives]
-    slides += [(path, True) for path in originals]
+    slides = [(path, False) for path in given if path.suffix.lower() != ".zldm"]
+    slides += [(as_path(str(path)), True) for path in originals]
     for path, must_match in slides:
+        if isinstance(path, RemotePath):
+            raise ConfigError(
+                f"{path}: slides are read from disk; download it, or give its archive"
+            )
         slide = open_slide(path, mpp)
         content = slide.content()
         mates = _mates(made, slide, content, must_match, len(originals))

@@ -16,7 +16,7 @@ from zoomldm.errors import ArchiveError, SlideError, ZoomLDMError
 from zoomldm.generation.options import RenderOptions
 from zoomldm.geometry.levels import COUNT, NAMES, level_size
 from zoomldm.pipeline import ZoomLDMPipeline
-from zoomldm.remote import RemotePath
+from zoomldm.remote import ChangedError, MissingError, RemotePath
 from zoomldm.rendering.opening import open_renderer
 from zoomldm.rendering.renderer import Renderer
 from zoomldm.slides.slide import Slide
@@ -73,13 +73,17 @@ class _Seen:
     def check(self, name: str) -> None:
         now = _stamp(self.path)
         if now != self.stamp:
-            how = "removed" if now is None else "replaced"
-            raise GoneError(f"{name}: its file was {how} while it was shown; open it again")
+            raise _gone(name, now)
+
+
+def _gone(name: str, found: object) -> GoneError:
+    how = "removed" if found is None or isinstance(found, MissingError) else "replaced"
+    return GoneError(f"{name}: its file was {how} while it was shown; open it again")
 
 
 def _stamp(path: Path | RemotePath) -> tuple[int, int, int] | None:
     if not isinstance(path, Path):
-        return None  # what lies behind a URL is watched by what reads it
+        return None  # not asked for at every tile: what lies behind a URL is told when it is read
     try:
         found = path.stat()
     except OSError:
@@ -180,8 +184,10 @@ class ArchivePicture:
             renderer, lock = self._renderer(seed)
             with lock:
                 return renderer.read(level, x, y, w, h)
-        except (ArchiveError, OSError):
+        except (ArchiveError, OSError) as error:
             self.check()
+            if isinstance(error.__cause__, ChangedError | MissingError):
+                raise _gone(self.archive.manifest.slide.name, error.__cause__) from error
             raise
 
     def provenance(self, seed: int) -> dict[str, Any]:
