@@ -10,8 +10,10 @@ from zoomldm.cli.device import Device
 
 def train(
     data: Annotated[
-        Path,
-        typer.Option(help="Folder of archives (made with --for-training), or of slides."),
+        str,
+        typer.Option(
+            help="Folder of archives (made with --for-training), or its URL; or of slides."
+        ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the run.")],
     preset: Annotated[

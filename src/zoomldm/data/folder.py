@@ -1,31 +1,36 @@
 """A folder of archives or slides as what a run reads."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from zoomldm.archive import Archive, open_archive
-from zoomldm.cohort.items import SLIDES
+from zoomldm.cohort.items import ARCHIVES, SLIDES
 from zoomldm.errors import ConfigError
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pipeline.compatibility import check_encoder, check_latents
+from zoomldm.remote import is_url, listed
 
 Source = Archive | Path
 """An archive that was opened, or a slide's file."""
 
 
-def find_sources(data: Path, archives: bool, stage: str) -> Mapping[str, Source]:
+def find_sources(data: Path | str, archives: bool, stage: str) -> Mapping[str, Source]:
     """Archives, opened once, or slides of a folder by the name of their slide.
 
     Args:
-        data: the folder.
+        data: the folder; of archives also a URL, which ends in `/`.
         archives: whether archives are wanted, or slides.
         stage: that wants them, for the error.
 
     Raises:
         ConfigError: no folder, none of the wanted files in it, or two archives of one slide.
         ArchiveError: an archive that is none.
+        RemoteError: a URL that can't be listed.
     """
+    if is_url(data):
+        return _opened(_behind(str(data), archives, stage))
+    data = Path(data)
     if not data.is_dir():
         what = "is not a folder" if data.exists() else "no such folder"
         raise ConfigError(f"{data}: {what}; --data takes a folder of archives or slides")
@@ -42,8 +47,23 @@ def find_sources(data: Path, archives: bool, stage: str) -> Mapping[str, Source]
             else f"the stage {stage} takes slides"
         )
         raise ConfigError(f"{data}: holds no {wanted}{hint}; {todo}")
+    return _opened(found) if archives else {p.name: p for p in found}
+
+
+def _behind(url: str, archives: bool, stage: str) -> Sequence[str]:
+    """URLs of the archives in a folder."""
     if not archives:
-        return {p.name: p for p in found}
+        raise ConfigError(f"{url}: the stage {stage} takes slides, which are read from disk")
+    if not url.endswith("/"):
+        raise ConfigError(f"{url}: expected the URL of a folder of archives, which ends in /")
+    found = listed(url, ARCHIVES)
+    if not found:
+        raise ConfigError(f"{url}: holds no archives")
+    return found
+
+
+def _opened(found: Sequence[Path | str]) -> Mapping[str, Archive]:
+    """Archives by the names of their slides."""
     named: dict[str, Archive] = {}
     for path in found:
         archive = open_archive(path)

@@ -98,7 +98,8 @@ def train(
     """Train one stage, or go on with it if `out` holds its checkpoints.
 
     Args:
-        data: folder of archives (for `diffusion` made with --for-training), or of slides.
+        data: folder of archives (for `diffusion` made with --for-training), or its URL, which
+            ends in `/`; or of slides.
         out: folder of the run; made if its parent exists.
         options: see TrainOptions.
         pipeline: id or directory of the frozen networks; None takes the preset's own, for stages
@@ -115,7 +116,7 @@ def train(
     place = pick_device(options.device)
     if place.type == "cuda":
         torch.cuda.set_device(place)  # which accelerate then takes
-    data, out, source = Path(data), Path(out), STAGES[options.stage][0].source
+    out, source = Path(out), STAGES[options.stage][0].source
     make_config(options.preset, options.stage, STAGES[options.stage][0])  # the preset is one
     found = find_sources(data, source == "archives", options.stage)
     cases = Path(options.cases) if options.cases else None
