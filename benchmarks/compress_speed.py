@@ -22,7 +22,8 @@ from zoomldm.archive.base import CHUNK, stored_chunks
 from zoomldm.archive.manifest import Base
 from zoomldm.archive.pictures import encode_picture
 from zoomldm.compression.base import choose_level
-from zoomldm.compression.compress import BATCH, CompressOptions, compress
+from zoomldm.compression.compress import CompressOptions, compress
+from zoomldm.encoders import EncoderOptions
 from zoomldm.geometry.levels import TILE
 from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline, load_pipeline
 from zoomldm.slides import open_slide
@@ -52,7 +53,7 @@ def decode_alone(slide: Path, mask: np.ndarray, scale: tuple[float, float]) -> N
 
 def embed_alone(pipeline: ZoomLDMPipeline, tiles: np.ndarray, count: int) -> None:
     """Embed `count` tiles in full batches, the last one padded, as `compress` does."""
-    for _ in range(-(-count // BATCH)):
+    for _ in range(-(-count // EncoderOptions().batch)):
         pipeline.encode_tiles(tiles)
 
 
@@ -90,9 +91,9 @@ def first_tiles(slide: Path, mask: np.ndarray) -> np.ndarray:
     with open_slide(slide) as opened:
         for _position, pixels in read_tiles(opened, mask):
             tiles.append(pixels)
-            if len(tiles) == BATCH:
+            if len(tiles) == EncoderOptions().batch:
                 break
-    return np.resize(np.stack(tiles), (BATCH, TILE, TILE, 3))
+    return np.resize(np.stack(tiles), (EncoderOptions().batch, TILE, TILE, 3))
 
 
 def main() -> None:
@@ -130,7 +131,7 @@ def main() -> None:
             "encoding alone": lambda: encode_alone(*coded),
             "OpenSlide decoding": lambda: decode_alone(options.slide, mask, scale),
         }
-        embed_alone(pipeline, tiles, BATCH)
+        embed_alone(pipeline, tiles, EncoderOptions().batch)
         decode_alone(options.slide, mask, scale)
         spent: dict[str, list[float]] = {name: [] for name in jobs}
         walls: list[float] = []

@@ -13,10 +13,10 @@ from synthetic import paint_slide
 
 from zoomldm.archive import open_archive
 from zoomldm.compression.compress import CompressOptions, compress
-from zoomldm.encoders import ENCODERS, load_encoder
-from zoomldm.encoders.encoder import prepared
+from zoomldm.encoders import ENCODERS, EncoderOptions, load_encoder
+from zoomldm.encoders.encoder import EncoderPrecision, in_floats, prepared, resized
 from zoomldm.encoders.table import Preprocessing
-from zoomldm.errors import ArchiveError, PipelineError
+from zoomldm.errors import ArchiveError, ConfigError, PipelineError
 from zoomldm.networks.patch_vit import PatchViT, ViTSizes
 from zoomldm.pipeline import build_pipeline
 from zoomldm.rendering import Cascade
@@ -266,13 +266,59 @@ def test_compress_hands_its_device_on(tmp_path: Path, monkeypatch: pytest.Monkey
 
     from zoomldm.cli import app
 
-    asked: list[tuple[str, str]] = []
+    asked: list[tuple[str, str, str, int]] = []
 
-    def noted(name: str, device: str) -> None:
-        asked.append((name, device))
+    def noted(name: str, device: str, options: EncoderOptions) -> None:
+        asked.append((name, device, options.precision, options.batch))
         raise PipelineError("far enough")
 
     monkeypatch.setattr("zoomldm.encoders.load_encoder", noted)
     words = ["compress", str(tmp_path / "a.svs"), "-o", str(tmp_path), "--device", "cpu"]
-    CliRunner().invoke(app, [*words, "--encoder", "uni", "--pipeline", "tiny"])
-    assert asked == [("uni", "cpu")]
+    how = ["--encoder-precision", "bfloat16", "--encoder-batch", "8"]
+    CliRunner().invoke(app, [*words, "--encoder", "uni", "--pipeline", "tiny", *how])
+    assert asked == [("uni", "cpu", "bfloat16", 8)]
+    assert CliRunner().invoke(app, [*words, *how]).exit_code != 0  # of the pipeline's own
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_half_precision_is_the_same_encoder(
+    tmp_path: Path, tiles: np.ndarray, precision: EncoderPrecision
+) -> None:
+    folder = str(folder_of(tmp_path / "mine"))
+    whole = load_encoder(folder)
+    half = load_encoder(folder, "cpu", EncoderOptions(precision, batch=5))
+    assert (half.digest, half.id, half.batch) == (whole.digest, whole.id, 5)
+    made, exact = half.encode_tiles(tiles), whole.encode_tiles(tiles)
+    assert made.dtype == np.float32
+    cosine = (made * exact).sum(1) / np.linalg.norm(made, axis=1) / np.linalg.norm(exact, axis=1)
+    assert cosine.min() > 0.999 and (made != exact).any()
+
+
+def test_how_an_encoder_runs_is_checked() -> None:
+    with pytest.raises(ConfigError, match="encoder batch is 0"):
+        EncoderOptions(batch=0)
+    with pytest.raises(ConfigError, match="expected float32, float16 or bfloat16"):
+        EncoderOptions("int8")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="a pipeline's own patch encoder runs as it is"):
+        load_encoder("tiny", "cpu", EncoderOptions("float16"))
+
+
+def test_embeddings_do_not_vary_with_the_batch(tmp_path: Path) -> None:
+    slide = paint_slide(tmp_path / "a.tif", 1300, 1100)
+    options = CompressOptions(base="none", precision="float16", tissue="all")
+    found = []
+    for batch in (3, 32):
+        how = EncoderOptions(batch=batch)
+        out = tmp_path / f"{batch}.zldm"
+        compress(slide, out, options, pipeline="tiny", encoder_options=how)
+        with open_archive(out) as archive:
+            found.append(archive.embeddings(0, archive.rows, 0, archive.cols))
+    np.testing.assert_allclose(found[0], found[1], atol=2e-3)
+
+
+def test_tiles_are_resized_where_the_encoder_is(tiles: np.ndarray) -> None:
+    x = torch.from_numpy(tiles).permute(0, 3, 1, 2)
+    there = prepared(x, Preprocessing(), "meta")
+    assert there.device.type == "meta" and there.shape == (len(tiles), 3, 224, 224)
+    apart = (in_floats(x, 224) - resized(x, 224).float()).abs()
+    assert apart.max() <= 1 and (apart > 0).float().mean() < 0.25

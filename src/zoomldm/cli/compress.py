@@ -66,6 +66,13 @@ def compress(
             help="Patch encoder to take instead of the pipeline's; `zoomldm models` lists them.",
         ),
     ] = None,
+    encoder_precision: Annotated[
+        Literal["float32", "float16", "bfloat16"],
+        typer.Option(help="Of the patch encoder that --encoder names; half is for GPUs."),
+    ] = "float32",
+    encoder_batch: Annotated[
+        int, typer.Option(min=1, help="Tiles that the patch encoder takes at once.")
+    ] = 32,
     pipeline: Annotated[str, typer.Option(help="Pipeline id or directory.")] = "demo",
     for_training: Annotated[
         bool, typer.Option("--for-training", help="Store latents of patches at all levels too.")
@@ -104,6 +111,7 @@ def compress(
     from zoomldm.cli.uploads import uploaded
     from zoomldm.cohort.items import SLIDES, find_items
     from zoomldm.compression.compress import CompressOptions, archive_path
+    from zoomldm.encoders import EncoderOptions
     from zoomldm.errors import TargetError
     from zoomldm.remote import is_url
 
@@ -119,9 +127,13 @@ def compress(
         turn=turn,
     )
     cohort = find_items(slides, SLIDES, "slides", split=split)
+    if encoder is None and encoder_precision != "float32":
+        raise ConfigError(f"--encoder-precision {encoder_precision} is for an --encoder; name one")
+    how = EncoderOptions(encoder_precision, encoder_batch)
     running = Running(workers, ray, cpus, gpus, retries, state, dry_run)
     place = None if is_url(out) else Path(out)
-    job = CompressJob(place or Path(), options, pipeline, identity(pipeline), encoder, device)
+    named = pipeline, identity(pipeline), encoder, device
+    job = CompressJob(place or Path(), options, *named, how)
     if place is None:
         job = uploaded(job, out, cohort, running, (".zldm",))
     elif len(cohort.items) > 1 and not place.is_dir():

@@ -14,6 +14,7 @@ from zoomldm.verbs import Progress
 # Processes that verify load no network, and not what networks are made of.
 if TYPE_CHECKING:
     from zoomldm.compression.compress import CompressOptions
+    from zoomldm.encoders import EncoderOptions
     from zoomldm.features.extract import FeatureOptions
     from zoomldm.features.to_archive import ImportOptions
     from zoomldm.rendering.exports import DecompressOptions
@@ -53,6 +54,7 @@ class CompressJob:
         files: its `identity`.
         encoder: patch encoder in place of the pipeline's.
         device: where networks run.
+        running: how the patch encoder runs.
     """
 
     verb = "compress"  # of all of them: no field
@@ -62,11 +64,14 @@ class CompressJob:
     files: str
     encoder: str | None
     device: str
+    running: "EncoderOptions | None" = None
 
     @property
     def settings(self) -> dict[str, Any]:
         """What archives depend on."""
         named = {"pipeline": self.pipeline, "pipeline files": self.files, "encoder": self.encoder}
+        if self.running is not None and self.running.precision != "float32":
+            named["encoder precision"] = self.running.precision
         return {**named, **asdict(self.options)}
 
     def load(self) -> Any:
@@ -75,7 +80,9 @@ class CompressJob:
         from zoomldm.pipeline import load_pipeline
 
         model = load_pipeline(self.pipeline, self.device)
-        return model, load_encoder(self.encoder, self.device) if self.encoder else None
+        if not self.encoder:
+            return model, None
+        return model, load_encoder(self.encoder, self.device, self.running)
 
     def output(self, item: Item) -> Path | None:
         """The archive."""
@@ -95,6 +102,7 @@ class CompressJob:
             pipeline=model,
             name=self.pipeline,
             encoder=encoder,
+            encoder_options=self.running,
             progress=progress,
         ).as_dict()
 

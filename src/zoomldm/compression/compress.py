@@ -16,7 +16,7 @@ from zoomldm.archive.manifest import Encoder, Header, Network, SlideInfo, Tissue
 from zoomldm.archive.pictures import resolve_quality
 from zoomldm.compression.base import add_base, choose_level
 from zoomldm.compression.latents import add_latents
-from zoomldm.encoders import PatchEncoder, PipelineEncoder, load_encoder
+from zoomldm.encoders import EncoderOptions, PatchEncoder, PipelineEncoder, load_encoder
 from zoomldm.errors import ArchiveError, ConfigError, SlideError, TargetError
 from zoomldm.files import claim
 from zoomldm.geometry.lattice import patch_offsets
@@ -33,7 +33,6 @@ from zoomldm.verbs import Progress, Report, silent
 _log = logging.getLogger(__name__)
 
 ENDING = ".zldm"
-BATCH = 32  # tiles per call of the encoder; the last call is padded, so results never vary with it
 MOST_UNREADABLE = 0.01
 
 
@@ -160,6 +159,7 @@ def compress(
     pipeline: str | ZoomLDMPipeline = "demo",
     name: str | None = None,
     encoder: str | PatchEncoder | None = None,
+    encoder_options: EncoderOptions | None = None,
     progress: Progress | None = None,
 ) -> CompressReport:
     """Compress one slide into one archive.
@@ -173,6 +173,7 @@ def compress(
         name: what the archive calls the pipeline, where `pipeline` is no name itself.
         encoder: patch encoder to take instead of the pipeline's: loaded, or what `load_encoder`
             takes (an id such as `uni`, a path, a pipeline).
+        encoder_options: how it runs, unless it is loaded already.
         progress: called as tiles, patches and the base layer are done.
 
     Raises:
@@ -198,9 +199,11 @@ def compress(
         stored = False
         options = replace(options, base=NAMES[2], base_codec="png", base_quality=None)
     if encoder is None:
-        source: PatchEncoder = PipelineEncoder(model, label)
+        source: PatchEncoder = PipelineEncoder(model, label, encoder_options)
+    elif isinstance(encoder, str):
+        source = load_encoder(encoder, model.device, encoder_options)
     else:
-        source = load_encoder(encoder, model.device) if isinstance(encoder, str) else encoder
+        source = encoder
     progress = progress or silent
     with claim(target), _opened(slide, options) as opened:
         networks = _networks(model, source, label, stored)
@@ -220,7 +223,7 @@ def compress(
             **networks,
         )
         white = np.full((1, TILE, TILE, 3), 255, np.uint8)
-        background = source.encode_tiles(np.repeat(white, BATCH, 0))[0]
+        background = source.encode_tiles(np.repeat(white, source.batch, 0))[0]
         with ArchiveWriter(target, header, background, options.precision) as writer:
             lost = _embed(opened, tissue, source, writer, progress)
             writer.add_unreadable(lost)
@@ -366,7 +369,8 @@ def _embed(
     lost: list[tuple[int, int]] = []
     total, done = tissue.tiles, 0
     positions: list[tuple[int, int]] = []
-    tiles = np.empty((BATCH, TILE, TILE, 3), np.uint8)
+    # The last call is padded, so that results never vary with what else is in it.
+    tiles = np.empty((source.batch, TILE, TILE, 3), np.uint8)
 
     def flush() -> None:
         if positions:
@@ -386,7 +390,7 @@ def _embed(
             continue
         tiles[len(positions)] = pixels
         positions.append(position)
-        if len(positions) == BATCH:
+        if len(positions) == source.batch:
             flush()
             progress("embedding tiles", done, total)
     flush()

@@ -12,7 +12,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from zoomldm.encoders.encoder import NetworkEncoder, PatchEncoder, PipelineEncoder, digest_of
+from zoomldm.encoders.encoder import (
+    EncoderOptions,
+    NetworkEncoder,
+    PatchEncoder,
+    PipelineEncoder,
+    digest_of,
+)
 from zoomldm.encoders.table import ENCODERS, EncoderSpec, Preprocessing
 from zoomldm.errors import PipelineError
 from zoomldm.networks.attention_pool import PooledViT
@@ -29,7 +35,9 @@ _HOLDERS = ("teacher", "state_dict", "model")
 _PREFIXES = ("module.", "backbone.", "encoder.")
 
 
-def load_encoder(name: str, device: torch.device | str | None = None) -> PatchEncoder:
+def load_encoder(
+    name: str, device: torch.device | str | None = None, options: EncoderOptions | None = None
+) -> PatchEncoder:
     """Load a patch encoder.
 
     Args:
@@ -37,21 +45,23 @@ def load_encoder(name: str, device: torch.device | str | None = None) -> PatchEn
             in a local file or folder; a local file or folder alone, known by its sizes or its
             config.json; or a pipeline (id or directory).
         device: where it runs, see `pick_device`; None for a GPU where there is one.
+        options: its precision and batch.
 
     Raises:
+        ConfigError: half precision of a pipeline's own encoder.
         PipelineError: no such encoder; weights that can't be had, are damaged or unsafe, or are
             not that encoder's; a library that is not installed.
     """
     place = pick_device("auto" if device is None else str(device))
     known, equals, path = name.partition("=")
     if equals and known in ENCODERS:
-        return _load(ENCODERS[known], known, Path(path), place)
+        return _load(ENCODERS[known], known, Path(path), place, options)
     if name in ENCODERS:
         facts = ENCODERS[name]
-        return _load(facts, name, _downloaded(facts), place)
+        return _load(facts, name, _downloaded(facts), place, options)
     folder = Path(name)
     if name in (SHIPPED, "tiny") or (folder / "model_index.json").is_file():
-        return PipelineEncoder(load_pipeline(name, str(place)), name)
+        return PipelineEncoder(load_pipeline(name, str(place)), name, options)
     if not folder.exists():
         near = get_close_matches(known, ENCODERS, 1)
         hint = f" (did you mean {near[0]}?)" if near else ""
@@ -59,17 +69,23 @@ def load_encoder(name: str, device: torch.device | str | None = None) -> PatchEn
             f"encoder {name!r}: no such encoder, file or folder{hint}; expected one of "
             f"{', '.join(ENCODERS)}, a pipeline, or a path to weights"
         )
-    return _load(None, name, folder, place)
+    return _load(None, name, folder, place, options)
 
 
-def _load(facts: EncoderSpec | None, name: str, path: Path, device: torch.device) -> NetworkEncoder:
+def _load(
+    facts: EncoderSpec | None,
+    name: str,
+    path: Path,
+    device: torch.device,
+    options: EncoderOptions | None,
+) -> NetworkEncoder:
     """The encoder of weights at `path`, which must be those of `facts` where it is given."""
     if not path.exists():
         raise PipelineError(f"encoder {name}: {path}: no such file or folder")
     file = _weights_file(path)
     config = _json(path / CONFIG) if path.is_dir() else {}
     if (facts and facts.library == "transformers") or "model_type" in config:
-        return _transformers_encoder(facts, name, path, file, config, device)
+        return _transformers_encoder(facts, name, path, file, config, device, options)
     tensors = _tensors(file)
     pooled = facts is not None and facts.pooling == "attention"
     trunk = {k.removeprefix("trunk."): v for k, v in tensors.items() if k.startswith("trunk.")}
@@ -105,7 +121,7 @@ def _load(facts: EncoderSpec | None, name: str, path: Path, device: torch.device
         described["pooling"] = facts.pooling
     digest = digest_of(described, network.state_dict())
     dim = facts.dim if facts else sizes.dim
-    return NetworkEncoder(name, network, preprocessing, dim, digest, device)
+    return NetworkEncoder(name, network, preprocessing, dim, digest, device, options)
 
 
 def _network(sizes: ViTSizes, facts: EncoderSpec | None) -> nn.Module:
@@ -212,6 +228,7 @@ def _transformers_encoder(
     file: Path,
     config: Mapping[str, Any],
     device: torch.device,
+    options: EncoderOptions | None,
 ) -> NetworkEncoder:
     transformers = _transformers(name)
     if "model_type" not in config:
@@ -261,7 +278,7 @@ def _transformers_encoder(
     digest = digest_of(described, tensors)
     dim = int(model.config.hidden_size) * (2 if mean else 1)
     network = _Pooled(model.float(), mean)
-    return NetworkEncoder(name, network, preprocessing, dim, digest, device)
+    return NetworkEncoder(name, network, preprocessing, dim, digest, device, options)
 
 
 def _transformers(name: str) -> Any:
