@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from zoomldm.training.config import TrainConfig
+from zoomldm.training.config import TABLE, TrainConfig
 from zoomldm.training.registry import make_config, pick_stage
 from zoomldm.training.train import TrainOptions, TrainReport, preset_kinds, train
 
@@ -24,5 +24,5 @@ def train_stage(
 
 
 def settings(preset: str, name: str, changes: Mapping[str, object] | None = None) -> TrainConfig:
-    kinds = preset_kinds(preset if preset in ("tiny", "tiny-octaves", "demo", "base") else "tiny")
+    kinds = preset_kinds(preset if preset in TABLE else "tiny")
     return make_config(preset, name, pick_stage(name, kinds), changes)

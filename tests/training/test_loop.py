@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from training.toy import ToyStage
 from zoomldm.errors import ConfigError, TargetError, ZoomLDMError
+from zoomldm.training.batches import Batches
 from zoomldm.training.checkpoints import latest_checkpoint, load_checkpoint
 from zoomldm.training.config import DiffusionConfig, TrainConfig
 from zoomldm.training.loop import train
@@ -247,7 +248,7 @@ def test_average_of_statistics_and_weights(tmp_path: Path) -> None:
     assert stage.net.training
 
 
-def _worker(rank: int, port: int, run: Path, gate) -> None:
+def _worker(rank: int, port: int, run: Path, gate, parts: int) -> None:
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -261,7 +262,7 @@ def _worker(rank: int, port: int, run: Path, gate) -> None:
     GradientState._reset_state()
     torch.set_num_threads(1)
     stage = Plain()
-    train(stage, config(steps=4, save_every=2), run)
+    train(stage, config(steps=4, save_every=2, accumulate=parts), run)
     gate.put((rank, {k: v.detach().numpy().copy() for k, v in stage.net.state_dict().items()}))
     torch.distributed.destroy_process_group()
 
@@ -277,31 +278,87 @@ class Plain(ToyStage):
         return {**super().batch(rng, size), "rare": torch.tensor(0.0)}
 
 
-class Both(Plain):
-    """What two processes draw, in one."""
+class Whole(Plain):
+    """What processes draw in the parts of a step, in one batch."""
+
+    def __init__(self, processes: int, parts: int) -> None:
+        super().__init__()
+        last = [[]] if parts == 1 else [[part] for part in range(parts)]
+        self.places = [[process, *part] for process in range(processes) for part in last]
 
     def batch(self, rng, size):
         seeds = rng.bit_generator.seed_seq.entropy[:2]
-        parts = [
-            Plain.batch(self, np.random.default_rng([*seeds, process]), size) for process in (0, 1)
-        ]
-        return {"x": torch.cat([p["x"] for p in parts]), "rare": torch.tensor(0.0)}
+        generators = [np.random.default_rng([*seeds, *place]) for place in self.places]
+        parts = [Plain.batch(self, generator, size)["x"] for generator in generators]
+        return {"x": torch.cat(parts), "rare": torch.tensor(0.0)}
 
 
-def test_two_processes_share_gradients(tmp_path: Path) -> None:
+def test_accumulated_batches_are_one(tmp_path: Path) -> None:
+    stage, one = Plain(), Whole(1, 3)
+    train(stage, config(steps=4, accumulate=3), run_folder(tmp_path / "three"))
+    train(one, config(steps=4), run_folder(tmp_path / "one"))
+    for key, value in one.net.state_dict().items():
+        torch.testing.assert_close(stage.net.state_dict()[key], value, rtol=1e-5, atol=1e-6)
+
+
+def test_accumulating_goes_on_where_it_was_broken_off(tmp_path: Path) -> None:
+    whole, cut = run_folder(tmp_path / "whole"), run_folder(tmp_path / "cut")
+    few = {"steps": 8, "accumulate": 2, "save_every": 3}
+    train(ToyStage(), config(**few), whole)
+    with pytest.raises(BrokenOffError):
+        train(Failing(13), config(**few), cut)  # in the second half of the seventh step
+    # Where averages lie is free, and changes no bit.
+    train(ToyStage(seed=5), config(**few, ema_device="cpu"), cut)
+    assert same(final(cut), final(whole))
+    with pytest.raises(ConfigError, match="began with accumulate = 2, now 1"):
+        train(ToyStage(), config(steps=8, save_every=3), cut)
+
+
+def test_batches_drawn_ahead_are_the_same() -> None:
+    few = config(accumulate=3)
+    drawn = [Batches(ToyStage(), few, 0, ahead=ahead) for ahead in (False, True)]
+    for step in range(2, 4):
+        for part in range(3):
+            one, other = (batches.at(step, part)["x"] for batches in drawn)
+            assert torch.equal(one, other)
+
+
+def test_what_cannot_be_compiled_runs_as_it_is(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Compiled(ToyStage):
+        def compilable(self):
+            return list(self.networks().values())
+
+    def compiled(self, **_):
+        def fails(*_, **__):
+            raise RuntimeError("no C++ compiler found\nand much more")
+
+        self._compiled_call_impl = fails
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compiled)
+    with caplog.at_level("WARNING", "zoomldm"):
+        train(Compiled(), config(DiffusionConfig, compile=True), tmp_path)
+    (line,) = [r.getMessage() for r in caplog.records if "torch.compile" in r.getMessage()]
+    assert "does not work here (no C++ compiler found); training goes on" in line
+    assert same(final(tmp_path), final(whole))
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_two_processes_share_gradients(tmp_path: Path, parts: int) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     run = run_folder(tmp_path / "two")
     gate = FORK.Queue()
-    workers = [FORK.Process(target=_worker, args=(r, port, run, gate)) for r in (0, 1)]
+    workers = [FORK.Process(target=_worker, args=(r, port, run, gate, parts)) for r in (0, 1)]
     for worker in workers:
         worker.start()
     found = dict(gate.get(timeout=60) for _ in workers)
     for worker in workers:
         worker.join(30)
         assert worker.exitcode == 0
-    one = Both()
+    one = Whole(2, parts)
     train(one, config(steps=4), run_folder(tmp_path / "one"))
     for key, value in one.net.state_dict().items():
         assert np.array_equal(found[0][key], found[1][key])

@@ -1,23 +1,27 @@
 """`zoomldm train`: networks from one's own slides."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from zoomldm.cli.device import Device
 
+if TYPE_CHECKING:
+    from zoomldm.training.train import TrainOptions
+
 
 def train(
     data: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Folder of archives (made with --for-training), or its URL; or of slides."
         ),
-    ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the run.")],
+    ] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder of the run.")] = None,
     preset: Annotated[
-        Literal["tiny", "tiny-octaves", "demo", "base"], typer.Option(help="Sizes and settings.")
+        Literal["tiny", "tiny-octaves", "demo", "base", "paper"],
+        typer.Option(help="Sizes and settings."),
     ] = "demo",
     stage: Annotated[
         Literal["diffusion", "embedding-diffusion", "autoencoder", "patch-encoder", "judge"],
@@ -30,6 +34,10 @@ def train(
     finetune: Annotated[
         bool, typer.Option("--finetune", help="Begin with the pipeline's own weights.")
     ] = False,
+    encoder: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Archives' patch encoder, where not the pipeline's."),
+    ] = None,
     holdout: Annotated[
         str, typer.Option(metavar="CASE,...", help="Cases to keep out of training.")
     ] = "",
@@ -53,6 +61,9 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE", help="Another setting; may be repeated."),
     ] = None,
     device: Device = "auto",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print all settings and the memory it would take.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Train; killed at any time, the same command goes on from the last checkpoint."""
@@ -77,6 +88,7 @@ def train(
         preset=preset,
         settings=changes,
         finetune=finetune,
+        encoder=encoder,
         holdout=[c.strip() for c in holdout.split(",") if c.strip()],
         cases=cases,
         labels=labels,
@@ -84,6 +96,13 @@ def train(
         minutes=minutes,
         device=device,
     )
+    if dry_run:
+        _plan(data, options, pipeline, json)
+        return
+    for name, value in (("--data", data), ("--out", out)):
+        if value is None:
+            raise ConfigError(f"{name} is missing; only a --dry-run does without")
+    assert data is not None and out is not None
     if not json:
         show_lines("zoomldm.training", "zoomldm.data")
     report = run(data, out, options, pipeline=pipeline)
@@ -93,3 +112,52 @@ def train(
         print_json(report.as_dict())
     else:
         print_table("trained", ["", ""], [[k, v] for k, v in report.as_dict().items()])
+
+
+def _plan(data: str | None, options: "TrainOptions", pipeline: str | None, json: bool) -> None:
+    """Print what a run would do."""
+    from zoomldm.cli.output import megabytes, print_json, print_table
+    from zoomldm.training.plan import plan_training
+
+    plan = plan_training(data, options, pipeline=pipeline)
+    if json:
+        totals = [{**vars(part), "total": part.total} for part in plan.memory]
+        print_json({**plan.as_dict(), "memory": totals})
+        return
+    facts = [["preset", plan.preset], *([k, v] for k, v in plan.settings.items())]
+    if data is not None:
+        facts += [["slides", len(plan.training)], ["held out", len(plan.held_out)]]
+    print_table(f"would train {plan.stage}", ["", ""], facts)
+    print_table(
+        f"memory of each process on a {'GPU' if plan.gpu else 'CPU'}, at most",
+        [
+            "stage",
+            "batch",
+            "trained",
+            "parameters",
+            "gradients",
+            "optimiser",
+            "average",
+            "activations",
+            "together",
+        ],
+        [
+            [
+                part.stage,
+                part.batch,
+                f"{part.trained / 1e6:.1f} M",
+                *(
+                    f"{count / 1e9:.2f} GB" if count >= 1e9 else megabytes(count)
+                    for count in (
+                        part.parameters,
+                        part.gradients,
+                        part.optimizer,
+                        part.average,
+                        part.activations,
+                        part.total,
+                    )
+                ),
+            ]
+            for part in plan.memory
+        ],
+    )

@@ -4,9 +4,9 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from zoomldm.archive import Archive, open_archive
+from zoomldm.archive import Archive, Encoder, open_archive
 from zoomldm.cohort.items import ARCHIVES, SLIDES
-from zoomldm.errors import ConfigError
+from zoomldm.errors import ArchiveError, ConfigError
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pipeline.compatibility import check_encoder, check_latents
 from zoomldm.remote import is_url, listed
@@ -83,6 +83,34 @@ def identity(sources: Mapping[str, Source]) -> str:
         mark = source.digest if isinstance(source, Archive) else str(source.stat().st_size)
         sha.update(f"{name}\0{mark}\0".encode())
     return sha.hexdigest()
+
+
+def common_encoder(archives: Iterable[Archive], wanted: str) -> Encoder:
+    """The one patch encoder that made all of the archives.
+
+    Args:
+        archives: the archives.
+        wanted: its id.
+
+    Raises:
+        ArchiveError: one that another encoder made, or the same with other weights.
+    """
+    first: Encoder | None = None
+    for archive in archives:
+        made = archive.manifest.encoder
+        if made.id != wanted:
+            raise ArchiveError(
+                f"{archive.path}: was made by patch encoder {made.id!r}, not {wanted!r}; name that "
+                "one with --encoder, or leave the archive out"
+            )
+        if first is not None and (made.digest, made.dim) != (first.digest, first.dim):
+            raise ArchiveError(
+                f"{archive.path}: was made by other weights of {wanted!r} ({made.digest[:12]}) "
+                f"than the archives before ({first.digest[:12]}); compress all with the same"
+            )
+        first = first or made
+    assert first is not None  # find_sources has found some
+    return first
 
 
 def check_archives(base: ZoomLDMPipeline, archives: Iterable[Archive], latents: bool) -> None:

@@ -163,6 +163,16 @@ class RasterPatches:
         places = [(int(number), *self._place(rng, int(number), level)) for number in picked]
         return self.windows(level, places)
 
+    def tiles(self, count: int) -> Windows:
+        """Up to `count` whole tiles at 20x, spread over withheld tissue, over all without any."""
+        where = [
+            (number, int(row) * SIDE, int(col) * SIDE)
+            for number, raster in enumerate(self.rasters)
+            for row, col in np.argwhere(raster.withheld if raster.withheld.any() else raster.mask)
+        ]
+        chosen = np.linspace(0, len(where) - 1, min(count, len(where))).astype(int)
+        return self.windows(0, [where[i] for i in chosen])
+
     def _place(self, rng: np.random.Generator, number: int, level: int) -> tuple[int, int]:
         """Top and left of a window, in pixels of level + 2."""
         tile = max(SIDE >> level, 1)

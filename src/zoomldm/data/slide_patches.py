@@ -161,6 +161,15 @@ class SlidePatches:
         where = np.concatenate([np.asarray(r, float) for r in rows])
         self.level, self.start = where[:, 0].astype(int), where[:, 1:]
 
+    @classmethod
+    def none(cls) -> "SlidePatches":
+        """No patches of no slides."""
+        made = cls.__new__(cls)
+        made.pixels = []
+        made.slide = made.index = made.level = np.zeros(0, int)
+        made.start = np.zeros((0, 2))
+        return made
+
     def __len__(self) -> int:
         return len(self.slide)
 

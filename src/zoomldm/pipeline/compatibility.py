@@ -11,8 +11,9 @@ from zoomldm.pipeline.pipeline import ZoomLDMPipeline
 def check_encoder(archive: Archive, pipeline: ZoomLDMPipeline) -> None:
     """Refuse an archive that another patch encoder made than the pipeline's.
 
-    A pipeline without one (converted from released weights, which come without their encoder)
-    takes every archive of its embedding dimension: which encoder it was trained with is unknown.
+    A pipeline without one of its own, which was trained on a third party's embeddings, remembers
+    whose they were. Converted ones, which come without their encoder, take every archive of their
+    embedding dimension: which encoder they were trained with is unknown.
 
     Raises:
         ArchiveError: naming both encoders, or both numbers.
@@ -24,6 +25,13 @@ def check_encoder(archive: Archive, pipeline: ZoomLDMPipeline) -> None:
                 f"{archive.path}: embeddings of {archive.dim} dimensions (encoder {made.id!r}), "
                 f"the pipeline takes {pipeline.embedding_dim}; compress with the patch encoder "
                 "that it was trained with"
+            )
+        known = (pipeline.config["source"] or {}).get("encoder")
+        if known and known["digest"] != made.digest:
+            raise ArchiveError(
+                f"{archive.path}: was made by patch encoder {made.id!r} ({made.digest[:12]}), the "
+                f"pipeline was trained with {known['id']!r} ({known['digest'][:12]}); compress "
+                "with that one"
             )
         return
     own = pipeline.digest("patch_encoder")

@@ -62,7 +62,8 @@ class ZoomLDMPipeline(DiffusionPipeline):
         patch_encoder: tiles (B, 3, 256, 256) in [0, 1] to embeddings (B, D).
         scheduler: any diffusers scheduler; its configuration holds the schedule.
         embedding_diffusion: draws contexts; None where there is none.
-        source: what it was converted from, None where it was trained here.
+        source: what it was converted from, and the patch encoder of the archives that it was
+            trained on, where that is not in it; None for neither.
         format: of the `model_index.json` that it was loaded from; `save_pretrained` sets it.
     """
 

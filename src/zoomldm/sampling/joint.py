@@ -105,7 +105,7 @@ class JointSampler:
             raise PipelineError(
                 f"pipeline predicts {kind}; joint sampling takes epsilon or v_prediction"
             )
-        released = kind == "epsilon" and bool(pipeline.config["source"])
+        released = kind == "epsilon" and "system" in (pipeline.config["source"] or {})
         exact = not released if exact_time is None else exact_time
         if not exact and kind == "v_prediction":
             raise ConfigError("this pipeline knows times 0 to 999 only; leave exact time on")

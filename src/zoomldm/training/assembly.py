@@ -42,7 +42,8 @@ def start_frozen_network(start: Start, part: str, keep: tuple[str, ...] = ()) ->
         for name in ("unet", "vae", "summarizer", "patch_encoder")
     }
     parts |= {name: getattr(given, name) for name in keep}
-    return ZoomLDMPipeline(**parts, scheduler=given.scheduler)
+    source = None if part == "patch_encoder" else _encoder_of(given)
+    return ZoomLDMPipeline(**parts, scheduler=given.scheduler, source=source)
 
 
 def start_embedding_diffusion(start: Start) -> ZoomLDMPipeline:
@@ -77,14 +78,27 @@ def start_denoiser(start: Start, frozen_summarizer: bool = False) -> ZoomLDMPipe
 
     Raises:
         PipelineError: a pipeline with latents of another kind, or another summarizer.
+        ConfigError: a summarizer that is to stay as it is under another encoder's embeddings.
     """
-    given, table = start.frozen, preset_table(start.preset)
-    parts = {"vae": given.vae, "patch_encoder": given.patch_encoder}
+    given, table, encoder = start.frozen, preset_table(start.preset), start.encoder
+    parts = {
+        "vae": given.vae,
+        "patch_encoder": None if encoder else given.patch_encoder,
+        "source": {"encoder": encoder.model_dump()} if encoder else _encoder_of(given),
+    }
     if frozen_summarizer:
+        if encoder:
+            raise ConfigError(
+                "freeze_summarizer: a summarizer that stays as it is can't read the embeddings of "
+                "another encoder; leave --encoder or that setting out"
+            )
         parts["embedding_diffusion"] = given.embedding_diffusion
     if start.finetune:
+        summarizer = given.summarizer
+        if encoder:
+            summarizer = with_new_projection(summarizer, encoder.dim, start.config.seed)
         return ZoomLDMPipeline(
-            **parts, unet=given.unet, summarizer=given.summarizer, scheduler=given.scheduler
+            **parts, unet=given.unet, summarizer=summarizer, scheduler=given.scheduler
         )
     channels, side, _ = given.latent_shape
     settings = {**table["unet"], "latent_channels": channels, "sample_size": side}
@@ -96,13 +110,34 @@ def start_denoiser(start: Start, frozen_summarizer: bool = False) -> ZoomLDMPipe
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(start.config.seed)
-        summarizer = CNNSummarizer(**{**table["summarizer"], "dim": given.embedding_dim})
+        sizes = {**table["summarizer"], "dim": encoder.dim if encoder else given.embedding_dim}
+        summarizer = KINDS[sizes.pop("kind", "cnn")](**sizes)
         if frozen_summarizer:
             summarizer = _eight_by_eight(given)
             settings["context_dim"] = summarizer.context_shape[1]
         unet = kind(**settings)
     scheduler = start.fresh.scheduler
     return ZoomLDMPipeline(**parts, unet=unet, summarizer=summarizer, scheduler=scheduler)
+
+
+# Layers of summarizers that read embeddings, by the beginnings of their weights' names.
+_READ = ("project.", "unpackers.")
+
+
+def with_new_projection(summarizer: Any, dim: int, seed: int) -> Any:
+    """A summarizer for the embeddings of another encoder: what reads them is drawn anew.
+
+    Args:
+        summarizer: all else is its.
+        dim: D, length of the other embeddings.
+        seed: of the new weights.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made = type(summarizer).from_config({**summarizer.config, "dim": dim})
+    held = summarizer.state_dict().items()
+    made.load_state_dict({k: v for k, v in held if not k.startswith(_READ)}, strict=False)
+    return made
 
 
 def _with_embedding_diffusion(
@@ -120,7 +155,14 @@ def _with_embedding_diffusion(
         return ZoomLDMPipeline(
             **{name: getattr(given, name) for name in names},
             embedding_diffusion=ContextDiT(**settings),
+            source=_encoder_of(given),
         )
+
+
+def _encoder_of(given: ZoomLDMPipeline) -> dict[str, Any] | None:
+    """What a pipeline says of the third party's encoder that it was trained with."""
+    known = (given.config["source"] or {}).get("encoder")
+    return {"encoder": known} if known else None
 
 
 def _eight_by_eight(given: ZoomLDMPipeline) -> CNNSummarizer:
@@ -153,7 +195,7 @@ def assemble(
             parts[name] = type(part).from_pretrained(str(folder))
     if half:
         parts = {name: part and copy.deepcopy(part).half() for name, part in parts.items()}
-    made = ZoomLDMPipeline(**parts, scheduler=base.scheduler)
+    made = ZoomLDMPipeline(**parts, scheduler=base.scheduler, source=base.config["source"])
     with atomic_folder(out) as fresh:
         made.save_pretrained(str(fresh))
     return made

@@ -1,33 +1,47 @@
 """Settings of a training run: frozen tables, one for all stages and one each for some."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 # What a run may be continued with other values of.
-FREE = frozenset({"steps", "log_every", "save_every", "show_every", "threads"})
+FREE = frozenset(
+    {
+        *("steps", "log_every", "save_every", "show_every", "validate_every"),
+        *("threads", "checkpointing", "ema_device"),
+    }
+)
 
 
 class TrainConfig(BaseModel):
     """Settings of the loop, the same for every stage.
 
-    A step is one optimiser step over `batch_size` items in each process.
+    A step is one optimiser step over `batch_size` x `accumulate` items in each process.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     steps: int = Field(10_000, ge=1, description="optimiser steps of the whole run")
-    batch_size: int = Field(32, ge=1, description="items per step and process")
+    batch_size: int = Field(32, ge=1, description="items held at once, in each process")
+    accumulate: int = Field(1, ge=1, description="batches whose gradients make one step")
     learning_rate: float = Field(2e-4, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     warmup: int = Field(200, ge=0, description="steps over which the rate rises from 0")
     cooldown: float = Field(0.2, ge=0, le=1, description="share of the steps falling to 0")
     ema: float = Field(0.999, ge=0, lt=1, description="largest decay of the averaged weights")
+    ema_device: Literal["auto", "cpu"] = Field(
+        "auto", description="where averaged weights lie: with the weights, or in the CPU's memory"
+    )
     clip: float = Field(1.0, gt=0, description="largest gradient norm")
     seed: int = Field(0, ge=0)
     log_every: int = Field(50, ge=1)
     save_every: int = Field(500, ge=1)
     show_every: int = Field(2000, ge=1, description="steps between pictures and held-out losses")
+    validate_every: int | None = Field(
+        None,
+        ge=1,
+        description="steps between validations, whose best is kept; None for none",
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads; None leaves PyTorch's choice")
     bf16: bool | None = Field(
         None, description="bfloat16 autocast; None where a measurement finds it faster here"
@@ -37,28 +51,46 @@ class TrainConfig(BaseModel):
 _POWER = Field(
     0, ge=0, le=1, description="draw levels as their number of patches to this; 0 all alike"
 )
-_COMPILE = Field(False, description="torch.compile what gains by it; needs a compiler")
+_REPA = Field(
+    0, ge=0, description="weight of aligning the denoiser's middle with the patch encoder; 0 not"
+)
 
 
-class DiffusionConfig(TrainConfig):
+class LargeConfig(TrainConfig):
+    """Settings of stages whose networks may be large."""
+
+    compile: bool = Field(
+        False, description="torch.compile what gains by it, where that works (needs a compiler)"
+    )
+    checkpointing: bool = Field(
+        False, description="make activations again in the backward pass, not keep them"
+    )
+
+
+class OctaveConfig(LargeConfig):
+    """Settings of the denoiser of octaves and its summarizer."""
+
+    repa: float = _REPA
+
+
+class DiffusionConfig(LargeConfig):
     """Settings of the paper's diffusion: denoiser and summarizer on stored latents."""
 
     level_power: float = _POWER
     freeze_summarizer: bool = Field(False, description="train the denoiser alone")
-    compile: bool = _COMPILE
+    repa: float = _REPA
 
 
-class EmbeddingConfig(TrainConfig):
+class EmbeddingConfig(LargeConfig):
     """Settings of the embedding diffusion."""
 
     level_power: float = _POWER
     contexts: int | None = Field(
         None, ge=1, description="contexts held a level; None for 4096 to 384"
     )
-    compile: bool = _COMPILE
 
 
-class DecoderConfig(TrainConfig):
+class DecoderConfig(LargeConfig):
     """Settings of the decoder of low-pass latents."""
 
     made: float = Field(
@@ -173,6 +205,20 @@ TABLE: dict[str, dict[str, dict[str, Any]]] = {
             "show_every": 5000,
         },
         **_DEMO_TAIL,
+    },
+    "paper": {  # the denoiser as it was released; its frozen networks come from `zoomldm convert`
+        "diffusion": {
+            "steps": 300_000,
+            "batch_size": 48,
+            "accumulate": 8,
+            "learning_rate": 2e-5,
+            "warmup": 1000,
+            "cooldown": 0,
+            "ema": 0.9999,
+            "checkpointing": True,
+            "save_every": 2000,
+            "show_every": 5000,
+        },
     },
 }
 

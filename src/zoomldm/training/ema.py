@@ -23,6 +23,11 @@ class EMA:
         self.networks = {k: copy.deepcopy(v).requires_grad_(False) for k, v in networks.items()}
         self.decay = decay
 
+    def to(self, device: torch.device | str) -> None:
+        """Hold the averages on a device, which need not be that of the weights."""
+        for network in self.networks.values():
+            network.to(device)
+
     @torch.no_grad()
     def update(self, networks: dict[str, nn.Module], step: int) -> None:
         """Take in the weights after optimiser step `step` (from 0)."""
@@ -31,7 +36,7 @@ class EMA:
             source = networks[name].state_dict()
             for key, value in average.state_dict().items():
                 if value.is_floating_point():
-                    value.lerp_(source[key].to(value.dtype), 1 - decay)
+                    value.lerp_(source[key].to(value), 1 - decay)
                 else:
                     value.copy_(source[key])
 

@@ -9,13 +9,11 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
@@ -24,6 +22,7 @@ from zoomldm.errors import ConfigError, ZoomLDMError
 from zoomldm.files import atomic_folder, claim
 from zoomldm.networks.precision import fast_bfloat16, warn_if_slow
 from zoomldm.pipeline import pick_device
+from zoomldm.training.batches import Batches
 from zoomldm.training.checkpoints import (
     flatten,
     flatten_optimizer,
@@ -33,10 +32,13 @@ from zoomldm.training.checkpoints import (
     restore_optimizer,
     save_checkpoint,
 )
+from zoomldm.training.compiling import compile_modules, give_up
 from zoomldm.training.config import FREE, TrainConfig, rate_at
 from zoomldm.training.ema import EMA
+from zoomldm.training.recompute import recompute
 from zoomldm.training.run_log import RunLog, RunningMeans
 from zoomldm.training.stage import Stage
+from zoomldm.training.validation import Best
 from zoomldm.verbs import Progress, silent
 
 
@@ -88,24 +90,45 @@ class _Stop:
                 signal.signal(number, handler)
 
 
-class _Batches:
-    """Batches of successive steps; beside a GPU the next one is drawn while a step runs."""
+class _Gradients:
+    """Adds up the gradients of a step's batches; compiles what the settings ask to compile."""
 
-    def __init__(self, stage: Stage, config: TrainConfig, process: int, ahead: bool) -> None:
-        self.stage, self.config, self.process = stage, config, process
-        self.pool = ThreadPoolExecutor(1) if ahead else None
-        self.next: Any = None
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        stage: Stage,
+        module: Any,
+        low: torch.autocast,
+        config: TrainConfig,
+    ) -> None:
+        self.accelerator, self.module, self.low = accelerator, module, low
+        self.parts = config.accumulate
+        # Until they have run once, it is not known whether they can be compiled here.
+        self.untried = stage.compilable() if getattr(config, "compile", False) else []
+        compile_modules(self.untried)
 
-    def _draw(self, step: int) -> dict[str, Tensor]:
-        rng = np.random.default_rng([self.config.seed, step, self.process])
-        return self.stage.batch(rng, self.config.batch_size)
+    def add(self, batch: dict[str, Tensor], part: int) -> dict[str, Tensor]:
+        """Losses of the `part`-th batch of a step, whose gradients are added."""
+        device = self.accelerator.device
+        batch = {k: v.to(device, non_blocking=True) for k, v in batch.items()}
+        if not self.untried:
+            return self._add(batch, part)
+        untried, self.untried = self.untried, []
+        try:
+            return self._add(batch, part)
+        except Exception as error:  # whatever compilers and their back ends raise
+            give_up(untried, error)
+            self.module.zero_grad(set_to_none=True)
+            return self._add(batch, part)
 
-    def at(self, step: int) -> dict[str, Tensor]:
-        if self.pool is None:
-            return self._draw(step)
-        batch = self.next.result() if self.next else self._draw(step)
-        self.next = self.pool.submit(self._draw, step + 1)
-        return batch
+    def _add(self, batch: dict[str, Tensor], part: int) -> dict[str, Tensor]:
+        last = part == self.parts - 1
+        # Processes exchange gradients once a step.
+        with nullcontext() if last else self.accelerator.no_sync(self.module):
+            with self.low:
+                losses = self.module(batch)
+            self.accelerator.backward(losses["loss"] / self.parts)
+        return losses
 
 
 def train(
@@ -183,6 +206,11 @@ def _train(
     progress: Progress,
 ) -> None:
     device, main = accelerator.device, accelerator.is_main_process
+    if config.validate_every and not stage.can_validate():
+        raise ConfigError(
+            f"validate_every: the stage {stage.name} validates on held-out cases alone; name some "
+            "with --holdout, or leave it out"
+        )
     stage.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     networks = stage.networks()
     average = EMA(networks, config.ema)
@@ -193,16 +221,15 @@ def _train(
     # The fixed settings travel with every checkpoint, so that a resumed run can be compared.
     settings = {"config": config.model_dump(), "extra": extra, "environment": environment(device)}
     start = step = _resume(run, networks, average, optimizer, settings, type(config))
-    if getattr(config, "compile", False):
-        for part in stage.compilable():
-            part.compile(dynamic=False)
+    if getattr(config, "checkpointing", False):
+        recompute(stage.blocks())
     module, optimizer = accelerator.prepare(stage, optimizer)
-    for network in average.networks.values():
-        network.to(device)
+    average.to("cpu" if config.ema_device == "cpu" else device)
     low = torch.autocast(device.type, torch.bfloat16, enabled=bool(config.bf16))
+    gradients = _Gradients(accelerator, stage, module, low, config)
     log = RunLog(run, config.steps, start) if main else None
-    means, saved = RunningMeans(), start
-    batches = _Batches(stage, config, accelerator.process_index, ahead=device.type == "cuda")
+    means, saved, best = RunningMeans(), start, Best(run)
+    batches = Batches(stage, config, accelerator.process_index, ahead=device.type == "cuda")
 
     def save() -> int:
         tensors = {
@@ -215,18 +242,16 @@ def _train(
 
     stage.train()
     while step < config.steps and not stop.now():
-        batch = {k: v.to(device, non_blocking=True) for k, v in batches.at(step).items()}
         for group in optimizer.param_groups:
             group["lr"] = rate_at(step, config)
-        with low:
-            losses = module(batch)
         optimizer.zero_grad(set_to_none=True)
-        accelerator.backward(losses["loss"])
+        for part in range(config.accumulate):
+            means.add(gradients.add(batches.at(step, part), part))
         norm = accelerator.clip_grad_norm_(parameters, config.clip)
         optimizer.step()
         average.update(networks, step)
         step += 1
-        means.add({**losses, "norm": norm})
+        means.add({"norm": norm})
         last = step == config.steps
         if last or step % config.log_every == 0 or step % config.save_every == 0:
             _check_finite(run, step, norm)
@@ -241,6 +266,12 @@ def _train(
             with average.swapped(networks), torch.no_grad(), low, eager:
                 log.held_out(step, stage.held_out())
                 log.image(step, stage.images())
+        if config.validate_every and (last or step % config.validate_every == 0):
+            eager = torch.compiler.set_stance("force_eager")
+            with average.swapped(networks), torch.no_grad(), low, eager:
+                found = stage.validate()
+                log.validation(step, found)
+                best.offer(step, found, stage.save)
         if last or step % config.save_every == 0:
             saved = save()
     if log is None:

@@ -31,6 +31,8 @@ class LiteFeatures(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         """Maps (B, C, h, w) of images (B, 3, H, W) in [-1, 1] at 1/2 to 1/16 of the side."""
         net, out = self.network, []
+        if net._conv_stem.weight.device != images.device:
+            net.to(images.device)
         x = net._swish(net._bn0(net._conv_stem(images)))
         for number, block in enumerate(net._blocks[: TAPS[-1] + 1]):
             x = block(x)

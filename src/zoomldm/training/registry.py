@@ -56,6 +56,11 @@ def make_config(
     """
     if preset not in TABLE:
         raise ConfigError(f"preset {preset!r} can't be trained; expected {' or '.join(TABLE)}")
+    if name not in TABLE[preset]:
+        raise ConfigError(
+            f"preset {preset} has settings for the stage {' and '.join(TABLE[preset])} alone; its "
+            "other networks come from `zoomldm convert`"
+        )
     for key in changes or {}:
         if key not in stage.Config.model_fields:
             raise ConfigError(_refusal(key, name, stage))

@@ -80,6 +80,10 @@ class RunLog:
             brief = "  ".join(f"{k} {v:.4f}" for k, v in values.items() if "/" not in k)
             _log.info(f"step {step}  {brief}")
 
+    def validation(self, step: int, values: dict[str, float]) -> None:
+        """Log the figures of a validation."""
+        self._write(step, "validation", values)
+
     def image(self, step: int, image: np.ndarray | None) -> None:
         """Keep an image (H, W, 3) uint8 as PNG and in TensorBoard."""
         if image is not None:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from torch import Tensor, nn
 
-from zoomldm.archive import Archive
+from zoomldm.archive import Archive, Encoder
 from zoomldm.data.slide_patches import SlidePatches
 from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline
 from zoomldm.training.config import TrainConfig
@@ -27,6 +27,7 @@ class Start:
         finetune: begin with the weights of `given` in place of untrained ones.
         config: the stage's settings.
         labels: that the embedding diffusion is to know, each once, in order.
+        encoder: patch encoder that the archives are of, in place of the pipeline's.
     """
 
     preset: str
@@ -34,6 +35,7 @@ class Start:
     finetune: bool
     config: TrainConfig
     labels: tuple[str, ...] = ()
+    encoder: Encoder | None = None
 
     @cached_property
     def fresh(self) -> ZoomLDMPipeline:
@@ -120,6 +122,11 @@ class Stage(nn.Module):
         raise NotImplementedError
 
     @classmethod
+    def sketch(cls, base: ZoomLDMPipeline | None, start: Start) -> "Stage":
+        """The stage on its networks alone, without data: `blank` and `loss` can be asked of it."""
+        raise NotImplementedError
+
+    @classmethod
     def finish(cls, networks: Path, run: Path) -> Path:
         """Put trained networks that have no part in a pipeline where they are used.
 
@@ -144,6 +151,22 @@ class Stage(nn.Module):
         """Loss under the key `loss`; other entries are logged as they are."""
         raise NotImplementedError
 
+    def blank(self, size: int) -> dict[str, Tensor]:
+        """What `batch` draws, of the step that takes most memory, as shapes without content."""
+        raise NotImplementedError
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """What `forward` minimises, without a look at any number: tensors may have none."""
+        return self(batch)["loss"]
+
+    def frozen(self) -> list[nn.Module]:
+        """Networks that lie beside the trained ones and are run as they are."""
+        return []
+
+    def blocks(self) -> list[nn.Module]:
+        """Modules that `checkpointing` makes activations of again, in place of keeping them."""
+        return []
+
     def compilable(self) -> list[nn.Module]:
         """Modules whose inputs keep their shapes, for `compile` in the settings."""
         return []
@@ -151,6 +174,19 @@ class Stage(nn.Module):
     def held_out(self) -> dict[str, float]:
         """Losses on what was kept out of training, with the averaged weights in place."""
         return {}
+
+    def score(self, found: dict[str, float]) -> float:
+        """What of `held_out` chooses the best weights, the higher the better."""
+        raise NotImplementedError
+
+    def can_validate(self) -> bool:
+        """Whether `validate` has anything to say of this data."""
+        return True
+
+    def validate(self) -> dict[str, float]:
+        """Figures of the averaged weights, `score` among them."""
+        found = self.held_out()
+        return {"score": self.score(found), **found}
 
     def images(self) -> np.ndarray | None:
         """One image (H, W, 3) uint8 that shows the state of the training, or None."""

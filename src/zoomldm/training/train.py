@@ -8,9 +8,15 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from zoomldm.archive import Archive
+from zoomldm.archive import Archive, Encoder
 from zoomldm.cohort.cases import Split, read_labels, split_cases
-from zoomldm.data.folder import Source, check_archives, find_sources, identity
+from zoomldm.data.folder import (
+    Source,
+    check_archives,
+    common_encoder,
+    find_sources,
+    identity,
+)
 from zoomldm.data.slide_patches import SlidePatches, cache_tiles
 from zoomldm.errors import ConfigError, TargetError
 from zoomldm.pipeline import SHIPPED, ZoomLDMPipeline, load_pipeline, pick_device, preset_kinds
@@ -31,6 +37,8 @@ class TrainOptions:
         preset: sizes of the networks and settings.
         settings: other settings than the preset's, by name.
         finetune: begin with the weights that the pipeline has in place of untrained ones.
+        encoder: id of the patch encoder that made the archives, where it is not the pipeline's:
+            the summarizer is made for its embeddings, with `finetune` only what reads them.
         holdout: cases to keep out.
         cases: CSV with the columns `file` and `case`.
         labels: CSV with the column `file` and `label_column`; the embedding diffusion then learns
@@ -47,6 +55,7 @@ class TrainOptions:
     preset: str = "demo"
     settings: Mapping[str, object] = field(default_factory=dict)
     finetune: bool = False
+    encoder: str | None = None
     holdout: Sequence[str] = ()
     cases: Path | str | None = None
     labels: Path | str | None = None
@@ -63,6 +72,8 @@ class TrainOptions:
             raise ConfigError(
                 f"--labels is for the stage embedding-diffusion, not for {self.stage}"
             )
+        if self.encoder and self.stage != "diffusion":
+            raise ConfigError(f"--encoder is for the stage diffusion, not for {self.stage}")
 
 
 @dataclass(frozen=True)
@@ -125,7 +136,11 @@ def train(
     labels: list[str] = []
     if options.labels:
         labels = read_labels(Path(options.labels), options.label_column, split.training)
-    stage, start = _start(options, pipeline, source, tuple(sorted(set(labels))))
+    encoder = None
+    if options.encoder:
+        opened = [archive for archive in files.values() if isinstance(archive, Archive)]
+        encoder = common_encoder(opened, options.encoder)
+    stage, start = begin(options, pipeline, source, tuple(sorted(set(labels))), encoder)
     if start.config.threads:
         torch.set_num_threads(start.config.threads)
     base = stage.start(start)
@@ -147,6 +162,7 @@ def train(
             "data": identity(files),
             **_origin(stage, base, options.finetune),
             **({"labels": labels} if labels else {}),
+            **({"encoder": encoder.digest} if encoder else {}),
         },
         minutes=options.minutes,
         device=options.device,
@@ -158,26 +174,43 @@ def train(
             stage.finish(networks, out)
         else:
             assemble(base, networks, made)
+            if (out / "best").is_dir():
+                assemble(base, out / "best", out / "best-pipeline")
     return TrainReport(
         options.stage, str(out), str(made), start.config.steps, split.training, split.held_out
     )
 
 
-def _start(
-    options: TrainOptions, pipeline: str | None, source: str, labels: tuple[str, ...]
+def begin(
+    options: TrainOptions,
+    pipeline: str | None,
+    source: str,
+    labels: tuple[str, ...] = (),
+    encoder: Encoder | None = None,
+    own: bool = True,
 ) -> tuple[type[Stage], Start]:
-    """The stage that fits, and what it begins with."""
+    """The stage that fits, and what it begins with.
+
+    Args:
+        options: see TrainOptions.
+        pipeline: as of `train`.
+        source: what the stage reads, `archives` or `slides`.
+        labels: that it is to know.
+        encoder: of the archives, where it is not the pipeline's.
+        own: whether the preset's own pipeline is taken where none is named.
+    """
     name = pipeline
-    own = options.preset if options.preset.startswith("tiny") else SHIPPED
-    if name is None and (source == "archives" or options.finetune) and options.stage != "judge":
-        name = own
+    usual = options.preset if options.preset.startswith("tiny") else SHIPPED
+    wanted = (source == "archives" or options.finetune) and options.stage != "judge"
+    if name is None and own and wanted:
+        name = usual
     given = load_pipeline(name) if name is not None else None
     kinds = preset_kinds(options.preset)
     if options.finetune and given is not None:
         kinds |= {part: type(getattr(given, part)) for part in kinds}
     stage = pick_stage(options.stage, kinds)
     config = make_config(options.preset, options.stage, stage, options.settings)
-    return stage, Start(options.preset, given, options.finetune, config, labels)
+    return stage, Start(options.preset, given, options.finetune, config, labels, encoder)
 
 
 def _data(

@@ -59,6 +59,12 @@ class AutoencoderStage(Stage):
         autoencoder: FoldedAutoencoder = base.vae.requires_grad_(True)
         return cls(autoencoder, data.patches, data.kept_patches)
 
+    @classmethod
+    def sketch(cls, base: ZoomLDMPipeline | None, start: Start) -> Stage:
+        """See `Stage.sketch`."""
+        assert base is not None
+        return cls(base.vae.requires_grad_(True), SlidePatches.none())
+
     def __init__(
         self,
         autoencoder: FoldedAutoencoder,
@@ -103,15 +109,31 @@ class AutoencoderStage(Stage):
             "clean": torch.from_numpy(deviation <= self.noise),
         }
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Losses; `psnr` is that of the crops without strong noise, `halved` the equivariance."""
+    def blank(self, size: int) -> dict[str, Tensor]:
+        """See `Stage.blank`."""
+        cells, channels = self.crop // 8, self.autoencoder.config["latent_channels"]
+        return {
+            "pictures": torch.empty(size, 3, self.crop, self.crop),
+            "noise": torch.empty(size, channels, cells, cells),
+        }
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """See `Stage.loss`."""
+        return self._losses(batch)[0]
+
+    def _losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, that of the halved images, and what was decoded."""
         pictures = batch["pictures"]
         latents = self.autoencoder.encode(pictures) + batch["noise"]
         out = self.autoencoder.decode(latents).float()
         small = self.autoencoder.decode(F.avg_pool2d(latents, 2)).float()
         halved = _difference(small, F.avg_pool2d(pictures, 2))
-        loss = _difference(out, pictures) + self.equivariance * halved
-        square = (out - pictures).detach()[batch["clean"]].square().mean()
+        return _difference(out, pictures) + self.equivariance * halved, halved, out
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Losses; `psnr` is that of the crops without strong noise, `halved` the equivariance."""
+        loss, halved, out = self._losses(batch)
+        square = (out - batch["pictures"]).detach()[batch["clean"]].square().mean()
         return {
             "loss": loss,
             "halved": halved.detach(),
@@ -133,6 +155,14 @@ class AutoencoderStage(Stage):
         out = torch.cat([self.autoencoder(c).float() for c in x.split(8)]).clamp(-1, 1)
         error = (out - x).square().mean((1, 2, 3)) / 4
         return {"psnr": float((-10 * torch.log10(error)).mean())}
+
+    def score(self, found: dict[str, float]) -> float:
+        """PSNR."""
+        return found["psnr"]
+
+    def can_validate(self) -> bool:
+        """On held-out cases alone."""
+        return self.kept is not None
 
     def images(self) -> np.ndarray:
         """Six patches above their round trips."""

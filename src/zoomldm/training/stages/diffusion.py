@@ -1,6 +1,7 @@
 """Stage 3: the summarizer and the denoiser together, on archives made with --for-training."""
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,10 +16,12 @@ from zoomldm.errors import ConfigError, PipelineError
 from zoomldm.geometry.levels import COUNT, NAMES
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pixels import to_pixels
+from zoomldm.training.alignment import Alignment, at_tokens
 from zoomldm.training.assembly import start_denoiser
 from zoomldm.training.balance import draw_levels
 from zoomldm.training.config import DiffusionConfig
 from zoomldm.training.stage import Data, Stage, Start
+from zoomldm.training.validation import likeness
 
 _log = logging.getLogger(__name__)
 
@@ -42,11 +45,12 @@ class DiffusionStage(Stage):
 
     Args:
         pipeline: its `unet` and `summarizer` are trained; `vae` and `scheduler` stay as they are.
-        patches: training patches.
+        patches: training patches; None for a stage without data.
         held_out: patches of held-out cases, or None.
         null: probability of the null condition.
         level_power: see `draw_levels`.
         freeze_summarizer: train the denoiser alone.
+        repa: weight of the alignment with the patch encoder.
         snr_limit: weigh each item by min(SNR, limit) in units of x0's error (Hang et al. 2023,
             equation 8); None weighs all alike.
     """
@@ -84,20 +88,32 @@ class DiffusionStage(Stage):
             kept,
             level_power=config.level_power,
             freeze_summarizer=config.freeze_summarizer,
+            repa=config.repa,
         )
+
+    @classmethod
+    def sketch(cls, base: ZoomLDMPipeline | None, start: Start) -> Stage:
+        """See `Stage.sketch`."""
+        assert base is not None
+        own = _own(start)
+        return cls(base, None, freeze_summarizer=own.freeze_summarizer, repa=own.repa)
 
     def __init__(
         self,
         pipeline: ZoomLDMPipeline,
-        patches: ArchivePatches,
+        patches: ArchivePatches | None,
         held_out: ArchivePatches | None = None,
         null: float = NULL,
         snr_limit: float | None = None,
         level_power: float = 0,
         freeze_summarizer: bool = False,
+        repa: float = 0,
     ) -> None:
         super().__init__()
-        self.pipeline = pipeline
+        self.pipeline, self.repa = pipeline, repa
+        if repa:
+            width = pipeline.unet.config["widths"][-1]
+            self.alignment = Alignment(int(width), pipeline.embedding_dim)
         self.unet = pipeline.unet.requires_grad_(True)
         self.summarizer = pipeline.summarizer.requires_grad_(not freeze_summarizer)
         self.freeze_summarizer, self.level_power = freeze_summarizer, level_power
@@ -106,19 +122,22 @@ class DiffusionStage(Stage):
                 # On a CPU the backward pass of PyTorch's fused attention costs a sixth of a step.
                 if isinstance(module, UNet2DConditionModel):
                     module.set_attn_processor(AttnProcessor())
-        self.patches, self.kept = patches, held_out
+        self.kept = held_out
         self.null, self.snr_limit = null, snr_limit
         self.prediction = str(pipeline.scheduler.config["prediction_type"])
         if self.prediction not in ("epsilon", "v_prediction", "sample"):
             raise PipelineError(
                 f"scheduler predicts {self.prediction!r}; expected epsilon, v_prediction or sample"
             )
+        self.register_buffer("alphas", pipeline.scheduler.alphas_cumprod.clone(), persistent=False)
+        if patches is None:
+            return
+        self.patches = patches
         if not patches.levels:
             raise ConfigError(
                 "no patch is left to train on: the archives' tissue is so little that the withheld "
                 "block takes all of it; add larger slides"
             )
-        self.register_buffer("alphas", pipeline.scheduler.alphas_cumprod.clone(), persistent=False)
         wanted = (pipeline.embedding_dim, *pipeline.latent_shape)
         if wanted != (patches.dim, *patches.latent_shape):
             raise PipelineError(
@@ -128,12 +147,44 @@ class DiffusionStage(Stage):
 
     def networks(self) -> dict[str, nn.Module]:
         """Denoiser and, where it is trained, summarizer."""
-        networks = {"unet": self.unet, "summarizer": self.summarizer}
-        return {"unet": self.unet} if self.freeze_summarizer else networks
+        networks: dict[str, nn.Module] = {"unet": self.unet, "summarizer": self.summarizer}
+        if self.freeze_summarizer:
+            del networks["summarizer"]
+        if self.repa:
+            networks["alignment"] = self.alignment
+        return networks
+
+    def save(self, folder: Path) -> None:
+        """Write all but the alignment, which is dropped."""
+        for name, network in self.networks().items():
+            if name != "alignment":
+                network.save_pretrained(folder / name)  # type: ignore[operator]
 
     def compilable(self) -> list[nn.Module]:
         """The U-Net; the summarizer meets grids of every size."""
         return [self.unet.unet] if hasattr(self.unet, "unet") else [self.unet]
+
+    def frozen(self) -> list[nn.Module]:
+        """The autoencoder, which decodes what is shown."""
+        return [self.pipeline.vae]
+
+    def blocks(self) -> list[nn.Module]:
+        """The U-Net's, and the summarizer's."""
+        own = [] if self.freeze_summarizer else [*self.summarizer.blocks]
+        return [*self.compilable(), *own, *getattr(self.summarizer, "trunk", [])]
+
+    def blank(self, size: int) -> dict[str, Tensor]:
+        """See `Stage.blank`: levels as `batch` draws them, the coarsest of a step of a few."""
+        levels, shape = self.pipeline.levels, (size, *self.pipeline.latent_shape)
+        batch = {"latents": torch.empty(shape), "noise": torch.empty(shape)}
+        for level in range(levels):
+            count = size // levels + (level >= levels - size % levels)
+            if count:
+                grids, side = -(-count // REPEATS[level]), 1 << level
+                dim = self.pipeline.embedding_dim
+                batch[f"grid/{level}"] = torch.empty(grids, side, side, dim, dtype=torch.float16)
+                batch[f"time/{level}"] = torch.zeros(count, dtype=torch.long)
+        return {**batch, "keep": torch.empty(size)}
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
         """Draw `size` items.
@@ -210,12 +261,27 @@ class DiffusionStage(Stage):
             errors = errors * snr.clamp(max=self.snr_limit) / unit[self.prediction]
         return errors, counts
 
+    def _aligned(self, batch: dict[str, Tensor]) -> Tensor:
+        """The alignment's loss, after the denoiser has run on a batch."""
+        wanted = []
+        for level in range(COUNT):
+            grid = batch.get(f"grid/{level}")
+            if grid is not None:
+                own = at_tokens(grid)[:, None].expand(-1, REPEATS[level], -1, -1).flatten(0, 1)
+                wanted.append(own[: len(batch[f"time/{level}"])])
+        return self.alignment(torch.cat(wanted))
+
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Mean loss, and that of each level in the batch as `level/20x` and so on."""
+        if self.repa:
+            self.alignment.watch(self.compilable()[0].mid_block)  # type: ignore[arg-type]
         errors, counts = self._errors(batch)
         parts = errors.detach().split([n for _, n in counts])
         named = {f"level/{NAMES[k]}": p.mean() for (k, _), p in zip(counts, parts, strict=True)}
-        return {"loss": errors.mean(), **named}
+        if not self.repa:
+            return {"loss": errors.mean(), **named}
+        apart = self._aligned(batch)
+        return {"loss": errors.mean() + self.repa * apart, **named, "repa": apart.detach()}
 
     def _kept_out(self) -> dict[str, tuple[ArchivePatches, list[np.ndarray]]]:
         """Fixed patches by the set that they show: seen, hold-out regions, held-out cases."""
@@ -263,7 +329,6 @@ class DiffusionStage(Stage):
     ) -> np.ndarray:
         """One row a level: real patches (round trips), each beside one generated from its grid."""
         store = self.patches if self.kept is None else self.kept
-        device = self.alphas.device
         chosen = {}
         for level in store.levels:
             patches = store.fullest(level, columns)
@@ -271,6 +336,20 @@ class DiffusionStage(Stage):
         real = torch.cat(
             [torch.from_numpy(store.latents(level, patches)) for level, patches in chosen.items()]
         )
+        x = self._made(store, chosen, steps, guidance)
+        both = [
+            np.concatenate([to_pixels(part) for part in self._decoded(latents)])
+            for latents in (real.to(x.device), x)
+        ]
+        pairs = np.concatenate(both, 2)  # (n, 256, 512, 3)
+        rows = pairs.reshape(len(chosen), columns, *pairs.shape[1:])
+        return np.concatenate([np.concatenate(list(row), 1) for row in rows])
+
+    def _made(
+        self, store: ArchivePatches, chosen: dict[int, np.ndarray], steps: int, guidance: float
+    ) -> Tensor:
+        """Latents drawn from the grids of patches, level -> patches."""
+        device = self.alphas.device
         contexts = torch.cat(
             [
                 self.summarizer(
@@ -280,18 +359,30 @@ class DiffusionStage(Stage):
                 for level, patches in chosen.items()
             ]
         )
-        x = torch.randn(real.shape, generator=torch.Generator().manual_seed(0)).to(device)
+        shape = (len(contexts), *self.pipeline.latent_shape)
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
         model = guided(self.unet, contexts, guidance)
         schedule = make_schedule(self.pipeline.scheduler, steps)
-        x = schedule.denoised(lambda noised, time: model(noised, time).float(), x)
-        vae = self.pipeline.vae.to(device)
-        both = [
-            np.concatenate([to_pixels(vae.decode(part)) for part in latents.split(8)])
-            for latents in (real.to(device), x)
-        ]
-        pairs = np.concatenate(both, 2)  # (n, 256, 512, 3)
-        rows = pairs.reshape(len(chosen), columns, *pairs.shape[1:])
-        return np.concatenate([np.concatenate(list(row), 1) for row in rows])
+        return schedule.denoised(lambda noised, time: model(noised, time).float(), x)
+
+    def _decoded(self, latents: Tensor) -> list[Tensor]:
+        vae = self.pipeline.vae.to(latents.device)
+        return [vae.decode(part).float() for part in latents.split(8)]
+
+    def validate(self, count: int = 16, steps: int = 12) -> dict[str, float]:
+        """Likeness of tiles at 20x made of their embeddings alone; without an encoder the loss."""
+        if self.pipeline.patch_encoder is None or 0 not in self.patches.levels:
+            found = self.held_out()
+            names = (name for name in ("held-out", "withheld", "seen") if name in found)
+            return {"score": -found[next(names)], **found}
+        store = self.kept or self.patches
+        pool = store.withheld[0] if len(store.withheld[0]) else store.patches[0]
+        chosen = _spread(pool, count)
+        x = self._made(store, {0: chosen}, steps, GUIDANCE)
+        own = torch.from_numpy(store.grids(0, chosen))[:, 0, 0]
+        encoder = self.pipeline.patch_encoder.to(x.device)
+        found = likeness(encoder, torch.cat(self._decoded(x)), own)
+        return {"score": found["cosine"], **found}
 
 
 def _spread(patches: np.ndarray, count: int) -> np.ndarray:

@@ -32,7 +32,7 @@ class EmbeddingDiffusionStage(Stage):
 
     Args:
         pipeline: its `embedding_diffusion` is trained.
-        contexts: of training patches.
+        contexts: of training patches; None for a stage without data.
         withheld: of patches in the spatial hold-out regions.
         held_out: of held-out cases, or None.
         level_power: see `draw_levels`.
@@ -65,10 +65,16 @@ class EmbeddingDiffusionStage(Stage):
             stage.standardise()
         return stage
 
+    @classmethod
+    def sketch(cls, base: ZoomLDMPipeline | None, start: Start) -> Stage:
+        """See `Stage.sketch`."""
+        assert base is not None
+        return cls(base, None)
+
     def __init__(
         self,
         pipeline: ZoomLDMPipeline,
-        contexts: ContextStore,
+        contexts: ContextStore | None,
         withheld: ContextStore | None = None,
         held_out: ContextStore | None = None,
         level_power: float = 0,
@@ -77,10 +83,13 @@ class EmbeddingDiffusionStage(Stage):
         super().__init__()
         network: ContextDiT = pipeline.embedding_diffusion
         self.network = network.requires_grad_(True)
-        self.store, self.withheld, self.kept = contexts, withheld, held_out
+        self.withheld, self.kept = withheld, held_out
         self.diffusion, self.level_power = LearnedRange.cosine(), level_power
         self.labels = None if labels is None else np.asarray(labels)
-        self.pools = [k for k in range(COUNT) if len(contexts.levels[k].patches)]
+        self.pools: list[int] = []
+        if contexts is not None:
+            self.store = contexts
+            self.pools = [k for k in range(COUNT) if len(contexts.levels[k].patches)]
 
     def standardise(self) -> None:
         """Give an untrained network the statistics of the training contexts."""
@@ -95,6 +104,26 @@ class EmbeddingDiffusionStage(Stage):
     def compilable(self) -> list[nn.Module]:
         """The network: every step has the same shapes."""
         return [self.network]
+
+    def blocks(self) -> list[nn.Module]:
+        """The transformer's."""
+        return list(self.network.blocks)
+
+    def blank(self, size: int) -> dict[str, Tensor]:
+        """See `Stage.blank`."""
+        tokens, width = self.network.context_shape
+        none = torch.zeros(size, dtype=torch.long)
+        return {
+            "contexts": torch.empty(size, tokens, width),
+            "noise": torch.empty(size, tokens, width),
+            "parent": torch.empty(size, tokens // 4, width),
+            "reference": torch.empty(size, int(self.network.config["reference_dim"])),
+            **dict.fromkeys(("time", "level", "shown"), none),
+        }
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """See `Stage.loss`."""
+        return self._errors(batch).mean()
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
         """Draw `size` items.
@@ -198,6 +227,11 @@ class EmbeddingDiffusionStage(Stage):
         for name in ("reference", "parent"):
             found |= {k: v for k, v in self._loss(name, last, name).items() if k == name}
         return found
+
+    def score(self, found: dict[str, float]) -> float:
+        """Less loss on what was kept out."""
+        names = (name for name in ("held-out", "withheld", "seen") if name in found)
+        return -found[next(names)]
 
     def _loss(self, name: str, store: ContextStore, condition: str = "") -> dict[str, float]:
         found: dict[str, float] = {}

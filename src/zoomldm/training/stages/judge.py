@@ -56,6 +56,12 @@ class JudgeStage(Stage):
         return cls(network, data.patches, data.kept_patches)
 
     @classmethod
+    def sketch(cls, base: ZoomLDMPipeline | None, start: Start) -> Stage:
+        """See `Stage.sketch`."""
+        network = TileCNN(layout=0, grey=True, **judge_size(start.preset))
+        return cls(network, SlidePatches.none())
+
+    @classmethod
     def finish(cls, networks: Path, run: Path) -> Path:
         """Copy it to `run/judge`, which `--judge` of `zoomldm evaluate` takes."""
         with atomic_folder(run / "judge") as fresh:
@@ -88,6 +94,10 @@ class JudgeStage(Stage):
         chosen = rng.choice(self.pool, size, replace=len(self.pool) < size)
         return self._views(self.tiles, chosen, rng)
 
+    def blank(self, size: int) -> dict[str, Tensor]:
+        """See `Stage.blank`."""
+        return {name: torch.empty(size, 3, 256, 256) for name in ("first", "second")}
+
     def _views(
         self, tiles: SlidePatches, chosen: np.ndarray, rng: np.random.Generator
     ) -> dict[str, Tensor]:
@@ -117,6 +127,14 @@ class JudgeStage(Stage):
         )
         nearest = cosine(second, first).argmax(1)
         return {"recognised": float((nearest == np.arange(len(chosen))).mean())}
+
+    def score(self, found: dict[str, float]) -> float:
+        """Tiles recognised."""
+        return found["recognised"]
+
+    def can_validate(self) -> bool:
+        """On held-out cases alone."""
+        return self.kept is not None
 
     def save(self, folder: Path) -> None:
         """Write the judge; its head is dropped."""

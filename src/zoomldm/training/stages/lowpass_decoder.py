@@ -102,7 +102,7 @@ class LowPassDecoderStage(Stage):
 
     Args:
         autoencoder: its decoder is trained; its bands are scaled already.
-        crops: training crops.
+        crops: training crops; None for a stage without data.
         held_out: crops of held-out cases, or None.
         features: images (B, 3, H, W) in [-1, 1] to feature maps; what a perceptual loss compares.
         adversary: weight of the adversary.
@@ -137,10 +137,17 @@ class LowPassDecoderStage(Stage):
             other = MadeCrops(kept, base, other, config.made) if kept and other else None
         return cls(base.vae, crops, other, perceptual_features(), config.adversary)
 
+    @classmethod
+    def sketch(cls, base: ZoomLDMPipeline | None, start: Start) -> Stage:
+        """See `Stage.sketch`."""
+        assert base is not None and isinstance(start.config, DecoderConfig)
+        features = perceptual_features()
+        return cls(base.vae, None, None, features, start.config.adversary)
+
     def __init__(
         self,
         autoencoder: LowPassAutoencoder,
-        crops: CropSource,
+        crops: CropSource | None,
         held_out: CropSource | None = None,
         features: Features | None = None,
         adversary: float = 0.05,
@@ -150,13 +157,40 @@ class LowPassDecoderStage(Stage):
         super().__init__()
         self.vae = autoencoder.requires_grad_(True)
         self.discriminator = discriminator or CropDiscriminator()
-        self.crops, self.kept = crops, held_out
+        if crops is not None:
+            self.crops = crops
+        self.kept = held_out
         self.features = features
         self.adversary, self.warmup = adversary, warmup
 
     def networks(self) -> dict[str, nn.Module]:
         """Autoencoder and discriminator."""
         return {"autoencoder": self.vae, "discriminator": self.discriminator}
+
+    def frozen(self) -> list[nn.Module]:
+        """The network of the features, where there is one."""
+        owner = getattr(self.features, "__self__", None)
+        return [owner] if isinstance(owner, nn.Module) else []
+
+    def compilable(self) -> list[nn.Module]:
+        """The decoder's three trunks: crops are of one size."""
+        return [self.vae.coarse, self.vae.middle, self.vae.fine]
+
+    def blocks(self) -> list[nn.Module]:
+        """The decoder's."""
+        return [*self.vae.coarse, *self.vae.middle, *self.vae.fine]
+
+    def blank(self, size: int) -> dict[str, Tensor]:
+        """See `Stage.blank`."""
+        cells, channels = CROP // CELL, int(self.vae.config["noise_channels"])
+        return {
+            "images": torch.empty(size, 3, CROP, CROP),
+            "low": torch.empty(size, 3, CROP // 4, CROP // 4),
+            "levels": torch.zeros(size, dtype=torch.long),
+            "spread": torch.empty(size),
+            "spoil": torch.empty(size, 6, cells, cells),
+            "noise": torch.empty(size, channels, cells, cells),
+        }
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
         """Crops with their low images, the decoder's noise and that of the latents."""
@@ -180,8 +214,31 @@ class LowPassDecoderStage(Stage):
             "shift": torch.from_numpy(rng.integers(0, CELL, 2)),
         }
 
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """See `Stage.loss`: no crop's latents carry noise, and the adversary is at work."""
+        return self._losses(batch, (0, 0), slice(None), self.warmup + 1)["loss"]
+
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Losses by name."""
+        y, x = batch["shift"].tolist()
+        losses = self._losses(batch, (y, x))
+        return {k: v if k == "loss" else v.detach() for k, v in losses.items()}
+
+    def _losses(
+        self,
+        batch: dict[str, Tensor],
+        shift: tuple[int, int],
+        clean: slice | None = None,
+        seen: int | None = None,
+    ) -> dict[str, Tensor]:
+        """Losses by name.
+
+        Args:
+            batch: see `batch`.
+            shift: where features are compared, in px.
+            clean: crops that the adversary sees; None for those whose latents carry no noise.
+            seen: batches that the discriminator knows; None to count them.
+        """
         latents = self.vae.from_planes(coarse_planes(batch["low"]))
         latents = latents + batch["spread"].view(-1, 1, 1, 1) * batch["spoil"]
         out = self.vae.decode(latents, batch["noise"], batch["levels"]).float()
@@ -192,7 +249,7 @@ class LowPassDecoderStage(Stage):
         losses = {"l1": error.abs().mean(), "phase": phase_loss(error)}
         loss = 3 * losses["l1"] + 20 * losses["phase"]
         if self.features is not None:
-            y, x = batch["shift"].tolist()
+            y, x = shift
             a, b = out[..., y : y + 112, x : x + 112], real[..., y : y + 112, x : x + 112]
             with torch.no_grad():
                 wanted = [_unit(f) for f in self.features(b)]
@@ -201,22 +258,29 @@ class LowPassDecoderStage(Stage):
             losses["features"] = torch.stack(parts).mean()
             loss = loss + losses["features"]
         if self.adversary:
-            loss = loss + self._adversary(batch, out, real, losses)
-        return {"loss": loss, **{k: v.detach() for k, v in losses.items()}}
+            loss = loss + self._adversary(batch, out, real, losses, clean, seen)
+        return {"loss": loss, **losses}
 
     def _adversary(
-        self, batch: dict[str, Tensor], out: Tensor, real: Tensor, losses: dict[str, Tensor]
+        self,
+        batch: dict[str, Tensor],
+        out: Tensor,
+        real: Tensor,
+        losses: dict[str, Tensor],
+        crops: slice | None = None,
+        seen: int | None = None,
     ) -> Tensor:
-        clean = batch["spread"] == 0
+        clean = batch["spread"] == 0 if crops is None else crops
         low = F.interpolate(batch["low"], scale_factor=4, mode="bilinear", align_corners=False)
         low = low[..., BORDER:-BORDER, BORDER:-BORDER][clean]
         out, real = detail(out[clean]), detail(real[clean])
         loss = out.new_zeros(())
         if not len(out):
             return loss
-        if self.training:
-            self.discriminator.seen += 1
-        seen = int(self.discriminator.seen)
+        if seen is None:
+            if self.training:
+                self.discriminator.seen += 1
+            seen = int(self.discriminator.seen)
         told = self.discriminator(torch.cat([out.detach(), real]), torch.cat([low, low]))
         fake, true = told.chunk(2)
         losses["hinge"] = F.relu(1 + fake).mean() + F.relu(1 - true).mean()
@@ -243,6 +307,12 @@ class LowPassDecoderStage(Stage):
                 found[f"{name}/{level}/psnr"] = float((-10 * torch.log10(square)).mean())
                 found[f"{name}/{level}/detail"] = float(detail)
         return found
+
+    def score(self, found: dict[str, float]) -> float:
+        """Mean PSNR over the levels, of held-out cases where there are any."""
+        name = "held-out" if self.kept is not None else "seen"
+        values = [v for k, v in found.items() if k.startswith(f"{name}/") and k.endswith("/psnr")]
+        return float(np.mean(values))
 
     def _shown(self, store: CropSource, count: int) -> tuple[Tensor, Tensor, NDArray]:
         rng = np.random.default_rng(3)

@@ -1,12 +1,15 @@
 """Stage: summarizer and denoiser together, on the octaves of slides' 2 mpp rasters."""
 
+from pathlib import Path
+from typing import Any
+
 import imagecodecs
 import numpy as np
 import torch
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
-from zoomldm.data.rasters import FINE, MARGIN, RasterPatches, Windows, load_raster
+from zoomldm.data.rasters import FINE, MARGIN, SIDE, RasterPatches, Windows, load_raster
 from zoomldm.generation.octaves import Known, codec_loss, make_latents, octave_times
 from zoomldm.geometry.levels import COARSEST, COUNT, NAMES
 from zoomldm.networks.lowpass import (
@@ -20,8 +23,11 @@ from zoomldm.networks.octave_denoiser import BASE, NONE, PARENT, OctaveDenoiser
 from zoomldm.networks.summarizers import CNNSummarizer
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pixels import to_pixels, to_signed
+from zoomldm.training.alignment import Alignment, at_tokens
 from zoomldm.training.assembly import start_denoiser
+from zoomldm.training.config import OctaveConfig
 from zoomldm.training.stage import Data, Kinds, Stage, Start
+from zoomldm.training.validation import likeness
 
 NULL = 0.1  # probability of the null condition (supplement, section 5)
 LEVELS = (0.46, 0.18, 0.12, 0.08, 0.06, 0.04, 0.03, 0.03)
@@ -38,15 +44,18 @@ class OctaveStage(Stage):
         autoencoder: gives the latents; stays as it is.
         summarizer: trained.
         denoiser: trained.
-        patches: training windows.
+        patches: training windows; None for a stage without data.
         held_out: windows of held-out cases, or None.
         levels: probability of each level.
         null: probability of the null condition.
+        repa: weight of the alignment with the patch encoder.
+        encoder: patch encoder that validates; None to validate by losses.
     """
 
     name = "octave"
     trains = ("unet", "summarizer")
     needs = ("vae", "patch_encoder")
+    Config = OctaveConfig
     sparse = True
 
     @classmethod
@@ -69,31 +78,90 @@ class OctaveStage(Stage):
         kept = None
         if data.kept_archives:
             kept = RasterPatches([load_raster(a, folder, share=0) for a in data.kept_archives])
-        return cls(base.vae, base.summarizer, base.unet, patches, kept)
+        return cls(
+            base.vae,
+            base.summarizer,
+            base.unet,
+            patches,
+            kept,
+            repa=_repa(start),
+            encoder=base.patch_encoder,
+        )
+
+    @classmethod
+    def sketch(cls, base: ZoomLDMPipeline | None, start: Start) -> Stage:
+        """See `Stage.sketch`."""
+        assert base is not None
+        return cls(base.vae, base.summarizer, base.unet, None, repa=_repa(start))
 
     def __init__(
         self,
         autoencoder: LowPassAutoencoder,
         summarizer: CNNSummarizer,
         denoiser: OctaveDenoiser,
-        patches: RasterPatches,
+        patches: RasterPatches | None,
         held_out: RasterPatches | None = None,
         levels: tuple[float, ...] = LEVELS,
         null: float = NULL,
+        repa: float = 0,
+        encoder: Any = None,
     ) -> None:
         super().__init__()
+        self.encoder = [] if encoder is None else [encoder]  # likewise
+        self.repa = repa
+        if repa:
+            width, dim = denoiser.config["widths"][-1], summarizer.config["dim"]
+            self.alignment = Alignment(int(width), int(dim))
         self.vae = [autoencoder.requires_grad_(False).eval()]  # in a list: not this stage's
         self.summarizer = summarizer.requires_grad_(True)
         self.unet = denoiser.requires_grad_(True)
         if not torch.cuda.is_available():
             self.unet.unet.set_attn_processor(AttnProcessor())
-        self.patches, self.kept = patches, held_out
+        if patches is not None:
+            self.patches = patches
+        self.kept = held_out
         self.levels = np.array(levels) / sum(levels)
         self.null = null
 
     def networks(self) -> dict[str, nn.Module]:
-        """Denoiser and summarizer."""
-        return {"unet": self.unet, "summarizer": self.summarizer}
+        """Denoiser and summarizer, and what aligns the denoiser."""
+        networks: dict[str, nn.Module] = {"unet": self.unet, "summarizer": self.summarizer}
+        if self.repa:
+            networks["alignment"] = self.alignment
+        return networks
+
+    def save(self, folder: Path) -> None:
+        """Write denoiser and summarizer; the alignment is dropped."""
+        self.unet.save_pretrained(folder / "unet")
+        self.summarizer.save_pretrained(folder / "summarizer")
+
+    def frozen(self) -> list[nn.Module]:
+        """The autoencoder, which gives the latents."""
+        return list(self.vae)
+
+    def compilable(self) -> list[nn.Module]:
+        """The U-Net; the summarizer meets grids of every size."""
+        return [self.unet.unet]
+
+    def blocks(self) -> list[nn.Module]:
+        """The U-Net's, and what the summarizer does with large grids."""
+        return [self.unet.unet, *self.summarizer.trunk, *self.summarizer.blocks]
+
+    def blank(self, size: int) -> dict[str, Tensor]:
+        """See `Stage.blank`: of the coarsest level, whose grids are largest."""
+        grids, side = -(-size // REPEATS[COARSEST]), 1 << COARSEST
+        none, shape = torch.zeros(size, dtype=torch.long), (size, 6, 32, 32)
+        pixels = torch.empty(size, SIDE, SIDE, 3, dtype=torch.uint8)
+        dim = int(self.summarizer.config["dim"])
+        return {
+            "pixels": pixels,
+            "lossy": pixels,
+            **dict.fromkeys(("kind", "where", "time", "level"), none),
+            **dict.fromkeys(("loss", "keep"), torch.empty(size)),
+            "grid": torch.empty(grids, side, side, dim, dtype=torch.float16),
+            "noise": torch.empty(shape),
+            "spoil": torch.empty(shape),
+        }
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
         """Draw `size` items of one level."""
@@ -149,7 +217,9 @@ class OctaveStage(Stage):
 
     def given(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Latents, hint and context of a batch."""
-        vae = self.vae[0].to(batch["noise"].device)  # type: ignore[arg-type]
+        vae, device = self.vae[0], batch["noise"].device
+        if vae.mean.device != device:
+            vae.to(device)  # type: ignore[arg-type]
         planes = coarse_planes(to_signed(batch["pixels"]))
         latents = vae.from_planes(planes)
         parent = vae.from_planes(enlarged(pooled(planes)))
@@ -183,16 +253,32 @@ class OctaveStage(Stage):
         ).float()
         return (out - (alpha * noise - sigma * x)).square().mean((1, 2, 3)), likelihood
 
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """See `Stage.loss`."""
+        return self._losses(batch)[0]
+
+    def _losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Loss, v-loss of each item, and the alignment's loss where there is one."""
+        if self.repa:
+            self.alignment.watch(self.unet.unet.mid_block)
+        errors, likelihood = self.errors(batch)
+        loss = errors.mean() + 0.1 * likelihood.mean()
+        if not self.repa:
+            return loss, errors, {}
+        wanted = at_tokens(batch["grid"], batch.get("shift"))[batch["where"]]
+        apart = self.alignment(wanted)
+        return loss + self.repa * apart, errors, {"repa": apart.detach()}
+
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Loss, and v-loss by level and kind of hint."""
-        errors, likelihood = self.errors(batch)
+        loss, errors, others = self._losses(batch)
         name = NAMES[int(batch["level"][0])]
         named = {}
         for kind, label in ((NONE, "none"), (PARENT, "parent"), (BASE, "base")):
             chosen = errors.detach()[batch["kind"] == kind]
             if len(chosen):
                 named[f"{name}/{label}"] = chosen.mean()
-        return {"loss": errors.mean() + 0.1 * likelihood.mean(), **named}
+        return {"loss": loss, **named, **others}
 
     def _fixed(self, store: RasterPatches, level: int, count: int) -> Windows:
         return store.draw(np.random.default_rng([7, level]), level, count)
@@ -215,6 +301,33 @@ class OctaveStage(Stage):
                     batch = {k: v.to(self.unet.alphas.device) for k, v in batch.items()}
                     found[f"{name}/{NAMES[level]}/{label}"] = float(self.errors(batch)[0].mean())
         return found
+
+    def validate(self, count: int = 16, steps: int = 6) -> dict[str, float]:
+        """Likeness of tiles at 20x made of their embeddings alone; without an encoder the loss."""
+        if not self.encoder:
+            found = self.held_out()
+            name = "held-out" if self.kept is not None else "seen"
+            values = [found[f"{name}/{level}/context"] for level in NAMES]
+            return {"score": -float(np.mean(values)), **found}
+        windows = (self.kept or self.patches).tiles(count)
+        rng, n = np.random.default_rng(9), len(windows.pixels)
+        device = self.unet.alphas.device
+        batch = self._items(windows, np.full(n, NONE), n, rng, 0, 42)
+        batch = {k: v.to(device) for k, v in batch.items()}
+        _, hint, context = self.given(batch)
+        known = Known(0, context, NONE, hint, 0.0)
+        x = make_latents(self.unet, known, batch["noise"], octave_times(steps))
+        vae = self.vae[0]
+        shape = (n, int(vae.config["noise_channels"]), *x.shape[2:])
+        noise = torch.from_numpy(rng.standard_normal(shape, np.float32)).to(device)
+        images = torch.cat(
+            [
+                vae.decode(a, b, c).float()
+                for a, b, c in zip(x.split(4), noise.split(4), batch["level"].split(4), strict=True)
+            ]
+        )
+        found = likeness(self.encoder[0].to(device), images, batch["grid"][:, 0, 0])
+        return {"score": found["cosine"], **found}
 
     def images(self, columns: int = 6, steps: int = 8) -> np.ndarray:
         """For each level real windows above those drawn from context, with parent, with base."""
@@ -242,6 +355,11 @@ class OctaveStage(Stage):
                 image = planes_image(self.vae[0].to_planes(x))
                 rows.append(np.concatenate(list(to_pixels(image)), 1))
         return np.concatenate(rows)
+
+
+def _repa(start: Start) -> float:
+    assert isinstance(start.config, OctaveConfig)
+    return start.config.repa
 
 
 def through_codec(around: np.ndarray, quality: float) -> np.ndarray:

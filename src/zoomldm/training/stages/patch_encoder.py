@@ -65,6 +65,12 @@ class PatchEncoderStage(Stage):
         encoder: TileCNN = base.patch_encoder.requires_grad_(True)
         return cls(encoder, data.patches, data.kept_patches)
 
+    @classmethod
+    def sketch(cls, base: ZoomLDMPipeline | None, start: Start) -> Stage:
+        """See `Stage.sketch`."""
+        assert base is not None
+        return cls(base.patch_encoder.requires_grad_(True), SlidePatches.none())
+
     def __init__(
         self,
         encoder: TileCNN,
@@ -117,6 +123,11 @@ class PatchEncoderStage(Stage):
             views[name] = recolour(warp(tiles, rng), rng, self.jitter)
         return views
 
+    def blank(self, size: int) -> dict[str, Tensor]:
+        """See `Stage.blank`."""
+        side = self.patch_encoder.config["side"]
+        return {name: torch.empty(size, 3, side, side) for name in ("first", "second")}
+
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Contrast and thumbnail losses."""
         views = torch.cat([batch["first"], batch["second"]])
@@ -162,6 +173,14 @@ class PatchEncoderStage(Stage):
             apart = (self.kept.slide[ask] == self.kept.slide[i]) & (gap >= 2000 / 128)
             far.extend(unit[apart] @ unit[place[int(i)]])
         return {"auc": auc(np.asarray(near), np.asarray(far))}
+
+    def score(self, found: dict[str, float]) -> float:
+        """AUC."""
+        return found["auc"]
+
+    def can_validate(self) -> bool:
+        """On held-out cases alone."""
+        return self.kept is not None
 
     def save(self, folder) -> None:  # noqa: D102
         self.patch_encoder.save_pretrained(folder / "patch_encoder")

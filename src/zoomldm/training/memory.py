@@ -1,0 +1,211 @@
+"""What a stage of training takes of a device's memory, counted without the memory.
+
+The networks are built at full size of PyTorch's fake tensors: those of the `meta` device, which
+have shapes and no numbers, and say that they are on the CPU, so that autocast treats them as such.
+A step is made with them, forward and backward, and every storage that it makes is counted while it
+lives.
+"""
+
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from zoomldm.training.recompute import recompute
+from zoomldm.training.stage import Stage, Start
+
+COUNTER = 4  # bytes of the number of steps that AdamW keeps for each tensor
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes of a device that a stage of training takes, in each process.
+
+    Attributes:
+        stage: its name.
+        batch: items held at once.
+        trained: numbers that are trained.
+        parameters: of the networks, trained and frozen ones, buffers included.
+        gradients: of the trained ones.
+        optimizer: AdamW's moments.
+        average: the averaged weights; 0 where they lie in the CPU's memory.
+        activations: most that a forward and backward pass hold at once besides the gradients.
+    """
+
+    stage: str
+    batch: int
+    trained: int
+    parameters: int
+    gradients: int
+    optimizer: int
+    average: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All together: at most, for gradients are whole only when activations are gone."""
+        parts = (self.parameters, self.gradients, self.optimizer, self.average, self.activations)
+        return sum(parts)
+
+
+def estimate_memory(
+    stage: type[Stage], start: Start, name: str | None = None, gpu: bool = True
+) -> MemoryEstimate:
+    """What a step of a stage takes of its device.
+
+    Weights, gradients, moments and averages are exact. Activations are what PyTorch's operations
+    give out: what a kernel takes for itself while it runs, what the allocator loses to rounding,
+    and other processes' buckets are not in it.
+
+    Args:
+        stage: the stage.
+        start: what a run would begin with.
+        name: to call it by.
+        gpu: whether attention is the fused one of GPUs, and bfloat16 is taken where the settings
+            leave it open.
+
+    Raises:
+        PipelineError: a pipeline that the stage can't take.
+    """
+    config = start.config
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "for .*no-op")  # weights that are given, put into none
+        base = stage.start(start)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        made = stage.sketch(base, start)
+        networks, frozen = made.networks(), made.frozen()
+        for module in (made, *frozen):
+            _emptied(module)
+        parameters = {p: _bytes(p) for p in made.parameters()}
+        trained = {p: n for p, n in parameters.items() if p.requires_grad}
+        kept = [p for n in networks.values() for p in n.parameters() if p.requires_grad]
+        held = _size(made) + sum(map(_size, frozen))
+        average = sum(map(_size, networks.values())) if config.ema_device == "auto" else 0
+        for module in made.modules():
+            if isinstance(module, UNet2DConditionModel):
+                module.set_attn_processor(AttnProcessor2_0() if gpu else AttnProcessor())
+        if getattr(config, "checkpointing", False):
+            recompute(made.blocks())
+        low = bool(config.bf16) if config.bf16 is not None else gpu
+        activations = step_peak(made.train(), made.blank(config.batch_size), low)
+    return MemoryEstimate(
+        stage=name or stage.name,
+        batch=config.batch_size,
+        trained=sum(p.numel() for p in trained),
+        parameters=held,
+        gradients=sum(trained.values()),
+        optimizer=sum(2 * _bytes(p) + COUNTER for p in kept),
+        average=average,
+        activations=activations,
+    )
+
+
+def step_peak(stage: Stage, batch: dict[str, Tensor], bf16: bool) -> int:
+    """Most bytes that a step's tensors take at once, its batch included, its gradients not.
+
+    Args:
+        stage: whose `loss` is taken, on real tensors or fake ones.
+        batch: what it takes.
+        bf16: whether under bfloat16 autocast.
+    """
+    live = Live()
+    parameters = [p for p in stage.parameters() if p.requires_grad]
+    with live.without_gradients(parameters), live:
+        for value in {id(v): v for v in batch.values()}.values():
+            live.add(value)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = stage.loss(batch)
+        loss.backward()
+    for parameter in parameters:
+        parameter.grad = None
+    return live.most
+
+
+class Live(TorchDispatchMode):
+    """Counts the bytes of the storages that operations make, for as long as each lives.
+
+    Attributes:
+        most: bytes that lived at once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known: dict[int, int] = {}
+        self.now = self.most = 0
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for value in tree_leaves(out):
+            if isinstance(value, Tensor):
+                self.add(value)
+        return out
+
+    def add(self, value: Tensor) -> None:
+        """Count a tensor's storage, unless it is counted already."""
+        storage = value.untyped_storage()
+        key = storage._cdata
+        if key in self.known:
+            return
+        self.known[key] = storage.nbytes()
+        self.now += self.known[key]
+        self.most = max(self.most, self.now)
+        weakref.finalize(storage, self._gone, key)
+
+    def _gone(self, key: int) -> None:
+        self.now -= self.known.pop(key)
+
+    @contextmanager
+    def without_gradients(self, parameters: Iterable[Tensor]) -> Iterator[Self]:
+        """Leave gradients out from when they are whole."""
+
+        def leave(parameter: Tensor) -> None:
+            assert parameter.grad is not None
+            key = parameter.grad.untyped_storage()._cdata
+            self.now -= self.known.get(key, 0)
+            self.known[key] = 0
+
+        hooks = [p.register_post_accumulate_grad_hook(leave) for p in parameters]
+        try:
+            yield self
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def _emptied(module: nn.Module) -> None:
+    """Put fake tensors laid out as training lays weights in the place of a module's own."""
+    for part in module.modules():
+        stores: list[tuple[dict[str, Any], bool]] = [
+            (part._parameters, True),
+            (part._buffers, False),
+        ]
+        for held, wrap in stores:
+            for name, value in held.items():
+                if value is None:
+                    continue
+                four = value.dim() == 4 and value.is_floating_point()
+                form = torch.channels_last if four else torch.contiguous_format
+                empty = torch.empty(tuple(value.shape), dtype=value.dtype, memory_format=form)
+                assert isinstance(empty, FakeTensor)
+                grad = isinstance(value, nn.Parameter) and value.requires_grad
+                held[name] = nn.Parameter(empty, grad) if wrap else empty
+
+
+def _bytes(value: Tensor) -> int:
+    return value.numel() * value.element_size()
+
+
+def _size(module: nn.Module) -> int:
+    return sum(_bytes(v) for v in (*module.parameters(), *module.buffers()))
