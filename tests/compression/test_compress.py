@@ -8,41 +8,21 @@ import pytest
 import tifffile
 import torch
 from damage import damage_tile
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 from synthetic import paint_region, paint_slide
 
+from compression.conftest import run
 from zoomldm.archive import open_archive, verify_archive
 from zoomldm.archive.base import stored_chunks
 from zoomldm.archive.quantise import cosines
 from zoomldm.compression import base as base_layer
 from zoomldm.compression import compress as compression
-from zoomldm.compression.compress import CompressOptions, archive_path, compress
-from zoomldm.errors import ConfigError, RegionError, SlideError, TargetError
-from zoomldm.files import claim
+from zoomldm.compression.compress import compress
+from zoomldm.errors import SlideError, TargetError
 from zoomldm.geometry.levels import NAMES
 from zoomldm.pipeline import build_pipeline
 from zoomldm.slides import open_slide, tiles
 from zoomldm.slides.content import content_digest
-from zoomldm.slides.tiles import read_tiles, tile_boxes
 from zoomldm.slides.tissue import find_tissue
-
-
-@pytest.fixture(scope="module")
-def pipeline():
-    return build_pipeline("tiny")
-
-
-@pytest.fixture(scope="module")
-def slide(tmp_path_factory):
-    """40x, not quite twice 20x."""
-    path = tmp_path_factory.mktemp("slides") / "a.tif"
-    return paint_slide(path, 3000, 2600, mpp=0.2526, tissue=0.6)
-
-
-def run(slide, out, pipeline, **options):
-    return compress(slide, out, CompressOptions(**options), pipeline=pipeline, name="tiny")
 
 
 class TestWhatIsStored:
@@ -311,106 +291,6 @@ class TestUnreadable:
                 place = overview[1][2 * side : 3 * side, 7 * side : 8 * side]
                 assert place[edge:-edge, edge:-edge].min() > 230
                 assert overview[1][:side].min() < 200
-
-
-class TestErrors:
-    def left(self, folder):
-        return sorted(p.name for p in folder.iterdir())
-
-    def test_no_tissue(self, tmp_path, pipeline):
-        white = np.full((700, 700, 3), 245, np.uint8)
-        slide = paint_slide(tmp_path / "a.tif", 700, 700, picture=white)
-        with pytest.raises(SlideError, match=r"no tissue found .*--tissue all"):
-            run(slide, tmp_path / "a.zldm", pipeline)
-        assert self.left(tmp_path) == ["a.tif"]
-        run(slide, tmp_path / "a.zldm", pipeline, tissue="all")
-
-    @pytest.mark.parametrize(
-        ("options", "error"),
-        [
-            ({"base": "40x"}, RegionError),
-            ({"base": ""}, RegionError),
-            ({"base_codec": "gif"}, ConfigError),
-            ({"base_codec": "png", "base_quality": 50}, ConfigError),
-            ({"precision": "int4"}, ConfigError),
-            ({"tissue": "some"}, ConfigError),
-            ({"base_quality": 0}, ConfigError),
-            ({"base_quality": 101}, ConfigError),
-            ({"ratio": 1.0}, ConfigError),
-            ({"ratio": float("nan")}, ConfigError),
-        ],
-    )
-    def test_options(self, options, error):
-        with pytest.raises(error) as caught:
-            CompressOptions(**options)
-        assert "\n" not in str(caught.value)
-
-    @pytest.mark.parametrize("mpp", [0, -1, 50, float("nan")])
-    def test_mpp(self, slide, tmp_path, pipeline, mpp):
-        with pytest.raises(SlideError, match=r"--mpp .* not plausible"):
-            run(slide, tmp_path / "a.zldm", pipeline, mpp=mpp)
-        assert self.left(tmp_path) == []
-
-    def test_targets(self, slide, tmp_path, pipeline):
-        (tmp_path / "folder.zldm").mkdir()
-        for out in (tmp_path / "a.h5", tmp_path / "none" / "a.zldm", tmp_path / "folder.zldm"):
-            with pytest.raises(TargetError):
-                run(slide, out, pipeline)
-        assert self.left(tmp_path) == ["folder.zldm"]
-        assert archive_path(slide, tmp_path) == tmp_path / "a.zldm"
-
-    def test_another_process_writes_there(self, slide, tmp_path, pipeline):
-        with claim(tmp_path / "a.zldm"), pytest.raises(TargetError, match="another process"):
-            run(slide, tmp_path / "a.zldm", pipeline)
-        assert self.left(tmp_path) == []
-
-    def test_a_base_layer_finer_than_the_slide(self, slide, tmp_path, pipeline):
-        with pytest.raises(ConfigError, match=r"at 5x has 2 um/px, but the slide only 4; .* 2.5x"):
-            run(slide, tmp_path / "a.zldm", pipeline, base="5x", mpp=4)
-        assert self.left(tmp_path) == []
-
-    def test_a_codec_that_is_not_there(self, slide, tmp_path, pipeline, monkeypatch):
-        monkeypatch.setattr("imagecodecs.AVIF", type("Missing", (), {"available": False}))
-        with pytest.raises(ConfigError, match="lacks avif"):
-            run(slide, tmp_path / "a.zldm", pipeline)
-        assert self.left(tmp_path) == []
-
-    def test_slide_is_untouched_by_a_crash(self, slide, tmp_path, pipeline, monkeypatch):
-        target = tmp_path / "a.zldm"
-        run(slide, target, pipeline)
-        sound = target.read_bytes()
-
-        def crash(*_):
-            raise RuntimeError("crash")
-
-        monkeypatch.setattr(base_layer, "encode_picture", crash)
-        with pytest.raises(RuntimeError, match="crash"):
-            run(slide, target, pipeline, base_quality=40)
-        assert target.read_bytes() == sound and self.left(tmp_path) == ["a.zldm"]
-
-
-class TestReadTiles:
-    @given(hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=50)))
-    @settings(deadline=None)
-    def test_boxes_hold_every_tile_once(self, mask):
-        seen = np.zeros(mask.shape, int)
-        for row0, row1, col0, col1 in tile_boxes(mask):
-            assert 0 < row1 - row0 <= tiles.BLOCK
-            assert 0 < col1 - col0 <= tiles.BLOCK
-            seen[row0:row1, col0:col1] += 1
-        assert seen.max(initial=0) <= 1
-        assert (seen[mask] == 1).all()
-
-    @given(st.data())
-    @settings(deadline=None, max_examples=5)
-    def test_tiles_are_those_of_single_reads(self, slide, data):
-        with open_slide(slide) as opened:
-            mask = data.draw(hnp.arrays(bool, opened.grid))
-            found = dict(read_tiles(opened, mask))
-            assert set(found) == {(int(r), int(c)) for r, c in np.argwhere(mask)}
-            for row, col in list(found)[:4]:
-                tile = opened.read(0, col * 256, row * 256, 256, 256)
-                assert np.abs(found[row, col].astype(int) - tile).max() <= 1
 
 
 class TestFixtures:

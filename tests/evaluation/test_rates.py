@@ -9,8 +9,12 @@ from synthetic import paint_slide
 
 pytest.importorskip("skimage", reason="needs the extra `evaluation`")
 
+from tiny import filled_pipeline
+
 from evaluation.making import JUDGES
+from zoomldm.errors import ZoomLDMError
 from zoomldm.evaluation import rates as subject
+from zoomldm.evaluation.archive_rates import measure_archives, parse_archive
 from zoomldm.evaluation.codecs import CodedSlide, Setting, parse_setting
 from zoomldm.evaluation.fidelity_page import ratios_table, write_rates
 from zoomldm.slides import open_slide
@@ -121,3 +125,34 @@ def test_between_cases(slide: Path, tmp_path: Path) -> None:
         ("b.tif", "a.tif"),
     ]
     assert found[1]["frechet"] > 0
+
+
+def test_archives_of_two_ratios_beside_a_codec(
+    slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = filled_pipeline("tiny-octaves")
+    settings = [parse_archive(s) for s in ("12:5x", "40:2.5x", "none")]
+    keep = tmp_path / "rows.json"
+
+    def measured() -> list[dict]:
+        return measure_archives(
+            slide, settings, JUDGES, pipeline, tiles=4, levels=(0, 2), keep=keep
+        )
+
+    rows = measured()
+    assert [(r["setting"], r["level"]) for r in rows] == [
+        (str(s), level) for s in settings for level in ("20x", "5x")
+    ]
+    large, small, alone = rows[::2]
+    assert large["bytes"] > small["bytes"] > alone["bytes"] > 0
+    assert large["ratio"] < small["ratio"] < alone["ratio"]
+    at_5x = [r["measures"]["psnr"]["value"] for r in rows[1::2]]
+    assert at_5x[0] > at_5x[1] > at_5x[2]  # 5x is stored, made of 2.5x, made of nothing
+    monkeypatch.setattr("zoomldm.evaluation.archive_rates.compress", None)
+    assert repr(measured()) == repr(rows)  # found again, not measured; with what is no number
+
+
+@pytest.mark.parametrize("text", ["45", "45:6x", "x:5x", "1:5x", "nan:5x", ""])
+def test_no_archive(text: str) -> None:
+    with pytest.raises(ZoomLDMError, match=r"expected RATIO:LEVEL|levels are"):
+        parse_archive(text)

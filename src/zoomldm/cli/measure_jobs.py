@@ -118,28 +118,36 @@ class RatesJob(MeasureJob):
 
     Attributes:
         keep: file in which rows are kept as they come, where one process writes it.
+        pipeline, files, device: of archives that are made; empty where none are.
     """
 
     verb = "evaluate rates"
     options: "RatesOptions"
     keep: Path | None
+    pipeline: str = ""
+    files: str = ""
+    device: str = "auto"
 
     @property
     def settings(self) -> dict[str, Any]:
         """What figures depend on."""
-        return asdict(self.options)
+        named = {"pipeline": self.pipeline, "pipeline files": self.files} if self.pipeline else {}
+        return {**named, **asdict(self.options)}
 
     def load(self) -> Any:
-        """The judges."""
-        return _judges(self.options.judge)
+        """The judges, and the pipeline where there is one."""
+        from zoomldm.pipeline import load_pipeline
+
+        model = load_pipeline(self.pipeline, self.device) if self.pipeline else None
+        return _judges(self.options.judge), model
 
     def run(self, loaded: Any, item: Item, progress: Progress) -> Mapping[str, Any]:
         """Measure a slide."""
-        from zoomldm.evaluation.verbs import rates_of
+        from zoomldm.evaluation.rate_study import rates_of
 
         self.parts.mkdir(parents=True, exist_ok=True)
         keep = self.keep or self.parts / f"{item.key}.rows.json"
-        rows = rates_of(Path(item.source), loaded, self.options, keep, progress)
+        rows = rates_of(Path(item.source), loaded[0], self.options, loaded[1], keep, progress)
         return self.put(item, {"rows": rows}, {})
 
 

@@ -149,10 +149,21 @@ def rates(
             show_default=False,
         ),
     ] = None,
+    archive: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RATIO:BASE",
+            help="45:5x, or none: archives made, drawn and measured, each beside AVIF at as many "
+            "bytes in all; several.",
+            show_default=False,
+        ),
+    ] = None,
+    pipeline: Annotated[str, typer.Option(help="Of archives: id or directory.")] = "demo",
     level: Annotated[list[str] | None, typer.Option(help="Measured at; several.")] = None,
     tiles: Annotated[int, typer.Option(min=4, help="Patches of each level.")] = 100,
     regions: Annotated[int, typer.Option(min=0, help="Squares of 1,024 px.")] = 2,
     judge: _Judge = None,
+    device: Device = "auto",
     workers: Workers = 1,
     ray: Ray = None,
     cpus: Cpus = 1.0,
@@ -163,26 +174,34 @@ def rates(
     dry_run: DryRun = False,
     json: _Json = False,
 ) -> None:
-    """Measure slides stored by codecs at many rates; rows are kept, so it goes on if stopped."""
+    """Measure slides stored at many rates; rows are kept, so it goes on if stopped."""
     from zoomldm.cli.cohort import Running
+    from zoomldm.cli.jobs import identity
     from zoomldm.cli.measure_jobs import RatesJob, measured
     from zoomldm.cohort.items import SLIDES, find_items
+    from zoomldm.evaluation.archive_rates import parse_archive
     from zoomldm.evaluation.codecs import parse_setting
+    from zoomldm.evaluation.comparison import Judges
     from zoomldm.evaluation.fidelity_page import check_page
+    from zoomldm.evaluation.judge import load_judge
     from zoomldm.evaluation.options import RatesOptions
-    from zoomldm.evaluation.verbs import rates_page
+    from zoomldm.evaluation.public_features import PublicFeatures
+    from zoomldm.evaluation.rate_study import rates_page
 
-    options = RatesOptions(setting or (), level, tiles, regions, judge)
+    options = RatesOptions(setting or (), archive or (), level, tiles, regions, judge)
     check_page(out)
     for given in options.settings:
         parse_setting(given)
+    for given in options.archives:
+        parse_archive(given)
     cohort = find_items(slides, SLIDES, "slides", split=split)
     running = Running(workers, ray, cpus, gpus, retries, state, dry_run)
     keep = out.with_suffix(".rows.json") if cohort.named and workers == 1 and not ray else None
+    named = (pipeline, identity(pipeline), device) if options.archives else ("", "", "")
     with measured(
-        lambda parts: RatesJob(parts, options, keep), cohort, running, out, json
+        lambda parts: RatesJob(parts, options, keep, *named), cohort, running, out, json
     ) as found:
-        judges = RatesJob(out.parent, options, keep).load()
+        judges = Judges(PublicFeatures(), load_judge(options.judge))
         report = rates_page(
             found.figures["rows"], found.slides, judges, out, options, this_command()
         )

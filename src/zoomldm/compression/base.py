@@ -19,7 +19,7 @@ from zoomldm.verbs import Progress
 
 DEFAULT_LEVEL = 2
 QUALITIES = (24, 60)  # that are chosen from: below, nuclei go; above, bytes buy little
-SAMPLE = 4  # chunks that a quality is chosen by
+SAMPLE = 8  # chunks that a quality is chosen by
 _TRIED = (30, 50)  # qualities that the sample is encoded at
 _REST = 6_000  # bytes of an archive besides embeddings and base layer, about
 THREADS = 2  # each holds what it reads of the slide, up to 200 MB, and one chunk
@@ -90,7 +90,7 @@ def add_base(
 def choose_quality(
     slide: Slide, tissue: Tissue, writer: ArchiveWriter, level: int, codec: str, ratio: float
 ) -> int:
-    """The quality, 24 to 60, at which the whole archive is about 1/ratio of the slide's file.
+    """The quality, 24 to 60, at which the whole archive is just below 1/ratio of the slide's file.
 
     Chunks are sorted by their tissue and put into a few groups of as many; the middle one of each
     stands for its group and is encoded at two qualities. The logarithm of the bytes in all is
@@ -113,7 +113,7 @@ def choose_quality(
     low, high = (math.log(n) for n in sums)
     slope = max(high - low, 1e-3) / (_TRIED[1] - _TRIED[0])
     found = _TRIED[0] + (math.log(wanted) - low) / slope
-    return round(min(max(found, QUALITIES[0]), QUALITIES[1]))
+    return math.floor(min(max(found, QUALITIES[0]), QUALITIES[1]))  # rather too small
 
 
 def _in_order(

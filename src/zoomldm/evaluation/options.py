@@ -120,7 +120,9 @@ class RatesOptions:
 
     Attributes:
         settings: `CODEC:LEVEL:BYTES` or `none:LEVEL`; none given for those of archives of 100:1
-            to 30:1.
+            to 30:1, or of `archives`.
+        archives: `RATIO:LEVEL` of a base layer, or `none`: slides are made into such archives,
+            drawn again and measured, each beside AVIF of 5x and 20x at as many bytes in all.
         levels: labels; None for 20x, 10x and 5x.
         tiles: patches of each level.
         regions: squares of 1,024 px.
@@ -128,6 +130,7 @@ class RatesOptions:
     """
 
     settings: Sequence[str] = ()
+    archives: Sequence[str] = ()
     levels: Sequence[str] | None = None
     tiles: int = 100
     regions: int = 2

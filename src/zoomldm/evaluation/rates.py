@@ -117,7 +117,7 @@ def measure_settings(
         Rows of `slide`, `setting` (text), `codec`, `stored` (level), `bytes`, `quality`,
         `reached`, `level`, `patches`, `measures` and at 20x `regions`.
     """
-    known = _kept(keep)
+    known = kept_rows(keep)
     rows = []
     with open_slide(path) as slide:
         mask = find_tissue(slide).mask
@@ -142,7 +142,7 @@ def measure_settings(
                         base = (coded, max(2, setting.level))
                         row["regions"] = measure_regions(slide, reader, places, base)
                     known[key] = row
-                    _keep(keep, known)
+                    keep_rows(keep, known)
                 rows.append(known[key])
     return rows
 
@@ -205,13 +205,15 @@ def _facts(path: Path, coded: CodedSlide, level: int, tissue: Tissue) -> dict[st
     }
 
 
-def _kept(keep: Path | None) -> dict[str, Any]:
+def kept_rows(keep: Path | None) -> dict[str, Any]:
+    """Rows of an earlier run, by key."""
     if keep is None or not keep.is_file():
         return {}
     return json.loads(keep.read_text())
 
 
-def _keep(keep: Path | None, known: dict[str, Any]) -> None:
+def keep_rows(keep: Path | None, known: dict[str, Any]) -> None:
+    """Keep all rows known."""
     if keep is not None:
         with atomic_path(keep) as fresh:
             fresh.write_text(json.dumps(known))

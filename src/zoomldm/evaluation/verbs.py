@@ -12,10 +12,9 @@ from PIL import Image
 from zoomldm.archive import open_archive
 from zoomldm.cohort.cases import group_cases, split_cases
 from zoomldm.errors import ConfigError, TargetError
-from zoomldm.evaluation.codecs import parse_setting
 from zoomldm.evaluation.comparison import Judges, spread
 from zoomldm.evaluation.copies import copies_table, measure_copies
-from zoomldm.evaluation.fidelity_page import check_page, write_fidelity, write_rates
+from zoomldm.evaluation.fidelity_page import check_page, write_fidelity
 from zoomldm.evaluation.judge import load_judge
 from zoomldm.evaluation.losses import measure_losses
 from zoomldm.evaluation.nuclei import find_nuclei, nuclei_sheet
@@ -24,16 +23,9 @@ from zoomldm.evaluation.options import (
     EvaluateReport,
     FidelityOptions,
     NetworksOptions,
-    RatesOptions,
     SamplesOptions,
 )
 from zoomldm.evaluation.public_features import PublicFeatures
-from zoomldm.evaluation.rates import (
-    archive_settings,
-    between_cases,
-    bytes_per_tile,
-    measure_settings,
-)
 from zoomldm.evaluation.regeneration import measure_regeneration
 from zoomldm.evaluation.report import measure_networks, write_report
 from zoomldm.evaluation.samples import measure_samples, samples_table
@@ -43,8 +35,6 @@ from zoomldm.geometry.levels import COUNT, parse_level
 from zoomldm.pipeline import SHIPPED, ZoomLDMPipeline, load_pipeline
 from zoomldm.remote import RemotePath
 from zoomldm.verbs import Progress, plain, silent
-
-_COMPARED = 20  # slides, each with each other
 
 
 def evaluate_networks(
@@ -251,77 +241,6 @@ def fidelity_of(
         alone=options.alone,
         progress=progress,
     )
-
-
-def evaluate_rates(
-    slides: Sequence[Path],
-    out: Path | str,
-    options: RatesOptions | None = None,
-    *,
-    progress: Progress | None = None,
-    command: str = "zoomldm.evaluation",
-) -> EvaluateReport:
-    """Measure slides stored by codecs at many rates; rows are kept, so it goes on if stopped.
-
-    Args:
-        slides: the slides.
-        out: the page, .md; figures and images lie beside it.
-        options: see RatesOptions.
-        progress: called as work goes on.
-        command: that the page names.
-
-    Raises:
-        ConfigError: a setting that isn't one.
-        TargetError: the page can't be written.
-    """
-    out, options = Path(out), options or RatesOptions()
-    check_page(out)
-    judges = Judges(PublicFeatures(), load_judge(options.judge))
-    keep, rows = out.with_suffix(".rows.json"), []
-    for path in slides:
-        rows += rates_of(path, judges, options, keep, progress or silent)
-    return rates_page(rows, slides, judges, out, options, command)
-
-
-def rates_of(
-    slide: Path,
-    judges: Judges,
-    options: RatesOptions,
-    keep: Path | None = None,
-    progress: Progress = silent,
-) -> list[dict[str, Any]]:
-    """What `evaluate_rates` measures of one slide; see `measure_settings`."""
-    every = [parse_setting(s) for s in options.settings]
-    if not every:
-        groups = archive_settings(bytes_per_tile(slide)).values()
-        every = list(dict.fromkeys(s for group in groups for s in group))
-    return measure_settings(
-        slide,
-        every,
-        judges,
-        tiles=options.tiles,
-        regions=options.regions,
-        levels=_levels(options.levels, (0, 1, 2)),
-        keep=keep,
-        progress=progress,
-    )
-
-
-def rates_page(
-    rows: list[dict[str, Any]],
-    slides: Sequence[Path],
-    judges: Judges,
-    out: Path,
-    options: RatesOptions,
-    command: str,
-) -> EvaluateReport:
-    """Write the page of `evaluate_rates`; slides are compared with one another, the first 20."""
-    archives = {}
-    if not options.settings:
-        archives = {s.name: archive_settings(bytes_per_tile(s)) for s in slides}
-    between = between_cases(slides[:_COMPARED], judges, options.tiles)
-    files = write_rates(rows, between, out, command, archives)
-    return EvaluateReport({"rows": rows, "between": between}, tuple(files))
 
 
 def draw_nuclei(slides: Sequence[Path], out: Path | str, tiles: int = 10) -> EvaluateReport:

@@ -8,7 +8,8 @@ from typing import TypeVar
 
 import torch
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 WIDE = 4  # a tile has so many windows at a level
 
 _pools: dict[int, ThreadPoolExecutor] = {}

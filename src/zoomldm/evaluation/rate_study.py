@@ -1,0 +1,116 @@
+"""The study of rates: slides stored in many ways, measured and written as a page."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from zoomldm.evaluation.archive_rates import measure_archives, parse_archive
+from zoomldm.evaluation.codecs import Setting, parse_setting
+from zoomldm.evaluation.comparison import Judges
+from zoomldm.evaluation.fidelity_page import check_page, write_rates
+from zoomldm.evaluation.judge import load_judge
+from zoomldm.evaluation.options import EvaluateReport, RatesOptions
+from zoomldm.evaluation.public_features import PublicFeatures
+from zoomldm.evaluation.rates import (
+    archive_settings,
+    between_cases,
+    bytes_per_tile,
+    measure_settings,
+)
+from zoomldm.geometry.levels import parse_level
+from zoomldm.pipeline import SHIPPED, ZoomLDMPipeline, load_pipeline
+from zoomldm.verbs import Progress, silent
+
+_COMPARED = 20  # slides compared with one another
+
+
+def evaluate_rates(
+    slides: Sequence[Path],
+    out: Path | str,
+    options: RatesOptions | None = None,
+    *,
+    pipeline: str | ZoomLDMPipeline = SHIPPED,
+    progress: Progress | None = None,
+    command: str = "zoomldm.evaluation",
+) -> EvaluateReport:
+    """Measure slides stored at many rates; rows are kept, so it goes on if stopped.
+
+    Args:
+        slides: the slides.
+        out: the page, .md; figures and images lie beside it.
+        options: see RatesOptions.
+        pipeline: makes the archives, where there are any to make.
+        progress: called as work goes on.
+        command: that the page names.
+
+    Raises:
+        ConfigError: a setting that isn't one.
+        TargetError: the page can't be written.
+    """
+    out, options = Path(out), options or RatesOptions()
+    check_page(out)
+    judges = Judges(PublicFeatures(), load_judge(options.judge))
+    model = (
+        (load_pipeline(pipeline) if isinstance(pipeline, str) else pipeline)
+        if options.archives
+        else None
+    )
+    keep, rows = out.with_suffix(".rows.json"), []
+    for path in slides:
+        rows += rates_of(path, judges, options, model, keep, progress or silent)
+    return rates_page(rows, slides, judges, out, options, command)
+
+
+def rates_of(
+    slide: Path,
+    judges: Judges,
+    options: RatesOptions,
+    pipeline: ZoomLDMPipeline | None = None,
+    keep: Path | None = None,
+    progress: Progress = silent,
+) -> list[dict[str, Any]]:
+    """What `evaluate_rates` measures of one slide; see `measure_settings`, `measure_archives`."""
+    every, made = [parse_setting(s) for s in options.settings], []
+    levels = [parse_level(one) for one in options.levels or ()] or [0, 1, 2]
+    if options.archives:
+        assert pipeline is not None
+        made = measure_archives(
+            slide,
+            [parse_archive(s) for s in options.archives],
+            judges,
+            pipeline,
+            tiles=options.tiles,
+            levels=levels,
+            keep=keep,
+            progress=progress,
+        )
+        every += [Setting("avif", k, round(m["bytes"])) for m in made for k in (2, 0)]
+    elif not every:
+        every = [s for group in archive_settings(bytes_per_tile(slide)).values() for s in group]
+    return made + measure_settings(
+        slide,
+        list(dict.fromkeys(every)),
+        judges,
+        tiles=options.tiles,
+        regions=options.regions,
+        levels=levels,
+        keep=keep,
+        progress=progress,
+    )
+
+
+def rates_page(
+    rows: list[dict[str, Any]],
+    slides: Sequence[Path],
+    judges: Judges,
+    out: Path,
+    options: RatesOptions,
+    command: str,
+) -> EvaluateReport:
+    """Write the page of `evaluate_rates`; slides are compared with one another, the first 20."""
+    archives = {}
+    if not options.settings and not options.archives:
+        archives = {s.name: archive_settings(bytes_per_tile(s)) for s in slides}
+    between = between_cases(slides[:_COMPARED], judges, options.tiles)
+    files = write_rates(rows, between, out, command, archives)
+    return EvaluateReport({"rows": rows, "between": between}, tuple(files))
