@@ -45,10 +45,10 @@ CLI = """
 
 VERBS = {
     "train": (
-        "from zoomldm.data.folder import find_sources, identity, open_archives\n"
+        "from zoomldm.data.folder import check_archives, find_sources, identity\n"
         "from zoomldm.pipeline import build_pipeline\nbase = build_pipeline('tiny')",
-        "    files = find_sources(folder, True, 'base')\n    identity(files)\n"
-        "    opened = open_archives(base, files, False)\n    assert len(opened) == count",
+        "    files = find_sources(folder, True, 'diffusion')\n    identity(files)\n"
+        "    check_archives(base, files.values(), False)\n    assert len(files) == count",
     ),
     "features": (
         "from zoomldm.cli import main\nimport zoomldm.features.extract, zoomldm.cli.jobs, h5py",
@@ -139,8 +139,7 @@ def main() -> None:
                     env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
                 )
                 if done.returncode:
-                    print(f"{verb}: {done.stderr.strip().splitlines()[-1]}")
-                    continue
+                    sys.exit(f"{verb}, {count} archives: {done.stderr.strip().splitlines()[-1]}")
                 wall, cpu, memory = json.loads(done.stdout.splitlines()[-1])
                 each = 1000 * cpu / count
                 print(

@@ -1,6 +1,7 @@
 """A Ray cluster: workers that die cost an attempt, other versions are refused."""
 
 import os
+import sys
 
 import pytest
 from cohort_cluster import node, patient
@@ -18,10 +19,12 @@ def test_nodes_of_another_version_are_refused() -> None:
 
 
 @pytest.fixture
-def cluster():
+def cluster(monkeypatch):
     if not os.environ.get("ZOOMLDM_RAY"):
         pytest.skip("starts a Ray cluster, which fails where all cores are busy: set ZOOMLDM_RAY=1")
     patient()
+    # Workers import what this process does, the tests' own modules too.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(p for p in sys.path if p))
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
@@ -39,6 +42,6 @@ def test_a_cluster_of_one_node(cluster, tmp_path) -> None:
     with pytest.raises(ConfigError, match="no node of the cluster has 99 CPUs"):
         run_cohort(job, items, RayPool(job, "auto", cpus=99), folder.state)
     result = run_cohort(job, items, RayPool(job, "auto"), folder.state)
-    assert [item.key for item, _ in result.done] == ["s0", "s2", "s3"]
+    assert [item.key for item, _ in result.done] == ["s0", "s2", "s3"], result.failed
     assert [job.attempts(i) for i in items] == [1, 1, 2, 1]
     assert len(folder.copies()) == 3 and folder.leftovers() == []
