@@ -4,7 +4,9 @@ import json
 import shutil
 
 import pytest
+from synthetic import paint_slide
 
+from zoomldm.archive import open_archive
 from zoomldm.cli.cohort import Board
 from zoomldm.cohort.items import Item
 from zoomldm.cohort.runner import Event
@@ -191,3 +193,42 @@ def test_compress_and_import_to_a_url(run, slide, archive, bucket, tmp_path):
     done = run("import", tmp_path / "a.h5", "-o", "s3://b/again.zldm")
     assert done.code == 0, done.err
     assert run("verify", "s3://b/again.zldm").code == 0
+
+
+def test_a_cohort_of_mixed_scales(run, tmp_path):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    out.mkdir()
+    paint_slide(folder / "fine.tif", 1200, 1000, mpp=0.25, tissue=0.8)
+    paint_slide(folder / "plain.tif", 600, 500, mpp=0.5, tissue=0.8)
+    paint_slide(folder / "none.tif", 600, 500, resolution=False, tissue=0.8)
+    options = ["-o", out, "--pipeline", "tiny", "--json"]
+    done = run("compress", folder, *options)
+    assert done.code == 3 and "none.tif: implausible mpp" in done.err, done.err
+    sizes = {}
+    for name in ("fine", "plain"):
+        with open_archive(out / f"{name}.zldm") as archive:
+            sizes[name] = archive.size
+    assert sizes == {"fine": (600, 500), "plain": (600, 500)}
+    # One scale for all is not taken where slides state others: they are told apart.
+    done = run("compress", folder, *options, "--mpp", "0.25")
+    assert done.code == 3, done.err
+    assert "plain.tif: states 0.5 micrometres per pixel" in done.err and "fine.tif" not in done.err
+    assert (out / "none.zldm").is_file()
+    alone = run("compress", folder / "plain.tif", "-o", tmp_path / "a.zldm", *options[2:],
+                "--mpp", "0.25")  # fmt: skip
+    assert alone.code == 0, alone.err
+
+
+def test_a_bucket_whose_credentials_expired(run, cohort, bucket):
+    folder, out = cohort
+    bucket.files |= {f"b/in/{name}.zldm": (folder / "a.zldm").read_bytes() for name in "ab"}
+    bucket.refuse = 400
+    for verb in (["verify"], ["features", "-o", out], ["decompress", "-o", out]):
+        line = run(verb[0], "s3://b/in/", *verb[1:]).line
+        assert "credentials are missing, expired" in line
+    bucket.refuse = 0
+    (folder / "urls.csv").write_text("slide\ns3://b/in/a.zldm\ns3://b/in/none.zldm\n")
+    done = features(run, folder / "urls.csv", "-o", out)
+    assert done.code == 3 and "s3://b/in/none.zldm: does not exist" in done.err
+    assert (out / "a.h5").is_file()

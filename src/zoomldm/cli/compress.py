@@ -132,11 +132,12 @@ def compress(
     how = EncoderOptions(encoder_precision, encoder_batch)
     running = Running(workers, ray, cpus, gpus, retries, state, dry_run)
     place = None if is_url(out) else Path(out)
+    many = len(cohort.items) > 1
     named = pipeline, identity(pipeline), encoder, device
-    job = CompressJob(place or Path(), options, *named, how)
+    job = CompressJob(place or Path(), options, *named, how, many)
     if place is None:
         job = uploaded(job, out, cohort, running, (".zldm",))
-    elif len(cohort.items) > 1 and not place.is_dir():
+    elif many and not place.is_dir():
         raise TargetError(f"{out}: several slides need an existing folder")
     else:
         archive_path(Path(cohort.items[0].source), place, turn)

@@ -1,13 +1,15 @@
 """What verbs do to each slide of a cohort, as values that other processes get."""
 
 import hashlib
+import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoomldm.cohort.items import Item
-from zoomldm.errors import DamagedError
+from zoomldm.errors import DamagedError, SlideError
 from zoomldm.remote import as_path
 from zoomldm.verbs import Progress
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from zoomldm.features.to_archive import ImportOptions
     from zoomldm.rendering.exports import DecompressOptions
 
+_SAME = 0.01  # share by which two scales may differ
 _ENDS = 1 << 16  # bytes of a weights file that are looked at
 
 
@@ -55,6 +58,7 @@ class CompressJob:
         encoder: patch encoder in place of the pipeline's.
         device: where networks run.
         running: how the patch encoder runs.
+        many: whether `options.mpp` is for several slides: then none may say otherwise.
     """
 
     verb = "compress"  # of all of them: no field
@@ -65,6 +69,7 @@ class CompressJob:
     encoder: str | None
     device: str
     running: "EncoderOptions | None" = None
+    many: bool = False
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -95,6 +100,8 @@ class CompressJob:
         from zoomldm.compression.compress import compress
 
         model, encoder = loaded
+        if self.many and self.options.mpp is not None:
+            check_mpp(item.source, self.options.mpp)
         return compress(
             item.source,
             self.out,
@@ -105,6 +112,26 @@ class CompressJob:
             encoder_options=self.running,
             progress=progress,
         ).as_dict()
+
+
+def check_mpp(slide: str, mpp: float) -> None:
+    """Refuse one scale for all where a slide states another: no cohort's scales are mixed up.
+
+    Raises:
+        SlideError: it states another, by over 1 %.
+    """
+    from zoomldm.slides.slide import open_slide
+
+    try:
+        with warnings.catch_warnings(action="ignore"), open_slide(slide) as opened:
+            own, source = math.sqrt(opened.mpp_x * opened.mpp_y), opened.mpp_source
+    except SlideError:
+        return  # it doesn't say, or isn't one, which is told when it is compressed
+    if not math.isclose(own, mpp, rel_tol=_SAME):
+        raise SlideError(
+            f"{slide}: states {own:g} micrometres per pixel ({source}), and --mpp {mpp:g} is for "
+            "all slides; compress those that state none, or are wrong, by themselves"
+        )
 
 
 @dataclass(frozen=True)
