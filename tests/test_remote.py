@@ -5,12 +5,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from archive.making import make_archive
+from archive.making import make_archive, make_header
 
-from zoomldm.archive import open_archive, verify_archive
+from zoomldm.archive import Encoder, open_archive, verify_archive
+from zoomldm.archive.writer import write_archive
 from zoomldm.cohort.items import ARCHIVES, find_items
-from zoomldm.errors import ArchiveError
-from zoomldm.remote import RemoteError, RemotePath, as_path, download, upload
+from zoomldm.data.archive_patches import ArchivePatches
+from zoomldm.data.folder import check_archives, find_sources
+from zoomldm.errors import ArchiveError, ConfigError
+from zoomldm.pipeline import build_pipeline
+from zoomldm.remote import (
+    RemoteError,
+    RemotePath,
+    UnreachableError,
+    _store,
+    as_path,
+    download,
+    size_of,
+    upload,
+)
+from zoomldm.rendering import DecompressOptions, decompress
+from zoomldm.rendering.slide import open_slide
 
 pytest.importorskip("obstore")
 
@@ -38,6 +53,93 @@ def test_reads_what_it_needs(bucket, local, root) -> None:
         assert bucket.asked.count(("HEAD", "b/in/a.zldm")) == 1
         copy = pickle.loads(pickle.dumps(remote))
         np.testing.assert_array_equal(copy.mask, here.mask)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return build_pipeline("tiny")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, tiny) -> bytes:
+    """An archive of `tiny`'s, of 1 MB: embeddings, latents of two levels, a base layer."""
+    path, rng = tmp_path_factory.mktemp("whole") / "a.zldm", np.random.default_rng(0)
+    cells = np.sort(rng.permutation(118 * 118)[:9000])
+    dim = tiny.embedding_dim
+    encoder = Encoder(id="tiny", digest=tiny.digest("patch_encoder"), dim=dim)
+    values = rng.standard_normal((len(cells), dim)).astype(np.float32)
+    shape = 4, 8, 8
+    latents = {
+        k: (
+            rng.integers(0, 60, (600, 2)).astype(np.int32),
+            rng.standard_normal((600, *shape)).astype(np.float16),
+        )
+        for k in (0, 1)
+    }
+    write_archive(
+        path,
+        make_header(30_000, 30_000, dim).model_copy(update={"encoder": encoder}),
+        np.stack([cells // 118, cells % 118], 1),
+        values,
+        values[0],
+        base=(4, rng.integers(0, 255, (1875, 1875, 3)).astype(np.uint8)),
+        base_codec="jpeg",
+        base_quality=20,
+        latents=latents,
+    )
+    return path.read_bytes()
+
+
+def test_info_reads_the_directory(bucket, whole, capsys) -> None:
+    from zoomldm.cli.info import info
+
+    bucket.files["b/a.zldm"] = whole
+    info("s3://b/a.zldm", json=True)
+    assert '"tissue_tiles": 9000' in capsys.readouterr().out
+    assert bucket.sent < len(whole) / 4 and len(bucket.asked) <= 4
+
+
+def test_decompress_reads_what_lies_under_a_region(bucket, whole, tiny, tmp_path) -> None:
+    bucket.files["b/a.zldm"] = whole
+    options = DecompressOptions(level="2.5x", region=(8192, 8192, 2048, 2048), steps=4)
+    report = decompress("s3://b/a.zldm", tmp_path / "a.png", options, pipeline=tiny)
+    assert report.facts["archive"] == "a.zldm" and report.facts["patches"]["2.5x"]["generated"]
+    assert bucket.sent < len(whole) / 2
+
+
+def test_a_slide_reads_what_is_looked_at(bucket, whole, tiny) -> None:
+    bucket.files["b/a.zldm"] = whole
+    with open_slide("s3://b/a.zldm", pipeline=tiny) as slide:
+        opened = bucket.sent
+        slide.read_region((8192, 8192), 4, (200, 200))  # stored
+        first = bucket.sent - opened
+        assert 0 < first < len(whole) / 4
+        slide.read_region((8192, 8192), 4, (200, 200))
+        assert bucket.sent - opened == first
+
+
+def test_training_reads_what_it_draws(bucket, whole, tiny, tmp_path) -> None:
+    bucket.files["b/in/a.zldm"] = whole
+    (archive,) = find_sources("s3://b/in/", True, "diffusion").values()
+    check_archives(tiny, [archive], latents=False)
+    begun = bucket.sent
+    assert begun < len(whole) / 4
+    patches = ArchivePatches([archive], 0.1, memory=0)
+    drawn = patches.patches[1][:8]
+    (tmp_path / "a.zldm").write_bytes(whole)
+    (local,) = find_sources(tmp_path, True, "diffusion").values()
+    here = ArchivePatches([local], 0.1, memory=0)
+    np.testing.assert_array_equal(patches.latents(1, drawn), here.latents(1, drawn))
+    np.testing.assert_array_equal(patches.grids(1, drawn), here.grids(1, drawn))
+    assert bucket.sent - begun < len(whole) / 2
+    for url, archives, expected in (
+        ("s3://b/in/", False, "slides, which are read from disk"),
+        ("s3://b/in", True, "which ends in /"),
+        ("s3://b/none/", True, "holds no archives"),
+        (f"{bucket.url}/b/in/", True, "web servers don't list folders"),
+    ):
+        with pytest.raises((ConfigError, RemoteError), match=expected):
+            find_sources(url, archives, "diffusion")
 
 
 def test_verify_fetches_it_once(bucket, local) -> None:
@@ -83,9 +185,20 @@ def test_what_goes_wrong_is_one_line(bucket, local) -> None:
         with pytest.raises(ArchiveError) as error:
             open_archive(url)
         assert expected in str(error.value) and "\n" not in str(error.value)
-    bucket.refuse = 403
-    with pytest.raises(ArchiveError, match="credentials are missing, expired"):
-        open_archive("s3://b/a.zldm")
+    assert size_of("s3://b/a.zldm") == local.stat().st_size and size_of("s3://b/none") is None
+    for status in (400, 401, 403):  # 400 is what S3 answers to a token that has expired
+        bucket.refuse = status
+        with pytest.raises(ArchiveError, match="credentials are missing, expired"):
+            open_archive("s3://b/a.zldm")
+
+
+def test_a_bucket_that_does_not_answer(bucket, local, monkeypatch) -> None:
+    bucket.close()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", bucket.url)
+    _store.cache_clear()
+    with pytest.raises(UnreachableError) as error:
+        upload(local, "s3://b/a.zldm")
+    assert "can't be reached" in str(error.value) and "\n" not in str(error.value)
 
 
 def test_paths() -> None:

@@ -277,7 +277,8 @@ def _told(url: str) -> Iterator[None]:
         kind, text = type(error).__name__, " ".join(str(error).split())
         if kind == "PreconditionError":
             raise ChangedError(f"{url}: changed since it was opened; open it again") from error
-        if kind in ("PermissionDeniedError", "UnauthenticatedError"):
+        if kind in ("PermissionDeniedError", "UnauthenticatedError") or _is_expired(text):
+            kind = kind if kind != "GenericError" else "Expired"
             raise RemoteError(
                 f"{url}: refused ({kind.removesuffix('Error')}); credentials are missing, expired "
                 "or not for this bucket: log in again with the service's own tool, or set its "
@@ -288,3 +289,8 @@ def _told(url: str) -> Iterator[None]:
         raise UnreachableError(
             f"{url}: can't be reached ({text[:160]}); check the address and the network"
         ) from error
+
+
+def _is_expired(text: str) -> bool:
+    """Whether an error is S3's of a token that has expired: a 400, without text to HEAD."""
+    return any(name in text for name in ("ExpiredToken", "InvalidToken", "400 Bad Request"))

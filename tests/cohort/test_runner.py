@@ -16,7 +16,8 @@ from zoomldm.cohort.runner import plan, run_cohort
 from zoomldm.cohort.state import States
 from zoomldm.cohort.summary import summarize, write_summary
 from zoomldm.cohort.work import Ticket, work
-from zoomldm.errors import ConfigError
+from zoomldm.errors import ArchiveError, ConfigError
+from zoomldm.remote import UnreachableError
 
 
 class Folder:
@@ -163,6 +164,42 @@ def test_a_state_that_cannot_be_written_fails_that_slide(folder, monkeypatch):
     result = run_cohort(folder.job(), items, InlinePool(folder.job()), folder.state)
     assert len(result.failed) == 2 and "No space left" in result.failed[0][1]
     assert folder.copies() == []
+
+
+def test_a_disk_that_is_full_fails_what_has_no_room(folder):
+    resource = pytest.importorskip("resource")
+    items = folder.items("good", "x" * 200_000, "good")
+    job = folder.job()
+
+    def run():  # files of this process may have 100 kB: past that, writing fails as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        result = run_cohort(job, items, InlinePool(job), folder.state)
+        ((item, error),) = result.failed
+        told = item.key == "s1" and "can't be written" in error and "free some space" in error
+        os._exit(0 if told and "\n" not in error else 1)
+
+    child = multiprocessing.get_context("fork").Process(target=run)
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    assert folder.copies() == ["s0.copy", "s2.copy"] and folder.leftovers() == []
+    again = run_cohort(job, items, InlinePool(job), folder.state)
+    assert again.earlier == {"s0", "s2"} and len(again.done) == 3
+
+
+def test_a_network_that_fails_is_tried_again(folder, monkeypatch):
+    items, job = folder.items("good"), folder.job()
+    run, failed = Copy.run, []
+
+    def fails_once(self, loaded, item, progress):
+        if not failed:
+            failed.append(item)
+            raise ArchiveError("a line") from UnreachableError("s3://b/a: can't be reached")
+        return run(self, loaded, item, progress)
+
+    monkeypatch.setattr(Copy, "run", fails_once)
+    result = run_cohort(job, items, InlinePool(job), folder.state)
+    assert len(result.done) == 1 and result.attempts == 2
 
 
 def test_refused_slides_are_failures_and_the_others_are_done(folder):
