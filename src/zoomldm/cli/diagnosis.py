@@ -35,8 +35,8 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-def diagnose() -> dict[str, Any]:
-    """Versions, devices, optional parts and a self-test, as plain values."""
+def diagnose(device: str = "cpu") -> dict[str, Any]:
+    """Versions, devices, optional parts and a self-test on a device, as plain values."""
     import torch
 
     devices = {
@@ -53,12 +53,15 @@ def diagnose() -> dict[str, Any]:
             else f"not installed; pip install 'zoomldm[{extra}]'"
             for name, (module, extra) in _OPTIONAL.items()
         },
-        "self_test": self_test(),
+        "self_test": self_test(device),
     }
 
 
-def self_test() -> dict[str, Any]:
+def self_test(device: str = "cpu") -> dict[str, Any]:
     """Encode a white tile, generate one 20x patch from it, and check that it comes out light.
+
+    Args:
+        device: cpu, cuda, ..., or auto.
 
     Returns:
         `passed`, and what was measured or the error in one line.
@@ -67,11 +70,11 @@ def self_test() -> dict[str, Any]:
     import torch
 
     from zoomldm.errors import ZoomLDMError
-    from zoomldm.pipeline import load_pipeline
+    from zoomldm.pipeline import SHIPPED, load_pipeline
 
     start = time.monotonic()
     try:
-        pipeline = load_pipeline()
+        pipeline = load_pipeline(SHIPPED, device)
     except ZoomLDMError as error:
         return {"passed": False, "error": str(error)}
     white = np.full((1, 256, 256, 3), 255, np.uint8)
@@ -87,6 +90,7 @@ def self_test() -> dict[str, Any]:
     return {
         "passed": bool(np.isfinite(embedding).all() and mean > 0.7),
         "pipeline": "demo",
+        "device": str(pipeline.device),
         "digest": pipeline.digest(),
         "mean of a generated blank tile (1 is white)": round(mean, 3),
         "seconds": round(time.monotonic() - start, 1),

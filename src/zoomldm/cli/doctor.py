@@ -4,15 +4,18 @@ from typing import Annotated
 
 import typer
 
+from zoomldm.cli.device import Device
+
 
 def doctor(
+    device: Device = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Show versions, devices and optional parts, and try the shipped pipeline."""
     from zoomldm.cli.diagnosis import diagnose
     from zoomldm.cli.output import print_json, print_table
 
-    facts = diagnose()
+    facts = diagnose(device)
     if json:
         print_json(facts)
     else:
