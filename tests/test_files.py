@@ -239,6 +239,15 @@ def test_killed_with_a_long_name(tmp_path):
     assert names(tmp_path) == []
 
 
+def test_what_is_written_beside_is_cleaned_up_too(tmp_path):
+    target, beside, other = (tmp_path / name for name in ("a.tif", "a.tif.json", "b.tif"))
+    for name in (target, beside, other):
+        (tmp_path / f".{name.name}.{'0' * 16}.part").touch()
+    with claim(target, beside), atomic_path(beside) as part:
+        part.write_bytes(b"new")
+    assert names(tmp_path) == [f".b.tif.{'0' * 16}.part", "a.tif.json"]
+
+
 @pytest.mark.parametrize("manager", [atomic_path, claim])
 def test_name_that_is_too_long(tmp_path, manager):
     with (

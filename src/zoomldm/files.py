@@ -276,11 +276,15 @@ def _release(lock: BaseFileLock) -> None:
 
 
 @contextmanager
-def claim(target: Path | str) -> Iterator[Path]:
+def claim(target: Path | str, *beside: Path) -> Iterator[Path]:
     """Hold `target` for this process alone, so that two never write to one name.
 
     The lock ends with the process, however it ends. What a killed holder of the same name left
     behind is removed. A file system without locks costs a warning.
+
+    Args:
+        target: what is held.
+        beside: what its holder alone writes too; what a killed one left of it is removed as well.
 
     Raises:
         TargetError: another process holds it, or its folder is missing or not writable.
@@ -299,9 +303,10 @@ def claim(target: Path | str) -> Iterator[Path]:
             f"{target}: another process is writing to it; wait for it or give another name{also}"
         )
     try:
-        for left in place.parent.glob(f"{escape(_hidden_stem(place))}.{'[0-9a-f]' * 16}{_PART}"):
-            with suppress(OSError):
-                left.unlink()
+        for name in (place, *map(_followed, beside)):
+            for left in name.parent.glob(f"{escape(_hidden_stem(name))}.{'[0-9a-f]' * 16}{_PART}"):
+                with suppress(OSError):
+                    left.unlink()
         yield target
     finally:
         _release(lock)

@@ -44,6 +44,7 @@ from zoomldm.writers.writer import Writer
 
 PNG_PIXELS = 64_000_000
 SPOOL_BYTES = 4 << 30
+GEOJSON = ("tissue", "confidence")  # files of outlines beside an image
 MEMORY = 256 << 20  # bytes of windows, and again of tiles, that all processes keep
 
 Kind = Literal["pyramid", "picture", "ladder"]
@@ -160,7 +161,8 @@ def decompress(
         if kind == "picture":
             _check_picture(target, chosen, windows[chosen])
         beside = target.with_name(target.name + ".json")
-        stack.enter_context(claim(target if not target.is_dir() else beside))
+        own = beside, *(target.with_name(f"{target.name}.{what}.geojson") for what in GEOJSON)
+        stack.enter_context(claim(target if not target.is_dir() else beside, *own))
         note = stack.enter_context(atomic_path(beside))
         loaded = pipeline
         if not isinstance(loaded, ZoomLDMPipeline):

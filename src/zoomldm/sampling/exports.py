@@ -171,7 +171,7 @@ def write_samples(
     parts: dict[int, list[NDArray[np.uint8]]] = {}
     rows: list[dict[str, Any]] = []
     progress("images", 0, total)
-    with claim(out / INDEX):
+    with claim(out / INDEX, out / SHEET):
         (out / INDEX).unlink(missing_ok=True)
         for name, level, first, images, extra in _drawn(sampler, options, levels, given):
             rows += _write(out, name, level, images, first, origin, extra)

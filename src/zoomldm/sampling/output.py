@@ -91,7 +91,8 @@ def check_output(target: Path, size: tuple[int, int]) -> None:
 @contextmanager
 def claimed(target: Path) -> Iterator[None]:
     """Hold the output for this process, whether it is a file or a folder."""
-    with claim(target if not target.is_dir() else target.with_name(target.name + ".json")):
+    note = target.with_name(target.name + ".json")
+    with claim(target if not target.is_dir() else note, note):
         yield
 
 
