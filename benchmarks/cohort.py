@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from cohort_cluster import node, patient
+from cohort_cluster import node, patient, started
 
 from zoomldm.cohort.items import Item
 from zoomldm.cohort.pools import Pool, ProcessPool
@@ -93,12 +93,10 @@ def ray_workers() -> list[int]:
     return found
 
 
-def survives(folder: Path, slides: int, kills: int, seconds: float) -> None:
-    """Run a cohort, kill on the way, and count what came of it."""
+def survives(cluster: Any, folder: Path, slides: int, kills: int, seconds: float) -> None:
+    """Run a cohort on two nodes, kill on the way, and count what came of it."""
     import ray
-    from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args=node(SLOTS))
     second = cluster.add_node(**node(SLOTS))
     cluster.wait_for_nodes()
     items, job = items_of(folder, slides), Sleep(folder, seconds)
@@ -142,18 +140,15 @@ def survives(folder: Path, slides: int, kills: int, seconds: float) -> None:
     print(f"  states done {sum(r is not None and r.status == 'done' for r in records)}")
     print(f"  outputs whole {whole}; done more than once {sum(n > 1 for n in lines.values())}")
     print(f"  parts left {len(list(folder.rglob('*.part')))}", end="; ")
-    print(f"claims left {len(list((folder / 'state' / CLAIMS).iterdir()))}")
+    print(f"claims left {len(list((folder / 'state' / CLAIMS).iterdir()))}", flush=True)
     ray.shutdown()
-    cluster.shutdown()
 
 
-def overhead(folder: Path, seconds: float, count: int = 5) -> None:
-    """A plain loop and the runner, at the same time."""
+def overhead(cluster: Any, folder: Path, seconds: float, count: int = 5) -> None:
+    """A plain loop and the runner, at the same time; Ray on the node that is left."""
     import ray
-    from ray.cluster_utils import Cluster
 
     took: dict[str, float] = {}
-    cluster = Cluster(initialize_head=True, head_node_args=node(1))
     ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
 
     def measured(name: str, pool_of: Any) -> None:
@@ -172,7 +167,7 @@ def overhead(folder: Path, seconds: float, count: int = 5) -> None:
     kinds = {
         "plain loop": None,
         "one process": lambda job: ProcessPool(job, 1),
-        "Ray, one slot": lambda job: RayPool(job, "auto", cpus=1),
+        "Ray, one slot": lambda job: RayPool(job, "auto", cpus=SLOTS),
     }
     threads = [threading.Thread(target=measured, args=pair) for pair in kinds.items()]
     for thread in threads:
@@ -184,7 +179,6 @@ def overhead(folder: Path, seconds: float, count: int = 5) -> None:
         more = took[name] / took["plain loop"] - 1
         print(f"  {name:15} {took[name]:7.2f} s   {more:+.2%}")
     ray.shutdown()
-    cluster.shutdown()
 
 
 def main() -> None:
@@ -197,10 +191,14 @@ def main() -> None:
     given = parser.parse_args()
     patient()
     print(json.dumps({"cores": os.cpu_count(), "load": os.getloadavg()[0]}))
-    with tempfile.TemporaryDirectory() as folder:
-        survives(Path(folder), given.slides, given.kills, given.seconds)
-    with tempfile.TemporaryDirectory() as folder:
-        overhead(Path(folder), given.overhead)
+    cluster = started(SLOTS)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            survives(cluster, Path(folder), given.slides, given.kills, given.seconds)
+        with tempfile.TemporaryDirectory() as folder:
+            overhead(cluster, Path(folder), given.overhead)
+    finally:
+        cluster.shutdown()
 
 
 if __name__ == "__main__":

@@ -24,7 +24,12 @@ def node(slots: int) -> dict[str, Any]:
     finally:
         for part in held:
             part.close()
-    return {"num_cpus": slots, "include_dashboard": False, **ports}
+    return {
+        "num_cpus": slots,
+        "include_dashboard": False,
+        "object_store_memory": 100 << 20,  # no slide goes through it
+        **ports,
+    }
 
 
 def patient() -> None:
@@ -33,3 +38,16 @@ def patient() -> None:
     os.environ.setdefault("RAY_agent_register_timeout_ms", "300000")
     os.environ.setdefault("RAY_health_check_timeout_ms", "60000")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+
+def started(slots: int, tries: int = 3) -> Any:
+    """A cluster of one node; a node that Ray gives up after 30 s is tried again."""
+    from ray.cluster_utils import Cluster
+
+    while True:
+        tries -= 1
+        try:
+            return Cluster(initialize_head=True, head_node_args=node(slots))
+        except Exception:
+            if not tries:
+                raise

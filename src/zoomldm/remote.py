@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
@@ -195,6 +196,23 @@ def download(url: str, target: Path) -> None:
     with _told(url), target.open("wb") as file:
         for part in _obstore().get(store, key).stream(min_chunk_size=4 << 20):
             file.write(part)
+
+
+@contextmanager
+def local_copy(source: str) -> Iterator[Path]:
+    """A path as it is; of a URL a copy under its own name, as long as it is needed.
+
+    Raises:
+        RemoteError: see `RemoteFile`.
+    """
+    path = as_path(source)
+    if isinstance(path, Path):
+        yield path
+        return
+    with TemporaryDirectory(prefix="zoomldm-") as folder:
+        copy = Path(folder) / path.name
+        download(path.url, copy)
+        yield copy
 
 
 def upload(source: Path, url: str) -> None:

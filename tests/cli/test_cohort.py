@@ -190,8 +190,10 @@ def test_compress_and_import_to_a_url(run, slide, archive, bucket, tmp_path):
     assert json.loads(done.out)["archives"][0]["archive"] == "s3://b/out/a.zldm"
     assert run("verify", "s3://b/out/a.zldm").code == 0
     assert features(run, "s3://b/out/a.zldm", "-o", tmp_path).code == 0
-    done = run("import", tmp_path / "a.h5", "-o", "s3://b/again.zldm")
+    bucket.files["b/f/a.h5"] = (tmp_path / "a.h5").read_bytes()
+    done = run("import", "s3://b/f/a.h5", "-o", "s3://b/again.zldm", "--json")
     assert done.code == 0, done.err
+    assert json.loads(done.out)["archives"][0]["source"] == "s3://b/f/a.h5"
     assert run("verify", "s3://b/again.zldm").code == 0
 
 

@@ -4,7 +4,7 @@ import os
 import sys
 
 import pytest
-from cohort_cluster import node, patient
+from cohort_cluster import patient, started
 from test_runner import Folder
 
 from zoomldm.cohort.ray_pool import RayPool, check_versions
@@ -26,9 +26,7 @@ def cluster(monkeypatch):
     # Workers import what this process does, the tests' own modules too.
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(p for p in sys.path if p))
     ray = pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
-
-    made = Cluster(initialize_head=True, head_node_args=node(2))
+    made = started(2)
     ray.init(made.address, log_to_driver=False, logging_level="ERROR")
     yield made
     ray.shutdown()

@@ -3,7 +3,6 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from zoomldm.archive.manifest import MANIFEST_NAME, parse_manifest
 from zoomldm.archive.reader import Archive
 from zoomldm.archive.zipformat import Entry, Tail, parse_directory
 from zoomldm.errors import ArchiveError
-from zoomldm.remote import RemoteError, RemotePath, as_path, download
+from zoomldm.remote import RemoteError, RemotePath, as_path, local_copy
 from zoomldm.verbs import Progress, Report, silent
 
 _BLOCK = 1 << 22
@@ -161,10 +160,8 @@ def verify_archive(path: Path | RemotePath | str) -> list[str]:
 
 
 def _verify_remote(path: RemotePath) -> list[str]:
-    with TemporaryDirectory(prefix="zoomldm-") as folder:
-        copy = Path(folder) / path.name
-        try:
-            download(path.url, copy)
-        except RemoteError as error:
-            return [str(error)]
-        return [line.replace(str(copy), path.url) for line in verify_archive(copy)]
+    try:
+        with local_copy(path.url) as copy:
+            return [line.replace(str(copy), path.url) for line in verify_archive(copy)]
+    except RemoteError as error:
+        return [str(error)]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoomldm.cohort.items import Item
 from zoomldm.errors import DamagedError, SlideError
-from zoomldm.remote import as_path
+from zoomldm.remote import as_path, local_copy
 from zoomldm.verbs import Progress
 
 # Processes that verify load no network, and not what networks are made of.
@@ -259,9 +259,11 @@ class ImportJob:
         """Turn a file of features into an archive."""
         from zoomldm.features.to_archive import archive_from_features
 
-        return archive_from_features(
-            item.source, self.out, self.options, encoder=loaded, progress=progress
-        ).as_dict()
+        with local_copy(item.source) as file:
+            report = archive_from_features(
+                file, self.out, self.options, encoder=loaded, progress=progress
+            ).as_dict()
+        return {**report, "source": item.source}
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,11 @@ from zoomldm.networks.patch_encoder import TileCNN
 from zoomldm.networks.released_autoencoder import VQAutoencoder
 from zoomldm.networks.summarizer_vit import ViTSummarizer
 from zoomldm.networks.summarizers import CNNSummarizer
+from zoomldm.pipeline.behind_url import fetch_url
 from zoomldm.pipeline.hub import PREFIX, fetch_pipeline
 from zoomldm.pipeline.pipeline import ZoomLDMPipeline
 from zoomldm.pipeline.presets import preset
+from zoomldm.remote import is_url
 
 SHIPPED = "demo"
 KINDS: dict[str, Any] = {
@@ -99,9 +101,10 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def load_pipeline(name: str = SHIPPED, device: str = "cpu") -> ZoomLDMPipeline:
-    """Load a pipeline: `demo` (shipped), `tiny` (untrained), a directory, or one of the hub.
+    """Load a pipeline: `demo` (shipped), `tiny` (untrained), a directory, a URL, or one of the hub.
 
-    `hf:OWNER/NAME@REVISION` is fetched from the Hugging Face hub once, and kept in its cache.
+    `hf:OWNER/NAME@REVISION` is fetched from the Hugging Face hub once, and kept in its cache; a
+    folder behind a URL (`s3://bucket/pipeline/`) where it is new or has changed.
 
     Args:
         name: of the pipeline.
@@ -129,7 +132,7 @@ def find_pipeline(name: str) -> Path | None:
     """The folder of a pipeline, None for one that is built, not saved. It may not be there.
 
     Raises:
-        PipelineError: one of the hub that can't be fetched.
+        PipelineError: one of the hub, or behind a URL, that can't be fetched.
     """
     if name in ("tiny", "tiny-octaves"):
         return None
@@ -137,6 +140,8 @@ def find_pipeline(name: str) -> Path | None:
         return Path(str(resources.files("zoomldm") / "weights" / "demo"))
     if name.startswith(PREFIX):
         return fetch_pipeline(name)
+    if is_url(name):
+        return fetch_url(name)
     return Path(name)
 
 
