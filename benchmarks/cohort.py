@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from cohort_cluster import node, patient, started
+from cohort_cluster import node, patient, patiently, started
 
 from zoomldm.cohort.items import Item
 from zoomldm.cohort.pools import Pool, ProcessPool
@@ -97,7 +97,7 @@ def survives(cluster: Any, folder: Path, slides: int, kills: int, seconds: float
     """Run a cohort on two nodes, kill on the way, and count what came of it."""
     import ray
 
-    second = cluster.add_node(**node(SLOTS))
+    second = patiently(lambda: cluster.add_node(**node(SLOTS)))
     cluster.wait_for_nodes()
     items, job = items_of(folder, slides), Sleep(folder, seconds)
     done, random_ = [0], random.Random(0)

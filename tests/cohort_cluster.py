@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections.abc import Callable
 from typing import Any
 
 # A node waits 15 s for the ports of its agents unless it is told them: too little when all cores
@@ -40,14 +41,19 @@ def patient() -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 
-def started(slots: int, tries: int = 3) -> Any:
-    """A cluster of one node; a node that Ray gives up after 30 s is tried again."""
-    from ray.cluster_utils import Cluster
-
+def patiently(start: Callable[[], Any], tries: int = 3) -> Any:
+    """Start a cluster, or a node of one; a node that Ray gives up after 30 s is tried again."""
     while True:
         tries -= 1
         try:
-            return Cluster(initialize_head=True, head_node_args=node(slots))
+            return start()
         except Exception:
             if not tries:
                 raise
+
+
+def started(slots: int) -> Any:
+    """A cluster of one node."""
+    from ray.cluster_utils import Cluster
+
+    return patiently(lambda: Cluster(initialize_head=True, head_node_args=node(slots)))
