@@ -194,7 +194,7 @@ def test_features_of_a_turned_archive_lie_on_the_slide(make, tmp_path, turn):
             archive_from_features(tmp_path / "a.h5", tmp_path / "b.zldm")
 
 
-@pytest.mark.parametrize("form", ["h5", "pt", "npy"])
+@pytest.mark.parametrize("form", ["h5", "pt"])
 def test_a_full_disk_is_one_line(make, tmp_path, form):
     """HDF5 on a full disk ended in a segmentation fault."""
     path = make(size=(6000, 6000), boxes=((0, 20, 0, 20),))
