@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bucket import Bucket
 
 from zoomldm.archive import open_archive, verify_archive
 from zoomldm.archive.quantise import cosines
@@ -180,3 +181,22 @@ def test_targets_and_options_refused(make: Make, tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError):
             EditOptions(**bad)
+
+
+def test_archives_by_url(make: Make, tmp_path: Path) -> None:
+    pytest.importorskip("obstore")
+    bucket = Bucket()
+    try:
+        a, b = make("a.zldm"), make("b.zldm", 200)
+        bucket.files["slides/a.zldm"] = a.read_bytes()
+        bucket.files["slides/b.zldm"] = b.read_bytes()
+        place = parse_place(f"{bucket.url}/slides/b.zldm@256,0")
+        there = edit(f"{bucket.url}/slides/a.zldm", tmp_path / "c.zldm", EditOptions(REGION, place))
+        here = edit(a, tmp_path / "d.zldm", transplant(b))
+        assert Path(there.output).read_bytes() == Path(here.output).read_bytes()
+        assert there.archive.startswith("http://")
+        ends = parse_interpolation(f"0,256,{bucket.url}/slides/b.zldm@256,512,3")
+        strip = EditOptions(between=ends[:2], steps=ends[2], side=2)
+        assert edit(a, tmp_path / "s.zldm", strip).edit["origins"][1]["archive"] == "b.zldm"
+    finally:
+        bucket.close()

@@ -7,7 +7,9 @@ import typer
 
 
 def edit(
-    archive: Annotated[Path, typer.Argument(metavar="ARCHIVE", show_default=False)],
+    archive: Annotated[
+        str, typer.Argument(metavar="ARCHIVE", show_default=False, help="A file or a URL.")
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="File .zldm, or an existing folder.")],
     replace: Annotated[
         str | None,

@@ -18,6 +18,7 @@ from zoomldm.editing.places import Block, Place, block_of, embeddings_of
 from zoomldm.errors import ArchiveError, ConfigError, RegionError, TargetError
 from zoomldm.files import claim
 from zoomldm.geometry.levels import BASE_MPP, NAMES, TILE
+from zoomldm.remote import RemotePath, as_path
 from zoomldm.verbs import Progress, Report, silent
 
 ENDING = ".zldm"
@@ -102,7 +103,7 @@ class EditReport(Report):
 
 
 def edit(
-    archive: Path | str,
+    archive: Path | RemotePath | str,
     out: Path | str,
     options: EditOptions,
     *,
@@ -115,7 +116,7 @@ def edit(
     says what was done.
 
     Args:
-        archive: a .zldm file.
+        archive: a .zldm file, or its URL; so are those that places name.
         out: another one, or an existing folder.
         options: what is done.
         progress: called as chunks of the base layer are done.
@@ -130,7 +131,7 @@ def edit(
     >>> zoomldm.edit("slide.zldm", "edited.zldm", options).edit["kind"]
     'transplant'
     """
-    start, path = time.monotonic(), Path(archive)
+    start, path = time.monotonic(), as_path(archive)
     target = _target(Path(out), path)
     progress = progress or silent
     with ExitStack() as stack:
@@ -168,7 +169,7 @@ def edit(
         )
 
 
-def _target(out: Path, archive: Path) -> Path:
+def _target(out: Path, archive: Path | RemotePath) -> Path:
     if out.suffix == ENDING:
         return out
     if out.is_dir():

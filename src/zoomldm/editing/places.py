@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from zoomldm.archive import Archive
 from zoomldm.errors import ConfigError, RegionError
 from zoomldm.geometry.levels import TILE
+from zoomldm.remote import RemotePath, as_path
 
 _PLACE = r"(?:(.+?)@)?(\d+),(\d+)"
 
@@ -19,12 +20,12 @@ class Place:
     """A pixel of an archive's 0.5 mpp raster.
 
     Attributes:
-        archive: whose; None for the one that is edited.
+        archive: whose, a file or a URL; None for the one that is edited.
         x: column of the pixel.
         y: row of the pixel.
     """
 
-    archive: Path | None
+    archive: Path | RemotePath | None
     x: int
     y: int
 
@@ -37,6 +38,8 @@ def parse_place(text: str) -> Place:
 
     >>> parse_place("512,256")
     Place(archive=None, x=512, y=256)
+    >>> str(parse_place("s3://bucket/slide.zldm@512,256").archive)
+    's3://bucket/slide.zldm'
     """
     found = re.fullmatch(_PLACE, text)
     if not found:
@@ -64,7 +67,7 @@ def parse_interpolation(text: str) -> tuple[Place, Place, int]:
 
 
 def _place(archive: str | None, x: str, y: str) -> Place:
-    return Place(Path(archive) if archive else None, int(x), int(y))
+    return Place(as_path(archive) if archive else None, int(x), int(y))
 
 
 @dataclass(frozen=True)
