@@ -12,8 +12,8 @@ from torch import Tensor
 
 from zoomldm.diffusion.schedule import make_schedule
 from zoomldm.errors import PipelineError
+from zoomldm.generation.contexts import as_seed, draw_contexts
 from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline, load_pipeline, pick_device
-from zoomldm.sampling.contexts import as_seed, draw_contexts
 
 
 def there(*shape: int) -> Tensor:

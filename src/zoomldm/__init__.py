@@ -41,6 +41,9 @@ if TYPE_CHECKING:  # what a checker and an editor see; at run time `__getattr__`
     from zoomldm.sampling.exports import SampleReport as SampleReport
     from zoomldm.sampling.exports import SheetOptions as SheetOptions
     from zoomldm.sampling.exports import write_samples as write_samples
+    from zoomldm.sampling.imaginary import SlideOptions as SlideOptions
+    from zoomldm.sampling.imaginary import SlideReport as SlideReport
+    from zoomldm.sampling.imaginary import sample_slide as sample_slide
     from zoomldm.sampling.large import LargeOptions as LargeOptions
     from zoomldm.sampling.large import LargeReport as LargeReport
     from zoomldm.sampling.large import large as large
@@ -90,6 +93,9 @@ _HOMES = {
     "SheetOptions": "zoomldm.sampling.exports",
     "write_samples": "zoomldm.sampling.exports",
     "SampleOptions": "zoomldm.sampling.options",
+    "SlideOptions": "zoomldm.sampling.imaginary",
+    "SlideReport": "zoomldm.sampling.imaginary",
+    "sample_slide": "zoomldm.sampling.imaginary",
     "LargeOptions": "zoomldm.sampling.large",
     "LargeReport": "zoomldm.sampling.large",
     "large": "zoomldm.sampling.large",
@@ -123,6 +129,8 @@ __all__ = [
     "SampleOptions",
     "SampleReport",
     "SheetOptions",
+    "SlideOptions",
+    "SlideReport",
     "UpscaleOptions",
     "UpscaleReport",
     "VerifyReport",
@@ -140,6 +148,7 @@ __all__ = [
     "open_slide",
     "run_mil",
     "sample",
+    "sample_slide",
     "upscale",
     "verify",
     "verify_archive",

@@ -191,7 +191,7 @@ def _set(*keys):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (_set("version", "3.0"), "version 3.0.*update zoomldm"),
+        (_set("version", "4.0"), "version 4.0.*update zoomldm"),
         (_set("version", "one"), "version 'one'"),
         (_set("format", "zarr"), "not a .zldm"),
         (_set("members", 7), "no list of members"),

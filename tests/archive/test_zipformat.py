@@ -104,9 +104,9 @@ def test_refuses_gaps_overlaps_and_a_short_directory():
 
 
 def test_a_newer_major_version_says_update():
-    head = build_tail(Tail(_DIGESTS, 1, 5, 5))[:-64].replace(b"ZLDM/1", b"ZLDM/3")
+    head = build_tail(Tail(_DIGESTS, 1, 5, 5))[:-64].replace(b"ZLDM/1", b"ZLDM/4")
     data = head + hashlib.sha256(head).hexdigest().encode()
-    with pytest.raises(ArchiveError, match=r"version 3.*update zoomldm"):
+    with pytest.raises(ArchiveError, match=r"version 4.*update zoomldm"):
         parse_tail(data, 10 + len(data), "x")
     with pytest.raises(DamagedError):
         parse_tail(head + b"0" * 64, 10 + len(data), "x")

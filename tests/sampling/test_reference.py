@@ -10,7 +10,7 @@ from training.archives import make_archive
 from zoomldm.archive import open_archive
 from zoomldm.errors import ArchiveError, ConfigError, PipelineError, RegionError
 from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline
-from zoomldm.sampling.reference import read_reference
+from zoomldm.sampling.reference import read_like, read_reference
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +69,17 @@ def test_refused(archive: Path, tmp_path: Path, pipeline: ZoomLDMPipeline) -> No
     bare.patch_encoder = None
     with pytest.raises(PipelineError, match="no patch encoder to describe it"):
         read_reference(str(small), bare)
+
+
+def test_the_most_usual_tile_of_an_archive(archive: Path, pipeline: ZoomLDMPipeline) -> None:
+    found = read_like(str(archive), pipeline)
+    with open_archive(archive) as opened:
+        places = np.argwhere(opened.mask)
+        values = opened.embeddings_of(*places.T)
+    cosines = values @ values.mean(0) / np.linalg.norm(values, axis=1)
+    row, col = places[cosines.argmax()]
+    assert (found.source["x"], found.source["y"]) == (col * 256, row * 256)
+    again = read_like(f"{archive}@{col * 256},{row * 256}", pipeline)
+    np.testing.assert_array_equal(again.embedding, found.embedding)
+    with pytest.raises(ArchiveError, match="patch encoder"):
+        read_like(str(archive), build_pipeline("tiny", seed=1))

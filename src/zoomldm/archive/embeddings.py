@@ -78,6 +78,12 @@ class EmbeddingStore:
             self._store(tiles, exact)
         self.mask[rows, cols] = True
 
+    def mark(self, mask: NDArray[np.bool_]) -> None:
+        """Say where tissue is, without embeddings."""
+        if self._settled or self.mask.any():
+            raise ValueError("tiles were added before")
+        self.mask[:] = mask
+
     def _store_exact(self) -> None:
         """Store as int8 what was kept for a basis, and all that follows."""
         self.precision = "int8"

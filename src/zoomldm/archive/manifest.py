@@ -14,8 +14,8 @@ from zoomldm.errors import ArchiveError
 from zoomldm.geometry.levels import COARSEST, grid_shape, level_size
 
 FORMAT = "zldm"
-FORMAT_VERSION = "2.1"
-MAJORS = (1, 2)
+FORMAT_VERSION = "3.0"
+MAJORS = (1, 2, 3)
 MANIFEST_NAME = "zarr.json"
 MAX_TILES = 1 << 26
 
@@ -178,11 +178,40 @@ class Edit(_Part):
     base: str
 
 
+class Like(_Part):
+    """The tile that an imaginary slide resembles: where it is from, and its embedding."""
+
+    source: dict[str, str | int]
+    embedding: Annotated[list[Finite], Field(min_length=1, max_length=1 << 16)]
+
+
+class Generated(_Part):
+    """What an imaginary slide is drawn from (from version 3.0 on); it has no embeddings.
+
+    `summarizer` and `embedding_diffusion` are digests of the networks that its contexts are of
+    and drawn by, from level `coarsest` down: with `steps` and `guidance` at the levels drawn with
+    it, with `finer_steps` at finer ones. `reference` and `label` say what tissue it is asked to
+    be like, None where nothing is asked for. `attempt` numbers the noise of the coarsest level.
+    """
+
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)]
+    attempt: Annotated[int, Field(ge=0, lt=1000)]
+    coarsest: Level
+    steps: Annotated[int, Field(ge=1, le=1000)]
+    finer_steps: Annotated[int, Field(ge=1, le=1000)]
+    guidance: Annotated[float, Field(ge=0, le=100)]
+    label: str | None
+    reference: Like | None
+    summarizer: Digest
+    embedding_diffusion: Digest
+
+
 class Header(_Part):
     """The part of the manifest that the caller of the writer knows beforehand.
 
     `autoencoder` and `pipeline` are None where the archive was made without; `creator` names the
-    program and its version. `edits` lists what was done to the grid since, in order.
+    program and its version. `edits` lists what was done to the grid since, in order. `generated`
+    says what an imaginary slide is drawn from, None where there is a slide.
     """
 
     slide: SlideInfo
@@ -192,6 +221,7 @@ class Header(_Part):
     pipeline: Network | None
     creator: str
     edits: list[Edit] = []
+    generated: Generated | None = None
 
 
 class Manifest(Header):
@@ -229,6 +259,9 @@ class Manifest(Header):
         for name, view in (("overview", self.overview), ("base", self.base)):
             if view and (view.width, view.height) != level_size(width, height, view.level):
                 raise ValueError(f"{name} does not have the size of its level")
+        given = self.generated.reference if self.generated else None
+        if given and len(given.embedding) != self.encoder.dim:
+            raise ValueError("the reference of an imaginary slide is not of the encoder's length")
         if self.overview and self.base:
             raise ValueError("both an overview and a base layer; expected one of them at most")
         levels = [part.level for part in self.latents]
@@ -248,6 +281,8 @@ def dump_manifest(manifest: Manifest) -> bytes:
         del attributes["base"]
     if not manifest.edits:
         del attributes["edits"]
+    if not manifest.generated:
+        del attributes["generated"]
     for key in ("rank", "asked"):
         if not attributes["quantisation"][key]:
             del attributes["quantisation"][key]
@@ -292,7 +327,7 @@ def parse_manifest(data: bytes, path: object) -> Manifest:
     if int(version.split(".")[0]) not in MAJORS:
         raise ArchiveError(
             f"{path}: is of format version {version}; this zoomldm reads "
-            f"{' and '.join(f'{m}.x' for m in MAJORS)}; update zoomldm"
+            f"{', '.join(f'{m}.x' for m in MAJORS)}; update zoomldm"
         )
     members = attributes.get("members")
     if not isinstance(members, list) or not all(

@@ -28,6 +28,7 @@ from zoomldm.geometry.levels import patch_tiles
 from zoomldm.remote import RemotePath, as_path
 
 _serial = itertools.count()
+NO_EMBEDDINGS = "is an imaginary slide, which has no embeddings; take an archive of a real one"
 
 
 class Archive:
@@ -98,6 +99,11 @@ class Archive:
     def size(self) -> tuple[int, int]:
         """Width and height (px) of the 0.5 mpp raster."""
         return self.manifest.slide.size
+
+    @property
+    def generated(self) -> bool:
+        """Whether it is an imaginary slide: no real pixels, and no embeddings."""
+        return self.manifest.generated is not None
 
     @property
     def digest(self) -> str:
@@ -176,6 +182,8 @@ class Archive:
         r, c = np.asarray(rows, np.int64).ravel(), np.asarray(cols, np.int64).ravel()
         if len(r) != len(c):
             raise ValueError(f"{len(r)} rows and {len(c)} columns")
+        if self.generated:
+            raise ArchiveError(f"{self.path}: {NO_EMBEDDINGS}")
         precision = self.manifest.quantisation.precision
         with self._container.open() as handle:
             mask = self._mask_of(handle)

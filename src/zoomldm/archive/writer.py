@@ -127,6 +127,12 @@ class ArchiveWriter:
             )
         self._embeddings.add(tiles, exact)
 
+    def mark_tissue(self, mask: ArrayLike) -> None:
+        """Say where an imaginary slide has tissue, (rows, cols) bool; it has no embeddings."""
+        if self.header.generated is None:
+            raise ValueError("only an imaginary slide has tissue without embeddings")
+        self._embeddings.mark(np.asarray(mask, bool))
+
     def embedding_bytes(self) -> int:
         """Bytes that the embeddings take in the file; all of them must be there."""
         return self._embeddings.count_bytes()
@@ -314,7 +320,9 @@ class ArchiveWriter:
             self._add_whole("overview", jpeg, zstd=False)
         if self._base:
             self._container.add(f"{NAME}/zarr.json", base_metadata(self._base))
-        if self.header.edits:
+        if self.header.generated:
+            version = "3.0"
+        elif self.header.edits:
             version = "2.1" if stored.basis else "1.3"
         else:
             version = "2.0" if stored.basis else "1.2" if self._base else self.header.slide.version

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from zoomldm.errors import ArchiveError, DamagedError
 
-MAJOR = 2  # the newest major version that is read
+MAJOR = 3  # the newest major version that is read
 MAX_DIRECTORY = 1 << 28
 MAX_TAIL = 22 + 65535 + 76
 

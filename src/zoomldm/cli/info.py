@@ -39,7 +39,8 @@ def info(
         "encoder": m.encoder.model_dump(),
         "precision": m.quantisation.precision,
         "cosine_min": m.quantisation.cosine_min,
-        "levels_real": list(NAMES[base.level :]) if base else [],
+        "imaginary": imaginary(m),
+        "levels_real": list(NAMES[base.level :]) if base and not m.generated else [],
         "base": _base_facts(m, base) if base else None,
         "latent_levels": [NAMES[part.level] for part in m.latents],
         "turn": m.slide.turn,
@@ -55,6 +56,15 @@ def info(
             ["", ""],
             [[k, _words(v) if k == "base" else v] for k, v in facts.items() if k != "archive"],
         )
+
+
+def imaginary(manifest: "Manifest") -> dict[str, Any] | None:
+    """What an imaginary slide is drawn from, but for the reference's numbers; None for others."""
+    facts = manifest.generated
+    if facts is None:
+        return None
+    like = facts.reference.source if facts.reference else None
+    return {**facts.model_dump(mode="json", exclude={"reference"}), "like": like}
 
 
 def _base_facts(manifest: "Manifest", base: "BaseLayer") -> dict[str, Any]:

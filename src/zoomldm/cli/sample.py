@@ -9,7 +9,12 @@ from zoomldm.cli.device import Device
 
 
 def sample(
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder; made if its parent exists.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--out", help="Folder, made if its parent exists; with --slide an archive, .zldm."
+        ),
+    ],
     level: Annotated[
         str | None, typer.Option(help="20x, 10x, ... 0.15625x, or all.", show_default="all")
     ] = None,
@@ -22,12 +27,20 @@ def sample(
     zoom: Annotated[
         bool, typer.Option("--zoom", help="Zoom into imaginary slides, all levels of each.")
     ] = False,
+    slide: Annotated[
+        bool,
+        typer.Option("--slide", help="An imaginary slide: an archive drawn when looked at."),
+    ] = False,
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="WxH", help="With --slide: in mm.", show_default="4x3"),
+    ] = None,
     like: Annotated[
         str | None,
         typer.Option(
             metavar="TILE.png|ARCHIVE@X,Y",
             help="Tissue like this tile: an image of 256 px at 0.5 mpp, or the tile at a pixel "
-            "of an archive at 20x.",
+            "of an archive at 20x; with --slide also an archive, whose most usual tile is taken.",
         ),
     ] = None,
     label: Annotated[
@@ -37,7 +50,16 @@ def sample(
     seed: Annotated[int, typer.Option(help="0 or more.")] = 0,
     steps: Annotated[int, typer.Option(help="Of the denoiser.")] = 20,
     guidance: Annotated[float, typer.Option(help="Of the denoiser; 1 is none.")] = 1.5,
-    context_steps: Annotated[int, typer.Option(help="Of the embedding diffusion.")] = 50,
+    context_steps: Annotated[
+        int | None,
+        typer.Option(help="Of the embedding diffusion.", show_default="50; with --slide 20"),
+    ] = None,
+    finer_steps: Annotated[
+        int | None,
+        typer.Option(
+            help="With --slide: of the embedding diffusion from 1.25x on.", show_default="6"
+        ),
+    ] = None,
     context_guidance: Annotated[
         float | None,
         typer.Option(
@@ -54,12 +76,22 @@ def sample(
     device: Device = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Draw new tissue at any magnification, or zoom into an imaginary slide."""
+    """Draw new tissue at any magnification, zoom into an imaginary slide, or write one."""
     from zoomldm.cli.output import print_json, progress
+    from zoomldm.errors import ConfigError
     from zoomldm.pipeline import load_pipeline
     from zoomldm.sampling.exports import SheetOptions, write_samples
     from zoomldm.sampling.options import SampleOptions
 
+    if slide:
+        if level is not None or zoom or n is not None:
+            raise ConfigError(
+                "--slide is one slide of all levels; leave --level, --zoom and -n out"
+            )
+        given = size, like, label, seed, context_steps, finer_steps, context_guidance, batch
+        return _slide(out, *given, pipeline=pipeline, device=device, json=json)
+    if size is not None or finer_steps is not None:
+        raise ConfigError("--size and --finer-steps go with --slide")
     options = SheetOptions(
         levels=None if level is None or (level == "all" and not zoom) else (level,),
         n=n,
@@ -70,7 +102,7 @@ def sample(
             seed=seed,
             steps=steps,
             guidance=guidance,
-            context_steps=context_steps,
+            context_steps=50 if context_steps is None else context_steps,
             context_guidance=context_guidance,
             precision=precision,
             batch=batch,
@@ -83,3 +115,52 @@ def sample(
         print_json(report.as_dict())
     else:
         typer.echo(f"{len(report.samples)} images, {out / report.sheet}")
+
+
+def _slide(
+    out: Path,
+    size: str | None,
+    like: str | None,
+    label: str | None,
+    seed: int,
+    steps: int | None,
+    finer_steps: int | None,
+    guidance: float | None,
+    batch: int | None,
+    pipeline: str,
+    device: str,
+    json: bool,
+) -> None:
+    import re
+
+    from zoomldm.cli.output import print_json, progress
+    from zoomldm.errors import ConfigError
+    from zoomldm.pipeline import load_pipeline
+    from zoomldm.sampling.imaginary import SlideOptions, sample_slide
+
+    number = r"(\d+(?:\.\d+)?)"
+    sides = re.fullmatch(f"{number}x{number}", (size or "4x3").strip().lower())
+    if not sides:
+        raise ConfigError(f"size {size!r}: expected WIDTHxHEIGHT in mm, such as 4x3")
+    options = SlideOptions(
+        size=(float(sides[1]), float(sides[2])),
+        like=like,
+        label=label,
+        seed=seed,
+        steps=20 if steps is None else steps,
+        finer_steps=6 if finer_steps is None else finer_steps,
+        guidance=guidance,
+        batch=batch,
+    )
+    with progress(quiet=json) as advance:
+        report = sample_slide(
+            out, options, pipeline=load_pipeline(pipeline, device), progress=advance
+        )
+    if json:
+        print_json(report.as_dict())
+        return
+    typer.echo(
+        f"{report.output}: {report.mm[0]:g} x {report.mm[1]:g} mm, {report.tissue_tiles} of "
+        f"{report.tiles} tiles hold tissue, all of it generated; {report.bytes} bytes, "
+        f"{report.seconds:.1f} s"
+    )

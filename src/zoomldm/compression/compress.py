@@ -289,10 +289,9 @@ def _is_done(
             m = archive.manifest
     except ArchiveError:
         return False
-    if m.edits:
-        raise TargetError(
-            f"{target}: is an edited archive; give another name with -o, or remove it"
-        )
+    if m.edits or m.generated:
+        kind = "an edited archive" if m.edits else "an imaginary slide"
+        raise TargetError(f"{target}: is {kind}; give another name with -o, or remove it")
     # Archives before version 1.2 don't tell slides of one size apart: they are made again.
     known = m.slide.content is not None
     another = m.slide.content != slide.content

@@ -12,10 +12,11 @@ from torch import Tensor
 from zoomldm.archive import Archive
 from zoomldm.diffusion.noise import noise
 from zoomldm.errors import ArchiveError, ConfigError
+from zoomldm.generation.imagined import ImaginedContexts
 from zoomldm.geometry.lattice import tissue_patches
 from zoomldm.geometry.levels import NAMES, TILE, patch_tiles
 from zoomldm.pipeline import ZoomLDMPipeline
-from zoomldm.pipeline.compatibility import check_encoder
+from zoomldm.pipeline.compatibility import check_encoder, check_generated
 from zoomldm.pixels import to_signed
 from zoomldm.verbs import Progress, silent
 
@@ -177,7 +178,17 @@ def _filled(description: Features, per_patch: int) -> Features:
 def _contexts(
     archive: Archive, pipeline: ZoomLDMPipeline, patches: NDArray[np.int64], level: int
 ) -> Iterator[tuple[list[tuple[int, int]], Tensor]]:
-    """Groups of patches with their context (n, tokens, width); only small grids are grouped."""
+    """Groups of patches with their context (n, tokens, width); only small grids are grouped.
+
+    An imaginary slide's are drawn by the pipeline's embedding diffusion.
+    """
+    facts = archive.manifest.generated
+    if facts is not None:
+        check_generated(archive, pipeline)
+        imagined = ImaginedContexts(facts, pipeline, 1)
+        for r, c in patches.tolist():
+            yield [(r, c)], imagined.patch(level, r, c)[None]
+        return
     size, side = max(1, 64 // 4 ** max(0, level - 2)), patch_tiles(level)
     for i in range(0, len(patches), size):
         group = [(int(r), int(c)) for r, c in patches[i : i + size]]

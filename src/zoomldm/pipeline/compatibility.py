@@ -43,6 +43,24 @@ def check_encoder(archive: Archive, pipeline: ZoomLDMPipeline) -> None:
         )
 
 
+def check_generated(archive: Archive, pipeline: ZoomLDMPipeline) -> None:
+    """Refuse an imaginary slide whose contexts are of other networks than the pipeline's.
+
+    Raises:
+        ArchiveError: naming the network.
+        PipelineError: the pipeline has no embedding diffusion.
+    """
+    facts = archive.manifest.generated
+    for name in ("summarizer", "embedding_diffusion") if facts else ():
+        made, own = getattr(facts, name), pipeline.digest(name)
+        if made != own:
+            raise ArchiveError(
+                f"{archive.path}: is drawn by {name.replace('_', ' ')} {made[:12]}, the pipeline's "
+                f"is {own[:12]}; give the pipeline that it was sampled with"
+                f"{_rounded(getattr(pipeline, name))}"
+            )
+
+
 def check_latents(archive: Archive, pipeline: ZoomLDMPipeline) -> None:
     """Refuse an archive without latents, or with those of another autoencoder.
 

@@ -99,13 +99,13 @@ def tile_confidence(
         places: (row, col) of tiles; those that are no tissue are left out.
 
     Returns:
-        [row, col, cosine to 4 digits] of each tissue tile.
+        [row, col, cosine to 4 digits] of each tissue tile; none of an imaginary slide.
 
     Raises:
         PipelineError: the pipeline has no patch encoder.
     """
     mask, found = archive.mask, []
-    kept = [place for place in places if mask[place]]
+    kept = [place for place in places if mask[place] and not archive.generated]
     for start in range(0, len(kept), _ENCODED):
         group = kept[start : start + _ENCODED]
         tiles = [renderer.read(0, col * TILE, row * TILE, TILE, TILE) for row, col in group]

@@ -181,7 +181,7 @@ def decompress(
             options,
             windows,
             loaded,
-            confidence=options.geojson and 0 in windows,
+            confidence=options.geojson and 0 in windows and not source.generated,
             folder=target.parent,
             memory=MEMORY // options.workers,
             disk=SPOOL_BYTES if kind == "pyramid" else 0,

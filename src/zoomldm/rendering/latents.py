@@ -8,6 +8,7 @@ from torch import Tensor
 
 from zoomldm.archive import Archive
 from zoomldm.diffusion.noise import noise
+from zoomldm.generation.imagined import ImaginedContexts
 from zoomldm.generation.octaves import (
     PARENT_NOISE,
     Known,
@@ -76,9 +77,13 @@ class Latents:
         self.archive, self.pipeline, self.options = archive, pipeline, options
         self.unet, self.vae = pipeline.unet, pipeline.vae
         self.base = archive.base
-        self.top = max(self.base.level - 2, 0) if self.base else DRAWN
         self.times = octave_times(options.steps, options.start)
         self.batch = options.batch_on(pipeline.device)
+        self.imagined: ImaginedContexts | None = None
+        if facts := archive.manifest.generated:
+            self.imagined = ImaginedContexts(facts, pipeline, self.batch)
+        drawn = self.imagined.coarsest if self.imagined else DRAWN
+        self.top = max(self.base.level - 2, 0) if self.base else drawn
         self.made = [0] * (self.top + 1)
         self._mask = archive.mask
         self._kept, self._lock, self._on_patch = kept, lock, on_patch
@@ -208,7 +213,7 @@ class Latents:
             stored = _stack([self._stored(level, key) for key in keys], self.batch)
             kind, loss = BASE, codec_loss(self.base.codec, self.base.quality)
             hint = self.vae.from_planes(Planes(*(p.to(device) for p in stored)))
-        context = self._contexts(level, keys)
+        context = self._contexts(level, keys, hint)
         known = Known(level, context, kind, hint, loss)
         drawn = _filled([self._noise(level, key) for key in keys], self.batch).to(device)
         with self.options.autocast(device):
@@ -224,7 +229,11 @@ class Latents:
         shape = self.pipeline.latent_shape
         return torch.from_numpy(noise(self.options.seed, level, self.times[0], y, x, shape))
 
-    def _contexts(self, level: int, keys: list[Key]) -> Tensor:
+    def _contexts(self, level: int, keys: list[Key], hint: Tensor | None = None) -> Tensor:
+        """Contexts of up to one batch; `hint` is what is known of them, laid out as latents."""
+        if self.imagined is not None:
+            drawn = self.imagined.windows(level, keys)
+            return _filled(list(drawn), self.batch)
         side, extra = 1 << level, int(level < 3)
         tokens = 8 >> level if level < 3 else 1
         grids, shifts = [], []

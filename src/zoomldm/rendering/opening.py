@@ -7,6 +7,7 @@ from pathlib import Path
 
 from zoomldm.archive import Archive
 from zoomldm.caching import Recent
+from zoomldm.errors import ArchiveError
 from zoomldm.generation.options import RenderOptions
 from zoomldm.networks.octave_denoiser import OctaveDenoiser
 from zoomldm.pipeline import ZoomLDMPipeline, load_pipeline
@@ -60,7 +61,7 @@ def open_renderer(
         on_patch: called after each batch with the number of patches that it made.
 
     Raises:
-        ArchiveError: made with another patch encoder.
+        ArchiveError: made with another patch encoder, or an imaginary slide for the cascade.
         PipelineError: `pyramid` asked of a pipeline whose denoiser takes no parent.
         ConfigError: options that the pipeline's schedule can't follow.
     """
@@ -68,6 +69,11 @@ def open_renderer(
     takes_parent = isinstance(pipeline.unet, OctaveDenoiser)
     if method == "pyramid" or (method == "auto" and takes_parent):
         return Pyramid(archive, pipeline, options, kept or Kept(Recent(memory)), on_patch)
+    if archive.generated:
+        raise ArchiveError(
+            f"{archive.path}: is an imaginary slide, which only the pyramid draws; leave method "
+            "cascade out, and give the pipeline that it was sampled with"
+        )
     spool = Spool(disk, folder) if disk else None
     kept = kept or Kept(Recent(memory), disk=spool)
     return Cascade(archive, pipeline, options, kept, on_patch)

@@ -23,7 +23,7 @@ from zoomldm.geometry.levels import COUNT, NAMES, TILE, level_size
 from zoomldm.networks.lowpass import LowPassAutoencoder, Planes, planes_image
 from zoomldm.networks.octave_denoiser import OctaveDenoiser
 from zoomldm.pipeline import ZoomLDMPipeline
-from zoomldm.pipeline.compatibility import check_encoder
+from zoomldm.pipeline.compatibility import check_encoder, check_generated
 from zoomldm.pixels import to_pixels
 from zoomldm.rendering.kept import Kept
 from zoomldm.rendering.latents import Latents
@@ -46,7 +46,8 @@ class Pyramid:
     octave, each averaging down to its parent exactly, and levels from b on are the stored pixels.
     Without a base layer the latents of 1.25x are drawn from noise under their context, of which a
     token then stands for 2 x 2 tiles, and coarser images are averages: what lies where is known
-    by the tile, and need not be guessed from farther off.
+    by the tile, and need not be guessed from farther off. An imaginary slide's base layer was drawn
+    with it, coarsest level first, and counts as generated.
 
     Latents are made in windows (see `zoomldm.generation.windows`) that depend on their ancestors
     alone, so that the cost of a region depends on the region and its pixels on nothing else.
@@ -75,6 +76,7 @@ class Pyramid:
         on_patch: Callable[[int], None] | None = None,
     ) -> None:
         check_encoder(archive, pipeline)
+        check_generated(archive, pipeline)
         if not isinstance(pipeline.unet, OctaveDenoiser) or not isinstance(
             pipeline.vae, LowPassAutoencoder
         ):
@@ -113,8 +115,8 @@ class Pyramid:
         return Cost(sum(self.latents.made), self._decodings)
 
     def is_real(self, level: int) -> bool:
-        """Whether the level is stored pixels."""
-        return level >= self._real.first
+        """Whether the level is stored pixels of a slide."""
+        return level >= self._real.first and not self.archive.generated
 
     def size(self, level: int) -> tuple[int, int]:
         """Width and height (px) of the slide at a level."""
@@ -132,7 +134,8 @@ class Pyramid:
             "timesteps": list(self.latents.times),
             "levels_real": [NAMES[k] for k in range(COUNT) if self.is_real(k)],
             "levels_generated": [NAMES[k] for k in range(COUNT) if not self.is_real(k)],
-            "background": "parts without tissue are the level above enlarged, not generated",
+            "background": "parts without tissue are the level above enlarged"
+            + ("" if self.archive.generated else ", not generated"),
             "batch": self.latents.batch,
             "device": self.pipeline.device.type,
             "threads": torch.get_num_threads(),
@@ -147,7 +150,7 @@ class Pyramid:
         x1, y1 = min(x + width, full_w), min(y + height, full_h)
         if x0 >= x1 or y0 >= y1:
             return out
-        if self.is_real(level):
+        if level >= self._real.first:
             part = self._real.read(level, x0, y0, x1 - x0, y1 - y0)
         elif level > self.latents.top + 2:
             part = self._averaged(level, x0, y0, x1, y1)
@@ -171,7 +174,9 @@ class Pyramid:
         for level in range(top + 1):
             total = self.latents.counts(level)
             own = [
-                (k, w) for k, w in windows.items() if max(k - 2, 0) == level and not self.is_real(k)
+                (k, w)
+                for k, w in windows.items()
+                if max(k - 2, 0) == level and k < self._real.first
             ]
             reach = HALO * CELL if level == 0 else EDGE
             spans = [] if needed is None else [needed]

@@ -55,9 +55,16 @@ def source_digest(provenance: Mapping[str, Any]) -> str:
 
 
 def edits_of(archive: Archive) -> dict[str, Any]:
-    """What an output's metadata say of an archive that is not as its slide gave it."""
+    """What an output's metadata say of an archive that is not as a slide gave it."""
     edits = [edit.model_dump(mode="json") for edit in archive.manifest.edits]
-    return {"edits": edits} if edits else {}
+    found: dict[str, Any] = {"edits": edits} if edits else {}
+    if facts := archive.manifest.generated:
+        found["imaginary"] = {
+            "seed": facts.seed,
+            "label": facts.label,
+            "like": facts.reference.source if facts.reference else None,
+        }
+    return found
 
 
 class Renderer(Protocol):

@@ -25,6 +25,7 @@ VENDOR = "zoomldm"
 MEMORY = 256 << 20
 DISK = 4 << 30
 NOTICE = "regenerated, not for diagnosis"
+IMAGINARY = "imaginary slide, wholly generated, not for diagnosis"
 _THUMBNAIL = 1024  # px: the most that the associated thumbnail has a side
 
 
@@ -181,6 +182,7 @@ class RenderedSlide(AbstractSlide):
     def _described(self) -> dict[str, str]:
         renderer, slide = self._open(), self.archive.manifest.slide
         facts = renderer.provenance()
+        notice = IMAGINARY if self.archive.generated else NOTICE
         found = {
             "openslide.vendor": VENDOR,
             "openslide.mpp-x": f"{BASE_MPP:g}",
@@ -188,9 +190,9 @@ class RenderedSlide(AbstractSlide):
             "openslide.objective-power": NAMES[0].removesuffix("x"),
             "openslide.background-color": "FFFFFF",
             "openslide.quickhash-1": self._source(),
-            "openslide.comment": f"{slide.name}: {NOTICE}",
+            "openslide.comment": f"{slide.name}: {notice}",
             "openslide.level-count": str(COUNT),
-            "zoomldm.notice": NOTICE,
+            "zoomldm.notice": notice,
             "zoomldm.slide": slide.name,
             "zoomldm.levels-real": " ".join(facts["levels_real"]),
             "zoomldm.levels-generated": " ".join(facts["levels_generated"]),
@@ -208,8 +210,9 @@ class RenderedSlide(AbstractSlide):
                     "real" if renderer.is_real(level) else "generated"
                 ),
             }
-        if "edits" in facts:
-            found["zoomldm.edits"] = json.dumps(facts["edits"])
+        for name in ("edits", "imaginary"):
+            if name in facts:
+                found[f"zoomldm.{name}"] = json.dumps(facts[name])
         shown = ("archive_digest", "pipeline_digest", "seed", "method", "steps", "guidance",
                  "start", "precision", "batch", "background")  # fmt: skip
         return found | {f"zoomldm.{name.replace('_', '-')}": str(facts[name]) for name in shown}

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from zoomldm.generation.contexts import as_seed
 from zoomldm.pipeline import ZoomLDMPipeline
-from zoomldm.sampling.contexts import as_seed
 from zoomldm.sampling.options import SampleOptions
 from zoomldm.sampling.sampler import Sampler
 

@@ -14,10 +14,10 @@ from PIL.PngImagePlugin import PngInfo
 
 from zoomldm.errors import ConfigError, TargetError
 from zoomldm.files import atomic_path, claim
+from zoomldm.generation.contexts import check_conditions
 from zoomldm.generation.sheets import draw_ladder, draw_sheet
 from zoomldm.geometry.levels import NAMES, level_mpp, parse_level
 from zoomldm.pipeline import SHIPPED, ZoomLDMPipeline, load_pipeline
-from zoomldm.sampling.contexts import check_conditions
 from zoomldm.sampling.options import SampleOptions
 from zoomldm.sampling.reference import Reference, read_reference
 from zoomldm.sampling.sampler import Sampler

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from zoomldm.archive import open_archive
-from zoomldm.errors import ConfigError, PipelineError, RegionError
+from zoomldm.errors import ArchiveError, ConfigError, PipelineError, RegionError
 from zoomldm.geometry.levels import TILE
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pipeline.compatibility import check_encoder
+from zoomldm.remote import RemotePath, as_path
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,42 @@ def read_reference(text: str, pipeline: ZoomLDMPipeline) -> Reference:
     """
     path, at, place = text.rpartition("@")
     if at and path and not Path(text).is_file():
-        return _of_archive(Path(path), place, pipeline)
+        return _of_archive(as_path(path), place, pipeline)
     return _of_picture(Path(text), pipeline)
 
 
-def _of_archive(path: Path, place: str, pipeline: ZoomLDMPipeline) -> Reference:
+def read_like(text: str, pipeline: ZoomLDMPipeline) -> Reference:
+    """Read what `--like` of a slide names: as `read_reference`, or a whole archive.
+
+    Of an archive without a place the tissue tile is taken whose embedding is nearest, by its
+    cosine, to the mean of all.
+
+    Raises:
+        ConfigError, RegionError, ArchiveError, PipelineError: see `read_reference`.
+    """
+    path = as_path(text)
+    if path.suffix != ".zldm":
+        return read_reference(text, pipeline)
+    with open_archive(path) as archive:
+        check_encoder(archive, pipeline)
+        places = np.argwhere(archive.mask)
+        if not len(places):
+            raise ArchiveError(f"{path}: holds no tissue tile; nothing to be like")
+        values = archive.embeddings_of(places[:, 0], places[:, 1])
+        mean = values.mean(0, dtype=np.float64)
+        lengths = np.linalg.norm(values, axis=1)
+        nearest = int(((values @ mean) / np.maximum(lengths, 1e-12)).argmax())
+        row, col = places[nearest].tolist()
+        source = {
+            "archive": path.name,
+            "archive_digest": archive.digest,
+            "x": col * TILE,
+            "y": row * TILE,
+        }
+    return Reference(values[nearest].astype(np.float32), source)
+
+
+def _of_archive(path: Path | RemotePath, place: str, pipeline: ZoomLDMPipeline) -> Reference:
     try:
         x, y = (int(v) for v in place.split(","))
     except ValueError:

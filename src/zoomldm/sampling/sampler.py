@@ -10,10 +10,15 @@ from torch import Tensor
 from zoomldm.diffusion.schedule import make_schedule
 from zoomldm.errors import ConfigError, PipelineError
 from zoomldm.generation.batch import make_pixels, upsampled_quarter
+from zoomldm.generation.contexts import (
+    check_conditions,
+    context_noise,
+    draw_contexts,
+    picture_noise,
+)
 from zoomldm.geometry.levels import COARSEST, COUNT, NAMES, TILE
 from zoomldm.networks.context_dit import matching_quarter
 from zoomldm.pipeline import ZoomLDMPipeline
-from zoomldm.sampling.contexts import check_conditions, context_noise, draw_contexts, picture_noise
 from zoomldm.sampling.options import SampleOptions
 
 Pictures = NDArray[np.uint8]

@@ -92,8 +92,7 @@ class Entry:
                 for k in range(COUNT)
             ],
             "overlays": [{"name": o.name, "features": o.count} for o in self.overlays],
-            "confidence": isinstance(picture, ArchivePicture)
-            and picture.pipeline.patch_encoder is not None,
+            "confidence": isinstance(picture, ArchivePicture) and picture.describes,
             "archive": _archive_facts(picture) if isinstance(picture, ArchivePicture) else None,
             "slide": _slide_facts(picture) if isinstance(picture, SlidePicture) else None,
         }
@@ -103,6 +102,7 @@ def _archive_facts(picture: ArchivePicture) -> dict[str, Any]:
     archive = picture.archive
     m = archive.manifest
     return {
+        "imaginary": archive.generated,
         "bytes": archive.file_bytes,
         "source_bytes": m.slide.file_bytes,
         "ratio": round(m.slide.file_bytes / archive.file_bytes, 1),
@@ -114,7 +114,7 @@ def _archive_facts(picture: ArchivePicture) -> dict[str, Any]:
         "archive_digest": archive.digest,
         "pipeline_digest": picture.pipeline.digest(),
         "precision": m.quantisation.precision,
-        "base": NAMES[picture.base.level] if picture.base else None,
+        "base": NAMES[picture.base.level] if picture.base and not archive.generated else None,
         "base_codec": picture.base.codec if picture.base else None,
         "base_quality": picture.base.quality if picture.base else None,
         "source_mpp": [m.slide.mpp_x, m.slide.mpp_y],
@@ -175,7 +175,7 @@ class Catalogue:
         """
         picture = entry.picture
         assert isinstance(picture, ArchivePicture)
-        if not picture.archive.mask[row, col]:
+        if picture.archive.generated or not picture.archive.mask[row, col]:
             return []
         wanted = picture.archive.embeddings_of([row], [col])[0]
         wanted = wanted / max(float(np.linalg.norm(wanted)), 1e-12)
@@ -183,6 +183,8 @@ class Catalogue:
         for other in self.archives():
             made = other.picture
             assert isinstance(made, ArchivePicture)
+            if made.archive.generated:
+                continue
             if made.archive.manifest.encoder.digest != picture.archive.manifest.encoder.digest:
                 continue
             places, vectors = other.vectors()

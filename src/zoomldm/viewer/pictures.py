@@ -151,7 +151,7 @@ class ArchivePicture:
         self.archive, self.pipeline, self.options = archive, pipeline, options
         self.size = archive.size
         self.base = archive.base
-        self._real_from = self.base.level if self.base else COUNT
+        self._real_from = self.base.level if self.base and not archive.generated else COUNT
         self._seen = _Seen.of(archive.path)
         self._opening = threading.Lock()
         self._renderers: OrderedDict[int, tuple[Renderer, threading.Lock]] = OrderedDict()
@@ -194,6 +194,11 @@ class ArchivePicture:
         """Digests, options, and which levels are real."""
         return self._renderer(seed)[0].provenance()
 
+    @property
+    def describes(self) -> bool:
+        """Whether there are embeddings, and a network that says how well tiles keep them."""
+        return self.pipeline.patch_encoder is not None and not self.archive.generated
+
     def confidence(self, row: int, col: int, tile: Pixels) -> float | None:
         """Cosine (-1 to 1) between a tile's stored embedding and that of its generated pixels.
 
@@ -203,9 +208,10 @@ class ArchivePicture:
             tile: (256, 256, 3) uint8 sRGB, what was generated for it.
 
         Returns:
-            None where the tile is no tissue, or the pipeline has no patch encoder.
+            None where the tile is no tissue, the pipeline has no patch encoder, or the slide is
+            imaginary.
         """
-        if self.pipeline.patch_encoder is None or not self.archive.mask[row, col]:
+        if not self.describes or not self.archive.mask[row, col]:
             return None
         stored = self.archive.embeddings_of([row], [col])[0].astype(np.float64)
         made = self.pipeline.encode_tiles(tile[None])[0].astype(np.float64)

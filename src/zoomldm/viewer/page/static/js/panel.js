@@ -36,8 +36,12 @@ export function factsOf(slide) {
     return [
       ...shared,
       ["Archive", bytes(a.bytes)],
-      ["Scanner's file", bytes(a.source_bytes)],
-      ["Ratio", `1 : ${a.ratio}`],
+      ...(a.imaginary
+        ? [["Slide", "imaginary: wholly generated"]]
+        : [
+            ["Scanner's file", bytes(a.source_bytes)],
+            ["Ratio", `1 : ${a.ratio}`],
+          ]),
       ["Tissue", `${whole(a.tissue_tiles)} tiles`],
       ["Real from", a.base ? `${a.base} up (${a.base_codec}${quality})` : "nowhere"],
       ["Patch encoder", a.encoder],

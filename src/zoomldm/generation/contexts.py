@@ -1,5 +1,7 @@
 """Contexts drawn by an embedding diffusion, and the noise of sample i."""
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -63,6 +65,11 @@ def check_conditions(
         )
 
 
+@lru_cache(maxsize=8)
+def _diffusion(steps: int) -> LearnedRange:
+    return LearnedRange.cosine().respaced(steps)
+
+
 @torch.no_grad()
 def draw_contexts(
     network: torch.nn.Module,
@@ -91,7 +98,7 @@ def draw_contexts(
     """
     check_conditions(network, guidance, reference is not None, parent is not None, label)
     levels = torch.full((len(start),), level, device=start.device)
-    diffusion = LearnedRange.cosine().respaced(steps)
+    diffusion = _diffusion(steps)
 
     def call(x: Tensor, time: Tensor, *conditions: Tensor | None) -> Tensor:
         # Steps are taken in float32, whatever the network's own precision is.

@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from zoomldm.errors import ConfigError, PipelineError
-from zoomldm.networks.context_dit import ContextDiT
-from zoomldm.networks.embedding_dit import EmbeddingDiT
-from zoomldm.pipeline import ZoomLDMPipeline
-from zoomldm.sampling.contexts import (
+from zoomldm.generation.contexts import (
     as_seed,
     check_conditions,
     context_noise,
     draw_contexts,
     picture_noise,
 )
+from zoomldm.networks.context_dit import ContextDiT
+from zoomldm.networks.embedding_dit import EmbeddingDiT
+from zoomldm.pipeline import ZoomLDMPipeline
 
 SHAPE = (64, 32)
 

@@ -1,0 +1,67 @@
+"""What of a long drawing is done, in a folder beside the output, so that it can be gone on with."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from zoomldm.files import atomic_path
+from zoomldm.writers.journal import Journal
+
+_ENDING = ".piece"
+
+
+class Pieces:
+    """Bytes by key, each whole or absent, in a folder: a `Disk` for what is drawn.
+
+    Args:
+        folder: where they lie.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}{_ENDING}"
+
+    def get(self, key: str) -> bytes | None:
+        """The bytes of a key, or None."""
+        with suppress(FileNotFoundError):
+            return self._path(key).read_bytes()
+        return None
+
+    def put(self, key: str, data: bytes) -> None:
+        """Keep bytes."""
+        with atomic_path(self._path(key)) as part:
+            part.write_bytes(data)
+
+    def drop(self, key: str) -> None:
+        """Forget what is no longer needed."""
+        self._path(key).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Nothing is held open; the folder stays for the next run."""
+
+
+@contextmanager
+def kept_pieces(target: Path, facts: dict[str, Any]) -> Iterator[Pieces]:
+    """Pieces of an output, found again where a run of the same facts was broken off.
+
+    The folder, `<target>.drawn.part`, is removed when the block ends without an exception.
+
+    Args:
+        target: the output.
+        facts: all that the pieces depend on, plain JSON values.
+
+    Raises:
+        TargetError: an unfinished run with other facts.
+    """
+    journal = Journal.begin(target.with_name(f"{target.name}.drawn"), facts)
+    try:
+        yield Pieces(journal.folder)
+    except BaseException:
+        if not any(journal.folder.glob(f"*{_ENDING}")):
+            journal.close()  # nothing to go on from
+        raise
+    journal.close()
