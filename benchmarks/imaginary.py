@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 from scipy import ndimage
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from zoomldm import SlideOptions, load_pipeline, open_archive, sample_slide
 from zoomldm.evaluation.distances import frechet_interval, scaled
@@ -101,7 +101,7 @@ def ripley(points: np.ndarray, side: float) -> list[float]:
     """L(r) - r in um at RADII, of points (n, 2) in a square; the border is left out (minus)."""
     if len(points) < 3:
         return [float("nan")] * len(RADII)
-    tree, density, out = cKDTree(points), len(points) / side**2, []
+    tree, density, out = KDTree(points), len(points) / side**2, []
     for radius in RADII:
         inner = ((points >= radius) & (points <= side - radius)).all(1)
         if not inner.any():
@@ -144,7 +144,7 @@ def tissue_rows(name: str, slides: Sequence[Slide]) -> None:
     """Share of tissue, number and size of its pieces."""
     shares, counts, areas = [], [], []
     for slide in slides:
-        labels, count = ndimage.label(slide.mask, np.ones((3, 3)))
+        labels, count = ndimage.label(slide.mask, np.ones((3, 3)))  # type: ignore[misc]
         shares.append(float(slide.mask.mean()))
         counts.append(count)
         sizes = np.bincount(labels.ravel())[1:] * (TILE * BASE_MPP / 1000) ** 2
@@ -161,7 +161,7 @@ def nuclei_rows(name: str, crops: Sequence[np.ndarray], pipeline: ZoomLDMPipelin
         density.append(found.density)
         spread.append(ripley(found.centroids, side))
         if len(found) > 1:
-            near += cKDTree(found.centroids).query(found.centroids, 2)[0][:, 1].tolist()
+            near += KDTree(found.centroids).query(found.centroids, 2)[0][:, 1].tolist()
     lengths = " | ".join(told([s[i] for s in spread]) for i in range(len(RADII)))
     print(f"| {name} | {told(density)} | {told(near)} | {lengths} |")
     cosines = alike(crops, pipeline)
@@ -171,7 +171,7 @@ def nuclei_rows(name: str, crops: Sequence[np.ndarray], pipeline: ZoomLDMPipelin
 def copies(made: np.ndarray, real: np.ndarray, training: np.ndarray) -> str:
     """Share of made patches nearer to a training patch than 1 in 100 real ones is."""
     _, training, made, real = scaled(training, training, made, real)
-    near = [cKDTree(training).query(v)[0] for v in (made, real)]
+    near = [KDTree(training).query(v)[0] for v in (made, real)]
     limit = np.percentile(near[1], 1)
     return f"{int((near[0] < limit).sum())} of {len(made)}"
 

@@ -68,6 +68,7 @@ def test_a_region_is_the_same_alone_and_in_any_order(slide: Path, octaves: ZoomL
             np.testing.assert_array_equal(drawn.read(4, 0, 0, *drawn.size(4)), coarse)
             around = drawn.read(0, 560, 460, 160, 140)
             np.testing.assert_array_equal(around[40:120, 40:140], one)
+        assert archive.base
         other = RenderOptions(steps=1, seed=1)
         with open_renderer(archive, octaves, other) as drawn:  # finer levels alone differ
             assert (drawn.read(0, 600, 500, 100, 80) != one).any()

@@ -13,6 +13,7 @@ from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.sampling.joint import guide_side
 from zoomldm.sampling.large import LargeOptions, LargeReport, large
 from zoomldm.sampling.large_input import read_input
+from zoomldm.sampling.pieces import Pieces
 
 FEW = JointSettings(start=100, inner=1, seams=50)
 
@@ -125,3 +126,35 @@ def test_guides_that_fit() -> None:
         guide_side(3, 4, None, 8)
     with pytest.raises(ConfigError, match="guide 8 does not fit"):
         guide_side(4, 4, 8, 8)
+
+
+@pytest.mark.parametrize("method", ["joint", "pyramid"])
+def test_a_run_that_was_broken_off_goes_on(
+    method: str, grid: Path, tmp_path: Path, octaves: ZoomLDMPipeline, monkeypatch
+) -> None:
+    """Broken off within seam removal, or between two windows."""
+    few = JointSettings(start=50, inner=0, seams=100)
+    options = LargeOptions((512, 512), method, settings=few)  # type: ignore[arg-type]
+    whole = large(grid, tmp_path / "whole.png", options, pipeline=octaves)
+    put, kept = Pieces.put, []
+
+    def broken(self: Pieces, key: str, data: bytes) -> None:
+        put(self, key, data)
+        kept.append(key)
+        if len(kept) == 2:
+            raise KeyboardInterrupt
+
+    target = tmp_path / "a.png"
+    monkeypatch.setattr(Pieces, "put", broken)
+    with pytest.raises(KeyboardInterrupt):
+        large(grid, target, options, pipeline=octaves)
+    assert (tmp_path / "a.png.drawn.part").is_dir() and not target.exists()
+    monkeypatch.setattr(Pieces, "put", put)
+    again = large(grid, target, options, pipeline=octaves)
+    assert (drawn(again) == drawn(whole)).all()
+    if method == "joint":
+        assert kept == ["block/0/0", "seams/1"]
+        assert (again.evaluations, again.agreement) == (whole.evaluations, whole.agreement)
+    else:
+        assert again.evaluations < whole.evaluations
+    assert not (tmp_path / "a.png.drawn.part").exists()

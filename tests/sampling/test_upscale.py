@@ -1,18 +1,24 @@
 """Upscaled images average down to what they were made of."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tiny import filled_pipeline
 
 from zoomldm.archive import open_archive
 from zoomldm.archive.base import halve
-from zoomldm.errors import ConfigError, PipelineError
-from zoomldm.pipeline import ZoomLDMPipeline
+from zoomldm.diffusion.inversion import InversionSettings
+from zoomldm.diffusion.joint import JointSettings
+from zoomldm.errors import ConfigError, PipelineError, TargetError
+from zoomldm.networks.context_network import ContextNetwork
+from zoomldm.pipeline import PARTS, ZoomLDMPipeline, load_pipeline
 from zoomldm.sampling.output import Levels
-from zoomldm.sampling.upscale import UpscaleOptions, Upscaler, upscale, with_means, write_image
+from zoomldm.sampling.upscale import UpscaleOptions, upscale
+from zoomldm.sampling.upscaler import ImagePyramid, Upscaler, with_means, write_image
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +61,10 @@ def test_regions_are_what_the_whole_is(image: Path, tmp_path: Path, octaves) -> 
     options, pixels = UpscaleOptions(4.0, 8, steps=1), read(image)
     write_image(tmp_path / "p.zldm", pixels, options.level, octaves)
     with open_archive(tmp_path / "p.zldm") as archive:
-        whole = Upscaler(archive, octaves, options).read(0, 0, 616, 424)
-        drawn = Upscaler(archive, octaves, options)
+        assert archive.base
+        given = archive, octaves, options.rendering, options.finest
+        whole = Upscaler(archive.base, 8, ImagePyramid(*given).read).read(0, 0, 616, 424)
+        drawn = Upscaler(archive.base, 8, ImagePyramid(*given).read)
         for x, y, w, h in ((500, 300, 116, 124), (13, 7, 150, 90), (0, 200, 1, 1)):
             np.testing.assert_array_equal(drawn.read(x, y, w, h), whole[y : y + h, x : x + w])
         levels = Levels(drawn.read, drawn.size, options.finest)
@@ -77,6 +85,72 @@ def test_a_scale_between_levels_is_brought_to_one(image: Path, tmp_path: Path, o
     assert read(report.output).shape == (192, 276, 3)
 
 
+QUICK = {
+    "method": "inversion",
+    "inversion": InversionSettings(steps=2),
+    "joint": JointSettings(start=50, inner=1, seams=50),
+}
+
+
+@pytest.mark.parametrize(("mpp", "level", "seams"), [(1.0, "20x", 50), (2.0, "10x", 0)])
+def test_by_inversion(
+    image: Path, tmp_path: Path, octaves, mpp: float, level: str, seams: int
+) -> None:
+    options = UpscaleOptions(mpp, 2, **QUICK)  # type: ignore[arg-type]
+    options = replace(options, joint=replace(options.joint, seams=seams))
+    report = upscale(image, tmp_path / "b.png", options, pipeline=octaves)
+    wanted, made = read(image), read(report.output)
+    assert made.shape == (106, 154, 3) and report.output_level == level
+    np.testing.assert_allclose(halve(made, 1), wanted, atol=1)
+    # 2 of the search; 1 step of all tiles, guided (twice): once, and twice for one move; windows
+    tiles, windows = int(mpp / 0.5) ** 2, 25 if seams else 0
+    assert report.evaluations == 2 + tiles * 2 * 3 + windows * 2 and report.method == "inversion"
+    assert not (tmp_path / "b.png.drawn.part").exists()
+
+
+def test_by_inversion_of_the_papers_pipeline(image: Path, tmp_path: Path) -> None:
+    """Broken off after the search, it goes on without searching again."""
+    pipeline, options = filled_pipeline("tiny"), UpscaleOptions(1.0, **QUICK)  # type: ignore
+    whole = upscale(image, tmp_path / "c.png", options, pipeline=pipeline)
+    seen: list[str] = []
+
+    def broken(what: str, done: int, total: int) -> None:
+        if what == "steps":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        upscale(image, tmp_path / "b.png", options, pipeline=pipeline, progress=broken)
+    report = upscale(
+        image,
+        tmp_path / "b.png",
+        options,
+        pipeline=pipeline,
+        progress=lambda what, done, total: seen.append(what),
+    )
+    assert "inverting" not in seen and report.evaluations == whole.evaluations
+    np.testing.assert_array_equal(read(report.output), read(whole.output))
+
+
+def test_a_context_network_reads_contexts_off_the_image(
+    image: Path, tmp_path: Path, octaves
+) -> None:
+    plain = upscale(image, tmp_path / "c.png", UpscaleOptions(4.0, 4, steps=1), pipeline=octaves)
+    assert not plain.contexts
+    torch.manual_seed(0)
+    network = ContextNetwork(width=16, depth=1, context_dim=32)
+    torch.nn.init.normal_(network.out.weight)
+    parts = {name: getattr(octaves, name) for name in (*PARTS, "scheduler")}
+    reading = ZoomLDMPipeline(**parts | {"context_network": network})  # type: ignore[arg-type]
+    report = upscale(image, tmp_path / "b.png", UpscaleOptions(4.0, 4, steps=1), pipeline=reading)
+    assert report.contexts and report.pipeline_digest != plain.pipeline_digest
+    assert (read(report.output) != read(plain.output)).any()
+    np.testing.assert_allclose(halve(read(report.output), 2), read(image), atol=1)
+    # at 2 mpp the image is latents of 20x, and nothing is drawn that a context could tell of
+    assert not upscale(image, tmp_path / "d.png", UpscaleOptions(2.0), pipeline=reading).contexts
+    reading.save_pretrained(str(tmp_path / "p"))
+    assert load_pipeline(str(tmp_path / "p")).digest() == reading.digest()
+
+
 def test_refused(image: Path, tmp_path: Path, octaves) -> None:
     for bad, line in (
         ({"mpp": 0.5}, "expected about 1 to 64"),
@@ -84,13 +158,17 @@ def test_refused(image: Path, tmp_path: Path, octaves) -> None:
         ({"mpp": -1.0}, "over 0"),
         ({"mpp": 2.0, "factor": 3}, "factor is 3"),
         ({"mpp": 2.0, "factor": 8}, "expected 4 at most"),
+        ({"mpp": 8.0, "method": "inversion"}, "method inversion takes images of 1 to 4"),
+        ({"mpp": 2.0, "method": "bicubic"}, "expected pyramid or inversion"),
     ):
         with pytest.raises(ConfigError, match=line):
-            UpscaleOptions(**bad)
+            UpscaleOptions(**bad)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="no such image"):
         upscale(tmp_path / "none.png", tmp_path / "b.png", UpscaleOptions(2.0), pipeline=octaves)
     with pytest.raises(ConfigError, match="is no image"):
         upscale(__file__, tmp_path / "b.png", UpscaleOptions(2.0), pipeline=octaves)
+    with pytest.raises(TargetError, match="is read here"):
+        upscale(image, image, UpscaleOptions(2.0), pipeline=octaves)
     with pytest.raises(PipelineError, match="takes no parent"):
         upscale(image, tmp_path / "b.png", UpscaleOptions(2.0), pipeline=filled_pipeline("tiny"))
     assert not (tmp_path / "b.png").exists()

@@ -25,7 +25,7 @@ def test_changes_may_be_text() -> None:
     ("preset", "stage", "changes", "message"),
     [
         ("huge", "diffusion", {}, "preset 'huge' can't be trained; expected tiny or "),
-        ("demo", "vae", {}, "stages are diffusion, embedding-diffusion, autoencoder"),
+        ("demo", "vae", {}, "stages are diffusion, embedding-diffusion, context-network, autoenc"),
         ("demo", "diffusion", {"learning": 1}, "did you mean learning_rate"),
         ("demo", "diffusion", {"xyzzy": 1}, "known: steps, batch_size"),
         ("demo", "diffusion", {"steps": 0}, "steps = 0: "),

@@ -24,8 +24,15 @@ def train(
         typer.Option(help="Sizes and settings."),
     ] = "demo",
     stage: Annotated[
-        Literal["diffusion", "embedding-diffusion", "autoencoder", "patch-encoder", "judge"],
-        typer.Option(help="The first two learn from archives, the others from slides."),
+        Literal[
+            "diffusion",
+            "embedding-diffusion",
+            "context-network",
+            "autoencoder",
+            "patch-encoder",
+            "judge",
+        ],
+        typer.Option(help="The first three learn from archives, the others from slides."),
     ] = "diffusion",
     pipeline: Annotated[
         str | None,

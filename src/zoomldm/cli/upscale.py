@@ -1,7 +1,7 @@
 """`zoomldm upscale`: an image of known scale made larger."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -22,17 +22,43 @@ def upscale(
     batch: Annotated[
         int | None, typer.Option(help="Patches per network call; else 1 on a CPU, 32 on a GPU.")
     ] = None,
+    method: Annotated[
+        Literal["pyramid", "inversion"],
+        typer.Option(
+            help="pyramid: octave by octave; inversion: embeddings found for the image and joint "
+            "sampling, as published."
+        ),
+    ] = "pyramid",
+    inversion_steps: Annotated[
+        int, typer.Option(help="inversion: steps of the search for embeddings.")
+    ] = 200,
+    stride: Annotated[int, typer.Option(help="inversion: noise taken away in a step.")] = 50,
+    inner: Annotated[int, typer.Option(help="inversion: moves towards the image in a step.")] = 5,
+    seams: Annotated[
+        int, typer.Option(help="inversion: noise from which seams are removed; 0: not at all.")
+    ] = 300,
     pipeline: Annotated[str, typer.Option(help="Pipeline id or directory.")] = "demo",
     device: Device = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Make an image of known scale 2, 4 or 8 times as large, up to 20x."""
     from zoomldm.cli.output import print_json, progress
+    from zoomldm.diffusion.inversion import InversionSettings
+    from zoomldm.diffusion.joint import JointSettings
     from zoomldm.pipeline import load_pipeline
     from zoomldm.sampling.upscale import UpscaleOptions
     from zoomldm.sampling.upscale import upscale as run
 
-    options = UpscaleOptions(mpp, factor, seed, steps, batch)
+    options = UpscaleOptions(
+        mpp,
+        factor,
+        seed,
+        steps,
+        batch,
+        method,
+        InversionSettings(steps=inversion_steps),
+        JointSettings(stride=stride, inner=inner, seams=seams),
+    )
     with progress(quiet=json) as advance:
         model = load_pipeline(pipeline, device)
         report = run(image, out, options, pipeline=model, progress=advance)

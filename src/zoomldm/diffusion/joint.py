@@ -124,6 +124,7 @@ def sample_joint(
     settings: JointSettings,
     batch: int = 16,
     on_batch: Callable[[int], None] | None = None,
+    view: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Latents of n x n tiles, and of the guide.
 
@@ -137,21 +138,27 @@ def sample_joint(
         settings: constants.
         batch: tiles at once.
         on_batch: called with the number of tiles that a step was taken with.
+        view: (1, 3, S, S) in [-1, 1], an image that is known in place of the guide's, which is
+            then not drawn (super-resolution).
 
     Returns:
-        (n n, C, s, s) and (1, C, s, s).
+        (n n, C, s, s) and (1, C, s, s), of a given view its own latents.
     """
     count = len(contexts)
     n = round(count**0.5)
     first = settings.start + 1
     parts = [(i, min(i + batch, count)) for i in range(0, count, batch)]
     tiles = torch.cat([noise(first, *part) for part in parts])
-    guide = guide_noise(first)
+    guide = guide_noise(first) if view is None else networks.encode(view)
     look = guided_beyond(networks.guide, guide_context, settings.extra)
     for step in settings.steps:
         after = step - settings.stride
-        error, clean = _predicted(networks, look, guide, step)
-        image = networks.decode(clean).clamp(-1, 1)[0]
+        if view is None:
+            error, clean = _predicted(networks, look, guide, step)
+            image = networks.decode(clean).clamp(-1, 1)[0]
+        else:
+            error = clean = guide
+            image = view[0]
         cells = image.unflatten(1, (n, -1)).unflatten(3, (n, -1)).permute(1, 3, 0, 2, 4)
         wanted = cells.flatten(0, 1)
         for low, high in parts:
@@ -171,5 +178,6 @@ def sample_joint(
             tiles[low:high] = _stepped(networks, step, after, seen, own, noise(step, low, high))
             if on_batch:
                 on_batch(high - low)
-        guide = _stepped(networks, step, after, clean, error, guide_noise(step))
+        if view is None:
+            guide = _stepped(networks, step, after, clean, error, guide_noise(step))
     return tiles, guide

@@ -191,6 +191,8 @@ def remove_seams(
     window_stride: int = 16,
     exact_time: bool = False,
     batch: int = 16,
+    begun: tuple[int, Tensor] | None = None,
+    on_step: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
     """Noise tiles made apart and denoise them by overlapping windows, so that they join.
 
@@ -209,18 +211,25 @@ def remove_seams(
         window_stride: latent cells between windows.
         exact_time: give the network the time of its noise, t - 1, and not t as released.
         batch: windows denoised at once.
+        begun: steps taken already, and the map (1, C, h, w) after them; `noise` then begins with
+            that of the next.
+        on_step: called with the steps taken and the map after each.
 
     Returns:
         Tiles, as they came.
     """
     side = tiles.shape[-1]
     alpha = alphas[start - 1]
-    x = join_tiles(alpha.sqrt() * tiles + (1 - alpha).sqrt() * noise(tuple(tiles.shape)), rows)
+    taken, x = begun or (0, None)
+    if x is None:
+        x = join_tiles(alpha.sqrt() * tiles + (1 - alpha).sqrt() * noise(tuple(tiles.shape)), rows)
     places = list(windows(x.shape[2], x.shape[3], window_stride, side))
     count = torch.zeros_like(x)
     for row, col in places:
         count[:, :, row : row + side, col : col + side] += 1
-    for t in range(start, 0, -stride):
+    for step, t in enumerate(range(start, 0, -stride), 1):
+        if step <= taken:
+            continue
         alpha, before = alphas[t - 1], alphas[max(t - 1 - stride, 0)]
         time = torch.tensor([t - 1 if exact_time else t], device=x.device)
         clean = torch.zeros_like(x)
@@ -236,4 +245,6 @@ def remove_seams(
         added = added_variance(alphas, t, before)
         x = before.sqrt() * clean + (1 - before - added).sqrt() * error
         x = x + added.sqrt() * noise(tuple(x.shape))
+        if on_step:
+            on_step(step, x)
     return split_tiles(x, side)

@@ -8,10 +8,11 @@ from zoomldm.pipeline.loading import (
     pick_device,
     preset_kinds,
 )
-from zoomldm.pipeline.pipeline import ZoomLDMOutput, ZoomLDMPipeline
+from zoomldm.pipeline.pipeline import PARTS, ZoomLDMOutput, ZoomLDMPipeline
 
 __all__ = [
     "KINDS",
+    "PARTS",
     "SHIPPED",
     "ZoomLDMOutput",
     "ZoomLDMPipeline",

@@ -15,6 +15,7 @@ import zoomldm.diffusion.samplers  # noqa: F401
 from zoomldm.errors import PipelineError
 from zoomldm.networks.autoencoder import FoldedAutoencoder
 from zoomldm.networks.context_dit import ContextDiT
+from zoomldm.networks.context_network import ContextNetwork
 from zoomldm.networks.denoiser import Denoiser
 from zoomldm.networks.embedding_dit import EmbeddingDiT
 from zoomldm.networks.finite import check_finite
@@ -40,6 +41,7 @@ KINDS: dict[str, Any] = {
     "lowpass": LowPassAutoencoder,
     "vq": VQAutoencoder,
     "context": ContextDiT,
+    "context_network": ContextNetwork,
     "released": EmbeddingDiT,
 }
 

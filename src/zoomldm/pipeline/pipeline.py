@@ -21,6 +21,10 @@ from zoomldm.networks.lowpass import LowPassAutoencoder
 from zoomldm.networks.octave_denoiser import OctaveDenoiser
 from zoomldm.networks.precision import dtype_of, fitted, widened
 
+PARTS = (
+    *("unet", "vae", "summarizer", "patch_encoder"),
+    *("embedding_diffusion", "context_network"),
+)
 FORMAT = 2  # of model_index.json; before it, schedulers were stored with another layout
 
 
@@ -62,12 +66,15 @@ class ZoomLDMPipeline(DiffusionPipeline):
         patch_encoder: tiles (B, 3, 256, 256) in [0, 1] to embeddings (B, D).
         scheduler: any diffusers scheduler; its configuration holds the schedule.
         embedding_diffusion: draws contexts; None where there is none.
+        context_network: reads contexts off images; None where there is none.
         source: what it was converted from, and the patch encoder of the archives that it was
             trained on, where that is not in it; None for neither.
         format: of the `model_index.json` that it was loaded from; `save_pretrained` sets it.
     """
 
-    model_cpu_offload_seq = "patch_encoder->summarizer->embedding_diffusion->unet->vae"
+    model_cpu_offload_seq = (
+        "patch_encoder->summarizer->embedding_diffusion->context_network->unet->vae"
+    )
 
     _optional_components: ClassVar[list[str]] = [
         "unet",
@@ -76,6 +83,7 @@ class ZoomLDMPipeline(DiffusionPipeline):
         "patch_encoder",
         "scheduler",
         "embedding_diffusion",
+        "context_network",
     ]
 
     def __init__(
@@ -86,6 +94,7 @@ class ZoomLDMPipeline(DiffusionPipeline):
         patch_encoder: Any,
         scheduler: Any,
         embedding_diffusion: Any = None,
+        context_network: Any = None,
         source: dict[str, Any] | None = None,
         format: int | None = None,
     ) -> None:
@@ -97,9 +106,11 @@ class ZoomLDMPipeline(DiffusionPipeline):
             patch_encoder=patch_encoder,
             scheduler=scheduler,
             embedding_diffusion=embedding_diffusion,
+            context_network=context_network,
         )
         self.register_to_config(source=source, format=format)
-        for network in (unet, vae, summarizer, patch_encoder, embedding_diffusion):
+        for name in PARTS:
+            network = getattr(self, name)
             if isinstance(network, nn.Module):
                 network.eval().requires_grad_(False)
         self._digests: dict[str, tuple[Hashable, str]] = {}
@@ -177,7 +188,7 @@ class ZoomLDMPipeline(DiffusionPipeline):
 
     def digest(self, *components: str) -> str:
         """SHA-256 over configuration and weights of the named components (all when none)."""
-        every = ("unet", "vae", "summarizer", "patch_encoder", "scheduler", "embedding_diffusion")
+        every = (*PARTS[:4], "scheduler", *PARTS[4:])
         names = components or [n for n in every if getattr(self, n) is not None]
         return hashlib.sha256("".join(self._digest(n) for n in names).encode()).hexdigest()
 

@@ -3,6 +3,7 @@
 `tiny` and `tiny-octaves` drive the tests (untrained, drawn from a seed); `demo` is trained and
 shipped; `base` is for one GPU and a real patch encoder; `paper` has the released sizes. Those with
 a denoiser of kind `octave` make the pyramid, the others the paper's cascade.
+`context_network` is for its stage of training alone: no untrained pipeline has one.
 """
 
 from typing import Any
@@ -75,6 +76,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "depth": 2,
             "heads": 2,
         },
+        "context_network": {"width": 16, "depth": 1},
         "scheduler": {**SCHEDULE, "prediction_type": "v_prediction"},
     },
     "demo": {

@@ -33,6 +33,7 @@ from zoomldm.networks.lowpass import LowPassAutoencoder
 from zoomldm.networks.octave_denoiser import OctaveDenoiser
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pixels import to_pixels
+from zoomldm.sampling.pieces import Pieces
 
 SIDES = (16, 8, 4, 2)  # tiles along a side of what one guide stands for
 _SEAMS, _DETAIL = 4000, -1  # fields of noise that no timestep is named after
@@ -75,6 +76,9 @@ class JointSampler:
         options: seed and batch.
         exact_time: see JointNetworks; None: as released for converted pipelines, else exact.
         on_tiles: called with the steps of tiles and windows that were taken.
+        pieces: where blocks and steps that are done are kept, and found again.
+        view: gives the image (1, 3, 256, 256) in [-1, 1] that the block whose first tile is at
+            (row, col) is to become averaged down; None: a guide is drawn for each.
 
     Attributes:
         evaluations: calls of the denoiser so far, a patch each.
@@ -90,13 +94,16 @@ class JointSampler:
         options: RenderOptions,
         exact_time: bool | None = None,
         on_tiles: Callable[[int], None] | None = None,
+        pieces: Pieces | None = None,
+        view: Callable[[int, int], Tensor] | None = None,
     ) -> None:
         self.pipeline, self.side, self.settings = pipeline, side, settings
         self.grid = torch.from_numpy(np.array(grid, np.float32))
         self.level = side.bit_length() - 1
         pipeline.check_level(self.level)
         self.seed, self.batch = options.seed, options.batch_on(pipeline.device)
-        self.on_tiles, self.evaluations = on_tiles, 0
+        self.view = view
+        self.on_tiles, self.pieces, self.evaluations = on_tiles, pieces, 0
         self.guides: list[NDArray[np.uint8]] = []
         octaves = isinstance(pipeline.unet, OctaveDenoiser)
         alphas = pipeline.unet.alphas if octaves else pipeline.scheduler.alphas_cumprod
@@ -155,9 +162,35 @@ class JointSampler:
         out = torch.empty(1, self.pipeline.latent_shape[0], rows * s, cols * s)
         for row in range(0, rows, n):
             for col in range(0, cols, n):
-                tiles = self._block(row, col).cpu()
+                tiles = self._found_block(row, col)
                 out[:, :, row * s : (row + n) * s, col * s : (col + n) * s] = join_tiles(tiles, n)
         return self._joined(out) if self.settings.seams else out
+
+    def _found_block(self, row: int, col: int) -> Tensor:
+        """Tiles (n n, C, s, s) of a block, and its guide among `guides`."""
+        key, n = f"block/{row}/{col}", self.side
+        held = self.pieces.get(key) if self.pieces else None
+        if held is not None:
+            count, guide, rest = (
+                held[:8],
+                held[8 : 8 + TILE * TILE * 3],
+                held[8 + TILE * TILE * 3 :],
+            )
+            self.evaluations += int.from_bytes(count, "little")
+            self.guides.append(np.frombuffer(guide, np.uint8).reshape(TILE, TILE, 3))
+            self._advance(n * n * len(self.settings.steps))
+            return _latents(rest, (n * n, *self.pipeline.latent_shape))
+        before = self.evaluations
+        tiles = self._block(row, col).cpu()
+        if self.pieces:
+            count = (self.evaluations - before).to_bytes(8, "little")
+            values = np.ascontiguousarray(tiles.numpy(), "<f4").tobytes()
+            self.pieces.put(key, count + self.guides[-1].tobytes() + values)
+        return tiles
+
+    def _advance(self, count: int) -> None:
+        if self.on_tiles:
+            self.on_tiles(count)
 
     @torch.no_grad()
     def _block(self, row: int, col: int) -> Tensor:
@@ -171,6 +204,7 @@ class JointSampler:
         def guide(step: int) -> Tensor:
             return self._noise(self.level, step, row // n, col // n)[None].to(device)
 
+        known = None if self.view is None else self.view(row, col).to(device)
         tiles, view = sample_joint(
             self.networks,
             self.pipeline.context(grid.reshape(n * n, 1, 1, -1), 0),
@@ -180,14 +214,18 @@ class JointSampler:
             self.settings,
             self.batch,
             self.on_tiles,
+            known,
         )
-        self.guides.append(to_pixels(self.pipeline.decode_latents(view, self.level))[0])
+        shown = self.pipeline.decode_latents(view, self.level) if known is None else known
+        self.guides.append(to_pixels(shown)[0])
         return tiles
 
     @torch.no_grad()
     def _joined(self, latents: Tensor) -> Tensor:
         settings, device, rows = self.settings, self.pipeline.device, self.grid.shape[0]
-        drawn = iter(range(_SEAMS, 2 * _SEAMS))
+        taken, begun = self._begun(latents)
+        # One field of noise for the tiles, then one a step.
+        drawn = iter(range(_SEAMS + taken + int(begun is not None), 2 * _SEAMS))
 
         def contexts(places: list[tuple[int, int]]) -> Tensor:
             tokens = [window_embedding(self.grid, *place, self.cells) for place in places]
@@ -214,8 +252,27 @@ class JointSampler:
             self.stride,
             self.networks.exact_time,
             self.batch,
+            None if begun is None else (taken, begun.to(device)),
+            self._keep_step,
         )
         return join_tiles(tiles, rows).cpu()
+
+    def _begun(self, latents: Tensor) -> tuple[int, Tensor | None]:
+        """Steps of seam removal that are kept, and the map after them."""
+        steps = len(range(self.settings.seams, 0, -self.settings.stride))
+        for taken in range(steps if self.pieces else 0, 0, -1):
+            assert self.pieces
+            held = self.pieces.get(f"seams/{taken}")
+            if held is not None:
+                self.evaluations = int.from_bytes(held[:8], "little")
+                return taken, _latents(held[8:], tuple(latents.shape))
+        return 0, None
+
+    def _keep_step(self, taken: int, latents: Tensor) -> None:
+        if self.pieces:
+            values = np.ascontiguousarray(latents.cpu().numpy(), "<f4").tobytes()
+            self.pieces.put(f"seams/{taken}", self.evaluations.to_bytes(8, "little") + values)
+            self.pieces.drop(f"seams/{taken - 1}")
 
     @torch.no_grad()
     def image(self, folder: Path) -> NDArray[np.uint8]:
@@ -243,3 +300,7 @@ class JointSampler:
         shape = (int(vae.config["noise_channels"]), self.cells, self.cells)
         fields = [noise(self.seed, 0, _DETAIL, row, col, shape) for row, col in places]
         return vae.decode(latents.to(device), torch.from_numpy(np.stack(fields)).to(device)).float()
+
+
+def _latents(data: bytes, shape: tuple[int, ...]) -> Tensor:
+    return torch.from_numpy(np.frombuffer(data, "<f4").astype(np.float32).reshape(shape))

@@ -1,5 +1,6 @@
 """Large images of tissue, the released way and the pyramid's."""
 
+import hashlib
 import tempfile
 import time
 from dataclasses import asdict, dataclass, field
@@ -11,21 +12,25 @@ import numpy as np
 from zoomldm import __version__
 from zoomldm.archive import open_archive
 from zoomldm.archive.base import halve
+from zoomldm.caching import Recent
 from zoomldm.diffusion.joint import JointSettings
 from zoomldm.errors import ConfigError, PipelineError
 from zoomldm.generation.options import RenderOptions
 from zoomldm.geometry.levels import TILE
 from zoomldm.networks.octave_denoiser import OctaveDenoiser
 from zoomldm.pipeline import SHIPPED, ZoomLDMPipeline, load_pipeline
+from zoomldm.rendering.kept import Kept
 from zoomldm.rendering.opening import open_renderer
 from zoomldm.rendering.pyramid import Pyramid
 from zoomldm.sampling.joint import JointSampler, guide_side
 from zoomldm.sampling.large_input import LargeInput, read_input
 from zoomldm.sampling.made_archive import write_made
-from zoomldm.sampling.output import Levels, check_output, claimed, write_levels
+from zoomldm.sampling.output import PICTURE, Levels, check_output, claimed, ending, write_levels
+from zoomldm.sampling.pieces import Pieces, kept_pieces
 from zoomldm.verbs import Progress, Report, silent
 
 METHODS = ("pyramid", "joint")
+_MEMORY = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ class LargeReport(Report):
         size: width, height (px).
         method: `pyramid` or `joint`.
         tiles: patches of 20x.
-        evaluations: of the denoiser, each of one patch.
+        evaluations: of the denoiser, each of one patch; those of `pyramid` in this run alone.
         evaluations_per_tile: them, over the tiles.
         guide: `joint`: tiles along a side of what one view stands for; None for the pyramid.
         agreement: `joint`: mean difference, in 1/255, of the whole averaged down from its view.
@@ -112,6 +117,8 @@ def large(
 ) -> LargeReport:
     """Draw a large image at 20x under a grid of embeddings; its provenance goes beside it.
 
+    A run that is broken off goes on where it was when it is started again.
+
     Args:
         source: an archive (with `@X,Y` for a corner), an image of one tile, or a .npy grid; see
             `read_input`.
@@ -144,8 +151,14 @@ def large(
     check_output(target, options.size)
     given = read_input(str(source), options.size, loaded)
     draw = _pyramid if options.method == "pyramid" else _joint
-    with claimed(target):
-        found = draw(given, target, options, loaded, report)
+    begun = {
+        **_facts(given, options, loaded),
+        "grid": hashlib.sha256(np.ascontiguousarray(given.grid).tobytes()).hexdigest(),
+        "settings": asdict(options),
+        "batch": options.rendering.batch_on(loaded.device),
+    }
+    with claimed(target), kept_pieces(target, begun) as pieces:
+        found = draw(given, target, options, loaded, report, pieces)
     tiles = options.size[0] * options.size[1] // TILE**2
     return LargeReport(
         output=str(target),
@@ -183,13 +196,16 @@ def _pyramid(
     options: LargeOptions,
     pipeline: ZoomLDMPipeline,
     progress: Progress,
+    pieces: Pieces,
 ) -> dict[str, Any]:
+    # Tiles of what a writer writes are kept by its export; a .png is drawn in one go.
+    kept = Kept(Recent(_MEMORY), pieces if ending(target) == PICTURE else None)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "grid.zldm"
         write_made(path, "grid", pipeline, given.grid)
         with (
             open_archive(path) as archive,
-            open_renderer(archive, pipeline, options.rendering) as drawn,
+            open_renderer(archive, pipeline, options.rendering, kept=kept) as drawn,
         ):
             assert isinstance(drawn, Pyramid)
             settings = asdict(drawn.options)
@@ -207,6 +223,7 @@ def _joint(
     options: LargeOptions,
     pipeline: ZoomLDMPipeline,
     progress: Progress,
+    pieces: Pieces,
 ) -> dict[str, Any]:
     rows, cols = given.grid.shape[:2]
     side = guide_side(rows, cols, options.guide, pipeline.levels)
@@ -225,6 +242,7 @@ def _joint(
         options.rendering,
         options.exact_time,
         advance,
+        pieces,
     )
     pixels = sampler.image(target.parent)
     settings = {

@@ -10,11 +10,12 @@ from zoomldm.errors import ConfigError, PipelineError
 from zoomldm.files import atomic_folder
 from zoomldm.networks.autoencoder import FoldedAutoencoder
 from zoomldm.networks.context_dit import ContextDiT
+from zoomldm.networks.context_network import ContextNetwork
 from zoomldm.networks.lowpass import LowPassAutoencoder
 from zoomldm.networks.octave_denoiser import OctaveDenoiser
 from zoomldm.networks.patch_encoder import TileCNN
 from zoomldm.networks.summarizers import CNNSummarizer
-from zoomldm.pipeline import KINDS, ZoomLDMPipeline
+from zoomldm.pipeline import KINDS, PARTS, ZoomLDMPipeline
 from zoomldm.pipeline.presets import preset as preset_table
 from zoomldm.training.stage import Start
 
@@ -68,6 +69,43 @@ def start_embedding_diffusion(start: Start) -> ZoomLDMPipeline:
     return given
 
 
+def start_context_network(start: Start) -> ZoomLDMPipeline:
+    """Where the context network starts, on the summarizer and autoencoder given.
+
+    Raises:
+        PipelineError: a pipeline whose denoiser takes no parent, with another summarizer, or
+            without a context network to go on with.
+    """
+    given = start.frozen
+    if not isinstance(given.unet, OctaveDenoiser):
+        raise PipelineError(
+            "this pipeline's denoiser takes no parent; a context network reads what one knows: "
+            "give a pipeline of octaves"
+        )
+    summarizer = _eight_by_eight(given)
+    if start.finetune:
+        if given.context_network is None:
+            raise PipelineError("pipeline has no context network to go on with")
+        return given
+    channels, side, _ = given.latent_shape
+    settings = {
+        **preset_table(start.preset).get("context_network", {}),
+        "latent_channels": channels,
+        "sample_size": side,
+        "context_dim": summarizer.context_shape[1],
+        "levels": given.levels,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(start.config.seed)
+        return _with(given, context_network=ContextNetwork(**settings))
+
+
+def _with(given: ZoomLDMPipeline, **parts: Any) -> ZoomLDMPipeline:
+    """The pipeline with some networks in place of its own."""
+    own = {name: getattr(given, name) for name in (*PARTS, "scheduler")}
+    return ZoomLDMPipeline(**own | {"source": _encoder_of(given)} | parts)
+
+
 def start_denoiser(start: Start, frozen_summarizer: bool = False) -> ZoomLDMPipeline:
     """Where summarizer and denoiser start, on the autoencoder and patch encoder given.
 
@@ -93,6 +131,7 @@ def start_denoiser(start: Start, frozen_summarizer: bool = False) -> ZoomLDMPipe
                 "another encoder; leave --encoder or that setting out"
             )
         parts["embedding_diffusion"] = given.embedding_diffusion
+        parts["context_network"] = given.context_network
     if start.finetune:
         summarizer = given.summarizer
         if encoder:
@@ -149,14 +188,9 @@ def _with_embedding_diffusion(
         "context_dim": summarizer.context_shape[1],
         "reference_dim": given.embedding_dim,
     }
-    names = ("unet", "vae", "summarizer", "patch_encoder", "scheduler")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return ZoomLDMPipeline(
-            **{name: getattr(given, name) for name in names},
-            embedding_diffusion=ContextDiT(**settings),
-            source=_encoder_of(given),
-        )
+        return _with(given, embedding_diffusion=ContextDiT(**settings))
 
 
 def _encoder_of(given: ZoomLDMPipeline) -> dict[str, Any] | None:
@@ -182,13 +216,12 @@ def assemble(
     Args:
         base: gives every network that `networks` does not hold, and the scheduler.
         networks: a run's `networks/`: folders `unet`, `summarizer`, `autoencoder`,
-            `patch_encoder` or `embedding_diffusion`.
+            `patch_encoder`, `embedding_diffusion` or `context_network`.
         out: the directory; replaced if it exists.
         half: store weights as float16. Networks that made archives must have been stored so
             before, for their digest changes with their weights.
     """
-    names = ("unet", "vae", "summarizer", "patch_encoder", "embedding_diffusion")
-    parts = {name: getattr(base, name) for name in names}
+    parts = {name: getattr(base, name) for name in PARTS}
     for name, part in parts.items():
         folder = networks / ("autoencoder" if name == "vae" else name)
         if part is not None and folder.is_dir():

@@ -145,6 +145,17 @@ _DEMO_TAIL: dict[str, dict[str, Any]] = {
         "ema": 0.999,
         "show_every": 1000,
     },
+    "context-network": {
+        "steps": 10_000,
+        "batch_size": 32,
+        "learning_rate": 1e-3,
+        "warmup": 100,
+        "cooldown": 0.4,
+        "ema": 0.998,
+        "bf16": False,
+        "save_every": 200,
+        "show_every": 500,
+    },
 }
 TABLE: dict[str, dict[str, dict[str, Any]]] = {
     "tiny": {
@@ -152,6 +163,7 @@ TABLE: dict[str, dict[str, dict[str, Any]]] = {
         "patch-encoder": {**_TINY, "batch_size": 8},
         "diffusion": {**_TINY, "batch_size": 8},
         "embedding-diffusion": {**_TINY, "batch_size": 8},
+        "context-network": {**_TINY, "batch_size": 8},
         "judge": {**_TINY, "batch_size": 8},
     },
     "tiny-octaves": {
@@ -159,6 +171,7 @@ TABLE: dict[str, dict[str, dict[str, Any]]] = {
         "patch-encoder": {**_TINY, "batch_size": 8},
         "diffusion": {**_TINY, "batch_size": 8, "bf16": False},
         "embedding-diffusion": {**_TINY, "batch_size": 8},
+        "context-network": {**_TINY, "batch_size": 8},
         "judge": {**_TINY, "batch_size": 8},
     },
     "demo": {

@@ -10,6 +10,7 @@ from zoomldm.errors import ConfigError
 from zoomldm.training.config import TABLE, TrainConfig
 from zoomldm.training.stage import Kinds, Stage
 from zoomldm.training.stages.autoencoder import AutoencoderStage
+from zoomldm.training.stages.context_network import ContextNetworkStage
 from zoomldm.training.stages.diffusion import DiffusionStage
 from zoomldm.training.stages.embedding_diffusion import EmbeddingDiffusionStage
 from zoomldm.training.stages.judge import JudgeStage
@@ -17,10 +18,18 @@ from zoomldm.training.stages.lowpass_decoder import LowPassDecoderStage
 from zoomldm.training.stages.octave import OctaveStage
 from zoomldm.training.stages.patch_encoder import PatchEncoderStage
 
-StageName = Literal["diffusion", "embedding-diffusion", "autoencoder", "patch-encoder", "judge"]
+StageName = Literal[
+    "diffusion",
+    "embedding-diffusion",
+    "context-network",
+    "autoencoder",
+    "patch-encoder",
+    "judge",
+]
 STAGES: dict[str, tuple[type[Stage], ...]] = {  # of several the first that fits the networks
     "diffusion": (OctaveStage, DiffusionStage),
     "embedding-diffusion": (EmbeddingDiffusionStage,),
+    "context-network": (ContextNetworkStage,),
     "autoencoder": (LowPassDecoderStage, AutoencoderStage),
     "patch-encoder": (PatchEncoderStage,),
     "judge": (JudgeStage,),

@@ -122,7 +122,7 @@ class LowPassDecoderStage(Stage):
     @classmethod
     def start(cls, start: Start) -> ZoomLDMPipeline:
         """Contexts stay as they are, and so does what draws them."""
-        return start_frozen_network(start, "vae", keep=("embedding_diffusion",))
+        return start_frozen_network(start, "vae", keep=("embedding_diffusion", "context_network"))
 
     @classmethod
     def from_data(cls, base: ZoomLDMPipeline | None, start: Start, data: Data) -> Stage:

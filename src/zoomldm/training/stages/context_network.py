@@ -1,0 +1,139 @@
+"""Stage: the context network, which reads contexts off images where there are no embeddings."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from zoomldm.data.rasters import RasterPatches, Windows, load_raster
+from zoomldm.geometry.levels import COARSEST, NAMES
+from zoomldm.networks.context_network import ContextNetwork
+from zoomldm.networks.lowpass import coarse_planes, enlarged, pooled
+from zoomldm.pipeline import ZoomLDMPipeline
+from zoomldm.pixels import to_signed
+from zoomldm.training.assembly import start_context_network
+from zoomldm.training.stage import Data, Stage, Start
+from zoomldm.training.stages.octave import PARENTS, REPEATS
+
+LEVELS = (0.4, 0.25, 0.15, 0.1, 0.05, 0.03, 0.02)  # none has a level above at the coarsest
+_FIXED, _COUNTED = 16, 64
+
+
+class ContextNetworkStage(Stage):
+    """Squared error of standardised contexts, predicted from the level above.
+
+    Hints carry noise of a random level, as the denoiser's parents do in training.
+
+    Args:
+        pipeline: its `context_network` is trained, under its summarizer and autoencoder.
+        patches: training windows.
+        held_out: windows of held-out cases, or None.
+    """
+
+    name = "context-network"
+    trains = ("context_network",)
+    needs = ("vae", "summarizer", "patch_encoder")
+
+    @classmethod
+    def start(cls, start: Start) -> ZoomLDMPipeline:
+        """On the summarizer and autoencoder given."""
+        return start_context_network(start)
+
+    @classmethod
+    def from_data(cls, base: ZoomLDMPipeline | None, start: Start, data: Data) -> Stage:
+        """On windows of the rasters that archives hold."""
+        assert base is not None
+        folder = data.run / "rasters"
+        folder.mkdir(exist_ok=True)
+        patches = RasterPatches([load_raster(a, folder) for a in data.archives])
+        kept = None
+        if data.kept_archives:
+            kept = RasterPatches([load_raster(a, folder, share=0) for a in data.kept_archives])
+        stage = cls(base, patches, kept)
+        if not start.finetune:
+            stage.standardise()
+        return stage
+
+    def __init__(
+        self,
+        pipeline: ZoomLDMPipeline,
+        patches: RasterPatches,
+        held_out: RasterPatches | None = None,
+    ) -> None:
+        super().__init__()
+        self.given = [pipeline]  # in a list: not this stage's
+        self.network: ContextNetwork = pipeline.context_network.requires_grad_(True)
+        self.patches, self.kept = patches, held_out
+        self.levels = np.array(LEVELS[: min(COARSEST, pipeline.levels - 1)])
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The context network alone."""
+        return {"context_network": self.network}
+
+    @torch.no_grad()
+    def standardise(self) -> None:
+        """Give an untrained network the statistics of training contexts, every level alike."""
+        found = []
+        for level in range(len(self.levels)):
+            windows = self.patches.draw(np.random.default_rng([6, level]), level, _COUNTED)
+            found.append(self._contexts(windows).flatten(0, 1))
+        mean = torch.stack([f.mean(0) for f in found]).mean(0)
+        square = torch.stack([f.square().mean(0) for f in found]).mean(0)
+        self.network.mean.copy_(mean)
+        self.network.deviation.copy_((square - mean**2).clamp(min=1e-8).sqrt())
+
+    @torch.no_grad()
+    def _contexts(self, windows: Windows) -> Tensor:
+        shifts = None if windows.shifts is None else torch.from_numpy(windows.shifts)
+        return self.given[0].context(windows.grids, windows.level, shifts)
+
+    def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
+        """Draw `size` windows of one level, each with its parent's noise."""
+        level = int(rng.choice(len(self.levels), p=self.levels / self.levels.sum()))
+        return self._items(self.patches.draw(rng, level, -(-size // REPEATS[level])), size, rng)
+
+    def _items(self, windows: Windows, size: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        where = np.arange(len(windows.pixels)).repeat(REPEATS[windows.level])[:size]
+        loss = PARENTS * rng.random(len(where)) ** 2
+        out = {
+            "pixels": torch.from_numpy(windows.pixels[where]),
+            "grid": torch.from_numpy(windows.grids),
+            "where": torch.from_numpy(where),
+            "loss": torch.from_numpy(loss.astype(np.float32)),
+            "spoil": torch.from_numpy(rng.standard_normal((len(where), 6, 32, 32), np.float32)),
+            "level": torch.full((len(where),), windows.level),
+        }
+        if windows.shifts is not None:
+            out["shift"] = torch.from_numpy(windows.shifts)
+        return out
+
+    def _errors(self, batch: dict[str, Tensor]) -> Tensor:
+        """Squared error of each item, (size,); 1 is that of the mean context."""
+        pipeline = self.given[0]
+        vae = pipeline.vae.to(batch["spoil"].device)
+        with torch.no_grad():
+            planes = coarse_planes(to_signed(batch["pixels"]))
+            hint = vae.from_planes(enlarged(pooled(planes)))
+            hint = hint + batch["loss"].view(-1, 1, 1, 1) * batch["spoil"]
+            levels = batch["level"][:1].expand(len(batch["grid"]))
+            summarizer = pipeline.summarizer.to(batch["spoil"].device)
+            wanted = summarizer(batch["grid"], levels, batch.get("shift"))[batch["where"]]
+        found = self.network.predict(hint, batch["level"], batch["loss"])
+        return (found.float() - self.network.standardised(wanted)).square().mean((1, 2))
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Mean loss, and that of the level as `level/20x` and so on."""
+        loss = self._errors(batch).mean()
+        return {"loss": loss, f"level/{NAMES[int(batch['level'][0])]}": loss.detach()}
+
+    def held_out(self) -> dict[str, float]:
+        """Losses on fixed windows by level; 1 is that of the mean context."""
+        found = {}
+        device = self.network.mean.device
+        for name, store in (("seen", self.patches), ("held-out", self.kept)):
+            for level in range(len(self.levels) if store is not None else 0):
+                assert store is not None
+                windows = store.draw(np.random.default_rng([7, level]), level, _FIXED)
+                batch = self._items(windows, _FIXED, np.random.default_rng([8, level]))
+                errors = self._errors({k: v.to(device) for k, v in batch.items()})
+                found[f"{name}/{NAMES[level]}"] = float(errors.mean())
+        return found
