@@ -46,9 +46,9 @@ CLI = """
 VERBS = {
     "train": (
         "from zoomldm.data.folder import check_archives, find_sources, identity\n"
-        "from zoomldm.pipeline import build_pipeline\nbase = build_pipeline('tiny')",
+        "from zoomldm.pipeline import build_pipeline\ntiny = build_pipeline('tiny')",
         "    files = find_sources(folder, True, 'diffusion')\n    identity(files)\n"
-        "    check_archives(base, files.values(), False)\n    assert len(files) == count",
+        "    check_archives(tiny, files.values(), False)\n    assert len(files) == count",
     ),
     "features": (
         "from zoomldm.cli import main\nimport zoomldm.features.extract, zoomldm.cli.jobs, h5py",
