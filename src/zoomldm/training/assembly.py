@@ -102,8 +102,9 @@ def start_context_network(start: Start) -> ZoomLDMPipeline:
 
 def _with(given: ZoomLDMPipeline, **parts: Any) -> ZoomLDMPipeline:
     """The pipeline with some networks in place of its own."""
-    own = {name: getattr(given, name) for name in (*PARTS, "scheduler")}
-    return ZoomLDMPipeline(**own | {"source": _encoder_of(given)} | parts)
+    own: dict[str, Any] = {name: getattr(given, name) for name in (*PARTS, "scheduler")}
+    own["source"] = _encoder_of(given)
+    return ZoomLDMPipeline(**(own | parts))
 
 
 def start_denoiser(start: Start, frozen_summarizer: bool = False) -> ZoomLDMPipeline:
