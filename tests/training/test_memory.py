@@ -60,7 +60,12 @@ def allocated(stage: Stage, batch: dict[str, torch.Tensor]) -> int:
 
 
 @pytest.mark.parametrize(
-    ("preset", "name"), [("tiny-octaves", "diffusion"), ("tiny", "embedding-diffusion")]
+    ("preset", "name"),
+    [
+        ("tiny-octaves", "diffusion"),
+        ("tiny-octaves", "context-network"),
+        ("tiny", "embedding-diffusion"),
+    ],
 )
 def test_what_weights_take_is_exact(preset: str, name: str) -> None:
     found, (stage, batch) = estimate(preset, name), real(preset, name)

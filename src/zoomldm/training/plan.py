@@ -10,7 +10,7 @@ from zoomldm.archive import Archive, Encoder
 from zoomldm.cohort.cases import split_cases
 from zoomldm.data.folder import common_encoder, find_sources
 from zoomldm.encoders import ENCODERS
-from zoomldm.errors import ConfigError
+from zoomldm.errors import ConfigError, PipelineError
 from zoomldm.pipeline import pick_device
 from zoomldm.training.config import TABLE
 from zoomldm.training.memory import MemoryEstimate, estimate_memory
@@ -81,7 +81,10 @@ def plan_training(
             continue
         other = dataclasses.replace(bare, stage=name)
         begun = begin(other, None, STAGES[name][0].source, own=False)
-        memory.append(estimate_memory(*begun, name, gpu))
+        try:
+            memory.append(estimate_memory(*begun, name, gpu))
+        except PipelineError:  # of networks that the preset does not have
+            continue
     config = own[1].config.model_dump()
     return TrainPlan(options.stage, options.preset, config, training, held_out, gpu, memory)
 

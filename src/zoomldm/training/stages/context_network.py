@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zoomldm.data.rasters import RasterPatches, Windows, load_raster
+from zoomldm.data.rasters import SIDE, RasterPatches, Windows, load_raster
 from zoomldm.geometry.levels import COARSEST, NAMES
 from zoomldm.networks.context_network import ContextNetwork
 from zoomldm.networks.lowpass import coarse_planes, enlarged, pooled
@@ -25,7 +25,7 @@ class ContextNetworkStage(Stage):
 
     Args:
         pipeline: its `context_network` is trained, under its summarizer and autoencoder.
-        patches: training windows.
+        patches: training windows; None for a stage without data.
         held_out: windows of held-out cases, or None.
     """
 
@@ -53,21 +53,57 @@ class ContextNetworkStage(Stage):
             stage.standardise()
         return stage
 
+    @classmethod
+    def sketch(cls, base: ZoomLDMPipeline | None, start: Start) -> Stage:
+        """See `Stage.sketch`."""
+        assert base is not None
+        return cls(base, None)
+
     def __init__(
         self,
         pipeline: ZoomLDMPipeline,
-        patches: RasterPatches,
+        patches: RasterPatches | None,
         held_out: RasterPatches | None = None,
     ) -> None:
         super().__init__()
         self.given = [pipeline]  # in a list: not this stage's
         self.network: ContextNetwork = pipeline.context_network.requires_grad_(True)
-        self.patches, self.kept = patches, held_out
+        if patches is not None:
+            self.patches = patches
+        self.kept = held_out
         self.levels = np.array(LEVELS[: min(COARSEST, pipeline.levels - 1)])
 
     def networks(self) -> dict[str, nn.Module]:
         """The context network alone."""
         return {"context_network": self.network}
+
+    def frozen(self) -> list[nn.Module]:
+        """What gives hints and contexts."""
+        return [self.given[0].vae, self.given[0].summarizer]
+
+    def blank(self, size: int) -> dict[str, Tensor]:
+        """See `Stage.blank`: of the coarsest level that has one above."""
+        level = len(self.levels) - 1
+        grids, side = -(-size // REPEATS[level]), 1 << level
+        none = torch.zeros(size, dtype=torch.long)
+        return {
+            "pixels": torch.empty(size, SIDE, SIDE, 3, dtype=torch.uint8),
+            "grid": torch.empty(
+                grids, side, side, self.given[0].embedding_dim, dtype=torch.float16
+            ),
+            "loss": torch.empty(size),
+            "spoil": torch.empty(size, 6, 32, 32),
+            **dict.fromkeys(("where", "level"), none),
+        }
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """See `Stage.loss`."""
+        return self._errors(batch).mean()
+
+    def score(self, found: dict[str, float]) -> float:
+        """Less loss, on held-out cases where there are any."""
+        name = "held-out" if self.kept is not None else "seen"
+        return -float(np.mean([v for k, v in found.items() if k.startswith(f"{name}/")]))
 
     @torch.no_grad()
     def standardise(self) -> None:
@@ -108,14 +144,16 @@ class ContextNetworkStage(Stage):
 
     def _errors(self, batch: dict[str, Tensor]) -> Tensor:
         """Squared error of each item, (size,); 1 is that of the mean context."""
-        pipeline = self.given[0]
-        vae = pipeline.vae.to(batch["spoil"].device)
+        vae, summarizer = self.given[0].vae, self.given[0].summarizer
+        device = batch["spoil"].device
+        if vae.mean.device != device:
+            vae.to(device)
+            summarizer.to(device)
         with torch.no_grad():
             planes = coarse_planes(to_signed(batch["pixels"]))
             hint = vae.from_planes(enlarged(pooled(planes)))
             hint = hint + batch["loss"].view(-1, 1, 1, 1) * batch["spoil"]
             levels = batch["level"][:1].expand(len(batch["grid"]))
-            summarizer = pipeline.summarizer.to(batch["spoil"].device)
             wanted = summarizer(batch["grid"], levels, batch.get("shift"))[batch["where"]]
         found = self.network.predict(hint, batch["level"], batch["loss"])
         return (found.float() - self.network.standardised(wanted)).square().mean((1, 2))
