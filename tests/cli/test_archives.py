@@ -72,11 +72,11 @@ def test_newer_version(refused, tmp_path):
     make_archive(tmp_path / "a.zldm", latents=False)
 
     def newer(root):
-        root["attributes"]["version"] = "3.0"
+        root["attributes"]["version"] = "9.0"
 
     path = forge(tmp_path / "a.zldm", tmp_path / "new.zldm", root=newer)
     line = refused(path)
-    assert "3.0" in line and "update" in line
+    assert "9.0" in line and "update" in line
 
 
 def test_encoder_that_is_not_the_pipelines(run, archive, tmp_path):

@@ -17,6 +17,7 @@ from zoomldm.archive.quantise import cosines
 from zoomldm.compression import base as base_layer
 from zoomldm.compression import compress as compression
 from zoomldm.compression.compress import compress
+from zoomldm.encoders.encoder import EncoderOptions, PipelineEncoder
 from zoomldm.errors import SlideError, TargetError
 from zoomldm.geometry.levels import NAMES
 from zoomldm.pipeline import build_pipeline
@@ -167,8 +168,8 @@ class TestDeterminism:
         run(slide, tmp_path / "b.zldm", pipeline)
         monkeypatch.setattr(tiles, "BLOCK", 3)
         monkeypatch.setattr(tiles, "STRIPE", 6)
-        monkeypatch.setattr(compression, "BATCH", 5)
-        run(slide, tmp_path / "c.zldm", pipeline)
+        encoder = PipelineEncoder(pipeline, "tiny", EncoderOptions(batch=5))
+        compress(slide, tmp_path / "c.zldm", pipeline=pipeline, name="tiny", encoder=encoder)
         with open_archive(tmp_path / "b.zldm") as b, open_archive(tmp_path / "c.zldm") as c:
             rows, cols = np.nonzero(b.mask)
             np.testing.assert_array_equal(b.mask, c.mask)

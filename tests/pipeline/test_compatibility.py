@@ -24,6 +24,7 @@ class Drawn:
     embedding_dim: int
     id: str = "drawn"
     digest: str = "d" * 64
+    batch: int = 32
 
     def encode_tiles(self, tiles: np.ndarray) -> np.ndarray:
         thumbnails = tiles[:, ::32, ::32].reshape(len(tiles), -1).astype(np.float32)

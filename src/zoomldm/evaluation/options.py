@@ -122,7 +122,8 @@ class RatesOptions:
         settings: `CODEC:LEVEL:BYTES` or `none:LEVEL`; none given for those of archives of 100:1
             to 30:1, or of `archives`.
         archives: `RATIO:LEVEL` of a base layer, or `none`: slides are made into such archives,
-            drawn again and measured, each beside AVIF of 5x and 20x at as many bytes in all.
+            drawn again and measured, each beside AVIF of 5x at as many bytes in all, and AVIF of
+            20x at the most of them.
         levels: labels; None for 20x, 10x and 5x.
         tiles: patches of each level.
         regions: squares of 1,024 px.

@@ -84,7 +84,8 @@ def rates_of(
             keep=keep,
             progress=progress,
         )
-        every += [Setting("avif", k, round(m["bytes"])) for m in made for k in (2, 0)]
+        sizes = [round(m["bytes"]) for m in made]
+        every += [*(Setting("avif", 2, n) for n in sizes), Setting("avif", 0, max(sizes))]
     elif not every:
         every = [s for group in archive_settings(bytes_per_tile(slide)).values() for s in group]
     return made + measure_settings(
