@@ -120,7 +120,7 @@ def measure_archives(
                             "slide": path.name,
                             "setting": str(setting),
                             "codec": "archive",
-                            "stored": NAMES[0 if setting.base is None else setting.base],
+                            "stored": "none" if setting.base is None else NAMES[setting.base],
                             "bytes": report.bytes / report.tissue_tiles,
                             "quality": report.base_quality,
                             "reached": report.ratio >= 0.95 * setting.ratio,
