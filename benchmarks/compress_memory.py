@@ -10,27 +10,14 @@ high-water mark (ru_maxrss) is printed beside it.
 
 import argparse
 import resource
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-import psutil
 from paths import painted
+from watching import watched
 
 AIM = 2e9
-
-
-def resident(process: psutil.Process) -> int:
-    """Bytes of a process and its children now."""
-    total = 0
-    for one in [process, *process.children(recursive=True)]:
-        try:
-            total += one.memory_info().rss
-        except psutil.NoSuchProcess:
-            continue
-    return total
 
 
 def main() -> int:
@@ -52,28 +39,19 @@ def main() -> int:
                 levels=1 if kind == "single level" else None,
             )
             target = Path(folder) / "a.zldm"
-            start, peak = time.monotonic(), 0
-            process = psutil.Popen(
+            found = watched(
                 [sys.executable, "-m", "zoomldm", "compress", str(slide), "-o", str(target),
                  "--pipeline", options.pipeline],
-                stdout=subprocess.DEVNULL,
             )  # fmt: skip
-            while process.poll() is None:
-                try:
-                    peak = max(peak, resident(process))
-                except psutil.NoSuchProcess:
-                    break
-                time.sleep(0.05)
-            code = process.wait()
-            seconds = time.monotonic() - start
             most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
             print(
                 f"{kind}: {options.side} x {options.side} px, {slide.stat().st_size / 1e6:.0f} MB, "
-                f"tissue {options.tissue:.0%}, {options.pipeline}: peak {peak / 1e9:.2f} GB "
-                f"sampled, {most / 1e9:.2f} GB high-water, {seconds:.0f} s, exit code {code}",
+                f"tissue {options.tissue:.0%}, {options.pipeline}: peak {found.peak / 1e9:.2f} GB "
+                f"sampled, {most / 1e9:.2f} GB high-water, {found.seconds:.0f} s, "
+                f"exit code {found.code}",
                 flush=True,
             )
-            ok &= code == 0 and max(peak, most) < AIM
+            ok &= found.code == 0 and max(found.peak, most) < AIM
     return 0 if ok else 1
 
 

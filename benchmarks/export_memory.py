@@ -9,14 +9,12 @@ children's included, is sampled every 50 ms. Memory that processes share is coun
 """
 
 import argparse
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
-import psutil
+from watching import watched
 
 from zoomldm.archive import Encoder, Header, SlideInfo, TissueInfo, write_archive
 from zoomldm.geometry.levels import grid_shape, level_size
@@ -68,17 +66,6 @@ def made(folder: Path, side: int, tissue: float, pipeline: ZoomLDMPipeline) -> P
     return path
 
 
-def resident(process: psutil.Process) -> int:
-    """Bytes of a process and its children now."""
-    total = 0
-    for one in [process, *process.children(recursive=True)]:
-        try:
-            total += one.memory_info().rss
-        except psutil.NoSuchProcess:
-            continue
-    return total
-
-
 def main() -> int:
     """Make, decompress, sample, print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -95,19 +82,12 @@ def main() -> int:
         for side in map(int, options.sides.split(",")):
             archive = made(folder, side, options.tissue, pipeline)
             for ending in options.formats.split(","):
-                target, start, peak = folder / f"{side}.{ending}", time.monotonic(), 0
-                process = psutil.Popen(
+                target = folder / f"{side}.{ending}"
+                found = watched(
                     [sys.executable, "-m", "zoomldm", "decompress", str(archive), "-o", str(target),
                      "--pipeline", str(folder / "pipeline"), "--steps", "1", "--json",
                      "--workers", str(options.workers)],
-                    stdout=subprocess.DEVNULL,
                 )  # fmt: skip
-                while process.poll() is None:
-                    try:
-                        peak = max(peak, resident(process))
-                    except psutil.NoSuchProcess:
-                        break
-                    time.sleep(0.05)
                 outputs = [target, folder / f"{side}_files"]
                 size = sum(
                     p.stat().st_size
@@ -117,12 +97,12 @@ def main() -> int:
                 )
                 print(
                     f"{side} x {side} px, tissue {options.tissue:.0%}, .{ending}, "
-                    f"{options.workers} process(es): peak {peak / 1e6:.0f} MB, "
-                    f"{size / 1e6:.1f} MB written, {time.monotonic() - start:.0f} s, "
-                    f"exit code {process.returncode}",
+                    f"{options.workers} process(es): peak {found.peak / 1e6:.0f} MB, "
+                    f"{size / 1e6:.1f} MB written, {found.seconds:.0f} s, "
+                    f"exit code {found.code}",
                     flush=True,
                 )
-                code |= process.returncode or 0
+                code |= found.code
     return code
 
 

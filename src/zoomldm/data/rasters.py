@@ -225,3 +225,20 @@ class RasterPatches:
             np.stack(grids),
             np.array(shifts, np.int64) if level < FINE else None,
         )
+
+
+def load_patches(
+    run: Path, archives: Sequence[Archive], kept: Sequence[Archive]
+) -> tuple[RasterPatches, RasterPatches | None]:
+    """Windows to train on, and all those of held-out cases; rasters lie in the folder of the run.
+
+    Args:
+        run: exists; unpacked arrays go into its folder `rasters`.
+        archives: of training cases, see `load_raster`.
+        kept: of held-out cases.
+    """
+    folder = run / "rasters"
+    folder.mkdir(exist_ok=True)
+    patches = RasterPatches([load_raster(one, folder) for one in archives])
+    held_out = [load_raster(one, folder, share=0) for one in kept]
+    return patches, RasterPatches(held_out) if held_out else None

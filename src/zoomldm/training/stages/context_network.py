@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zoomldm.data.rasters import SIDE, RasterPatches, Windows, load_raster
+from zoomldm.data.rasters import SIDE, RasterPatches, Windows, load_patches
 from zoomldm.geometry.levels import COARSEST, NAMES
 from zoomldm.networks.context_network import ContextNetwork
 from zoomldm.networks.lowpass import coarse_planes, enlarged, pooled
@@ -42,12 +42,7 @@ class ContextNetworkStage(Stage):
     def from_data(cls, base: ZoomLDMPipeline | None, start: Start, data: Data) -> Stage:
         """On windows of the rasters that archives hold."""
         assert base is not None
-        folder = data.run / "rasters"
-        folder.mkdir(exist_ok=True)
-        patches = RasterPatches([load_raster(a, folder) for a in data.archives])
-        kept = None
-        if data.kept_archives:
-            kept = RasterPatches([load_raster(a, folder, share=0) for a in data.kept_archives])
+        patches, kept = load_patches(data.run, data.archives, data.kept_archives)
         stage = cls(base, patches, kept)
         if not start.finetune:
             stage.standardise()

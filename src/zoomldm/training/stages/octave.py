@@ -9,7 +9,7 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
-from zoomldm.data.rasters import FINE, MARGIN, SIDE, RasterPatches, Windows, load_raster
+from zoomldm.data.rasters import FINE, MARGIN, SIDE, RasterPatches, Windows, load_patches
 from zoomldm.generation.octaves import Known, codec_loss, make_latents, octave_times
 from zoomldm.geometry.levels import COARSEST, COUNT, NAMES
 from zoomldm.networks.lowpass import (
@@ -72,12 +72,7 @@ class OctaveStage(Stage):
     def from_data(cls, base: ZoomLDMPipeline | None, start: Start, data: Data) -> Stage:
         """On windows of the rasters that archives hold."""
         assert base is not None
-        folder = data.run / "rasters"
-        folder.mkdir(exist_ok=True)
-        patches = RasterPatches([load_raster(a, folder) for a in data.archives])
-        kept = None
-        if data.kept_archives:
-            kept = RasterPatches([load_raster(a, folder, share=0) for a in data.kept_archives])
+        patches, kept = load_patches(data.run, data.archives, data.kept_archives)
         return cls(
             base.vae,
             base.summarizer,
