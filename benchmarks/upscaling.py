@@ -1,27 +1,37 @@
-"""Super-resolution against bicubic enlargement, on real crops.
+"""Super-resolution against bicubic enlargement and a plain regression network, on real crops.
 
-    python benchmarks/upscaling.py SLIDE... -o UPSCALED.jpg [--factor 4] [--crops 4] [--side 512]
+    python benchmarks/upscaling.py SLIDE... -o UPSCALED.jpg [--crops 4] [--side 512]
+        [--regression REGRESSION.safetensors] [--inversion] [--factor 4]
 
 Crops at 20x, those with most tissue that do not overlap, are averaged down by the factor and made
-large again. Printed are PSNR, SSIM, the perceptual distance of a public network, sharpness over
-that of the real crop, and the F1 of nuclei at their places. The image shows the first crop of
-each slide: the input, bicubic, made, real.
+large again: by bicubic enlargement, by `zoomldm upscale`, by what `regression.py` trained (4 x
+only), and, where asked for, by inversion, which takes minutes a crop. Printed are PSNR, SSIM, the
+perceptual distance of a public network, sharpness over that of the real crop, the F1 of nuclei at
+their places, and the Fréchet distance (of the judge's features) of all squares of 256 px from the
+real ones. The image shows the first crop of each slide: the input, each method, real.
 """
 
 import argparse
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
+from regression import FACTOR, load_regression
 
 from zoomldm import UpscaleOptions, load_pipeline, upscale
 from zoomldm.archive.base import halve
+from zoomldm.evaluation.distances import frechet_interval, scaled
 from zoomldm.evaluation.fidelity import psnr, sharpness, ssim
+from zoomldm.evaluation.judge import load_judge
 from zoomldm.evaluation.nuclei import compare_nuclei, find_nuclei
 from zoomldm.evaluation.public_features import PublicFeatures, perceptual_distance
 from zoomldm.geometry.lattice import tiles_within
 from zoomldm.geometry.levels import BASE_MPP, TILE
+from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.slides import open_slide
 from zoomldm.slides.tissue import find_tissue
 
@@ -40,50 +50,88 @@ def crops(path: Path, count: int, side: int) -> list[np.ndarray]:
     return found
 
 
+Method = Callable[[np.ndarray], np.ndarray]
+
+
+def bicubic(small: np.ndarray, factor: int) -> np.ndarray:
+    """An image (h, w, 3) enlarged."""
+    size = small.shape[1] * factor, small.shape[0] * factor
+    return np.array(Image.fromarray(small).resize(size, Image.Resampling.BICUBIC))
+
+
+def by_verb(
+    small: np.ndarray,
+    factor: int,
+    pipeline: ZoomLDMPipeline,
+    method: Literal["pyramid", "inversion"],
+) -> np.ndarray:
+    """An image (h, w, 3) as `zoomldm upscale` makes it large."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = Path(folder) / "in.png", Path(folder) / "out.png"
+        Image.fromarray(small).save(paths[0])
+        options = UpscaleOptions(BASE_MPP * factor, factor, method=method)
+        return np.array(Image.open(upscale(*paths, options, pipeline=pipeline).output))
+
+
+def squares(images: np.ndarray) -> np.ndarray:
+    """Images (n, H, W, 3) in squares of a tile, (m, 256, 256, 3)."""
+    n, rows, cols = len(images), images.shape[1] // TILE, images.shape[2] // TILE
+    cut = images.reshape(n, rows, TILE, cols, TILE, 3).swapaxes(2, 3)
+    return cut.reshape(-1, TILE, TILE, 3)
+
+
 def main() -> None:
     """Enlarge and measure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("slides", type=Path, nargs="+")
     parser.add_argument("-o", "--out", type=Path, required=True)
-    parser.add_argument("--factor", type=int, default=4)
-    parser.add_argument("--crops", type=int, default=4)
+    parser.add_argument("--factor", type=int, default=FACTOR)
+    parser.add_argument("--crops", type=int, default=4, help="of a slide")
     parser.add_argument("--side", type=int, default=512)
+    parser.add_argument("--regression", type=Path, help="what regression.py wrote")
+    parser.add_argument("--inversion", action="store_true", help="by inversion, too")
     parser.add_argument("--pipeline", default="demo")
     arguments = parser.parse_args()
     factor, side, pipeline = arguments.factor, arguments.side, load_pipeline(arguments.pipeline)
-    real, rows = [], []
-    made: dict[str, list[np.ndarray]] = {"bicubic": [], "pyramid": []}
-    seconds = 0.0
-    with tempfile.TemporaryDirectory() as folder:
-        for path in arguments.slides:
-            for number, crop in enumerate(crops(path, arguments.crops, side)):
-                small = Image.fromarray(halve(crop, factor.bit_length() - 1))
-                small.save(Path(folder) / "in.png")
-                options = UpscaleOptions(BASE_MPP * factor, factor)
-                report = upscale(
-                    Path(folder) / "in.png", Path(folder) / "o.png", options, pipeline=pipeline
-                )
-                seconds += report.seconds
-                large = (side, side)
-                real.append(crop)
-                made["bicubic"].append(np.array(small.resize(large, Image.Resampling.BICUBIC)))
-                made["pyramid"].append(np.array(Image.open(report.output)))
-                if not number:
-                    blocks = np.array(small.resize(large, Image.Resampling.NEAREST))
-                    rows.append(np.hstack([blocks, made["bicubic"][-1], made["pyramid"][-1], crop]))
+    methods: dict[str, Method] = {"bicubic": lambda small: bicubic(small, factor)}
+    if arguments.regression:
+        if factor != FACTOR:
+            parser.error(f"--regression is for --factor {FACTOR}")
+        network, trained = load_regression(arguments.regression)
+        methods["regression"] = network.enlarged
+        print(f"regression: {trained}")
+    methods["pyramid"] = lambda small: by_verb(small, factor, pipeline, "pyramid")
+    if arguments.inversion:
+        methods["inversion"] = lambda small: by_verb(small, factor, pipeline, "inversion")
+    real = [crops(path, arguments.crops, side) for path in arguments.slides]
+    truth, rows = np.concatenate(real), []
+    small = [halve(crop, factor.bit_length() - 1) for crop in truth]
+    made, seconds = {}, {}
+    for name, method in methods.items():
+        began = time.monotonic()
+        made[name] = np.stack([method(image) for image in small])
+        seconds[name] = (time.monotonic() - began) / len(truth)
+    for i in range(0, len(truth), arguments.crops):
+        blocks = small[i].repeat(factor, 0).repeat(factor, 1)
+        rows.append(np.hstack([blocks, *(images[i] for images in made.values()), truth[i]]))
     Image.fromarray(np.vstack(rows)).save(arguments.out, quality=88)
-    looks, truth = PublicFeatures(), np.stack(real)
-    seen, nuclei = looks.look(truth), [find_nuclei(p) for p in real]
-    print(f"{len(real)} crops of {side} px, {factor} x, {seconds / len(real):.1f} s each")
-    print("| | PSNR (dB) | SSIM | perceptual distance | sharpness / real | F1 of nuclei |")
-    print("|---|---|---|---|---|---|")
+    looks, describe = PublicFeatures(), load_judge()
+    seen, nuclei = looks.look(truth), [find_nuclei(p) for p in truth]
+    described = describe(squares(truth))
+    print(f"{len(truth)} crops of {side} px, {factor} x, {len(described)} squares of {TILE} px")
+    print(
+        "| | PSNR (dB) | SSIM | perceptual distance | sharpness / real | F1 of nuclei | Fréchet | "
+        f"seconds a crop |\n|{'---|' * 8}"
+    )
     for name, images in made.items():
-        stack = np.stack(images)
         f1 = compare_nuclei(nuclei, [find_nuclei(p) for p in images])["f1"]
+        pair = scaled(described, describe(squares(images)))
+        apart = frechet_interval(pair[0], pair[1])
         print(
-            f"| {name} | {psnr(truth, stack).mean():.2f} | {ssim(truth, stack).mean():.3f} | "
-            f"{perceptual_distance(seen, looks.look(stack)).mean():.3f} | "
-            f"{sharpness(stack) / sharpness(truth):.2f} | {f1:.3f} |"
+            f"| {name} | {psnr(truth, images).mean():.2f} | {ssim(truth, images).mean():.3f} | "
+            f"{perceptual_distance(seen, looks.look(images)).mean():.3f} | "
+            f"{sharpness(images) / sharpness(truth):.2f} | {f1:.3f} | "
+            f"{apart.value:.1f} [{apart.low:.1f}, {apart.high:.1f}] | {seconds[name]:.1f} |"
         )
 
 

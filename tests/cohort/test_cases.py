@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from zoomldm.cohort.cases import Lookup, read_cases, split_cases
+from zoomldm.cohort.cases import Lookup, read_cases, read_cohort, split_cases
+from zoomldm.cohort.items import ARCHIVES
 from zoomldm.errors import ConfigError
 
 TABLE = "file,case,organ\na1.svs,A,colon\na2.svs,A,colon\nb.ome.tif,B,lung\nc.svs,C,skin\n"
@@ -102,3 +103,40 @@ def test_a_thousand_names_take_no_million_steps(tmp_path: Path, monkeypatch) -> 
     split = split_cases([f"s{i}.zldm" for i in range(count)], [], path)
     assert len(split.training) == count
     assert len(taken) < 10 * count
+
+
+ROWS = """slide,case,split
+a1.zldm,A,train
+a2.zldm,A,train
+b.zldm,B,val
+c.zldm,C,validation
+d.zldm,D,test
+"""
+
+
+def test_cohort_of_splits(tmp_path: Path) -> None:
+    path = tmp_path / "cohort.csv"
+    path.write_text(ROWS)
+    rows = read_cohort(path, ARCHIVES, "archives")
+    assert [Path(r.source).name for r in rows] == ["a1.zldm", "a2.zldm", "b.zldm", "c.zldm"]
+    assert [r.split for r in rows] == ["train", "train", "val", "val"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (ROWS + "x.zldm,A,val\n", "case A is in two splits, train .* and val"),
+        (ROWS + "b.turn2.zldm,,train\nb.turn1.zldm,,val\n", r"slide b is in two splits, train"),
+        (ROWS + "x.zldm,X,trian\n", r"x\.zldm is of split 'trian'; .*did you mean train\?"),
+        (ROWS + "x.zldm,X,\n", r"x\.zldm has no split, and others have"),
+        (ROWS + "x.svs,X,train\n", r"names .*x\.svs; expected archives, ending in \.zldm"),
+        (ROWS + "a1.zldm,X,train\n", r"a1\.zldm: is in the table twice"),
+        (ROWS.replace(",train", ",test"), "no row of split train"),
+        ("file,case\na.svs,A\n", "no column 'slide'"),
+    ],
+)
+def test_cohort_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "cohort.csv"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_cohort(path, ARCHIVES, "archives")

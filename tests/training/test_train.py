@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from training.archives import make_archive
 from training.calls import train_stage
 from zoomldm.cli import app
+from zoomldm.data.folder import find_split
 from zoomldm.errors import ArchiveError, ConfigError, TargetError
 from zoomldm.pipeline import build_pipeline, load_pipeline
 from zoomldm.training.assembly import assemble
@@ -97,6 +98,33 @@ def test_command(data: Path, tmp_path: Path) -> None:
     assert {"seen", "withheld", "held-out", "held-out/20x"} <= held_out.keys()
     assert (tmp_path / "run" / "pictures" / "step-00000004.png").is_file()
     assert not [p for p in tmp_path.rglob("*") if ".part" in p.name or p.name.startswith(".")]
+
+
+def test_table_with_splits(data: Path, tmp_path: Path, monkeypatch) -> None:
+    """Rows of train are trained on, those of val held out; a test archive need not even be one."""
+    monkeypatch.setattr(DiffusionStage, "held_out", Stage.held_out)
+    monkeypatch.setattr(DiffusionStage, "images", Stage.images)
+    table, row = tmp_path / "cohort.csv", f"{data}/{{}}.zldm,{{}},{{}}\n".format
+    rows = [row("a1", "A", "train"), row("a2", "A", "train"), row("b", "B", "validation")]
+    table.write_text("slide,case,split\n" + "".join(rows) + "none.zldm,C,test\n")
+    small = {"steps": 1, "batch_size": 2}
+    report = train_stage("diffusion", "tiny", table, tmp_path / "run", changes=small)
+    assert (report.training, report.held_out) == (["a1", "a2"], ["b"])
+    with pytest.raises(ConfigError, match="column split says what is held out"):
+        find_split(table, True, "diffusion", ["B"])
+    table.write_text("slide,case\n" + "".join(r.rpartition(",")[0] + "\n" for r in rows))
+    split = find_split(table, True, "diffusion", ["B"])[1]
+    assert (split.training, split.held_out) == (["a1", "a2"], ["b"])
+    assert find_split(table, True, "diffusion")[1].held_out == []
+    with pytest.raises(ConfigError, match=r"a\.tif and .*a\.tif have one name"):
+        find_split(_slides_of(tmp_path), False, "autoencoder")
+
+
+def _slides_of(folder: Path) -> Path:
+    """A table of two slides of one name, in folders of two cases."""
+    path = folder / "slides.csv"
+    path.write_text("slide,case\nx/a.tif,X\ny/a.tif,Y\n")
+    return path
 
 
 @pytest.mark.parametrize(

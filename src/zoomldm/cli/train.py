@@ -15,7 +15,8 @@ def train(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Folder of archives (made with --for-training), or its URL; or of slides."
+            help="Folder of archives (made with --for-training), or its URL; or of slides; or a "
+            "table of either (slide,case,label,split)."
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder of the run.")] = None,

@@ -3,11 +3,15 @@
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from zoomldm.cohort.items import Item, find_items, stem
 from zoomldm.cohort.rows import is_missing, read_rows
 from zoomldm.errors import ConfigError
+
+_TURN = re.compile(r"\.turn[1-7](?=\.|$)")
+_SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class Lookup:
         """The case, or None where the table has no such slide or several."""
         if name in self._cases:
             return self._cases[name]
-        name = re.sub(r"\.turn[1-7](?=\.|$)", "", name)
+        name = _TURN.sub("", name)
         if name in self._cases:
             return self._cases[name]
         stem = name.removesuffix(".zldm")
@@ -81,13 +85,19 @@ class Lookup:
         return next(iter(found)) if len(found) == 1 else None
 
 
-def split_cases(names: Iterable[str], holdout: Sequence[str], table: Path | None) -> Split:
+def split_cases(
+    names: Iterable[str],
+    holdout: Sequence[str],
+    table: Path | None,
+    cases: Mapping[str, str] | None = None,
+) -> Split:
     """Part files into training and held-out ones, by whole cases.
 
     Args:
         names: names of slides (or archives of them).
         holdout: cases to hold out.
         table: CSV of cases; may be None if nothing is held out.
+        cases: what `table` says, where it was read before.
 
     Raises:
         ConfigError: no table; a name that is no case, be it one slide of a case; files that the
@@ -100,7 +110,7 @@ def split_cases(names: Iterable[str], holdout: Sequence[str], table: Path | None
                 "--holdout needs --cases CSV (columns file, case) to keep cases whole"
             )
         return Split(names, [])
-    cases = read_cases(table)
+    cases = read_cases(table) if cases is None else cases
     for case in holdout:
         _check_case(case, cases, table)
     found = _cases_of(names, cases, table)
@@ -109,6 +119,65 @@ def split_cases(names: Iterable[str], holdout: Sequence[str], table: Path | None
     if not training:
         raise ConfigError(f"--holdout {','.join(holdout)}: leaves nothing to train on")
     return Split(training, held)
+
+
+def read_cohort(table: Path, endings: frozenset[str], what: str) -> list[Item]:
+    """Rows of a cohort's table (`slide,case,label,split`) that a run may read.
+
+    Where the table says splits, they are those of train and val; `validation` is val. Rows of
+    test are left out.
+
+    Args:
+        table: CSV or Parquet.
+        endings: that its slides must have, lower case.
+        what: they are, for errors: `slides`, `archives`.
+
+    Raises:
+        ConfigError: not such a table, a slide that contradicts itself or is of another kind; a
+            split that is none or missing, a case (or, of rows without one, a slide) in two
+            splits, no row of train.
+    """
+    # Archives of one slide, turned, are told apart when they are opened.
+    items = find_items([table], endings, what, key=str).items
+    for item in items:
+        if item.problem:
+            raise ConfigError(item.problem)
+        if Path(item.source).suffix.lower() not in endings:
+            raise ConfigError(
+                f"{table}: names {item.source}; expected {what}, ending in "
+                f"{', '.join(sorted(endings))}"
+            )
+    if not any(item.split for item in items):
+        return items
+    seen: dict[tuple[str, str], Item] = {}
+    for item in items:
+        split = _known_split(item, table)
+        key = ("case", item.case) if item.case else ("slide", _TURN.sub("", stem(item.source)))
+        before = seen.setdefault(key, item)
+        if _known_split(before, table) != split:
+            raise ConfigError(
+                f"{table}: {key[0]} {key[1]} is in two splits, {before.split} ({before.source}) "
+                f"and {item.split} ({item.source}); it belongs to one"
+            )
+    items = [replace(item, split=_known_split(item, table)) for item in items]
+    if not any(item.split == "train" for item in items):
+        raise ConfigError(f"{table}: no row of split train; nothing is left to train on")
+    return [item for item in items if item.split != "test"]
+
+
+def _known_split(item: Item, table: Path) -> str:
+    if item.split is None:
+        raise ConfigError(
+            f"{table}: {item.source} has no split, and others have; expected train, val or test"
+        )
+    if item.split not in _SPLITS:
+        near = difflib.get_close_matches(item.split.lower(), _SPLITS, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(
+            f"{table}: {item.source} is of split {item.split!r}; expected train, val (or "
+            f"validation) or test{hint}"
+        )
+    return _SPLITS[item.split]
 
 
 def group_cases(names: Iterable[str], table: Path | None) -> dict[str, list[str]]:
@@ -126,7 +195,7 @@ def group_cases(names: Iterable[str], table: Path | None) -> dict[str, list[str]
 
 
 def _cases_of(
-    names: Iterable[str], cases: dict[str, str], table: Path, column: str = "case"
+    names: Iterable[str], cases: Mapping[str, str], table: Path, column: str = "case"
 ) -> dict[str, str]:
     find = Lookup(cases)
     found = {name: find(name) for name in names}
@@ -137,7 +206,7 @@ def _cases_of(
     return {name: case for name, case in found.items() if case is not None}
 
 
-def _check_case(case: str, cases: dict[str, str], table: Path) -> None:
+def _check_case(case: str, cases: Mapping[str, str], table: Path) -> None:
     known = sorted(set(cases.values()))
     if case in known:
         return

@@ -1,11 +1,12 @@
-"""A folder of archives or slides as what a run reads."""
+"""A folder or table of archives or slides as what a run reads."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from zoomldm.archive import Archive, Encoder, open_archive
-from zoomldm.cohort.items import ARCHIVES, SLIDES
+from zoomldm.cohort.cases import Split, read_cohort, split_cases
+from zoomldm.cohort.items import ARCHIVES, SLIDES, TABLES
 from zoomldm.errors import ArchiveError, ConfigError
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pipeline.compatibility import check_encoder, check_latents
@@ -13,6 +14,53 @@ from zoomldm.remote import is_url, listed
 
 Source = Archive | Path
 """An archive that was opened, or a slide's file."""
+
+
+def find_split(
+    data: Path | str,
+    archives: bool,
+    stage: str,
+    holdout: Sequence[str] = (),
+    cases: Path | None = None,
+) -> tuple[Mapping[str, Source], Split]:
+    """What is trained on and what is held out.
+
+    Args:
+        data: as of `find_sources`, or a table (`slide,case,label,split`, CSV or Parquet). Where
+            that has splits, the rows of train are trained on, those of val held out, and those of
+            test not opened; where it has none, `holdout` are cases of its column `case`.
+        archives: whether archives are wanted, or slides.
+        stage: that wants them, for the error.
+        holdout: cases to hold out.
+        cases: CSV of cases.
+
+    Raises:
+        ConfigError: as of `find_sources`, `split_cases` and `read_cohort`; cases to hold out
+            beside a table's splits.
+    """
+    if is_url(data) or Path(data).suffix.lower() not in TABLES or Path(data).is_dir():
+        found = find_sources(data, archives, stage)
+        return found, split_cases(found, holdout, cases)
+    table = Path(data)
+    endings, what = (ARCHIVES, "archives") if archives else (SLIDES, "slides")
+    items = read_cohort(table, endings, what)
+    sources = [item.source for item in items]
+    found = _opened(sources) if archives else _slides(sources, stage)
+    by_name = dict(zip(found, items, strict=True))
+    if any(item.split for item in items):
+        if holdout or cases:
+            raise ConfigError(
+                f"{table}: its column split says what is held out; leave out --holdout and --cases"
+            )
+        training, held_out = (
+            [name for name, item in by_name.items() if item.split == split]
+            for split in ("train", "val")
+        )
+        return found, Split(training, held_out)
+    if cases is not None or not holdout:
+        return found, split_cases(found, holdout, cases)
+    known = {name: item.case for name, item in by_name.items() if item.case}
+    return found, split_cases(found, holdout, table, known)
 
 
 def find_sources(data: Path | str, archives: bool, stage: str) -> Mapping[str, Source]:
@@ -33,7 +81,9 @@ def find_sources(data: Path | str, archives: bool, stage: str) -> Mapping[str, S
     data = Path(data)
     if not data.is_dir():
         what = "is not a folder" if data.exists() else "no such folder"
-        raise ConfigError(f"{data}: {what}; --data takes a folder of archives or slides")
+        raise ConfigError(
+            f"{data}: {what}; --data takes a folder of archives or slides, or a table of them"
+        )
     visible = sorted(p for p in data.iterdir() if p.is_file() and not p.name.startswith("."))
     of_archives = [p for p in visible if p.suffix.lower() == ".zldm"]
     of_slides = [p for p in visible if p.suffix.lower() in SLIDES]
@@ -48,6 +98,19 @@ def find_sources(data: Path | str, archives: bool, stage: str) -> Mapping[str, S
         )
         raise ConfigError(f"{data}: holds no {wanted}{hint}; {todo}")
     return _opened(found) if archives else {p.name: p for p in found}
+
+
+def _slides(sources: Sequence[str], stage: str) -> Mapping[str, Path]:
+    """Files of slides that a table names, by their names."""
+    named: dict[str, Path] = {}
+    for source in sources:
+        if is_url(source):
+            raise ConfigError(f"{source}: the stage {stage} takes slides, which are read from disk")
+        path = Path(source)
+        if path.name in named:
+            raise ConfigError(f"{named[path.name]} and {path} have one name; rename one")
+        named[path.name] = path
+    return named
 
 
 def _behind(url: str, archives: bool, stage: str) -> Sequence[str]:

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from zoomldm.archive import Archive, Encoder
-from zoomldm.cohort.cases import split_cases
-from zoomldm.data.folder import common_encoder, find_sources
+from zoomldm.data.folder import common_encoder, find_split
 from zoomldm.encoders import ENCODERS
 from zoomldm.errors import ConfigError, PipelineError
 from zoomldm.pipeline import pick_device
@@ -95,9 +94,9 @@ def _sources(
     """Slides trained on and kept out, and the encoder of archives that is not the pipeline's."""
     if data is None:
         return [], [], _known(options.encoder) if options.encoder else None
-    found = find_sources(data, source == "archives", options.stage)
     cases = Path(options.cases) if options.cases else None
-    split = split_cases(found, options.holdout, cases)
+    archives = source == "archives"
+    found, split = find_split(data, archives, options.stage, options.holdout, cases)
     encoder = None
     if options.encoder:
         used = [found[name] for name in [*split.training, *split.held_out]]

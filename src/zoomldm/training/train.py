@@ -9,12 +9,12 @@ import torch
 from accelerate import PartialState
 
 from zoomldm.archive import Archive, Encoder
-from zoomldm.cohort.cases import Split, read_labels, split_cases
+from zoomldm.cohort.cases import Split, read_labels
 from zoomldm.data.folder import (
     Source,
     check_archives,
     common_encoder,
-    find_sources,
+    find_split,
     identity,
 )
 from zoomldm.data.slide_patches import SlidePatches, cache_tiles
@@ -110,7 +110,8 @@ def train(
 
     Args:
         data: folder of archives (for `diffusion` made with --for-training), or its URL, which
-            ends in `/`; or of slides.
+            ends in `/`; or of slides; or a table (`slide,case,label,split`) of either, see
+            `find_split`.
         out: folder of the run; made if its parent exists.
         options: see TrainOptions.
         pipeline: id or directory of the frozen networks; None takes the preset's own, for stages
@@ -129,9 +130,9 @@ def train(
         torch.cuda.set_device(place)  # which accelerate then takes
     out, source = Path(out), STAGES[options.stage][0].source
     make_config(options.preset, options.stage, STAGES[options.stage][0])  # the preset is one
-    found = find_sources(data, source == "archives", options.stage)
     cases = Path(options.cases) if options.cases else None
-    split = split_cases(found, options.holdout, cases)
+    archives = source == "archives"
+    found, split = find_split(data, archives, options.stage, options.holdout, cases)
     files = {name: found[name] for name in [*split.training, *split.held_out]}
     labels: list[str] = []
     if options.labels:
