@@ -152,15 +152,17 @@ class RasterPatches:
         self._tissue = [np.argwhere(r.withheld if withheld else r.mask) for r in rasters]
         self._share = np.array([len(t) for t in self._tissue], float)
 
-    def draw(self, rng: np.random.Generator, level: int, count: int) -> Windows:
-        """`count` windows of a level.
+    def draw(
+        self, rng: np.random.Generator, level: int, count: int, whole: bool = False
+    ) -> Windows:
+        """`count` windows of a level, with `whole` only such as begin where a tile does.
 
         At fine levels a slide is drawn by how much tissue it has, at coarse ones by its root,
         where patches hold much of a slide each.
         """
         weight = self._share ** (1.0 if level < FINE else 0.5)
         picked = rng.choice(len(weight), size=count, p=weight / weight.sum())
-        places = [(int(number), *self._place(rng, int(number), level)) for number in picked]
+        places = [(int(i), *self._place(rng, int(i), level, whole)) for i in picked]
         return self.windows(level, places)
 
     def tiles(self, count: int) -> Windows:
@@ -173,10 +175,12 @@ class RasterPatches:
         chosen = np.linspace(0, len(where) - 1, min(count, len(where))).astype(int)
         return self.windows(0, [where[i] for i in chosen])
 
-    def _place(self, rng: np.random.Generator, number: int, level: int) -> tuple[int, int]:
+    def _place(
+        self, rng: np.random.Generator, number: int, level: int, whole: bool = False
+    ) -> tuple[int, int]:
         """Top and left of a window, in pixels of level + 2."""
         tile = max(SIDE >> level, 1)
-        step = TOKEN if level < FINE else tile
+        step = tile if whole or level >= FINE else TOKEN
         raster, tissue = self.rasters[number], self._tissue[number]
         top = left = 0
         for _ in range(50):

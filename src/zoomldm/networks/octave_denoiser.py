@@ -36,6 +36,10 @@ class OctaveDenoiser(ModelMixin, ConfigMixin):
         beta_start: of the schedule, linear in the root of beta.
         beta_end: of the schedule.
         timesteps: of the schedule.
+        outline: whether tokens begin with an outline of their latents (`Outline`), which is then
+            the head's first guess.
+        blends: linear maps of hint and outline to the head's mean: one for each level, or 1 for
+            all of them.
     """
 
     alphas: Tensor
@@ -54,6 +58,8 @@ class OctaveDenoiser(ModelMixin, ConfigMixin):
         beta_start: float = 0.0015,
         beta_end: float = 0.0195,
         timesteps: int = 1000,
+        outline: bool = False,
+        blends: int = 1,
     ) -> None:
         super().__init__()
         c = latent_channels
@@ -61,7 +67,7 @@ class OctaveDenoiser(ModelMixin, ConfigMixin):
         self.register_buffer("alphas", torch.cumprod(1 - betas, 0), persistent=False)
         self.zoom = sample_size // 8
         self.read = nn.Conv2d(context_dim, c * self.zoom**2, 1)
-        blend = [nn.Conv2d(2 * c, c, 5, padding=2) for _ in range(KINDS - 1)]
+        blend = [nn.Conv2d(2 * c, c, 5, padding=2) for _ in range((KINDS - 1) * blends)]
         self.blend = nn.ModuleList(blend)
         # log-variance by level, kind of hint, with or without context
         self.spread = nn.Parameter(torch.zeros(levels, KINDS, 2, c))
@@ -72,6 +78,9 @@ class OctaveDenoiser(ModelMixin, ConfigMixin):
             with torch.no_grad():  # the hint itself is the first guess
                 for i in range(c):
                     layer.weight[i, i, 2, 2] = 1
+        if outline:
+            with torch.no_grad():
+                self.read.weight[:, : c * self.zoom**2, 0, 0] = torch.eye(c * self.zoom**2)
         self.place = nn.Conv2d(context_dim, spatial_context, 1)
         self.unet = UNet2DConditionModel(
             sample_size=sample_size,
@@ -103,12 +112,22 @@ class OctaveDenoiser(ModelMixin, ConfigMixin):
             kind = torch.zeros_like(given)
             mean = own
         else:
-            both = torch.cat([hint, own], 1)
-            mean = own
-            for number, layer in enumerate(self.blend, 1):
-                mean = torch.where((kind == number).view(-1, 1, 1, 1), layer(both), mean)
+            blended = self._blend(torch.cat([hint, own], 1), level, kind)
+            mean = torch.where((kind == NONE).view(-1, 1, 1, 1), own, blended)
         log = self.spread[level, kind, given].clamp(-8, 4)
         return mean, log.exp()[:, :, None, None]
+
+    def _blend(self, both: Tensor, level: Tensor, kind: Tensor) -> Tensor:
+        """Each item through the map of its level and kind, as one grouped convolution."""
+        chosen = (kind - 1).clamp(min=0)
+        if self.config["blends"] > 1:
+            chosen = chosen + (KINDS - 1) * level
+        layers = [layer for layer in self.blend if isinstance(layer, nn.Conv2d)]
+        weight = torch.stack([layer.weight for layer in layers])[chosen].flatten(0, 1)
+        bias = torch.cat([layer.bias for layer in layers if layer.bias is not None])
+        bias = bias.view(len(layers), -1)[chosen].flatten()
+        made = F.conv2d(both.flatten(0, 1)[None], weight, bias, padding=2, groups=len(both))
+        return made[0].unflatten(0, (len(both), -1))
 
     def forward(
         self,

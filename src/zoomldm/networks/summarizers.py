@@ -6,6 +6,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoomldm.networks.outline import Outline, windows
+
 SIDE = 8
 
 
@@ -53,12 +55,14 @@ class _Block(nn.Module):
 
 
 class CNNSummarizer(ModelMixin, ConfigMixin):
-    """The seed's summarizer (section 5, figure 3): 128 x 128 x D goes in whole.
+    """The paper's summarizer (supplement, section 5, figure 3): 128 x 128 x D goes in whole.
 
     A 1 x 1 projection; while the grid is larger than 8 x 8, residual blocks of stride 2, one
     trunk that coarser levels enter earlier; the cells of smaller grids are unpacked to fill 8 x 8
     by a learned linear map, for an embedding knows roughly what lies where in its tile (or merely
     repeated); then blocks at 8 x 8 that the level modulates, a learned position and a final norm.
+    With an outline, the first channels of a token are what a linear map of the embeddings gives of
+    its latents, past all this and past the norm.
 
     Args:
         dim: D, length of an embedding.
@@ -68,6 +72,7 @@ class CNNSummarizer(ModelMixin, ConfigMixin):
         levels: number of levels.
         depth: blocks at 8 x 8.
         unpack: channels that a cell of a small grid is unpacked to; 0 repeats it.
+        outline_channels: C of the latents that tokens hold an outline of (`Outline`); 0 for none.
     """
 
     @register_to_config
@@ -80,6 +85,7 @@ class CNNSummarizer(ModelMixin, ConfigMixin):
         levels: int = 8,
         depth: int = 2,
         unpack: int = 0,
+        outline_channels: int = 0,
     ) -> None:
         super().__init__()
         self.project = nn.Conv2d(dim, width, 1)
@@ -91,8 +97,10 @@ class CNNSummarizer(ModelMixin, ConfigMixin):
         self.level = nn.Embedding(levels, body)
         self.position = nn.Parameter(torch.randn(1, body, SIDE, SIDE) * 0.02)
         self.blocks = nn.ModuleList(_Block(body, body, modulated=True) for _ in range(depth))
-        self.out = nn.Conv2d(body, context_dim, 1)
-        self.norm = nn.LayerNorm(context_dim)
+        self.outline = Outline(dim, outline_channels, levels) if outline_channels else None
+        own = context_dim - (self.outline.width if self.outline is not None else 0)
+        self.out = nn.Conv2d(body, own, 1)
+        self.norm = nn.LayerNorm(own)
         # Index k: each cell of a grid of 2**k to (8 / 2**k)**2 tokens.
         self.unpackers = nn.ModuleList(
             nn.Conv2d(dim, unpack * (SIDE >> k) ** 2, 1) for k in range(3 if unpack else 0)
@@ -118,16 +126,12 @@ class CNNSummarizer(ModelMixin, ConfigMixin):
             Context (B, 64, context_dim); token 8 i + j stands for cell (i, j) of the patch.
         """
         x = standardise(grid).permute(0, 3, 1, 2).to(self.position.dtype)
+        embeddings = x
         side = x.shape[-1] - (shift is not None)
         if side < SIDE and self.enter is not None:
             x = F.pixel_shuffle(self.unpackers[side.bit_length() - 1](x), SIDE // side)
             if shift is not None:
-                x = torch.stack(
-                    [
-                        one[:, top : top + SIDE, left : left + SIDE]
-                        for one, (top, left) in zip(x, shift.tolist(), strict=True)
-                    ]
-                )
+                x = windows(x, shift)
             x = self.enter(x)
         else:
             x = self.project(x)
@@ -141,4 +145,8 @@ class CNNSummarizer(ModelMixin, ConfigMixin):
         x = x + self.position
         for block in self.blocks:
             x = block(x, code)
-        return self.norm(self.out(F.silu(x)).flatten(2).transpose(1, 2))
+        tokens = self.norm(self.out(F.silu(x)).flatten(2).transpose(1, 2))
+        if self.outline is None:
+            return tokens
+        first = self.outline(embeddings, side.bit_length() - 1, shift)
+        return torch.cat([first.flatten(2).transpose(1, 2), tokens], 2)

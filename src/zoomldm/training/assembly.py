@@ -161,7 +161,7 @@ def start_denoiser(start: Start, frozen_summarizer: bool = False) -> ZoomLDMPipe
 
 
 # Layers of summarizers that read embeddings, by the beginnings of their weights' names.
-_READ = ("project.", "unpackers.")
+_READ = ("project.", "unpackers.", "outline.")
 
 
 def with_new_projection(summarizer: Any, dim: int, seed: int) -> Any:

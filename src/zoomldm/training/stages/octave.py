@@ -26,6 +26,7 @@ from zoomldm.pixels import to_pixels, to_signed
 from zoomldm.training.alignment import Alignment, at_tokens
 from zoomldm.training.assembly import start_denoiser
 from zoomldm.training.config import OctaveConfig
+from zoomldm.training.head_fit import PAIRS, WINDOWS, fit_blend, fit_outline
 from zoomldm.training.stage import Data, Kinds, Stage, Start
 from zoomldm.training.validation import likeness
 
@@ -73,7 +74,7 @@ class OctaveStage(Stage):
         """On windows of the rasters that archives hold."""
         assert base is not None
         patches, kept = load_patches(data.run, data.archives, data.kept_archives)
-        return cls(
+        stage = cls(
             base.vae,
             base.summarizer,
             base.unet,
@@ -82,6 +83,8 @@ class OctaveStage(Stage):
             repa=_repa(start),
             encoder=base.patch_encoder,
         )
+        stage.fit()
+        return stage
 
     @classmethod
     def sketch(cls, base: ZoomLDMPipeline | None, start: Start) -> Stage:
@@ -117,6 +120,30 @@ class OctaveStage(Stage):
         self.kept = held_out
         self.levels = np.array(levels) / sum(levels)
         self.null = null
+
+    @torch.no_grad()
+    def fit(self, windows: tuple[int, ...] = WINDOWS, pairs: int = PAIRS) -> None:
+        """Fit what is linear by least squares: an outline that is not set yet, and its blends.
+
+        Args:
+            windows: number of training windows a level for the outline.
+            pairs: the same a level and kind of hint for a blend.
+        """
+        if not fit_outline(self.summarizer, self.vae[0], self.patches, windows):
+            return
+        if self.unet.config["blends"] == 1:
+            return
+        for level in range(COUNT):
+            for kind in (NONE, PARENT, BASE)[
+                : 1 if level == COARSEST else 3 if level < FINE else 2
+            ]:
+                rng = np.random.default_rng([12, level, kind])
+                drawn = self.patches.draw(rng, level, pairs // REPEATS[level])
+                kinds = np.full(len(drawn.pixels), kind)
+                batch = self._items(drawn, kinds, len(kinds) * REPEATS[level], rng, 0)
+                latents, hint, context = self.given(batch)
+                own, _ = self.unet.head(context, batch["level"])
+                fit_blend(self.unet, level, kind, hint, own, latents)
 
     def networks(self) -> dict[str, nn.Module]:
         """Denoiser and summarizer, and what aligns the denoiser."""
