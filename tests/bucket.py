@@ -97,11 +97,12 @@ class Bucket:
 
     def listing(self, bucket: str, query: dict[str, list[str]]) -> bytes:
         prefix = query.get("prefix", [""])[0]
+        start, flat = f"{bucket}/{prefix}", "delimiter" in query
         rows = "".join(
             f"<Contents><Key>{path.removeprefix(bucket + '/')}</Key><Size>{len(data)}</Size>"
             '<LastModified>2025-01-01T00:00:00.000Z</LastModified><ETag>"x"</ETag></Contents>'
             for path, data in sorted(self.files.items())
-            if path.startswith(f"{bucket}/{prefix}")
+            if path.startswith(start) and not (flat and "/" in path.removeprefix(start))
         )
         return (
             '<?xml version="1.0"?><ListBucketResult><IsTruncated>false</IsTruncated>'

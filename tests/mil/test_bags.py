@@ -14,6 +14,7 @@ from zoomldm.errors import ConfigError
 from zoomldm.features.reading import read_features
 from zoomldm.mil.bags import read_bags
 from zoomldm.mil.splits import published_folds
+from zoomldm.remote import RemoteError
 
 Npz = Callable[..., Path]
 
@@ -259,3 +260,48 @@ def test_packed_bags_are_the_same_bags(folder: Path, tmp_path: Path) -> None:
         assert len(pickle.dumps(other.features)) < 500
     with pytest.raises(IndexError):
         packed.features[3]
+
+
+def put(bucket, folder: Path) -> None:
+    for file in folder.rglob("*.*"):
+        bucket.files[f"b/in/{file.relative_to(folder)}"] = file.read_bytes()
+
+
+def test_a_folder_by_url_is_the_folder(bucket, folder: Path, tmp_path: Path) -> None:
+    (folder / "masks").mkdir()
+    np.save(folder / "masks" / "c.npy", np.array([True, False]))
+    labels = write_labels(tmp_path / "labels.csv", ["a,0,p", "b,1,q", "c,1,r"])
+    put(bucket, folder)
+    here, there = read_bags(folder, labels), read_bags("s3://b/in/", labels)
+    assert there.name == "in" and there.digest == here.digest
+    assert there.sizes == (5, 3, 1)  # one of the two of c is masked
+    where = there.coordinates(0)
+    assert where is not None and where.xy[1].tolist() == [512, 0] and where.side == 512
+    assert there.coordinates(1) is None
+    bucket.files["b/in/c.npy"] = b"no array"
+    with pytest.raises(ConfigError, match=r"^s3://b/in/c\.npy: not readable as features"):
+        read_bags("s3://b/in/", labels)
+
+
+def test_an_npz_by_url(bucket, make_npz: Npz) -> None:
+    path = make_npz(slides=10)
+    bucket.files["b/x.npz"] = path.read_bytes()
+    assert read_bags(f"{bucket.url}/b/x.npz").digest == read_bags(path).digest
+    bucket.files["b/x.npz"] = b"no npz"
+    with pytest.raises(ConfigError, match=r"^s3://b/x\.npz: not readable as npz"):
+        read_bags("s3://b/x.npz")
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("s3://b/in", r"s3://b/in: expected a folder .*; a folder's URL ends in /"),
+        ("s3://b/none.npz", "does not exist"),
+        ("{http}/b/in/", "web servers don't list folders"),
+        ("s3://b/none/", "no slide has both features and a label"),
+    ],
+)
+def test_urls_refused(bucket, tmp_path: Path, url: str, message: str) -> None:
+    labels = write_labels(tmp_path / "labels.csv", ["a,0,p", "b,1,q"])
+    with pytest.raises((ConfigError, RemoteError), match=message):
+        read_bags(url.format(http=bucket.url), labels)

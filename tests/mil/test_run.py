@@ -292,3 +292,17 @@ def test_the_command_line_stays_light() -> None:
     code = "import sys, zoomldm.cli.mil, zoomldm.mil; print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
+
+
+def test_features_by_url(bucket, make_npz: Npz, out: Path) -> None:
+    """The command takes a URL, with a name before it or without."""
+    bucket.files["b/k=v/toy.npz"] = make_npz(slides=12).read_bytes()
+    url = "s3://b/k=v/toy.npz"
+    app = typer.Typer()
+    app.command()(mil)
+    few = ["--folds", "2", "--models", "logistic", "--fraction", "1", "--jobs", "1", "--no-plots"]
+    given = ["--features", url, "--features", f"again={url}", "-o", str(out), *few, "--json"]
+    result = CliRunner().invoke(app, given, catch_exceptions=False)
+    assert result.exit_code == 0
+    found = [s["name"] for s in json.loads(result.stdout)["sources"]]
+    assert found == ["toy", "again"]

@@ -12,7 +12,8 @@ def mil(
         typer.Option(
             "--features",
             metavar="[NAME=]PATH",
-            help="Folder of h5, pt or npy files, one a slide, or one npz; repeat to compare.",
+            help="Folder of h5, pt or npy files, one a slide, or one npz, or the URL of either (a "
+            "folder's ends in /); repeat to compare.",
             show_default=False,
         ),
     ],
@@ -72,7 +73,7 @@ def mil(
     from zoomldm.errors import ConfigError
     from zoomldm.mil.run import MilOptions, run_mil
 
-    named: dict[str, Path] = {}
+    named: dict[str, Path | str] = {}
     for given in features:
         name, path = _named(given)
         if name in named:
@@ -104,11 +105,13 @@ def mil(
         typer.echo(report.text())
 
 
-def _named(given: str) -> tuple[str, Path]:
+def _named(given: str) -> tuple[str, Path | str]:
+    from zoomldm.remote import as_path, is_url
+
     name, equals, path = given.partition("=")
-    if equals and not Path(given).exists():
-        return name, Path(path)
-    return Path(given).stem, Path(given)
+    if not equals or "://" in name or Path(given).exists():
+        name, path = as_path(given).stem, given
+    return name, path if is_url(path) else Path(path)
 
 
 def _numbers(option: str, text: str, kind: type) -> list:

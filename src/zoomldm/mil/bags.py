@@ -1,10 +1,13 @@
 """Bags: the features of many slides with their labels, from h5, pt, npy or one npz."""
 
 import hashlib
+import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +20,7 @@ from zoomldm.cohort.rows import is_missing
 from zoomldm.errors import ConfigError
 from zoomldm.features.reading import SUFFIXES, Coordinates, as_mask, read_features
 from zoomldm.mil.packed import Packed, Packer
+from zoomldm.remote import RemotePath, as_path, download, listed, local_copy
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Bags:
         classes: names of the classes.
         slides: ids.
         patients: ids; the slides' own where nothing is known of patients.
-        files: per slide the h5 file with its coordinates, or None.
+        files: per slide the h5 file with its coordinates, be it behind a URL, or None.
         folds: boolean (folds, slides), true where a slide trains, if the file publishes folds.
         unknown_patients: slides whose patient wasn't given.
         skipped: a line for each slide left out: its id and the reason.
@@ -46,7 +50,7 @@ class Bags:
     classes: tuple[str, ...]
     slides: tuple[str, ...]
     patients: tuple[str, ...]
-    files: tuple[Path | None, ...]
+    files: tuple[Path | RemotePath | None, ...]
     folds: NDArray[np.bool_] | None = None
     unknown_patients: int = 0
     skipped: tuple[str, ...] = ()
@@ -79,7 +83,10 @@ class Bags:
     def coordinates(self, row: int) -> Coordinates | None:
         """Where a slide's instances are, read from its file; None if that doesn't say."""
         file = self.files[row]
-        return None if file is None else read_features(file)[1]
+        if file is None:
+            return None
+        with local_copy(str(file)) as local:
+            return read_features(local)[1]
 
     def choose(self, keep: NDArray[np.int64]) -> "Bags":
         """The slides of the given indices, in that order."""
@@ -100,7 +107,7 @@ class Bags:
 
 
 def read_bags(
-    path: Path,
+    path: Path | RemotePath | str,
     labels: Path | None = None,
     *,
     name: str | None = None,
@@ -114,7 +121,9 @@ def read_bags(
 
     Args:
         path: an npz with `X` (instances, D), `bag` (instances,), and perhaps `y`, `slide_id`,
-            `case_id`, `train_mask`; or a folder of one `.h5`, `.pt` or `.npy` per slide.
+            `case_id`, `train_mask`; or a folder of one `.h5`, `.pt` or `.npy` per slide; or the
+            URL of either, that of a folder ending in `/`. Of a folder one file at a time is
+            fetched.
         labels: label CSV; not needed for an npz with `y`.
         name: of the source, by default the file's.
         label_column: of the CSV.
@@ -126,19 +135,24 @@ def read_bags(
 
     Raises:
         ConfigError: nothing there, features of different dimensions, fewer than two classes.
+        RemoteError: a URL that can't be listed or read.
     """
-    rows, skipped = None, []
+    path, rows, skipped = as_path(path), None, []
     if labels is not None:
         rows, skipped = read_labels(labels, label_column, slide_column, patient_column)
     folds = None
-    if path.is_dir():
+    if path.url.endswith("/") if isinstance(path, RemotePath) else path.is_dir():
         if rows is None:
             raise ConfigError(f"{path}: a folder of features needs --labels with a CSV")
         found, missing = _read_folder(path, rows)
-    elif path.suffix == ".npz" and path.is_file():
-        found, missing, folds = _read_npz(path, rows)
+    elif path.suffix == ".npz" and (isinstance(path, RemotePath) or path.is_file()):
+        with _local(path) as local:
+            found, missing, folds = _read_npz(local, rows)
     else:
-        raise ConfigError(f"{path}: expected a folder of {', '.join(SUFFIXES)} files, or an npz")
+        hint = "; a folder's URL ends in /" if isinstance(path, RemotePath) else ""
+        raise ConfigError(
+            f"{path}: expected a folder of {', '.join(SUFFIXES)} files, or an npz{hint}"
+        )
     kept: list[_Kept] = []
     means = []
     with Packer(pack) as packer:
@@ -184,14 +198,15 @@ def read_bags(
     )
 
 
-Entry = tuple[str, Tensor, Label, Path | None, int]
+Source = Path | RemotePath
+Entry = tuple[str, Tensor, Label, Source | None, int]
 """Slide, its features, its row, the h5 file they are from, its index in the source."""
 
 
 class _Kept(NamedTuple):
     slide: str
     label: Label
-    file: Path | None
+    file: Source | None
     index: int
     size: int
 
@@ -223,26 +238,54 @@ def _unmatched(missing: Iterable[str]) -> str:
     return f" ({', '.join(shown)})" if shown else ""
 
 
-def _read_folder(path: Path, rows: dict[str, Label]) -> tuple[Iterator[Entry], list[str]]:
-    files: dict[str, Path] = {}
-    for file in sorted(path.iterdir()):
-        if file.suffix in SUFFIXES and not file.name.startswith("."):
-            slide = plain_id(file.name)
-            if slide in files:
-                raise ConfigError(
-                    f"{path}: {slide} is there twice: {files[slide].name}, {file.name}"
-                )
-            files[slide] = file
+def _read_folder(path: Source, rows: dict[str, Label]) -> tuple[Iterator[Entry], list[str]]:
+    files: dict[str, Source] = {}
+    for file in _files_in(path, frozenset(SUFFIXES)):
+        slide = plain_id(file.name)
+        if slide in files:
+            raise ConfigError(f"{path}: {slide} is there twice: {files[slide].name}, {file.name}")
+        files[slide] = file
     missing = [f"{slide}: no features in {path.name}" for slide in rows if slide not in files]
     missing += [f"{slide}: no label" for slide in files if slide not in rows]
+    masks: dict[str, RemotePath] = {}
+    if isinstance(path, RemotePath) and any(f.suffix != ".h5" for f in files.values()):
+        found = _files_in(RemotePath(f"{path.url}masks/"), frozenset([".npy"]))
+        masks = {file.stem: file for file in found if isinstance(file, RemotePath)}
 
     def entries() -> Iterator[Entry]:
         both = [(slide, label) for slide, label in rows.items() if slide in files]
         for index, (slide, label) in enumerate(both):
-            bag, where = read_features(files[slide])
+            with _local(files[slide], masks) as local:
+                bag, where = read_features(local)
             yield slide, bag, label, files[slide] if where is not None else None, index
 
     return entries(), missing
+
+
+def _files_in(folder: Source, endings: frozenset[str]) -> list[Source]:
+    if isinstance(folder, RemotePath):
+        return [RemotePath(url) for url in listed(folder.url, endings)]
+    visible = (file for file in sorted(folder.iterdir()) if not file.name.startswith("."))
+    return [file for file in visible if file.suffix in endings]
+
+
+@contextmanager
+def _local(file: Source, masks: Mapping[str, RemotePath] | None = None) -> Iterator[Path]:
+    """A file as it is; one behind a URL with the mask that lies beside it, while it is read."""
+    if isinstance(file, Path):
+        yield file
+        return
+    with TemporaryDirectory(prefix="zoomldm-") as name:
+        folder = Path(name)
+        download(file.url, folder / file.name)
+        if masks and file.suffix != ".h5" and file.stem in masks:
+            (folder / "masks").mkdir()
+            download(masks[file.stem].url, folder / "masks" / f"{file.stem}.npy")
+        try:
+            yield folder / file.name
+        except ConfigError as error:  # it names the copy
+            told = str(error).replace(f"{folder}{os.sep}", f"{file.url.rpartition('/')[0]}/")
+            raise ConfigError(told) from error
 
 
 def _read_npz(

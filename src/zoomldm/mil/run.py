@@ -35,6 +35,7 @@ from zoomldm.mil.report import write_report
 from zoomldm.mil.results import MilReport, Source
 from zoomldm.mil.splits import Fold, count_leakage, draw_folds, published_folds, read_splits
 from zoomldm.pipeline import pick_device
+from zoomldm.remote import as_path
 from zoomldm.verbs import Progress
 
 _ATTENDING = MODELS[:4]  # have attention to map
@@ -124,8 +125,8 @@ def run_mil(
     mapped from there, so that neither memory nor open files grow with the number of slides.
 
     Args:
-        features: a feature source, see `bags.read_bags`, or several by name, compared on the
-            slides that all of them have.
+        features: a feature source, see `bags.read_bags`, or its URL; or several by name, compared
+            on the slides that all of them have.
         out: existing folder for results, tables, plots and maps.
         options: see MilOptions.
         progress: called as trainings end.
@@ -141,11 +142,11 @@ def run_mil(
     pick_device(options.device)
     if not out.is_dir():
         raise TargetError(f"{out}: no such folder; -o takes an existing one")
-    named = features if isinstance(features, Mapping) else {Path(features).stem: features}
+    named = features if isinstance(features, Mapping) else {as_path(features).stem: features}
     with claim(out / "results.json"), _packing(out) as packing:
         sources = _common(
             [
-                _read(Path(path), name, options, packing / f"{number}.f32")
+                _read(path, name, options, packing / f"{number}.f32")
                 for number, (name, path) in enumerate(named.items())
             ]
         )
@@ -182,7 +183,7 @@ def _packing(out: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _read(path: Path, name: str, options: MilOptions, pack: Path) -> Bags:
+def _read(path: Path | str, name: str, options: MilOptions, pack: Path) -> Bags:
     bags = read_bags(
         path,
         Path(options.labels) if options.labels is not None else None,
