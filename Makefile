@@ -26,7 +26,7 @@ lint: $(VENV)/.ready-dev
 docs: $(VENV)/.ready-dev
 	@echo "== site/index.html"
 	@$(BIN)/pip install -q -c constraints.txt -e '.[docs]'
-	@$(BIN)/mkdocs build -q
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # The lower bounds of pyproject.toml (core and extras that tests need), in an environment of their own.
 test-lowest:

@@ -68,6 +68,12 @@ def test_public_functions_have_an_example_that_runs(name: str, place: Path) -> N
     run(found)
 
 
+def test_examples_stand_under_their_heading() -> None:
+    """The site took those without for quotes, and lists that they print for links."""
+    bare = [f for f in (ROOT / "src").rglob("*.py") if re.search(r"\n *\n *>>> ", f.read_text())]
+    assert not bare
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_examples_of_modules(module: str, place: Path) -> None:
     found = doctest.DocTestFinder().find(import_module(f"zoomldm.{module}"))

@@ -11,8 +11,9 @@ def to_signed(pixels: NDArray[np.uint8] | Tensor) -> Tensor:
 
     A tensor's device is kept.
 
-    >>> to_signed(np.full((1, 2, 3, 3), 255, np.uint8)).unique().tolist()
-    [1.0]
+    Examples:
+        >>> to_signed(np.full((1, 2, 3, 3), 255, np.uint8)).unique().tolist()
+        [1.0]
     """
     if isinstance(pixels, np.ndarray):
         pixels = torch.from_numpy(np.ascontiguousarray(pixels))
@@ -22,8 +23,9 @@ def to_signed(pixels: NDArray[np.uint8] | Tensor) -> Tensor:
 def to_pixels(images: Tensor) -> NDArray[np.uint8]:
     """Images (B, 3, H, W) in [-1, 1] to (B, H, W, 3) uint8, clamped and rounded.
 
-    >>> to_pixels(torch.zeros(1, 3, 1, 1)).tolist()
-    [[[[128, 128, 128]]]]
+    Examples:
+        >>> to_pixels(torch.zeros(1, 3, 1, 1)).tolist()
+        [[[[128, 128, 128]]]]
     """
     x = images.detach().float().clamp(-1, 1).add(1).mul(127.5).round()
     return np.ascontiguousarray(x.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())

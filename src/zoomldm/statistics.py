@@ -8,8 +8,9 @@ def auc(positive: np.ndarray, negative: np.ndarray) -> float:
 
     NaN where either set is empty.
 
-    >>> auc(np.array([0.9, 0.5]), np.array([0.5, 0.1]))
-    0.875
+    Examples:
+        >>> auc(np.array([0.9, 0.5]), np.array([0.5, 0.1]))
+        0.875
     """
     if not len(positive) or not len(negative):
         return float("nan")

@@ -18,10 +18,11 @@ def as_text(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def as_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table.
 
-    >>> print(as_markdown(["level", "mpp"], [["20x", "0.5"]]))
-    | level | mpp |
-    | --- | --- |
-    | 20x | 0.5 |
+    Examples:
+        >>> print(as_markdown(["level", "mpp"], [["20x", "0.5"]]))
+        | level | mpp |
+        | --- | --- |
+        | 20x | 0.5 |
     """
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -38,13 +38,14 @@ class Report:
     def as_dict(self) -> dict[str, object]:
         """The fields as plain values, which JSON has: what `--json` prints.
 
-        >>> from dataclasses import dataclass
-        >>> @dataclass(frozen=True)
-        ... class Wrote(Report):
-        ...     file: Path
-        ...     size: tuple[int, int]
-        >>> Wrote(Path("a.tif"), (3, 4)).as_dict()
-        {'file': 'a.tif', 'size': [3, 4]}
+        Examples:
+            >>> from dataclasses import dataclass
+            >>> @dataclass(frozen=True)
+            ... class Wrote(Report):
+            ...     file: Path
+            ...     size: tuple[int, int]
+            >>> Wrote(Path("a.tif"), (3, 4)).as_dict()
+            {'file': 'a.tif', 'size': [3, 4]}
         """
         return {field.name: plain(getattr(self, field.name)) for field in fields(self)}
 

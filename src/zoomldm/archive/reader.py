@@ -390,9 +390,10 @@ def open_archive(path: Path | RemotePath | str) -> Archive:
         ArchiveError: not an archive, of a newer format version, or malformed.
         DamagedError: cut off, or bytes that differ from their digest.
 
-    >>> import zoomldm
-    >>> with zoomldm.open_archive("slide.zldm") as archive:
-    ...     archive.size, archive.mask.shape, archive.grid(level=2, row=0, col=0).shape
-    ((1000, 800), (4, 4), (4, 4, 32))
+    Examples:
+        >>> import zoomldm
+        >>> with zoomldm.open_archive("slide.zldm") as archive:
+        ...     archive.size, archive.mask.shape, archive.grid(level=2, row=0, col=0).shape
+        ((1000, 800), (4, 4), (4, 4, 32))
     """
     return Archive(path)

@@ -112,10 +112,11 @@ def verify(archive: Path | RemotePath | str, *, progress: Progress | None = None
 
     A damaged file is no error, but a report that says so:
 
-    >>> import zoomldm
-    >>> report = zoomldm.verify("missing.zldm")
-    >>> report.sound, len(report.problems)
-    (False, 1)
+    Examples:
+        >>> import zoomldm
+        >>> report = zoomldm.verify("missing.zldm")
+        >>> report.sound, len(report.problems)
+        (False, 1)
     """
     path, progress = as_path(archive), progress or silent
     progress("verifying", 0, 1)
@@ -133,9 +134,10 @@ def verify_archive(path: Path | RemotePath | str) -> list[str]:
     Every byte of the file is covered: members by the manifest's digests, their headers by the
     digest of the content, the rest by those of directory and end. Then everything is read.
 
-    >>> import zoomldm
-    >>> zoomldm.verify_archive("slide.zldm")
-    []
+    Examples:
+        >>> import zoomldm
+        >>> zoomldm.verify_archive("slide.zldm")
+        []
     """
     path = as_path(path)
     if isinstance(path, RemotePath):

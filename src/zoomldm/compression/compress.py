@@ -181,13 +181,14 @@ def compress(
         TargetError: the target can't be written, another process is writing it, or it is the
             archive of another slide.
 
-    >>> import zoomldm
-    >>> options = zoomldm.CompressOptions(base="10x", tissue="all")
-    >>> report = zoomldm.compress("slide.tif", "all.zldm", options, pipeline="tiny")
-    >>> report.grid, report.tissue_tiles, report.done_before
-    ((4, 4), 16, False)
-    >>> zoomldm.compress("slide.tif", "all.zldm", options, pipeline="tiny").done_before
-    True
+    Examples:
+        >>> import zoomldm
+        >>> options = zoomldm.CompressOptions(base="10x", tissue="all")
+        >>> report = zoomldm.compress("slide.tif", "all.zldm", options, pipeline="tiny")
+        >>> report.grid, report.tissue_tiles, report.done_before
+        ((4, 4), 16, False)
+        >>> zoomldm.compress("slide.tif", "all.zldm", options, pipeline="tiny").done_before
+        True
     """
     options = options or CompressOptions()
     slide, start = Path(slide), time.monotonic()

@@ -126,10 +126,11 @@ def edit(
         RegionError: a region that is not of whole tiles, or not inside.
         TargetError: the target can't be written, or is one of the archives.
 
-    >>> from zoomldm.editing.places import parse_place
-    >>> options = zoomldm.EditOptions(replace=(0, 0, 256, 256), source=parse_place("512,256"))
-    >>> zoomldm.edit("slide.zldm", "edited.zldm", options).edit["kind"]
-    'transplant'
+    Examples:
+        >>> from zoomldm.editing.places import parse_place
+        >>> options = zoomldm.EditOptions(replace=(0, 0, 256, 256), source=parse_place("512,256"))
+        >>> zoomldm.edit("slide.zldm", "edited.zldm", options).edit["kind"]
+        'transplant'
     """
     start, path = time.monotonic(), as_path(archive)
     target = _target(Path(out), path)

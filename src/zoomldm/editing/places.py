@@ -36,10 +36,11 @@ def parse_place(text: str) -> Place:
     Raises:
         ConfigError: neither.
 
-    >>> parse_place("512,256")
-    Place(archive=None, x=512, y=256)
-    >>> str(parse_place("s3://bucket/slide.zldm@512,256").archive)
-    's3://bucket/slide.zldm'
+    Examples:
+        >>> parse_place("512,256")
+        Place(archive=None, x=512, y=256)
+        >>> str(parse_place("s3://bucket/slide.zldm@512,256").archive)
+        's3://bucket/slide.zldm'
     """
     found = re.fullmatch(_PLACE, text)
     if not found:

@@ -27,8 +27,9 @@ class ArchiveSetting:
         ratio: asked for; without a base layer nothing is left to choose.
         base: 0 to 7, None for embeddings alone.
 
-    >>> str(ArchiveSetting(45, 2)), str(ArchiveSetting(0, None))
-    ('archive 45:1, base 5x', 'archive, embeddings alone')
+    Examples:
+        >>> str(ArchiveSetting(45, 2)), str(ArchiveSetting(0, None))
+        ('archive 45:1, base 5x', 'archive, embeddings alone')
     """
 
     ratio: float
@@ -53,8 +54,9 @@ def parse_archive(text: str) -> ArchiveSetting:
     Raises:
         ConfigError: it is neither.
 
-    >>> parse_archive("45:5x")
-    ArchiveSetting(ratio=45.0, base=2)
+    Examples:
+        >>> parse_archive("45:5x")
+        ArchiveSetting(ratio=45.0, base=2)
     """
     if text == "none":
         return ArchiveSetting(0, None)

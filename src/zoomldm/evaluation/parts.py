@@ -46,8 +46,9 @@ def read_part(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[np.uint8]]]
 def merge_figures(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Figures of several slides as one: lists put together, all else as the first has it.
 
-    >>> merge_figures([{"digest": "a", "rows": [1]}, {"digest": "a", "rows": [2, 3]}])
-    {'digest': 'a', 'rows': [1, 2, 3]}
+    Examples:
+        >>> merge_figures([{"digest": "a", "rows": [1]}, {"digest": "a", "rows": [2, 3]}])
+        {'digest': 'a', 'rows': [1, 2, 3]}
     """
     merged = dict(parts[0])
     for part in parts[1:]:

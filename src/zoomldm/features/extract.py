@@ -151,11 +151,14 @@ def extract_features(
         ConfigError: a layer or timestep that the denoiser does not have.
         TargetError: the target can't be written.
 
-    >>> import zoomldm
-    >>> options = zoomldm.FeatureOptions(fixed=True, format="npy")
-    >>> report = zoomldm.extract_features("slide.zldm", "features", options, pipeline="pipeline")
-    >>> report.level, report.features, report.origin
-    ('0.15625x', 128, None)
+    Examples:
+        >>> import zoomldm
+        >>> options = zoomldm.FeatureOptions(fixed=True, format="npy")
+        >>> report = zoomldm.extract_features(
+        ...     "slide.zldm", "features", options, pipeline="pipeline"
+        ... )
+        >>> report.level, report.features, report.origin
+        ('0.15625x', 128, None)
     """
     options, start = options or FeatureOptions(), time.monotonic()
     path, out = as_path(archive), Path(out)

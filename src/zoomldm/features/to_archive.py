@@ -133,12 +133,13 @@ def archive_from_features(
         ConfigError: overlap, another spacing, tiles off the grid, missing geometry, NaN.
         TargetError: the target can't be written.
 
-    >>> import zoomldm
-    >>> tiles = zoomldm.FeatureOptions(source="tiles")
-    >>> features = zoomldm.extract_features("slide.zldm", "features", tiles).output
-    >>> report = zoomldm.archive_from_features(features, "again.zldm")
-    >>> report.layout, report.dim, zoomldm.verify(report.archive).sound
-    ('TRIDENT', 32, True)
+    Examples:
+        >>> import zoomldm
+        >>> tiles = zoomldm.FeatureOptions(source="tiles")
+        >>> features = zoomldm.extract_features("slide.zldm", "features", tiles).output
+        >>> report = zoomldm.archive_from_features(features, "again.zldm")
+        >>> report.layout, report.dim, zoomldm.verify(report.archive).sound
+        ('TRIDENT', 32, True)
     """
     path, out = Path(path), Path(out)
     options, progress = options or ImportOptions(), progress or silent

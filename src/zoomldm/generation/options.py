@@ -89,8 +89,9 @@ class RenderOptions:
     def batch_on(self, device: torch.device) -> int:
         """Patches per network call on a device.
 
-        >>> RenderOptions().batch_on(torch.device("cpu"))
-        1
+        Examples:
+            >>> RenderOptions().batch_on(torch.device("cpu"))
+            1
         """
         return self.batch or (CPU_BATCH if device.type == "cpu" else GPU_BATCH)
 

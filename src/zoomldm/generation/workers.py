@@ -33,8 +33,9 @@ def side_by_side(
     Returns:
         What the function returns, as soon as it is there.
 
-    >>> list(side_by_side(lambda x: 2 * x, [1, 2, 3], torch.device("cpu")))
-    [2, 4, 6]
+    Examples:
+        >>> list(side_by_side(lambda x: 2 * x, [1, 2, 3], torch.device("cpu")))
+        [2, 4, 6]
     """
     threads = torch.get_num_threads()
     if device.type != "cpu" or threads == 1:

@@ -16,8 +16,9 @@ COARSEST = COUNT - 1
 def level_mpp(level: int) -> float:
     """Micrometres per pixel of a level.
 
-    >>> level_mpp(0), level_mpp(3)
-    (0.5, 4.0)
+    Examples:
+        >>> level_mpp(0), level_mpp(3)
+        (0.5, 4.0)
     """
     return BASE_MPP * 2**level
 
@@ -28,8 +29,9 @@ def parse_level(text: str) -> int:
     Raises:
         RegionError: no such level.
 
-    >>> parse_level("5x"), parse_level("0.3125")
-    (2, 6)
+    Examples:
+        >>> parse_level("5x"), parse_level("0.3125")
+        (2, 6)
     """
     label = text.strip().lower().removesuffix("x") + "x"
     if label not in NAMES:
@@ -40,8 +42,9 @@ def parse_level(text: str) -> int:
 def raster_size(width: int, height: int, mpp_x: float, mpp_y: float) -> tuple[int, int]:
     """Width and height (px) of a slide's 0.5 mpp raster, from its own size and mpp.
 
-    >>> raster_size(10_000, 8_000, 0.25, 0.25)
-    (5000, 4000)
+    Examples:
+        >>> raster_size(10_000, 8_000, 0.25, 0.25)
+        (5000, 4000)
     """
     return (
         max(1, round(width * mpp_x / BASE_MPP)),
@@ -52,8 +55,9 @@ def raster_size(width: int, height: int, mpp_x: float, mpp_y: float) -> tuple[in
 def grid_shape(width: int, height: int) -> tuple[int, int]:
     """Rows and columns of tiles that cover a 0.5 mpp raster of this size.
 
-    >>> grid_shape(5000, 4000)
-    (16, 20)
+    Examples:
+        >>> grid_shape(5000, 4000)
+        (16, 20)
     """
     return -(-height // TILE), -(-width // TILE)
 
@@ -61,8 +65,9 @@ def grid_shape(width: int, height: int) -> tuple[int, int]:
 def level_size(width: int, height: int, level: int) -> tuple[int, int]:
     """Width and height (px) at a level, rounded up, of a 0.5 mpp raster of this size.
 
-    >>> level_size(5000, 4001, 3)
-    (625, 501)
+    Examples:
+        >>> level_size(5000, 4001, 3)
+        (625, 501)
     """
     scale = 2**level
     return -(-width // scale), -(-height // scale)

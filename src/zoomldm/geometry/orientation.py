@@ -13,8 +13,9 @@ def turn_array(values: np.ndarray, turn: int) -> np.ndarray:
         turn: 0 to 7; from 4 on mirrored left to right first, then `turn % 4` quarter turns
             counter-clockwise.
 
-    >>> turn_array(np.array([[1, 2], [3, 4]]), 1).tolist()
-    [[2, 4], [1, 3]]
+    Examples:
+        >>> turn_array(np.array([[1, 2], [3, 4]]), 1).tolist()
+        [[2, 4], [1, 3]]
     """
     return np.rot90(values[:, ::-1] if turn >= 4 else values, turn % 4)
 
@@ -22,8 +23,9 @@ def turn_array(values: np.ndarray, turn: int) -> np.ndarray:
 def turn_back(values: np.ndarray, turn: int) -> np.ndarray:
     """Undo `turn_array`.
 
-    >>> turn_back(turn_array(np.array([[1, 2], [3, 4]]), 6), 6).tolist()
-    [[1, 2], [3, 4]]
+    Examples:
+        >>> turn_back(turn_array(np.array([[1, 2], [3, 4]]), 6), 6).tolist()
+        [[1, 2], [3, 4]]
     """
     straight = np.rot90(values, -(turn % 4))
     return straight[:, ::-1] if turn >= 4 else straight

@@ -115,10 +115,11 @@ def load_pipeline(name: str = SHIPPED, device: str = "cpu") -> ZoomLDMPipeline:
     Raises:
         PipelineError: nothing of that name, a directory that holds no pipeline, or no such device.
 
-    >>> import zoomldm
-    >>> pipeline = zoomldm.load_pipeline("tiny")
-    >>> pipeline.levels, pipeline.embedding_dim
-    (8, 32)
+    Examples:
+        >>> import zoomldm
+        >>> pipeline = zoomldm.load_pipeline("tiny")
+        >>> pipeline.levels, pipeline.embedding_dim
+        (8, 32)
     """
     place = pick_device(device)
     try:

@@ -142,11 +142,12 @@ def decompress(
         TargetError: the output can't be written, another process is writing it, its folder is not
             ours, or an unfinished one was begun with other options.
 
-    >>> import zoomldm
-    >>> options = zoomldm.DecompressOptions(level="5x", region=(0, 0, 512, 512), steps=2)
-    >>> report = zoomldm.decompress("slide.zldm", "region.png", options, pipeline="pipeline")
-    >>> report.output, [level["width"] for level in report.facts["levels"]]
-    ('region.png', [128])
+    Examples:
+        >>> import zoomldm
+        >>> options = zoomldm.DecompressOptions(level="5x", region=(0, 0, 512, 512), steps=2)
+        >>> report = zoomldm.decompress("slide.zldm", "region.png", options, pipeline="pipeline")
+        >>> report.output, [level["width"] for level in report.facts["levels"]]
+        ('region.png', [128])
     """
     began = time.monotonic()
     options, report = options or DecompressOptions(), progress or silent

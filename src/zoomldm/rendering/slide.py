@@ -126,7 +126,7 @@ class RenderedSlide(AbstractSlide):
         return f"{type(self).__name__}({str(self.archive.path)!r}, seed={self.options.seed})"
 
     @classmethod
-    def detect_format(cls, filename: lowlevel.Filename) -> str | None:
+    def detect_format(cls, filename: "lowlevel.Filename") -> str | None:
         """`zoomldm` for an archive, None for anything else."""
         try:
             open_archive(os.fsdecode(filename)).close()
@@ -318,10 +318,11 @@ def open_slide(
         PipelineError: no such pipeline.
         SlideError: neither an archive nor a slide that OpenSlide reads.
 
-    >>> import zoomldm
-    >>> with zoomldm.open_slide("slide.zldm", pipeline="pipeline") as slide:
-    ...     slide.dimensions, slide.read_region((0, 0), 5, (16, 16)).size
-    ((1000, 800), (16, 16))
+    Examples:
+        >>> import zoomldm
+        >>> with zoomldm.open_slide("slide.zldm", pipeline="pipeline") as slide:
+        ...     slide.dimensions, slide.read_region((0, 0), 5, (16, 16)).size
+        ((1000, 800), (16, 16))
     """
     if isinstance(path, Archive) or is_url(path):
         return RenderedSlide(path, pipeline, seed, **settings)

@@ -88,12 +88,13 @@ def sample(
         PipelineError: there is no embedding diffusion.
         ConfigError: an argument out of its range.
 
-    >>> import zoomldm
-    >>> pipeline = zoomldm.load_pipeline("pipeline")
-    >>> quick = zoomldm.SampleOptions(steps=2, context_steps=2)
-    >>> images = zoomldm.sample(pipeline, level=2, n=2, generator=0, options=quick)
-    >>> [image.size for image in images]
-    [(256, 256), (256, 256)]
+    Examples:
+        >>> import zoomldm
+        >>> pipeline = zoomldm.load_pipeline("pipeline")
+        >>> quick = zoomldm.SampleOptions(steps=2, context_steps=2)
+        >>> images = zoomldm.sample(pipeline, level=2, n=2, generator=0, options=quick)
+        >>> [image.size for image in images]
+        [(256, 256), (256, 256)]
     """
     chosen = replace(options or SampleOptions(), seed=as_seed(generator))
     pixels = Sampler(pipeline, chosen).sample(level, n, 0, reference, label)

@@ -127,12 +127,13 @@ def write_samples(
         PipelineError: no embedding diffusion, or a level that it lacks.
         ConfigError: options that the pipeline can't follow.
 
-    >>> import zoomldm
-    >>> quick = zoomldm.SampleOptions(steps=2, context_steps=2)
-    >>> options = zoomldm.SheetOptions(levels=["20x"], n=2, samples=quick)
-    >>> report = zoomldm.write_samples("samples", options, pipeline="pipeline")
-    >>> [file["file"] for file in report.samples]
-    ['20x-0000.png', '20x-0001.png']
+    Examples:
+        >>> import zoomldm
+        >>> quick = zoomldm.SampleOptions(steps=2, context_steps=2)
+        >>> options = zoomldm.SheetOptions(levels=["20x"], n=2, samples=quick)
+        >>> report = zoomldm.write_samples("samples", options, pipeline="pipeline")
+        >>> [file["file"] for file in report.samples]
+        ['20x-0000.png', '20x-0001.png']
     """
     options, progress, out = options or SheetOptions(), progress or silent, Path(out)
     model = load_pipeline(pipeline) if isinstance(pipeline, str) else pipeline

@@ -185,10 +185,11 @@ def sample_slide(
         PipelineError: a pipeline without the networks needed.
         TargetError: the archive can't be written.
 
-    >>> import zoomldm
-    >>> options = zoomldm.SlideOptions(size=(0.5, 0.3), steps=1)
-    >>> zoomldm.sample_slide("new.zldm", options, pipeline="tiny-octaves").size
-    (1024, 768)
+    Examples:
+        >>> import zoomldm
+        >>> options = zoomldm.SlideOptions(size=(0.5, 0.3), steps=1)
+        >>> zoomldm.sample_slide("new.zldm", options, pipeline="tiny-octaves").size
+        (1024, 768)
     """
     began, target, report = time.monotonic(), Path(out), progress or silent
     options = options or SlideOptions()

@@ -135,11 +135,12 @@ def large(
         ArchiveError: an archive of another patch encoder.
         TargetError: the output can't be written.
 
-    >>> from zoomldm.diffusion.joint import JointSettings
-    >>> quick = JointSettings(start=50, inner=0, seams=0)
-    >>> options = zoomldm.LargeOptions(size=(512, 512), method="joint", settings=quick)
-    >>> zoomldm.large("slide.zldm", "large.png", options, pipeline="pipeline").tiles
-    4
+    Examples:
+        >>> from zoomldm.diffusion.joint import JointSettings
+        >>> quick = JointSettings(start=50, inner=0, seams=0)
+        >>> options = zoomldm.LargeOptions(size=(512, 512), method="joint", settings=quick)
+        >>> zoomldm.large("slide.zldm", "large.png", options, pipeline="pipeline").tiles
+        4
     """
     began, target, report = time.monotonic(), Path(out), progress or silent
     loaded = pipeline if isinstance(pipeline, ZoomLDMPipeline) else load_pipeline(str(pipeline))

@@ -176,11 +176,12 @@ def upscale(
         PipelineError: a pipeline whose denoiser takes no parent.
         TargetError: the output can't be written, or is the image.
 
-    >>> from PIL import Image
-    >>> Image.new("RGB", (64, 64), "pink").save("small.png")
-    >>> options = zoomldm.UpscaleOptions(mpp=1)
-    >>> zoomldm.upscale("small.png", "out.png", options, pipeline="tiny-octaves").output_size
-    (128, 128)
+    Examples:
+        >>> from PIL import Image
+        >>> Image.new("RGB", (64, 64), "pink").save("small.png")
+        >>> options = zoomldm.UpscaleOptions(mpp=1)
+        >>> zoomldm.upscale("small.png", "out.png", options, pipeline="tiny-octaves").output_size
+        (128, 128)
     """
     began, target = time.monotonic(), Path(out)
     pixels, resampled = read_image(Path(image), options)

@@ -361,9 +361,10 @@ def open_slide(path: Path | str, mpp: float | None = None, icc: bool = True) -> 
     Raises:
         SlideError: not a slide, or no plausible mpp known.
 
-    >>> from zoomldm.slides import open_slide
-    >>> with open_slide("slide.tif") as slide:
-    ...     slide.size, slide.read(2, 0, 0, 200, 100).shape
-    ((1000, 800), (100, 200, 3))
+    Examples:
+        >>> from zoomldm.slides import open_slide
+        >>> with open_slide("slide.tif") as slide:
+        ...     slide.size, slide.read(2, 0, 0, 200, 100).shape
+        ((1000, 800), (100, 200, 3))
     """
     return Slide(path, mpp, icc)

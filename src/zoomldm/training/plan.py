@@ -61,11 +61,12 @@ def plan_training(
         ConfigError: settings, cases or data that don't fit.
         PipelineError: a pipeline that the stage can't take.
 
-    >>> from zoomldm.training.plan import plan_training
-    >>> from zoomldm.training.train import TrainOptions
-    >>> plan = plan_training(None, TrainOptions(preset="tiny", settings={"batch_size": 4}))
-    >>> plan.settings["batch_size"], [part.stage for part in plan.memory]
-    (4, ['diffusion', 'autoencoder', 'patch-encoder', 'embedding-diffusion'])
+    Examples:
+        >>> from zoomldm.training.plan import plan_training
+        >>> from zoomldm.training.train import TrainOptions
+        >>> plan = plan_training(None, TrainOptions(preset="tiny", settings={"batch_size": 4}))
+        >>> plan.settings["batch_size"], [part.stage for part in plan.memory]
+        (4, ['diffusion', 'autoencoder', 'patch-encoder', 'embedding-diffusion'])
     """
     options = options or TrainOptions()
     gpu = options.device == "auto" or pick_device(options.device).type != "cpu"
