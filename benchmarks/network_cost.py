@@ -34,7 +34,8 @@ def main() -> None:
         count = sum(p.numel() for p in getattr(pipeline, name).parameters())
         print(f"| {name} | {count:,} | {_cost(call) / 1e9:.3f} |")
     count = sum(p.numel() for p in pipeline.summarizer.parameters())
-    print(f"\nSummarizer: {count:,} parameters.\n")
+    held = sum(b.numel() for b in pipeline.summarizer.outline.buffers())
+    print(f"\nSummarizer: {count:,} parameters, and {held:,} of the outline, which are fitted.\n")
     print("| level | grid | multiply-adds (10^9) |\n|---|---|---|")
     for level, name in enumerate(NAMES):
         side = 2**level
