@@ -118,7 +118,7 @@ def test_a_run_that_was_broken_off_goes_on(
     counts: list[int] = []
 
     def broken(what: str, done: int, total: int) -> None:
-        if what == "outline":
+        if what == "coarse image":
             counts.append(done)
         if counts == [1, 2]:
             raise KeyboardInterrupt

@@ -18,7 +18,7 @@ from zoomldm.generation.windows import SIDE, STRIDE, Key
 from zoomldm.networks.summarizers import SIDE as TOKENS
 from zoomldm.pipeline import ZoomLDMPipeline
 
-OUTLINE = 5  # finest level that is drawn with the slide, and that reference and label act on
+COARSE = 5  # finest level that is drawn with the slide, and that reference and label act on
 _FIELD = STEPS + 1  # of noise; no timestep is named so, nor the noise of single samples
 _STEP = STRIDE * TOKENS // SIDE  # tokens from a window to the next
 _HALF = TOKENS // 2
@@ -78,7 +78,7 @@ class ImaginedContexts:
     def windows(self, level: int, keys: Sequence[Key]) -> Tensor:
         """Contexts (n, 64, width) of windows (row, col) of a level."""
         # Many windows have a coarse one above them, which threads should draw but once.
-        with self._lock if level >= OUTLINE else nullcontext():
+        with self._lock if level >= COARSE else nullcontext():
             return self._windows(level, keys)
 
     def _windows(self, level: int, keys: Sequence[Key]) -> Tensor:
@@ -123,20 +123,20 @@ class ImaginedContexts:
         start = torch.from_numpy(np.stack([self._noise(level, key) for key in keys])).to(device)
         if parents is not None:
             parents = torch.cat([parents, parents[-1:].expand(len(keys) - len(parents), -1, -1)])
-        outline = level >= OUTLINE
+        coarse = level >= COARSE
         reference = None
-        if outline and facts.reference is not None:
+        if coarse and facts.reference is not None:
             given = torch.tensor(facts.reference.embedding, dtype=torch.float32, device=device)
             reference = given.expand(len(keys), -1)
         return draw_contexts(
             self.network,
             level,
             start,
-            facts.steps if outline else facts.finer_steps,
-            facts.guidance if outline else 1.0,
+            facts.steps if coarse else facts.finer_steps,
+            facts.guidance if coarse else 1.0,
             reference,
             parents,
-            facts.label if outline else None,
+            facts.label if coarse else None,
         )
 
     def _noise(self, level: int, key: Key) -> NDArray[np.float32]:

@@ -27,7 +27,7 @@ from zoomldm.caching import Recent
 from zoomldm.errors import ConfigError, PipelineError, TargetError
 from zoomldm.files import claim
 from zoomldm.generation.contexts import check_conditions
-from zoomldm.generation.imagined import OUTLINE
+from zoomldm.generation.imagined import COARSE
 from zoomldm.generation.options import RenderOptions
 from zoomldm.geometry.levels import BASE_MPP, COARSEST, NAMES, TILE, level_mpp
 from zoomldm.networks.lowpass import planes_image
@@ -44,7 +44,7 @@ from zoomldm.slides.tissue import SHARE, saturation_threshold
 from zoomldm.verbs import Progress, Report, silent
 
 ENDING = ".zldm"
-SHOWN = OUTLINE + 2  # the level whose pixels the outline's latents are
+SHOWN = COARSE + 2  # the level whose pixels the coarse image's latents are
 ATTEMPTS = 16  # at a coarsest level that shows tissue
 ENOUGH = 0.15  # of its pixels are more coloured than
 PALE = 15  # the saturation of glass, on which tissue leaves a shimmer
@@ -107,7 +107,7 @@ class SlideOptions:
 
     @property
     def rendering(self) -> RenderOptions:
-        """How the outline is drawn."""
+        """How the coarse image is drawn."""
         return RenderOptions(seed=self.seed, batch=self.batch, method="pyramid")
 
 
@@ -166,7 +166,7 @@ def sample_slide(
     """Write an imaginary slide: an archive that opens as any other, and has no embeddings.
 
     Contexts are drawn window by window, each under its parent's. Those down to 0.625x are drawn
-    now, with the latents under them: they are the outline, an image of 64
+    now, with the latents under them: they are the coarse image, of 64
     micrometres a pixel that is stored as base layer, and say where tissue is. Everything finer is
     drawn by whoever reads it, as a function of archive, pipeline and place.
 
@@ -178,7 +178,7 @@ def sample_slide(
         out: a name ending in .zldm.
         options: see SlideOptions.
         pipeline: with a denoiser of octaves, an embedding diffusion of our own and six levels.
-        progress: called with `looking for tissue` and attempts, `outline` and windows.
+        progress: called with `looking for tissue` and attempts, `coarse image` and windows.
 
     Raises:
         ConfigError: what the embedding diffusion can't follow, or nothing but background drawn.
@@ -206,7 +206,7 @@ def sample_slide(
         }
         with kept_pieces(target, whole) as pieces:
             facts = _with_tissue(facts, options, loaded, report)
-            with _outline(facts, options, loaded, pieces, report) as drawn:
+            with _coarse_image(facts, options, loaded, pieces, report) as drawn:
                 shown = drawn.read(SHOWN, 0, 0, *drawn.size(SHOWN))
             mask, threshold = tissue_of(shown, options.grid)
             if mask.any():
@@ -231,7 +231,7 @@ def sample_slide(
             guidance=facts.guidance,
             label=facts.label,
             like=facts.reference.source if facts.reference else None,
-            levels_drawn=NAMES[OUTLINE : facts.coarsest + 1],
+            levels_drawn=NAMES[COARSE : facts.coarsest + 1],
             pipeline_digest=loaded.digest(),
             origin="generated",
             bytes=archive.file_bytes,
@@ -244,10 +244,10 @@ def _facts(options: SlideOptions, pipeline: ZoomLDMPipeline) -> Generated:
         raise PipelineError(
             "this pipeline's denoiser takes no parent; an imaginary slide needs one of octaves"
         )
-    if pipeline.levels <= OUTLINE:
+    if pipeline.levels <= COARSE:
         raise PipelineError(
             f"this pipeline knows {pipeline.levels} levels; an imaginary slide needs "
-            f"{OUTLINE + 1}, to {NAMES[OUTLINE]}"
+            f"{COARSE + 1}, to {NAMES[COARSE]}"
         )
     asked = options.like is not None or options.label is not None
     guidance = options.guidance
@@ -260,7 +260,7 @@ def _facts(options: SlideOptions, pipeline: ZoomLDMPipeline) -> Generated:
     if options.like is not None:
         found = read_like(options.like, pipeline)
         like = Like(source=found.source, embedding=[float(v) for v in found.embedding])
-    coarsest = max(OUTLINE, (max(options.grid) - 1).bit_length())  # a patch of it holds all
+    coarsest = max(COARSE, (max(options.grid) - 1).bit_length())  # a patch of it holds all
     return Generated(
         seed=options.seed,
         attempt=0,
@@ -321,7 +321,7 @@ def _write(
 
 
 @contextmanager
-def _outline(
+def _coarse_image(
     facts: Generated,
     options: SlideOptions,
     pipeline: ZoomLDMPipeline,
@@ -330,23 +330,23 @@ def _outline(
 ) -> Iterator[Pyramid]:
     """The slide as a pyramid that begins at its coarsest level, tissue everywhere."""
     rows, cols = options.grid
-    header = _header("outline", facts, options, pipeline, 0.0)
+    header = _header("coarse", facts, options, pipeline, 0.0)
     done = 0
 
     def advance(count: int) -> None:
         nonlocal done
         done += count
-        progress("outline", done, max(done, total))
+        progress("coarse image", done, max(done, total))
 
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "outline.zldm"
+        path = Path(folder) / "coarse.zldm"
         _write(path, header, np.ones((rows, cols), bool), None)
         kept = Kept(Recent(_MEMORY), pieces)
         with (
             open_archive(path) as archive,
             Pyramid(archive, pipeline, options.rendering, kept, advance) as drawn,
         ):
-            counts = [drawn.latents.counts(k) for k in range(OUTLINE, drawn.latents.top + 1)]
+            counts = [drawn.latents.counts(k) for k in range(COARSE, drawn.latents.top + 1)]
             total = sum(a * b for a, b in counts)
             yield drawn
 
@@ -362,7 +362,7 @@ def _with_tissue(
     best, most = facts, -1.0
     for attempt in range(ATTEMPTS):
         tried = facts.model_copy(update={"attempt": attempt})
-        with _outline(tried, options, pipeline) as drawn:
+        with _coarse_image(tried, options, pipeline) as drawn:
             top = drawn.latents.top
             if drawn.latents.counts(top) != (1, 1):
                 return facts
@@ -383,7 +383,7 @@ def saturation_of(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def tissue_of(shown: NDArray[np.uint8], grid: tuple[int, int]) -> tuple[NDArray[np.bool_], float]:
-    """Which tiles hold tissue by the outline, and the saturation that tells; see `find_tissue`.
+    """Which tiles are tissue by the coarse image, and the saturation that tells; see `find_tissue`.
 
     Args:
         shown: (h, w, 3) at `SHOWN`.
