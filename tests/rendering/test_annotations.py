@@ -76,11 +76,12 @@ def test_tissue_and_confidence_of_an_archive(
     # The same tile on its own: what is stored beside what is drawn.
     import tifffile
 
-    from zoomldm.rendering import Cascade, RenderOptions
+    from zoomldm.rendering import RenderOptions
+    from zoomldm.rendering.opening import open_renderer
 
     quick = RenderOptions(steps=2, guidance=1.0)
-    with open_archive(path) as archive, Cascade(archive, pipeline, quick) as cascade:
-        made = pipeline.encode_tiles(cascade.read(0, 512, 0, 256, 256)[None])[0]
+    with open_archive(path) as archive, open_renderer(archive, pipeline, quick) as renderer:
+        made = pipeline.encode_tiles(renderer.read(0, 512, 0, 256, 256)[None])[0]
         stored = archive.embeddings_of([0], [2])[0]
     cosine = made @ stored / np.linalg.norm(made) / np.linalg.norm(stored)
     assert values[0] == pytest.approx(float(cosine), abs=2e-4)

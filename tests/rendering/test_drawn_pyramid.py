@@ -180,7 +180,7 @@ def test_windows_side_by_side_are_those_one_after_another(
     before = torch.get_num_threads()
     found = []
     with open_archive(make(700, 600, base=3, overview=None)) as archive:
-        for method in ("pyramid", "cascade"):
+        for method in ("pyramid", "blended", "cascade"):
             for threads in (1, 3):  # each worker has one: no convolution knows of the others
                 torch.set_num_threads(threads)
                 options = RenderOptions(steps=2 if method == "pyramid" else 4, method=method)
@@ -197,5 +197,6 @@ def test_a_pipeline_without_parents_draws_no_pyramid(make: Make) -> None:
     with open_archive(make(512, 512, base=2, digest=cascade.digest("patch_encoder"))) as archive:
         with pytest.raises(PipelineError, match="takes no parent"):
             open_renderer(archive, cascade, RenderOptions(method="pyramid"))
-        renderer = open_renderer(archive, cascade, RenderOptions(steps=4))
-        assert renderer.provenance()["method"] == "cascade"
+        for method, expected in (("auto", "blended"), ("cascade", "cascade")):
+            options = RenderOptions(steps=4, method=method)
+            assert open_renderer(archive, cascade, options).provenance()["method"] == expected

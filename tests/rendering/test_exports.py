@@ -18,8 +18,9 @@ from zoomldm.errors import ArchiveError, ConfigError, PipelineError, RegionError
 from zoomldm.files import claim
 from zoomldm.geometry.levels import NAMES
 from zoomldm.pipeline import ZoomLDMPipeline
-from zoomldm.rendering import Cascade, DecompressOptions, RenderOptions
+from zoomldm.rendering import DecompressOptions, RenderOptions
 from zoomldm.rendering import decompress as run
+from zoomldm.rendering.opening import open_renderer
 
 Make = Callable[..., Path]
 QUICK: dict[str, Any] = {"steps": 2, "guidance": 1.0}
@@ -98,9 +99,9 @@ def test_a_png_is_the_region_at_its_level(
     decompress(path, out, NAMES[level], (333, 101, 402, 207), pipeline=pipeline, **QUICK)
     with (
         open_archive(path) as archive,
-        Cascade(archive, pipeline, RenderOptions(**QUICK)) as cascade,
+        open_renderer(archive, pipeline, RenderOptions(**QUICK)) as renderer,
     ):
-        whole = cascade.read(level, 0, 0, *cascade.size(level))
+        whole = renderer.read(level, 0, 0, *renderer.size(level))
     scale = 2**level
     rows = slice(101 // scale, -(-308 // scale))
     cols = slice(333 // scale, -(-735 // scale))

@@ -241,32 +241,6 @@ def test_a_cache_may_be_shared_and_is_bounded(path: Path, pipeline: ZoomLDMPipel
         slides[0].set_cache(3)  # type: ignore[arg-type]
 
 
-def test_a_pipeline_without_parents_draws_the_cascade(make: Make) -> None:
-    cascade = filled_pipeline("tiny")
-    path = make(600, 300, base=1, digest=cascade.digest("patch_encoder"))
-    options = RenderOptions(steps=2)
-    with RenderedSlide(path, cascade, options=options) as slide:
-        assert slide.properties["zoomldm.method"] == "cascade"
-        assert slide.properties["zoomldm.levels-generated"] == "20x"
-        full = pixels(slide, 0, 0, 0, 600, 300)
-        assert slide.cost.windows == 6
-    found: dict[int, np.ndarray] = {}
-    with RenderedSlide(path, cascade, options=options) as slide:
-
-        def read(index: int) -> None:
-            found[index] = pixels(slide, 100 + 90 * index, 50, 0, 200, 200)
-
-        threads = [threading.Thread(target=read, args=(i,)) for i in range(3)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert slide.cost.windows == 2  # what two asked for was made once
-    for index in range(3):
-        x = 100 + 90 * index
-        np.testing.assert_array_equal(found[index], full[50:250, x : x + 200])
-
-
 def test_a_folder_keeps_what_was_made(
     path: Path, pipeline: ZoomLDMPipeline, tmp_path: Path
 ) -> None:

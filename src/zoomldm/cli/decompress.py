@@ -47,21 +47,21 @@ def decompress(
     seed: Annotated[int, typer.Option(help="Of the noise: another one, another image.")] = 0,
     steps: Annotated[
         int | None,
-        typer.Option(help="Evaluations of the denoiser a patch; 6, or 20 for the cascade."),
+        typer.Option(help="Evaluations of the denoiser a patch; 6, or 20 for a cascade."),
     ] = None,
     guidance: Annotated[
         float | None,
-        typer.Option(help="Guidance scale; 1 is none. 1, or 1.5 for the cascade."),
+        typer.Option(help="Guidance scale; 1 is none. 1, or 1.5 for a cascade."),
     ] = None,
     start: Annotated[
         int | None,
-        typer.Option(help="First timestep, 1 to 999; 999, or 500 for the cascade."),
+        typer.Option(help="First timestep, 1 to 999; 999, or 500 for a cascade."),
     ] = None,
     method: Annotated[
         str,
         typer.Option(
-            help="pyramid: octaves from the base layer down; cascade: the paper's; auto: the "
-            "pyramid where the pipeline has it."
+            help="pyramid: octaves from the base layer down; cascade: the paper's; blended: the "
+            "same in overlapping windows; auto: pyramid where the pipeline has it, else blended."
         ),
     ] = "auto",
     precision: Annotated[

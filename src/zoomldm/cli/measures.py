@@ -61,7 +61,7 @@ def fidelity(
     steps: Annotated[int | None, typer.Option(help="As in decompress.")] = None,
     guidance: Annotated[float | None, typer.Option(help="As in decompress.")] = None,
     method: Annotated[
-        Literal["auto", "pyramid", "cascade"], typer.Option(help="As in decompress.")
+        Literal["auto", "pyramid", "blended", "cascade"], typer.Option(help="As in decompress.")
     ] = "auto",
     precision: Annotated[
         Literal["float32", "bfloat16"], typer.Option(help="float32, or bfloat16 (faster).")

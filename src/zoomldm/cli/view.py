@@ -32,8 +32,8 @@ def view(
     seed: Annotated[int, typer.Option(help="Shown first; the page draws others.")] = 0,
     steps: Annotated[int | None, typer.Option(help="Evaluations of the denoiser a patch.")] = None,
     method: Annotated[
-        Literal["auto", "pyramid", "cascade"],
-        typer.Option(help="auto is the pyramid where the pipeline has it."),
+        Literal["auto", "pyramid", "blended", "cascade"],
+        typer.Option(help="auto is the pyramid where the pipeline has it, else blended."),
     ] = "auto",
     mpp: Annotated[
         float | None, typer.Option(help="Micrometres per pixel of slides that don't say.")

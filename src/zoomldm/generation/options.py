@@ -12,10 +12,11 @@ from zoomldm.networks.precision import warn_if_slow
 
 CPU_BATCH = 1
 GPU_BATCH = 32
-METHODS = ("auto", "pyramid", "cascade")
+METHODS = ("auto", "pyramid", "blended", "cascade")
 # steps, guidance, start
 DEFAULTS: dict[str, tuple[int, float, int]] = {
     "pyramid": (6, 1.0, 999),
+    "blended": (STEPS, GUIDANCE, 500),
     "cascade": (STEPS, GUIDANCE, 500),
 }
 
@@ -39,9 +40,10 @@ class RenderOptions:
             convolution depend on it; None takes 1 on a CPU, where up to four batches run side
             by side (`side_by_side`) and a patch alone comes soonest, and 32 on a GPU. For large
             regions on a CPU 4 is faster, above all in bfloat16.
-        method: `pyramid` (octaves from the base layer down, overlapping windows), `cascade` (the
-            paper's: each patch from its parent's pixels, upsampled), or `auto`: the pyramid
-            where the pipeline's denoiser takes a parent.
+        method: `pyramid` (octaves from the base layer down, overlapping windows), `blended` (the
+            paper's cascade in overlapping windows), `cascade` (the paper's, edge to edge: each
+            patch from its parent's pixels, upsampled), or `auto`: the pyramid where the
+            pipeline's denoiser takes a parent, else `blended`.
 
     Raises:
         ConfigError: a value out of its range.
@@ -53,7 +55,7 @@ class RenderOptions:
     start: int | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     batch: int | None = None
-    method: Literal["auto", "pyramid", "cascade"] = "auto"
+    method: Literal["auto", "pyramid", "blended", "cascade"] = "auto"
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
@@ -73,7 +75,7 @@ class RenderOptions:
         if self.method not in METHODS:
             raise ConfigError(f"method {self.method!r}; expected {', '.join(METHODS)}")
 
-    def resolved(self, method: Literal["pyramid", "cascade"]) -> "ResolvedOptions":
+    def resolved(self, method: Literal["pyramid", "blended", "cascade"]) -> "ResolvedOptions":
         """These options with the method's own defaults for what is None."""
         steps, guidance, start = DEFAULTS[method]
         return ResolvedOptions(

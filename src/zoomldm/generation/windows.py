@@ -1,10 +1,10 @@
-"""Windows of latents: where they lie, and how overlapping ones become one field of planes.
+"""Windows of a level: where they lie, and how overlapping ones become one field or one picture.
 
 Positions are pixels of level k + 2, the luminance pixels of level k's latents: 64 to a patch.
 Windows of 64 px lie on a lattice of 56 px from the slide's origin, so that neighbours share one
 context token. All windows of a level see the same parent and the same noise; where they overlap
-they are blended by a ramp of weights that are constant over 2 x 2 values, so that the blend,
-averaged down, is still the parent.
+they are blended by a ramp of weights that are constant over 2 x 2 values, so that a blend of
+planes, averaged down, is still the parent.
 """
 
 from collections.abc import Mapping
@@ -17,6 +17,7 @@ SIDE = 64
 STRIDE = 56
 OVERLAP = SIDE - STRIDE
 CELL = 2  # pixels of level k + 2 a side of a latent cell
+SCALE = 4  # pixels of level k a side of one of level k + 2
 
 Key = tuple[int, int]
 
@@ -57,10 +58,19 @@ def keys_over(top: int, left: int, height: int, width: int, counts: tuple[int, i
     ]
 
 
-def _ramp(length: int, overlap: int, first: bool, last: bool) -> NDArray[np.float32]:
-    """Weights of a window along one axis; they and the neighbours' add up to 1."""
+def tiles_under(level: int, key: Key) -> tuple[slice, slice]:
+    """Rows and columns of the tiles that a window overlaps."""
+    rows, cols = (
+        slice((start << level) // SIDE, -(-((start + SIDE) << level) // SIDE))
+        for start in (key[0] * STRIDE, key[1] * STRIDE)
+    )
+    return rows, cols
+
+
+def _ramp(length: int, overlap: int, first: bool, last: bool, even: int) -> NDArray[np.float32]:
+    """Weights of a window along one axis, alike in runs of `even`; all windows' add up to 1."""
     out = np.ones(length, np.float32)
-    rise = ((np.arange(overlap) // 2 * 2 + 1) / overlap).astype(np.float32)
+    rise = ((np.arange(overlap) // even * even + even / 2) / overlap).astype(np.float32)
     if not first:
         out[:overlap] = rise
     if not last:
@@ -89,27 +99,70 @@ def blended(
     rows = windows_over(top, top + height, counts[0])
     cols = windows_over(left, left + width, counts[1])
     y0, x0 = rows[0] * STRIDE, cols[0] * STRIDE
-    tall, wide = rows[-1] * STRIDE + SIDE - y0, cols[-1] * STRIDE + SIDE - x0
-    luma = np.zeros((tall, wide), np.float32)
-    chroma = np.zeros((2, tall // 2, wide // 2), np.float32)
-    for i in rows:
-        for j in cols:
-            part = windows[i, j]
-            y, x = i * STRIDE - y0, j * STRIDE - x0
-            for out, values, scale in ((luma, part.luma, 1), (chroma, part.chroma, 2)):
-                side, overlap = SIDE // scale, OVERLAP // scale
-                down = _ramp(side, overlap, i == 0, i == counts[0] - 1)
-                across = _ramp(side, overlap, j == 0, j == counts[1] - 1)
-                place = (
-                    ...,
-                    slice(y // scale, y // scale + side),
-                    slice(x // scale, x // scale + side),
-                )
-                out[place] += values * (down[:, None] * across)
+    luma = _summed({k: w.luma for k, w in windows.items()}, rows, cols, counts, 2)
+    chroma = _summed({k: w.chroma for k, w in windows.items()}, rows, cols, counts, 2)
     return Field(
         _cropped(luma, top - y0, left - x0, height, width),
         _cropped(chroma, (top - y0) // 2, (left - x0) // 2, height // 2, width // 2),
     )
+
+
+def blended_picture(
+    windows: Mapping[Key, NDArray[np.uint8]],
+    top: int,
+    left: int,
+    height: int,
+    width: int,
+    counts: tuple[int, int],
+) -> NDArray[np.uint8]:
+    """A region of the picture that windows of pixels make up.
+
+    Args:
+        windows: (256, 256, 3) uint8, those that `keys_in_pixels` names, at least.
+        top: first row, in px of the windows' own level; where no window lies, the nearest row of
+            one is repeated.
+        left: first column.
+        height: rows.
+        width: columns.
+        counts: windows along both axes of the level.
+
+    Returns:
+        (height, width, 3) uint8.
+    """
+    keys = keys_in_pixels(top, left, height, width, counts)
+    rows, cols = range(keys[0][0], keys[-1][0] + 1), range(keys[0][1], keys[-1][1] + 1)
+    parts = {key: np.moveaxis(windows[key], 2, 0) for key in keys}
+    whole = _summed(parts, rows, cols, counts, 1)
+    step = STRIDE * SCALE
+    region = _cropped(whole, top - rows[0] * step, left - cols[0] * step, height, width)
+    return np.ascontiguousarray(np.moveaxis(np.rint(region).astype(np.uint8), 0, 2))
+
+
+def keys_in_pixels(
+    top: int, left: int, height: int, width: int, counts: tuple[int, int]
+) -> list[Key]:
+    """`keys_over` of a region in pixels of the windows' own level."""
+    y, x = top // SCALE, left // SCALE
+    tall, wide = -(-(top + height) // SCALE) - y, -(-(left + width) // SCALE) - x
+    return keys_over(y, x, tall, wide, counts)
+
+
+def _summed(
+    parts: Mapping[Key, NDArray], rows: range, cols: range, counts: tuple[int, int], even: int
+) -> NDArray[np.float32]:
+    """Windows (..., s, s) of a block of the lattice, each times its weights."""
+    shape = parts[rows[0], cols[0]].shape
+    side = shape[-1]
+    stride, overlap = STRIDE * side // SIDE, OVERLAP * side // SIDE
+    tall, wide = ((len(span) - 1) * stride + side for span in (rows, cols))
+    out = np.zeros((*shape[:-2], tall, wide), np.float32)
+    for i in rows:
+        down = _ramp(side, overlap, i == 0, i == counts[0] - 1, even)
+        for j in cols:
+            across = _ramp(side, overlap, j == 0, j == counts[1] - 1, even)
+            y, x = (i - rows[0]) * stride, (j - cols[0]) * stride
+            out[..., y : y + side, x : x + side] += parts[i, j] * (down[:, None] * across)
+    return out
 
 
 def _cropped(

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -39,6 +39,8 @@ class Cascade:
     - A patch without any tissue was not stored: it is the parent's quarter upsampled, or white at
       the coarsest level.
 
+    Patches lie edge to edge; `BlendedCascade` lets them overlap.
+
     Safe to share between threads: one at a time runs the networks, and what is kept is had
     without waiting.
 
@@ -54,6 +56,9 @@ class Cascade:
         ConfigError: options that the pipeline's schedule can't follow.
     """
 
+    method: ClassVar[Literal["blended", "cascade"]] = "cascade"
+    background: ClassVar[str] = "patches without tissue are their parent upsampled, not generated"
+
     def __init__(
         self,
         archive: Archive,
@@ -65,7 +70,7 @@ class Cascade:
         check_encoder(archive, pipeline)
         self.archive = archive
         self.pipeline = pipeline
-        self.options = (options or RenderOptions()).resolved("cascade")
+        self.options = (options or RenderOptions()).resolved(self.method)
         self.on_patch = on_patch
         self._whole = make_schedule(pipeline.scheduler, self.options.steps)
         self._part = make_schedule(pipeline.scheduler, self.options.steps, self.options.start)
@@ -122,7 +127,7 @@ class Cascade:
             "timesteps_per_patch": len(self._part.timesteps),
             "levels_real": [NAMES[k] for k in range(COUNT) if self.is_real(k)],
             "levels_generated": [NAMES[k] for k in range(COUNT) if not self.is_real(k)],
-            "background": "patches without tissue are their parent upsampled, not generated",
+            "background": self.background,
             "batch": self.batch,
             "device": self.pipeline.device.type,
             "threads": torch.get_num_threads(),
@@ -177,10 +182,10 @@ class Cascade:
     ) -> dict[tuple[int, int], NDArray[np.uint8]]:
         parents = {}
         if level < COARSEST:
-            parents = self.patches(level + 1, ((r // 2, c // 2) for r, c in places))
+            parents = self.patches(level + 1, self._above(level, places))
         found: dict[tuple[int, int], NDArray[np.uint8]] = {}
         for place, patch in self._made(level, places, parents):
-            lasting = bool(self._tissue[level][place])
+            lasting = self._drawn(level, place)
             self.kept.put("patch", level, *place, value=patch, lasting=lasting)
             found[place] = patch
         return found
@@ -228,6 +233,31 @@ class Cascade:
     def _stored(self, level: int, row: int, col: int) -> NDArray[np.uint8]:
         return self._real.read(level, col * TILE, row * TILE, TILE, TILE)
 
+    def _drawn(self, level: int, place: tuple[int, int]) -> bool:
+        """Whether the denoiser makes a patch: where any of its tiles is tissue."""
+        return bool(self._tissue[level][place])
+
+    def _above(self, level: int, places: list[tuple[int, int]]) -> Iterable[tuple[int, int]]:
+        """Patches of the level above that patches begin with."""
+        return [(row // 2, col // 2) for row, col in places]
+
+    def _start(
+        self,
+        level: int,
+        place: tuple[int, int],
+        parents: Mapping[tuple[int, int], NDArray[np.uint8]],
+    ) -> NDArray[np.uint8]:
+        """What is known of a patch from the level above, upsampled."""
+        return upsampled_quarter(parents[place[0] // 2, place[1] // 2], *place)
+
+    def _context(self, level: int, place: tuple[int, int]) -> torch.Tensor:
+        grid = self.archive.grid(level, place[0] << level, place[1] << level)
+        return self.pipeline.context(grid[None], level)[0]
+
+    def _corner(self, place: tuple[int, int]) -> tuple[int, int]:
+        """First row and column of a patch, in pixels of its level."""
+        return place[0] * TILE, place[1] * TILE
+
     def _made(
         self,
         level: int,
@@ -237,19 +267,17 @@ class Cascade:
         """Patches that are not stored, from their parents (none at the coarsest level)."""
         tissue: list[tuple[int, int]] = []
         for place in places:
-            if self._tissue[level][place]:
+            if self._drawn(level, place):
                 tissue.append(place)
-            elif parents:
-                yield place, upsampled_quarter(parents[place[0] // 2, place[1] // 2], *place)
+            elif level < COARSEST:
+                yield place, self._start(level, place, parents)
             else:
                 yield place, np.full((TILE, TILE, 3), 255, np.uint8)
 
         def generated(part: list[tuple[int, int]]) -> list[NDArray[np.uint8]]:
-            starts = (
-                [upsampled_quarter(parents[place[0] // 2, place[1] // 2], *place) for place in part]
-                if parents
-                else None
-            )
+            starts = None
+            if level < COARSEST:
+                starts = [self._start(level, place, parents) for place in part]
             return self._generate(level, part, starts)
 
         parts = [tissue[i : i + self.batch] for i in range(0, len(tissue), self.batch)]
@@ -273,13 +301,8 @@ class Cascade:
     ) -> list[NDArray[np.uint8]]:
         pipeline = self.pipeline
         schedule = self._whole if starts is None else self._part
-        context = self._filled(
-            [
-                pipeline.context(self.archive.grid(level, r << level, c << level)[None], level)[0]
-                for r, c in places
-            ]
-        )
-        drawn = self._filled([self._noise(level, r, c, schedule) for r, c in places])
+        context = self._filled([self._context(level, place) for place in places])
+        drawn = self._filled([self._noise(level, place, schedule) for place in places])
         pictures = None
         if starts is not None:
             pictures = self._filled([torch.from_numpy(s).permute(2, 0, 1) for s in starts])
@@ -292,9 +315,9 @@ class Cascade:
         """One batch of just `batch`, the last part repeated."""
         return torch.stack(parts + [parts[-1]] * (self.batch - len(parts)))
 
-    def _noise(self, level: int, row: int, col: int, schedule: Schedule) -> torch.Tensor:
+    def _noise(self, level: int, place: tuple[int, int], schedule: Schedule) -> torch.Tensor:
         shape = self.pipeline.latent_shape
-        y, x = row * shape[1], col * shape[2]
+        y, x = (corner * shape[1] // TILE for corner in self._corner(place))
         return torch.from_numpy(noise(self.options.seed, level, schedule.first, y, x, shape))
 
 

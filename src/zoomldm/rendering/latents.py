@@ -8,6 +8,7 @@ from torch import Tensor
 
 from zoomldm.archive import Archive
 from zoomldm.diffusion.noise import noise
+from zoomldm.generation.grids import WHOLE, window_grid
 from zoomldm.generation.imagined import ImaginedContexts
 from zoomldm.generation.octaves import (
     PARENT_NOISE,
@@ -27,6 +28,7 @@ from zoomldm.generation.windows import (
     Key,
     blended,
     keys_over,
+    tiles_under,
     window_count,
     windows_over,
 )
@@ -117,11 +119,7 @@ class Latents:
         """Whether the denoiser makes a window: where any tile that it overlaps is tissue."""
         if self.base is not None and level == self.top >= RESTORED:
             return False  # it is the base layer as it is
-        spans = []
-        for place in key:
-            start = place * STRIDE
-            spans.append(slice((start << level) // SIDE, -(-((start + SIDE) << level) // SIDE)))
-        return bool(self._mask[spans[0], spans[1]].any())
+        return bool(self._mask[tiles_under(level, key)].any())
 
     def parents(self, level: int, rows: range, cols: range) -> list[range]:
         """Rows and columns of the level above that a block of windows needs."""
@@ -234,19 +232,11 @@ class Latents:
         if self.imagined is not None:
             drawn = self.imagined.windows(level, keys)
             return _filled(list(drawn), self.batch)
-        side, extra = 1 << level, int(level < 3)
-        tokens = 8 >> level if level < 3 else 1
-        grids, shifts = [], []
-        for i, j in keys:
-            row, col = (i * STRIDE << level) // SIDE, (j * STRIDE << level) // SIDE
-            grids.append(
-                torch.from_numpy(
-                    self.archive.embeddings(row, row + side + extra, col, col + side + extra)
-                )
-            )
-            shifts.append([i * STRIDE // 8 % tokens, j * STRIDE // 8 % tokens])
+        found = [window_grid(self.archive, level, key) for key in keys]
+        grids = _filled([torch.from_numpy(grid) for grid, _ in found], self.batch)
+        shifts = [shift for _, shift in found]
         shift = torch.tensor(shifts + [shifts[-1]] * (self.batch - len(shifts)))
-        return self.pipeline.context(_filled(grids, self.batch), level, shift if extra else None)
+        return self.pipeline.context(grids, level, shift if level < WHOLE else None)
 
 
 def _planes(field: Field) -> Planes:

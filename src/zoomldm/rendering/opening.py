@@ -11,6 +11,7 @@ from zoomldm.errors import ArchiveError
 from zoomldm.generation.options import RenderOptions
 from zoomldm.networks.octave_denoiser import OctaveDenoiser
 from zoomldm.pipeline import ZoomLDMPipeline, load_pipeline
+from zoomldm.rendering.blended import BlendedCascade
 from zoomldm.rendering.cascade import Cascade
 from zoomldm.rendering.kept import Kept, Spool
 from zoomldm.rendering.pyramid import Pyramid
@@ -48,20 +49,20 @@ def open_renderer(
     kept: Kept | None = None,
     on_patch: Callable[[int], None] | None = None,
 ) -> Renderer:
-    """The pyramid or the cascade, as the options' method says.
+    """The pyramid or a cascade, blended or not, as the options' method says.
 
     Args:
         archive: what to render.
         pipeline: the one whose patch encoder made the archive.
         options: see RenderOptions.
         memory: bytes of what is made that are kept in memory.
-        disk: bytes that the cascade keeps on disk beyond it; the pyramid needs none.
+        disk: bytes that a cascade keeps on disk beyond it; the pyramid needs none.
         folder: where that file lies.
         kept: where what is made is kept, in place of memory, disk and folder.
         on_patch: called after each batch with the number of patches that it made.
 
     Raises:
-        ArchiveError: made with another patch encoder, or an imaginary slide for the cascade.
+        ArchiveError: made with another patch encoder, or an imaginary slide for a cascade.
         PipelineError: `pyramid` asked of a pipeline whose denoiser takes no parent.
         ConfigError: options that the pipeline's schedule can't follow.
     """
@@ -71,9 +72,10 @@ def open_renderer(
         return Pyramid(archive, pipeline, options, kept or Kept(Recent(memory)), on_patch)
     if archive.generated:
         raise ArchiveError(
-            f"{archive.path}: is an imaginary slide, which only the pyramid draws; leave method "
-            "cascade out, and give the pipeline that it was sampled with"
+            f"{archive.path}: is an imaginary slide, which only the pyramid draws; give "
+            "method auto or pyramid, and the pipeline that it was sampled with"
         )
     spool = Spool(disk, folder) if disk else None
     kept = kept or Kept(Recent(memory), disk=spool)
-    return Cascade(archive, pipeline, options, kept, on_patch)
+    drawing = Cascade if method == "cascade" else BlendedCascade
+    return drawing(archive, pipeline, options, kept, on_patch)

@@ -1,4 +1,4 @@
-"""What draws an archive: the pyramid or the paper's cascade, behind one interface."""
+"""What draws an archive: the pyramid, or the paper's cascade, behind one interface."""
 
 import hashlib
 import json
