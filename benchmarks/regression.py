@@ -5,7 +5,8 @@
 A U-Net on the small image that adds to its bicubic enlargement, of about as many weights as the
 demo's denoiser and decoder together (5.9 million), trained by L1 alone on crops of tissue at 20x
 averaged down by 4, in all eight orientations. The rate falls by a cosine over the minutes given,
-which are of processor time, so that other work on the machine doesn't count.
+which are of processor time, so that other work on the machine doesn't count; or over --wall, where
+that is over first.
 Name slides that were trained on only: `upscaling.py` measures on others.
 """
 
@@ -116,6 +117,7 @@ def main() -> None:
     parser.add_argument("slides", type=Path, nargs="+")
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=15)
+    parser.add_argument("--wall", type=float, default=math.inf, help="minutes by the clock")
     parser.add_argument("--patches", type=int, default=200, help="of a slide, at most")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--side", type=int, default=128)
@@ -127,8 +129,12 @@ def main() -> None:
     weights = sum(p.numel() for p in network.parameters())
     print(f"{weights:,} weights, {len(patches):,} patches", flush=True)
     optimiser = torch.optim.Adam(network.parameters(), arguments.rate)
-    began, steps, recent = time.process_time(), 0, []
-    while (share := (time.process_time() - began) / 60 / arguments.minutes) < 1:
+    began, processor, steps, recent = time.monotonic(), time.process_time(), 0, []
+    while True:
+        taken = (time.process_time() - processor) / 60
+        share = max(taken / arguments.minutes, (time.monotonic() - began) / 60 / arguments.wall)
+        if share >= 1:
+            break
         for group in optimiser.param_groups:
             warm = min(1, (steps + 1) / 50)
             group["lr"] = arguments.rate * warm * (0.5 + 0.5 * math.cos(math.pi * share))
@@ -144,7 +150,7 @@ def main() -> None:
             print(f"step {steps}, {share:.0%}: L1 {np.mean(recent) * 127.5:.2f} / 255", flush=True)
     told = (
         f"{steps:,} steps of {arguments.batch} crops of {arguments.side} px, "
-        f"{arguments.minutes:g} minutes of processor time, "
+        f"{taken:.1f} minutes of processor time, "
         f"{weights / 1e6:.1f} million weights, {len(arguments.slides)} slides"
     )
     save_file(network.state_dict(), arguments.out, {"trained": told})

@@ -199,6 +199,66 @@ def test_our_own_tiles_come_back(make, pipeline, tmp_path):  # noqa: F811
         archive_from_features(report.output, tmp_path / "c.zldm")
 
 
+def named(path, name, dim):
+    """TRIDENT's file of features of so many numbers."""
+    values = RNG.standard_normal((4, dim)).astype(np.float32)
+    trident(path, values=values)
+    with h5py.File(path, "a") as file:
+        file["features"].attrs["encoder"] = name
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "dim", "found"),
+    [
+        ("uni_v1", 1024, "uni"),
+        ("mahmood-uni2", 1536, "uni2"),
+        ("conch_v15", 768, "conch-v1.5"),
+        ("hoptimus1", 1536, "h-optimus-1"),
+        ("virchow2", 1280, "virchow2"),  # its class token alone: not our virchow2
+        ("ctranspath", 768, "ctranspath"),
+    ],
+)
+def test_encoders_under_the_names_of_other_tools(tmp_path, name, dim, found):
+    report = archive_from_features(named(tmp_path / "a.h5", name, dim), tmp_path)
+    assert (report.encoder.id, report.encoder.dim, report.encoder.digest) == (found, dim, "unknown")
+
+
+def test_the_encoder_that_the_file_names(run, tmp_path, monkeypatch):  # noqa: F811
+    file, asked = named(tmp_path / "a.h5", "uni_v1", 1024), []
+
+    class Fake:
+        batch, digest, embedding_dim = 1, "d" * 64, 1024
+
+        def __init__(self, id):
+            self.id = id
+
+        def encode_tiles(self, tiles):
+            return np.full((len(tiles), 1024), tiles.mean(), np.float32)
+
+    def load(name, *options):
+        asked.append(name)
+        return Fake(name)
+
+    monkeypatch.setattr("zoomldm.encoders.load_encoder", load)
+    monkeypatch.setattr("zoomldm.features.to_archive.load_encoder", load)
+    with pytest.raises(ConfigError, match=r"says that uni_v1 made its features, not virchow2; gi"):
+        archive_from_features(file, tmp_path, encoder=Fake("virchow2"))
+    other = named(tmp_path / "b.h5", "uni_v1", 1024)
+    done = run("import", file, other, "-o", tmp_path, "--encoder", "auto", "--json")
+    assert done.code == 0 and asked == ["uni"]  # once for both
+    with open_archive(tmp_path / "a.zldm") as archive:
+        assert (archive.manifest.encoder.id, archive.manifest.encoder.digest) == ("uni", "d" * 64)
+        assert archive.background.min() > 254
+    archive_from_features(file, tmp_path / "c.zldm", encoder="auto")
+    assert asked == ["uni", "uni"]
+    line = run("import", named(tmp_path / "d.h5", "chief", 768), "-o", tmp_path,
+               "--encoder", "auto").line  # fmt: skip
+    assert "names the patch encoder 'chief', with 768 numbers a tile, which is none of uni" in line
+    line = run("import", file, "-o", tmp_path, "--encoder-precision", "float16").line
+    assert "--encoder-precision float16 is for an --encoder; name one" in line
+
+
 @pytest.mark.parametrize(
     "option", [("--turn", 1), ("--base", "none"), ("--tissue", "all"), ("--for-training",)]
 )

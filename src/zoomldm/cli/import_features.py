@@ -31,10 +31,15 @@ def import_features(
     encoder: Annotated[
         str | None,
         typer.Option(
-            metavar="ID|ID=PATH|PATH",
-            help="Patch encoder that made the features; `zoomldm models` lists them.",
+            metavar="ID|ID=PATH|PATH|auto",
+            help="Patch encoder that made the features, auto for the one that each file names; "
+            "`zoomldm models` lists them.",
         ),
     ] = None,
+    encoder_precision: Annotated[
+        Literal["float32", "float16", "bfloat16"],
+        typer.Option(help="Of the patch encoder, which sees a white tile; half is for GPUs."),
+    ] = "float32",
     workers: Workers = 1,
     ray: Ray = None,
     cpus: Cpus = 1.0,
@@ -52,14 +57,18 @@ def import_features(
     from zoomldm.cli.output import megabytes, print_json, print_table
     from zoomldm.cli.uploads import uploaded
     from zoomldm.cohort.items import FEATURES, find_items
-    from zoomldm.errors import TargetError
+    from zoomldm.encoders import EncoderOptions
+    from zoomldm.errors import ConfigError, TargetError
     from zoomldm.features.to_archive import ImportOptions, slide_name
     from zoomldm.remote import is_url
 
     cohort = find_items(files, FEATURES, "files", lambda f: slide_name(Path(f)), split)
     running = Running(workers, ray, cpus, gpus, retries, state, dry_run)
     place = None if is_url(out) else Path(out)
-    job = ImportJob(place or Path(), ImportOptions(mpp, precision), encoder, device)
+    if encoder is None and encoder_precision != "float32":
+        raise ConfigError(f"--encoder-precision {encoder_precision} is for an --encoder; name one")
+    how = EncoderOptions(encoder_precision)
+    job = ImportJob(place or Path(), ImportOptions(mpp, precision), encoder, device, how)
     if place is None:
         job = uploaded(job, out, cohort, running, (".zldm",))
     elif len(cohort.items) > 1 and not place.is_dir():

@@ -230,8 +230,9 @@ class ImportJob:
     Attributes:
         out: file or folder.
         options: how features are taken.
-        encoder: patch encoder that made the features.
+        encoder: patch encoder that made the features; `auto` for the one that each file names.
         device: where it runs.
+        how: its precision.
     """
 
     verb = "import"  # of all of them: no field
@@ -239,17 +240,27 @@ class ImportJob:
     options: "ImportOptions"
     encoder: str | None
     device: str
+    how: "EncoderOptions"
 
     @property
     def settings(self) -> dict[str, Any]:
         """What archives depend on."""
-        return {**asdict(self.options), "encoder": self.encoder}
+        named = {"encoder": self.encoder}
+        if self.how.precision != "float32":
+            named["encoder precision"] = self.how.precision
+        return {**asdict(self.options), **named}
 
     def load(self) -> Any:
-        """The patch encoder, where one is named."""
-        from zoomldm.encoders import load_encoder
+        """From the name of a patch encoder to the encoder, loaded once."""
+        from functools import cache
 
-        return load_encoder(self.encoder, self.device) if self.encoder else None
+        from zoomldm.encoders import load_encoder
+        from zoomldm.features.to_archive import AUTO
+
+        load = cache(lambda name: load_encoder(name, self.device, self.how))
+        if self.encoder not in (None, AUTO):
+            load(self.encoder)
+        return load
 
     def output(self, item: Item) -> Path | None:
         """The archive."""
@@ -257,11 +268,13 @@ class ImportJob:
 
     def run(self, loaded: Any, item: Item, progress: Progress) -> Mapping[str, Any]:
         """Turn a file of features into an archive."""
-        from zoomldm.features.to_archive import archive_from_features
+        from zoomldm.features.to_archive import AUTO, archive_from_features, encoder_of
 
         with local_copy(item.source) as file:
+            name = encoder_of(file) if self.encoder == AUTO else self.encoder
+            source = loaded(name) if name else None
             report = archive_from_features(
-                file, self.out, self.options, encoder=loaded, progress=progress
+                file, self.out, self.options, encoder=source, progress=progress
             ).as_dict()
         return {**report, "source": item.source}
 

@@ -7,7 +7,7 @@ from zoomldm.encoders.encoder import (
     PipelineEncoder,
 )
 from zoomldm.encoders.loading import load_encoder
-from zoomldm.encoders.table import ENCODERS, EncoderSpec, Preprocessing
+from zoomldm.encoders.table import ENCODERS, EncoderSpec, Preprocessing, known_as
 
 __all__ = [
     "ENCODERS",
@@ -17,5 +17,6 @@ __all__ = [
     "PatchEncoder",
     "PipelineEncoder",
     "Preprocessing",
+    "known_as",
     "load_encoder",
 ]

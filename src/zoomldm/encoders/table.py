@@ -293,3 +293,30 @@ _TABLE = (
     ),
 )
 ENCODERS: dict[str, EncoderSpec] = {facts.id: facts for facts in _TABLE}
+
+# What TRIDENT and STAMP call them in their files, in lower case and with hyphens, where that is not
+# the id; STAMP puts who made it before (mahmood-uni2).
+_OTHERWISE = {
+    "uni-v1": "uni",
+    "uni-v2": "uni2",
+    "uni2-h": "uni2",
+    "conch-v15": "conch-v1.5",
+    "conch1-5": "conch-v1.5",
+    "hoptimus0": "h-optimus-0",
+    "hoptimus1": "h-optimus-1",
+    "gigapath": "prov-gigapath",
+    "virchow-full": "virchow",
+    "midnight12k": "midnight-12k",
+}
+
+
+def known_as(name: str) -> str | None:
+    """Id of the encoder that another tool's file of features names, None for one not known here.
+
+    >>> from zoomldm.encoders.table import known_as
+    >>> known_as("uni_v1"), known_as("mahmood-conch1_5"), known_as("ctranspath")
+    ('uni', 'conch-v1.5', None)
+    """
+    plain = name.strip().lower().replace("_", "-").removeprefix("mahmood-")
+    found = _OTHERWISE.get(plain, plain)
+    return found if found in ENCODERS else None

@@ -17,7 +17,7 @@ from zoomldm import __version__
 from zoomldm.archive import ArchiveWriter
 from zoomldm.archive.embeddings import Precision
 from zoomldm.archive.manifest import Encoder, Header, SlideInfo, TissueInfo
-from zoomldm.encoders import PatchEncoder, load_encoder
+from zoomldm.encoders import ENCODERS, PatchEncoder, known_as, load_encoder
 from zoomldm.errors import ArchiveError, ConfigError, TargetError
 from zoomldm.features.files import SETTINGS
 from zoomldm.features.layouts import geometry_of
@@ -31,6 +31,7 @@ from zoomldm.files import claim
 from zoomldm.geometry.levels import BASE_MPP, TILE
 from zoomldm.verbs import Progress, Report, silent
 
+AUTO = "auto"
 MAX_SIDE = 1 << 31  # px, the most that an archive can say
 OFF_GRID = 0.02  # of a tile's side that a corner may be off; coordinates are whole pixels
 
@@ -120,17 +121,20 @@ def archive_from_features(
     """Write an archive of the tile features of one h5 file.
 
     It has neither base layer nor latents. Without `encoder`, and where the file isn't ours, its
-    background is zeros, and it fits no pipeline with a patch encoder of its own.
+    background is zeros, and it fits no pipeline with a patch encoder of its own; an encoder that
+    the file names as TRIDENT or STAMP do is recorded under its id of `ENCODERS`.
 
     Args:
         path: TRIDENT's, CLAM's or STAMP's h5 file, or one of `zoomldm features --source tiles`.
         out: file ending in .zldm, or an existing folder.
         options: see ImportOptions.
-        encoder: the patch encoder that made the features: loaded, or what `load_encoder` takes.
+        encoder: the patch encoder that made the features: loaded, or what `load_encoder` takes, or
+            `auto` for the one that the file names.
         progress: called before and after the one file.
 
     Raises:
-        ConfigError: overlap, another spacing, tiles off the grid, missing geometry, NaN.
+        ConfigError: overlap, another spacing, tiles off the grid, missing geometry, NaN; another
+            encoder than the file names, or `auto` where it names none that is known.
         TargetError: the target can't be written.
 
     Examples:
@@ -145,6 +149,8 @@ def archive_from_features(
     options, progress = options or ImportOptions(), progress or silent
     progress("features", 0, 1)
     found = read_feature_file(path, options.mpp)
+    if encoder == AUTO:
+        encoder = encoder_of(path)
     source = load_encoder(encoder) if isinstance(encoder, str) else encoder
     target = out if out.suffix == ".zldm" else out / f"{slide_name(path)}.zldm"
     if target.parent == out and not out.is_dir():
@@ -198,6 +204,32 @@ def slide_name(path: Path) -> str:
     for ending in ("_patches", "_features"):
         name = name.removesuffix(ending)
     return name
+
+
+def encoder_of(path: Path) -> str | None:
+    """Id of the patch encoder that a file of features names; None for our own, which needs none.
+
+    Raises:
+        ConfigError: it names none, or one that isn't known here or gives other numbers.
+    """
+    stored = read_stored(path)
+    name, digest = _named_encoder(path, stored.root, stored.own)
+    if digest is not None:
+        return None
+    known = _known(name, stored.values.shape[-1])
+    if known is None:
+        raise ConfigError(
+            f"{path}: names the patch encoder {name!r}, with {stored.values.shape[-1]} numbers a "
+            f"tile, which is none of {', '.join(ENCODERS)}; leave --encoder auto out, or say "
+            "which one it is"
+        )
+    return known
+
+
+def _known(name: str, dim: int) -> str | None:
+    """Id of the encoder that a file names, if that gives so many numbers a tile."""
+    known = known_as(name)
+    return known if known is not None and ENCODERS[known].dim == dim else None
 
 
 def read_feature_file(path: Path, mpp: float | None = None) -> FeatureFile:
@@ -312,8 +344,14 @@ def _named_encoder(
 
 def _encoder(path: Path, found: FeatureFile, given: PatchEncoder | None) -> Encoder:
     dim = found.values.shape[1]
+    known = _known(found.encoder, dim) if found.digest is None else None
     if given is None:
-        return Encoder(id=found.encoder, digest=found.digest or "unknown", dim=dim)
+        return Encoder(id=known or found.encoder, digest=found.digest or "unknown", dim=dim)
+    if known is not None and given.id in ENCODERS and given.id != known:
+        raise ConfigError(
+            f"{path}: says that {found.encoder} made its features, not {given.id}; give --encoder "
+            f"{known}, or none"
+        )
     if given.embedding_dim != dim:
         raise ConfigError(
             f"{path}: features of {dim} numbers, but that patch encoder gives {given.embedding_dim}"
