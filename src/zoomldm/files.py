@@ -167,12 +167,7 @@ def atomic_folder(target: Path | str) -> Iterator[Path]:
             if error.errno in _FULL:
                 raise _refusal(target, error) from error
             raise
-        _sync_folder(temporary)
-        if target.is_dir():
-            _exchange(temporary, target)
-        else:
-            temporary.rename(target)
-        _sync_folder(target.parent)
+        _give_name(temporary, target)
     except OSError as error:
         raise _refusal(target, error) from error
     finally:
@@ -186,15 +181,19 @@ def move_folder(made: Path, target: Path) -> None:
         TargetError: not writable.
     """
     try:
-        _sync_folder(made)
-        if target.is_dir():
-            _exchange(made, target)
-        else:
-            made.rename(target)
-        _sync_folder(target.parent)
+        _give_name(made, target)
     except OSError as error:
         raise _refusal(target, error) from error
     shutil.rmtree(made, ignore_errors=True)
+
+
+def _give_name(made: Path, target: Path) -> None:
+    _sync_folder(made)
+    if target.is_dir():
+        _exchange(made, target)
+    else:
+        made.rename(target)
+    _sync_folder(target.parent)
 
 
 def _exchange(one: Path, other: Path) -> None:

@@ -82,7 +82,7 @@ def test_standardise() -> None:
 
 
 def test_default_sizes() -> None:
-    """The demo's summarizer takes the seed's 128 x 128 x 384 and gives 8 x 8 x 512."""
+    """The demo's summarizer takes the paper's 128 x 128 x 384 and gives 8 x 8 x 512."""
     network = CNNSummarizer()
     assert network.context_shape == (64, 512)
     assert network.project.in_channels == 384

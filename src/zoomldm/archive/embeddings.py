@@ -21,7 +21,7 @@ from zoomldm.errors import ArchiveError
 
 Precision = Literal["compact", "int8", "float16"]
 
-TILE_CHUNK, COMPACT_CHUNK = 16, 32  # few numbers a tile are coded better in larger chunks
+TILE_CHUNK, COMPACT_CHUNK = 16, 32  # few numbers are coded better in larger chunks
 COMPACT_BYTES = 1 << 29  # of exact embeddings held in memory until the basis is known
 
 

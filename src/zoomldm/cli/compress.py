@@ -6,24 +6,14 @@ from typing import Annotated, Literal
 import typer
 
 from zoomldm.cli.cohort import Cpus, DryRun, Gpus, Ray, Retries, Split, State, Workers
-from zoomldm.cli.device import Device
 from zoomldm.cli.import_features import import_features
+from zoomldm.cli.options import ArchiveOut, Device, Json, Pipeline, Slides
 
 
 def compress(
     ctx: typer.Context,
-    slides: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="SLIDE...",
-            show_default=False,
-            help="Slides; folders or globs of them; tables (slide,case,label,split).",
-        ),
-    ],
-    out: Annotated[
-        str,
-        typer.Option("-o", "--out", help="File .zldm, an existing folder, or a URL of either."),
-    ],
+    slides: Slides,
+    out: ArchiveOut,
     base: Annotated[
         str | None,
         typer.Option(
@@ -73,7 +63,7 @@ def compress(
     encoder_batch: Annotated[
         int, typer.Option(min=1, help="Tiles that the patch encoder takes at once.")
     ] = 32,
-    pipeline: Annotated[str, typer.Option(help="Pipeline id or directory.")] = "demo",
+    pipeline: Pipeline = "demo",
     for_training: Annotated[
         bool, typer.Option("--for-training", help="Store latents of patches at all levels too.")
     ] = False,
@@ -90,7 +80,7 @@ def compress(
     split: Split = None,
     state: State = None,
     dry_run: DryRun = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    json: Json = False,
 ) -> None:
     """Keep a slide as one embedding per tissue tile."""
     from zoomldm.errors import ConfigError

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from zoomldm.cli.options import Json
+
 
 def convert(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", show_default=False)],
@@ -18,7 +20,7 @@ def convert(
     ema: Annotated[
         bool, typer.Option("--ema/--raw", help="Averaged weights, or those of the last step.")
     ] = True,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    json: Json = False,
 ) -> None:
     """Turn a released ZoomLDM checkpoint into a pipeline directory."""
     from zoomldm.cli.output import print_json, print_table

@@ -6,18 +6,11 @@ from typing import Annotated, Any, Literal
 import typer
 
 from zoomldm.cli.cohort import Cpus, DryRun, Gpus, Ray, Retries, Split, State
-from zoomldm.cli.device import Device
+from zoomldm.cli.options import Archives, Batch, Device, Json, Pipeline
 
 
 def decompress(
-    archives: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="ARCHIVE...",
-            show_default=False,
-            help="Archives; folders or globs of them; tables (slide,case,label,split).",
-        ),
-    ],
+    archives: Archives,
     out: Annotated[
         str,
         typer.Option(
@@ -68,10 +61,8 @@ def decompress(
         Literal["float32", "bfloat16"],
         typer.Option(help="Of the networks: float32, or bfloat16, which is faster."),
     ] = "float32",
-    batch: Annotated[
-        int | None, typer.Option(help="Patches per network call; else 1 on a CPU, 32 on a GPU.")
-    ] = None,
-    pipeline: Annotated[str, typer.Option(help="Pipeline id or directory.")] = "demo",
+    batch: Batch = None,
+    pipeline: Pipeline = "demo",
     workers: Annotated[
         int,
         typer.Option(
@@ -98,7 +89,7 @@ def decompress(
     split: Split = None,
     state: State = None,
     dry_run: DryRun = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    json: Json = False,
 ) -> None:
     """Turn an archive back into pixels: any region, at any magnification.
 

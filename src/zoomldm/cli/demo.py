@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from zoomldm.cli.device import Device
+from zoomldm.cli.options import Device, Json
 
 
 def demo(
@@ -13,7 +13,7 @@ def demo(
         Path, typer.Option("-o", "--out", help="Folder for its files; made if its parent exists.")
     ] = Path("demo"),
     device: Device = "auto",
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    json: Json = False,
 ) -> None:
     """Show one place at all levels beside the real one, a pyramidal TIFF, and it compressed."""
     from zoomldm.cli.demonstration import demonstrate

@@ -1,15 +1,13 @@
 """`zoomldm doctor`: whether this machine can run it."""
 
-from typing import Annotated
-
 import typer
 
-from zoomldm.cli.device import Device
+from zoomldm.cli.options import Device, Json
 
 
 def doctor(
     device: Device = "auto",
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    json: Json = False,
 ) -> None:
     """Show versions, devices and optional parts, and try the shipped pipeline."""
     from zoomldm.cli.diagnosis import diagnose

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from zoomldm.cli.options import Json
+
 
 def edit(
     archive: Annotated[
@@ -39,7 +41,7 @@ def edit(
             "none drops it: all pixels are then generated."
         ),
     ] = "auto",
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    json: Json = False,
 ) -> None:
     """Transplant tissue into an archive, or make a strip of tissue between two places."""
     from zoomldm.cli.decompress import parse_region

@@ -7,9 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from zoomldm.cli.cohort import Cpus, DryRun, Gpus, Ray, Retries, Split, State, Workers
-from zoomldm.cli.device import Device
 from zoomldm.cli.measures import (
-    Slides,
     fidelity,
     nuclei,
     rates,
@@ -17,6 +15,7 @@ from zoomldm.cli.measures import (
     shown_progress,
     this_command,
 )
+from zoomldm.cli.options import Device, Json, Judge, Pipeline, Precision, Slides
 from zoomldm.errors import TargetError
 
 if TYPE_CHECKING:
@@ -54,8 +53,8 @@ def networks(
             help="Archives of held-out slides, made with --for-training, or folders of them.",
         ),
     ] = None,
-    pipeline: Annotated[str, typer.Option(help="Pipeline id or directory.")] = "demo",
-    judge: Annotated[Path | None, typer.Option(help="Folder of another judge.")] = None,
+    pipeline: Pipeline = "demo",
+    judge: Judge = None,
     tiles: Annotated[int, typer.Option(help="Real tiles of each slide.")] = 100,
     device: Device = "auto",
     workers: Workers = 1,
@@ -66,7 +65,7 @@ def networks(
     split: Split = None,
     state: State = None,
     dry_run: DryRun = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    json: Json = False,
 ) -> None:
     """Measure autoencoder, patch encoder and denoiser on slides kept out of training."""
     from zoomldm.cli.cohort import Running, named_files
@@ -97,7 +96,7 @@ def networks(
 def copies(
     data: Annotated[Path, typer.Option(help="Folder of the training archives.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Existing folder for copies.*")],
-    pipeline: Annotated[str, typer.Option(help="Pipeline id or directory.")] = "demo",
+    pipeline: Pipeline = "demo",
     n: Annotated[int, typer.Option("-n", help="Samples a level.")] = 64,
     fraction: Annotated[
         float,
@@ -110,12 +109,10 @@ def copies(
         str, typer.Option(metavar="CASE,...", help="Cases that were kept out of training.")
     ] = "",
     seed: Annotated[int, typer.Option(help="0 or more.")] = 0,
-    precision: Annotated[
-        Literal["float32", "bfloat16"], typer.Option(help="float32, or bfloat16 (faster).")
-    ] = "float32",
+    precision: Precision = "float32",
     batch: Annotated[int | None, typer.Option(help="Samples a call.")] = None,
     device: Device = "auto",
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    json: Json = False,
 ) -> None:
     """Count samples that come nearer to a training patch than withheld tissue does."""
     from zoomldm.evaluation.options import CopiesOptions
@@ -146,20 +143,18 @@ def samples(
         Path | None,
         typer.Option(metavar="CSV", help="Columns file and case, where --other has several cases."),
     ] = None,
-    pipeline: Annotated[str, typer.Option(help="Pipeline id or directory.")] = "demo",
+    pipeline: Pipeline = "demo",
     n: Annotated[int, typer.Option("-n", help="Images of each kind and level.")] = 128,
     level: Annotated[
         list[str] | None, typer.Option(help="20x, 10x, ...; several.", show_default="all")
     ] = None,
     seed: Annotated[int, typer.Option(help="0 or more.")] = 0,
-    precision: Annotated[
-        Literal["float32", "bfloat16"], typer.Option(help="float32, or bfloat16 (faster).")
-    ] = "float32",
+    precision: Precision = "float32",
     batch: Annotated[int | None, typer.Option(help="Samples a call.")] = None,
-    judge: Annotated[Path | None, typer.Option(help="Folder of another judge.")] = None,
+    judge: Judge = None,
     split: Split = None,
     device: Device = "auto",
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    json: Json = False,
 ) -> None:
     """Fréchet distance and KID of samples to real patches of held-out slides."""
     from zoomldm.cli.cohort import named_files

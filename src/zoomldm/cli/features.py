@@ -6,25 +6,18 @@ from typing import Annotated, Literal
 import typer
 
 from zoomldm.cli.cohort import Cpus, DryRun, Gpus, Ray, Retries, Split, State, Workers
-from zoomldm.cli.device import Device
+from zoomldm.cli.options import Archives, Device, Json, Pipeline
 
 
 def features(
-    archives: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="ARCHIVE...",
-            show_default=False,
-            help="Archives; folders or globs of them; tables (slide,case,label,split).",
-        ),
-    ],
+    archives: Archives,
     out: Annotated[
         str,
         typer.Option(
             "-o", "--out", help="Existing folder, or URL ending in /; a file per archive."
         ),
     ],
-    pipeline: Annotated[str, typer.Option(help="Pipeline id or directory.")] = "demo",
+    pipeline: Pipeline = "demo",
     source: Annotated[
         Literal["summarizer", "tiles", "unet"],
         typer.Option(
@@ -58,7 +51,7 @@ def features(
     split: Split = None,
     state: State = None,
     dry_run: DryRun = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    json: Json = False,
 ) -> None:
     """Describe slides in few numbers, for multiple-instance learning and other tools."""
     from zoomldm.cli.cohort import Running, end, failures_of, reports_of, run_slides

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from zoomldm.cli.cohort import Cpus, DryRun, Gpus, Ray, Retries, Split, State, Workers
-from zoomldm.cli.device import Device
+from zoomldm.cli.options import ArchiveOut, Device, Json
 
 
 def import_features(
@@ -18,10 +18,7 @@ def import_features(
             help="Files of features; folders or globs of them; tables (slide,case,label,split).",
         ),
     ],
-    out: Annotated[
-        str,
-        typer.Option("-o", "--out", help="File .zldm, an existing folder, or a URL of either."),
-    ],
+    out: ArchiveOut,
     mpp: Annotated[
         float | None, typer.Option(help="Micrometres per pixel, over what the file says.")
     ] = None,
@@ -49,7 +46,7 @@ def import_features(
     state: State = None,
     dry_run: DryRun = False,
     device: Device = "auto",
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    json: Json = False,
 ) -> None:
     """Turn tile features of TRIDENT, CLAM or STAMP into archives."""
     from zoomldm.cli.cohort import Running, end, failures_of, reports_of, run_slides

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from zoomldm.cli.options import Json
+
 if TYPE_CHECKING:
     from zoomldm.archive import BaseLayer, Manifest
 
@@ -12,7 +14,7 @@ def info(
     archive: Annotated[
         str, typer.Argument(metavar="ARCHIVE", show_default=False, help="A file or a URL.")
     ],
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    json: Json = False,
 ) -> None:
     """Show what an archive holds and where it comes from."""
     from zoomldm.archive import open_archive

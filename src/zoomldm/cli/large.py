@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from zoomldm.cli.device import Device
+from zoomldm.cli.options import Batch, Device, Json, Pipeline
 
 
 def large(
@@ -28,9 +28,7 @@ def large(
         ),
     ] = "pyramid",
     seed: Annotated[int, typer.Option(help="0 or more.")] = 0,
-    batch: Annotated[
-        int | None, typer.Option(help="Patches per network call; else 1 on a CPU, 32 on a GPU.")
-    ] = None,
+    batch: Batch = None,
     guide: Annotated[
         int | None,
         typer.Option(
@@ -55,9 +53,9 @@ def large(
             show_default="as released for converted pipelines, else exact",
         ),
     ] = None,
-    pipeline: Annotated[str, typer.Option(help="Pipeline id or directory.")] = "demo",
+    pipeline: Pipeline = "demo",
     device: Device = "auto",
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    json: Json = False,
 ) -> None:
     """Draw a large image of tissue at 20x, the pyramid's way or the published one."""
     import re

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from zoomldm.cli.cohort import Cpus, DryRun, Gpus, Ray, Retries, Split, State, Workers
-from zoomldm.cli.device import Device
+from zoomldm.cli.options import Batch, Device, Json, Judge, Pipeline, Precision, Slides
 
 if TYPE_CHECKING:
     from zoomldm.cohort.items import Cohort
@@ -18,16 +18,6 @@ if TYPE_CHECKING:
 
 _Page = Annotated[
     Path, typer.Option("-o", "--out", metavar="PAGE.md", help="The page; images beside it.")
-]
-_Judge = Annotated[Path | None, typer.Option(help="Folder of another judge.")]
-_Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Slides = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="SLIDE...",
-        show_default=False,
-        help="Slides; folders or globs of them; tables (slide,case,label,split).",
-    ),
 ]
 
 
@@ -47,7 +37,7 @@ def fidelity(
             metavar="FOLDER", help="Of the slides' archives, each NAME.zldm; or a URL ending in /."
         ),
     ] = None,
-    pipeline: Annotated[str, typer.Option(help="Pipeline id or directory.")] = "demo",
+    pipeline: Pipeline = "demo",
     level: Annotated[list[str] | None, typer.Option(help="20x, 10x, ...; several.")] = None,
     tiles: Annotated[int, typer.Option(min=4, help="Patches of each level.")] = 100,
     regions: Annotated[int, typer.Option(min=0, help="Squares of 1,024 px.")] = 2,
@@ -63,11 +53,9 @@ def fidelity(
     method: Annotated[
         Literal["auto", "pyramid", "blended", "cascade"], typer.Option(help="As in decompress.")
     ] = "auto",
-    precision: Annotated[
-        Literal["float32", "bfloat16"], typer.Option(help="float32, or bfloat16 (faster).")
-    ] = "float32",
-    batch: Annotated[int | None, typer.Option(help="Patches per network call.")] = None,
-    judge: _Judge = None,
+    precision: Precision = "float32",
+    batch: Batch = None,
+    judge: Judge = None,
     device: Device = "auto",
     workers: Workers = 1,
     ray: Ray = None,
@@ -77,7 +65,7 @@ def fidelity(
     split: Split = None,
     state: State = None,
     dry_run: DryRun = False,
-    json: _Json = False,
+    json: Json = False,
 ) -> None:
     """Hold what archives show against their slides: pairs of SLIDE ARCHIVE, or --archives."""
     from zoomldm.cli.cohort import Running
@@ -162,7 +150,7 @@ def rates(
     level: Annotated[list[str] | None, typer.Option(help="Measured at; several.")] = None,
     tiles: Annotated[int, typer.Option(min=4, help="Patches of each level.")] = 100,
     regions: Annotated[int, typer.Option(min=0, help="Squares of 1,024 px.")] = 2,
-    judge: _Judge = None,
+    judge: Judge = None,
     device: Device = "auto",
     workers: Workers = 1,
     ray: Ray = None,
@@ -172,7 +160,7 @@ def rates(
     split: Split = None,
     state: State = None,
     dry_run: DryRun = False,
-    json: _Json = False,
+    json: Json = False,
 ) -> None:
     """Measure slides stored at many rates; rows are kept, so it goes on if stopped."""
     from zoomldm.cli.cohort import Running
@@ -213,7 +201,7 @@ def nuclei(
     out: Annotated[Path, typer.Option("-o", "--out", metavar="SHEET.jpg")],
     tiles: Annotated[int, typer.Option(min=1, help="Tiles of each slide.")] = 10,
     split: Split = None,
-    json: _Json = False,
+    json: Json = False,
 ) -> None:
     """Draw outlines of the nuclei that are found on tiles of slides, to be looked at."""
     from zoomldm.cli.cohort import named_files

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from zoomldm.cli.options import Json
+
 
 def mil(
     features: Annotated[
@@ -62,7 +64,7 @@ def mil(
             "sooner on the CPU."
         ),
     ] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Train and compare MIL models on features; the same command goes on where it stopped.
 

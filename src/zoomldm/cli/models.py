@@ -1,12 +1,10 @@
 """`zoomldm models`: what can embed tiles and make images."""
 
-from typing import Annotated
-
-import typer
+from zoomldm.cli.options import Json
 
 
 def models(
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    json: Json = False,
 ) -> None:
     """List the shipped pipelines and the patch encoders known by name."""
     from zoomldm.cli.output import print_json, print_table

@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from zoomldm.cli.options import Json
+
 
 def push(
     pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", show_default=False)],
@@ -16,7 +18,7 @@ def push(
         bool, typer.Option("--public", help="Let everyone see a repository that is made.")
     ] = False,
     message: Annotated[str | None, typer.Option(help="Of the commit.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    json: Json = False,
 ) -> None:
     """Put a pipeline onto the Hugging Face hub, with a model card."""
     from zoomldm.cli.output import print_json

@@ -1,11 +1,11 @@
 """`zoomldm sample`: new tissue."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from zoomldm.cli.device import Device
+from zoomldm.cli.options import Device, Json, Pipeline, Precision
 
 
 def sample(
@@ -46,7 +46,7 @@ def sample(
     label: Annotated[
         str | None, typer.Option(help="Tissue of this label; see `zoomldm train --labels`.")
     ] = None,
-    pipeline: Annotated[str, typer.Option(help="Pipeline id or directory.")] = "demo",
+    pipeline: Pipeline = "demo",
     seed: Annotated[int, typer.Option(help="0 or more.")] = 0,
     steps: Annotated[int, typer.Option(help="Of the denoiser.")] = 20,
     guidance: Annotated[float, typer.Option(help="Of the denoiser; 1 is none.")] = 1.5,
@@ -67,14 +67,12 @@ def sample(
             show_default="4 with --like or --label, else 1",
         ),
     ] = None,
-    precision: Annotated[
-        Literal["float32", "bfloat16"], typer.Option(help="float32, or bfloat16 (faster).")
-    ] = "float32",
+    precision: Precision = "float32",
     batch: Annotated[
         int | None, typer.Option(help="Samples a call.", show_default="1 on a CPU, 32 on a GPU")
     ] = None,
     device: Device = "auto",
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    json: Json = False,
 ) -> None:
     """Draw new tissue at any magnification, zoom into an imaginary slide, or write one."""
     from zoomldm.cli.output import print_json, progress

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from zoomldm.cli.device import Device
+from zoomldm.cli.options import Device, Json
 
 if TYPE_CHECKING:
     from zoomldm.training.train import TrainOptions
@@ -72,7 +72,7 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print all settings and the memory it would take.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    json: Json = False,
 ) -> None:
     """Train; killed at any time, the same command goes on from the last checkpoint."""
     import os

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from zoomldm.cli.device import Device
+from zoomldm.cli.options import Batch, Device, Json, Pipeline
 
 
 def upscale(
@@ -19,9 +19,7 @@ def upscale(
     steps: Annotated[
         int | None, typer.Option(help="Evaluations of the denoiser a patch.", show_default="6")
     ] = None,
-    batch: Annotated[
-        int | None, typer.Option(help="Patches per network call; else 1 on a CPU, 32 on a GPU.")
-    ] = None,
+    batch: Batch = None,
     method: Annotated[
         Literal["pyramid", "inversion"],
         typer.Option(
@@ -37,9 +35,9 @@ def upscale(
     seams: Annotated[
         int, typer.Option(help="inversion: noise from which seams are removed; 0: not at all.")
     ] = 300,
-    pipeline: Annotated[str, typer.Option(help="Pipeline id or directory.")] = "demo",
+    pipeline: Pipeline = "demo",
     device: Device = "auto",
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    json: Json = False,
 ) -> None:
     """Make an image of known scale 2, 4 or 8 times as large, up to 20x."""
     from zoomldm.cli.output import print_json, progress

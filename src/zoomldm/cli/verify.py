@@ -1,21 +1,13 @@
 """`zoomldm verify`: whether archives are sound."""
 
-from typing import Annotated
-
 import typer
 
 from zoomldm.cli.cohort import Cpus, DryRun, Gpus, Ray, Retries, Split, State, Workers
+from zoomldm.cli.options import Archives, Json
 
 
 def verify(
-    archives: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="ARCHIVE...",
-            show_default=False,
-            help="Archives; folders or globs of them; tables (slide,case,label,split).",
-        ),
-    ],
+    archives: Archives,
     workers: Workers = 1,
     ray: Ray = None,
     cpus: Cpus = 1.0,
@@ -24,7 +16,7 @@ def verify(
     split: Split = None,
     state: State = None,
     dry_run: DryRun = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    json: Json = False,
 ) -> None:
     """Check every byte of archives against their digests; exit code 3 if some fail, 2 if all."""
     from zoomldm.cli.cohort import Running, run_slides

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from zoomldm.cli.device import Device
+from zoomldm.cli.options import Device, Json, Pipeline
 
 TOKEN = "ZOOMLDM_VIEWER_TOKEN"  # noqa: S105
 
@@ -28,7 +28,7 @@ def view(
             metavar="GEOJSON", help="Attention of `mil`, or any GeoJSON, over it; may be repeated."
         ),
     ] = None,
-    pipeline: Annotated[str, typer.Option(help="Pipeline id or directory.")] = "demo",
+    pipeline: Pipeline = "demo",
     seed: Annotated[int, typer.Option(help="Shown first; the page draws others.")] = 0,
     steps: Annotated[int | None, typer.Option(help="Evaluations of the denoiser a patch.")] = None,
     method: Annotated[
@@ -66,7 +66,7 @@ def view(
         typer.Option(metavar="X,Y,W,H", help="With --export: px of the 0.5 mpp raster."),
     ] = None,
     device: Device = "auto",
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    json: Json = False,
 ) -> None:
     """Look at archives and slides in a browser, original beside regenerated."""
     from zoomldm.cli.decompress import parse_region

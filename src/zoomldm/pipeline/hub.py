@@ -50,7 +50,7 @@ def fetch_pipeline(name: str) -> Path:
         raise PipelineError(f"pipeline {name}: {repo} has no revision {revision}") from error
     except (errors.GatedRepoError, errors.RepositoryNotFoundError) as error:
         raise PipelineError(
-            f"pipeline {name}: the hub has no {repo}, or gives it to no one unknown; check the "
+            f"pipeline {name}: the hub has no {repo}, or it is gated; check the "
             "name, accept its terms on its page and log in with `hf auth login`"
         ) from error
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
@@ -164,7 +164,7 @@ def model_card(pipeline: "ZoomLDMPipeline", repo: str, licence: str, data: str =
             "",
             as_markdown(("part", "network", "parameters"), rows),
             "",
-            f"An embedding has {pipeline.embedding_dim} numbers a tile. "
+            f"The embedding dimension is {pipeline.embedding_dim}. "
             f"Digest of the networks: `{pipeline.digest()}`.",
             "",
             "## Trained on",

@@ -20,6 +20,14 @@ SCHEDULE: dict[str, Any] = {
     "steps_offset": 1,
     "timestep_spacing": "trailing",
 }
+_TINY_CONTEXTS: dict[str, Any] = {
+    "kind": "context",
+    "context_dim": 32,
+    "reference_dim": 32,
+    "width": 32,
+    "depth": 2,
+    "heads": 2,
+}
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "tiny": {
@@ -40,14 +48,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "heads": 2,
             "context_dim": 32,
         },
-        "embedding_diffusion": {
-            "kind": "context",
-            "context_dim": 32,
-            "reference_dim": 32,
-            "width": 32,
-            "depth": 2,
-            "heads": 2,
-        },
+        "embedding_diffusion": _TINY_CONTEXTS,
         "scheduler": {**SCHEDULE, "prediction_type": "v_prediction"},
     },
     "tiny-octaves": {
@@ -68,14 +69,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "context_dim": 32,
             "spatial_context": 8,
         },
-        "embedding_diffusion": {
-            "kind": "context",
-            "context_dim": 32,
-            "reference_dim": 32,
-            "width": 32,
-            "depth": 2,
-            "heads": 2,
-        },
+        "embedding_diffusion": _TINY_CONTEXTS,
         "context_network": {"width": 16, "depth": 1},
         "scheduler": {**SCHEDULE, "prediction_type": "v_prediction"},
     },

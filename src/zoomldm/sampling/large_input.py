@@ -87,7 +87,7 @@ def _of_grid(path: Path, rows: int, cols: int, pipeline: ZoomLDMPipeline) -> Lar
     if grid.shape != expected or grid.dtype.kind not in "fiu" or not np.isfinite(grid).all():
         raise ConfigError(
             f"{path}: holds {grid.dtype} of shape {grid.shape}; expected finite numbers of shape "
-            f"{expected}: rows and columns of tiles, and the pipeline's numbers a tile"
+            f"{expected}: rows and columns of tiles, and the pipeline's embedding dimension"
         )
     return LargeInput(grid.astype(np.float32), {"grid": path.name})
 
