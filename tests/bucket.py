@@ -42,6 +42,9 @@ class Bucket:
             def do_POST(self) -> None:
                 bucket.drop(self)
 
+            def do_DELETE(self) -> None:
+                bucket.drop_one(self)
+
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
@@ -130,3 +133,12 @@ class Bucket:
             self.files.pop(f"{bucket}/{key}", None)
         rows = "".join(f"<Deleted><Key>{key}</Key></Deleted>" for key in keys)
         return self.reply(handler, 200, f"<DeleteResult>{rows}</DeleteResult>".encode())
+
+    def drop_one(self, handler: BaseHTTPRequestHandler) -> None:
+        """Remove a file by `DELETE /bucket/key`, as obstore asked before it sent lists."""
+        path = unquote(urlsplit(handler.path).path).lstrip("/")
+        self.asked.append(("DELETE", path))
+        if self.refuse:
+            return self.reply(handler, self.refuse)
+        self.files.pop(path, None)
+        return self.reply(handler, 204)
