@@ -5,12 +5,16 @@
 Printed are, for real and for imaginary slides, each with a 95 % interval over patches or crops:
 the Fréchet distance (of the judge's features, at equal n) of each level's patches from the real
 ones, beside that of one half of the real ones from the other; the share of tissue, and number and
-size of its pieces; of nuclei in crops of 0.5 mm at 20x their density, nearest-neighbour distance
-and Ripley's L(r) - r; the cosines of tiles' embeddings by their distance; and differences across
-the lattices of windows and tiles over those inside (1: no seam). With --training, how many
+size of its pieces; of nuclei in crops at 20x (--side tiles of 128 um) their density,
+nearest-neighbour distance and Ripley's L(r) - r up to 500 um, as far as crops reach; the cosines
+of tiles' embeddings by their distance, and the length over which they fall to 1/e; and differences
+across the lattices of windows and tiles over those inside (1: no seam). With --training, how many
 imaginary patches are nearer to a patch of these slides than 1 in 100 real ones is. Patches are
 those with most tissue, spread evenly over them. The image shows each imaginary slide as a whole,
 then its densest place at 1.25x, 5x and 20x.
+
+Most of the time goes into tiles drawn at 20x: --crops of --side x --side, and of --patches at the
+levels 0 (one each) and 1 (four each). --seeds 1 --crops 1 --patches 8 is about a quarter of it.
 """
 
 import argparse
@@ -41,8 +45,7 @@ from zoomldm.slides import open_slide
 from zoomldm.slides.tissue import find_tissue
 from zoomldm.statistics import bootstrap
 
-SIDE = 4  # tiles along a crop: 512 um
-RADII = (10, 20, 40, 80, 125)  # um
+RADII = (10, 20, 40, 80, 160, 250, 500)  # um
 LEAST = 8  # patches that a distance is taken of
 
 
@@ -67,22 +70,22 @@ def patches_of(slides: Sequence[Slide], level: int, most: int) -> np.ndarray:
 
 
 class Crop(NamedTuple):
-    """SIDE x SIDE tiles at 20x, and where they begin (px)."""
+    """A square of tiles at 20x, and where it begins (px)."""
 
     x: int
     y: int
     pixels: np.ndarray
 
 
-def crops_of(slide: Slide, count: int) -> list[Crop]:
-    """Those with most tissue that do not overlap."""
+def crops_of(slide: Slide, count: int, tiles: int) -> list[Crop]:
+    """Those of tiles x tiles with most tissue that do not overlap."""
     mask, found = slide.mask.copy(), []
-    rows, cols = (np.arange(max(1, n - SIDE + 1)) for n in mask.shape)
+    rows, cols = (np.arange(max(1, n - tiles + 1)) for n in mask.shape)
     for _ in range(count):
-        inside = tiles_within(mask, rows[:, None], cols, SIDE)
+        inside = tiles_within(mask, rows[:, None], cols, tiles)
         row, col = (int(v) for v in np.unravel_index(int(inside.argmax()), inside.shape))
-        mask[row : row + SIDE, col : col + SIDE] = False
-        side = SIDE * TILE
+        mask[row : row + tiles, col : col + tiles] = False
+        side = tiles * TILE
         x, y = col * TILE, row * TILE
         found.append(Crop(x, y, slide.pixels.read(0, x, y, side, side)))
     return found
@@ -98,37 +101,56 @@ def seams_told(crops: Sequence[Crop]) -> str:
 
 
 def ripley(points: np.ndarray, side: float) -> list[float]:
-    """L(r) - r in um at RADII, of points (n, 2) in a square; the border is left out (minus)."""
-    if len(points) < 3:
-        return [float("nan")] * len(RADII)
-    tree, density, out = KDTree(points), len(points) / side**2, []
+    """L(r) - r in um at RADII below the side, of points (n, 2) in a square.
+
+    Each pair counts by one over the share of the square in which it could lie (translation
+    correction, Ohser 1983), so that pairs are not missed at the border.
+    """
+    out, count = [], len(points)
+    pairs = KDTree(points).query_pairs(RADII[-1], output_type="ndarray") if count > 2 else []
     for radius in RADII:
-        inner = ((points >= radius) & (points <= side - radius)).all(1)
-        if not inner.any():
+        if count < 3 or radius >= side:
             out.append(float("nan"))
             continue
-        near = tree.query_ball_point(points[inner], radius, return_length=True) - 1
-        out.append(float(np.sqrt(near.mean() / density / np.pi) - radius))
+        apart = np.abs(points[pairs[:, 0]] - points[pairs[:, 1]])  # type: ignore[index]
+        apart = apart[np.square(apart).sum(1) <= radius**2]
+        weight = 2 * (side**2 / (side - apart).prod(1)).sum() / (count * (count - 1))
+        out.append(float(side * np.sqrt(weight / np.pi) - radius))
     return out
 
 
 def alike(crops: Sequence[np.ndarray], pipeline: ZoomLDMPipeline) -> np.ndarray:
-    """Mean cosine of tiles' embeddings about their mean, by distance of 0 to SIDE - 1 tiles."""
+    """Mean cosine (crops, lags) of tiles' embeddings about their mean, by distance in tiles."""
+    side = crops[0].shape[0] // TILE
     tiles = np.stack(
         [
-            c.reshape(SIDE, TILE, SIDE, TILE, 3).swapaxes(1, 2).reshape(-1, TILE, TILE, 3)
+            c.reshape(side, TILE, side, TILE, 3).swapaxes(1, 2).reshape(-1, TILE, TILE, 3)
             for c in crops
         ]
     )
-    values = np.stack([pipeline.encode_tiles(t) for t in tiles]).reshape(len(crops), SIDE, SIDE, -1)
+    values = np.stack([pipeline.encode_tiles(t) for t in tiles]).reshape(len(crops), side, side, -1)
     values = values - values.mean((0, 1, 2))
     values /= np.linalg.norm(values, axis=-1, keepdims=True) + 1e-9
     out = []
-    for lag in range(SIDE):
-        across = (values[:, :, : SIDE - lag] * values[:, :, lag:]).sum(-1).mean((1, 2))
-        down = (values[:, : SIDE - lag] * values[:, lag:]).sum(-1).mean((1, 2))
+    for lag in range(side):
+        across = (values[:, :, : side - lag] * values[:, :, lag:]).sum(-1).mean((1, 2))
+        down = (values[:, : side - lag] * values[:, lag:]).sum(-1).mean((1, 2))
         out.append((across + down) / 2)
     return np.stack(out, 1)
+
+
+def correlation_length(cosines: np.ndarray) -> float:
+    """Length (um) over which cosines by distance in tiles fall to 1/e; nan where they do not.
+
+    The exponential through 1 at no distance, by least squares of its logarithm on the lags before
+    the first one below 0.02.
+    """
+    low = np.flatnonzero(cosines < 0.02)
+    lags = np.arange(1, low[0] if len(low) else len(cosines))
+    if not len(lags):
+        return float("nan")
+    slope = -(lags * np.log(cosines[lags])).sum() / np.square(lags).sum()
+    return float(TILE * BASE_MPP / slope) if slope > 0 else float("nan")
 
 
 def told(values: Sequence[float]) -> str:
@@ -155,7 +177,7 @@ def tissue_rows(name: str, slides: Sequence[Slide]) -> None:
 def nuclei_rows(name: str, crops: Sequence[np.ndarray], pipeline: ZoomLDMPipeline) -> None:
     """How nuclei and tiles lie in crops."""
     density, near, spread = [], [], []
-    side = SIDE * TILE * BASE_MPP
+    side = crops[0].shape[0] * BASE_MPP
     for crop in crops:
         found = find_nuclei(crop)
         density.append(found.density)
@@ -165,7 +187,9 @@ def nuclei_rows(name: str, crops: Sequence[np.ndarray], pipeline: ZoomLDMPipelin
     lengths = " | ".join(told([s[i] for s in spread]) for i in range(len(RADII)))
     print(f"| {name} | {told(density)} | {told(near)} | {lengths} |")
     cosines = alike(crops, pipeline)
-    print(f"({name}: cosine by tiles apart {', '.join(told(c) for c in cosines.T[1:])})")
+    apart = ", ".join(told(c) for c in cosines.T[1:])
+    length = told([correlation_length(c) for c in cosines])
+    print(f"({name}: cosine by tiles apart {apart}; correlation length {length} um)")
 
 
 def copies(made: np.ndarray, real: np.ndarray, training: np.ndarray) -> str:
@@ -201,6 +225,7 @@ def main() -> None:
     parser.add_argument("--like")
     parser.add_argument("--patches", type=int, default=16)
     parser.add_argument("--crops", type=int, default=2)
+    parser.add_argument("--side", type=int, default=4, help="of a crop, in tiles")
     parser.add_argument("--levels", type=int, nargs="*", default=[0, 1, 2, 3, 4])
     parser.add_argument("--render-steps", type=int, default=None)
     parser.add_argument("--image-only", action="store_true", help="no figures")
@@ -268,7 +293,9 @@ def main() -> None:
             f"{' | '.join(f'L({r}) - {r}' for r in RADII)} |\n|{'---|' * (3 + len(RADII))}"
         )
         for name, slides in (("real", real), ("imaginary", made)):
-            crops = [c for slide in slides for c in crops_of(slide, arguments.crops)]
+            crops = [
+                c for slide in slides for c in crops_of(slide, arguments.crops, arguments.side)
+            ]
             nuclei_rows(name, [c.pixels for c in crops], pipeline)
             print(f"({name}: {seams_told(crops)})", flush=True)
 
