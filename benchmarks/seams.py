@@ -1,43 +1,167 @@
-"""Whether the pyramid's windows can be seen: differences across their lattice over those inside.
+"""Whether the borders of what is drawn piece by piece can be seen, over many slides and levels.
 
-    python benchmarks/seams.py SLIDE ARCHIVE [SLIDE ARCHIVE ...]
+Usage: python benchmarks/seams.py ARCHIVE... --slides FOLDER [--method auto] [--large 3]
+       [--limit N] [--pipeline demo] [--sheet docs/borders.jpg]
 
-For the 1,024 px of most tissue: what the pyramid draws, and the slide itself as the control, across
-the lattice of windows (224 px), across that of decoded tiles (256 px), and across the first moved
-by 96 px: no window ends there, but a block of the codec does (8 px at 5x), as at the others' lines.
+Of each archive a square of 1,024 px at 20x is drawn: of the first, third ... the one of most
+tissue, of the others one that is half background. Of the largest (`--large`) it is four such
+squares, side by side, and their 10x as a fifth. Stored 5x pixels are looked at, too. A figure is
+the mean absolute difference of the two columns (rows) that meet in a line of a lattice, over that
+beside it (`zoomldm.evaluation.fidelity.seams`): across the lattice of windows, that of decoded
+tiles, and lattices laid at random. The control is the slide itself under all of them. With
+`--method blended` or `cascade` one sees what the cascades leave.
 """
 
-import sys
+import argparse
+import random
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
-from zoomldm.archive import open_archive
-from zoomldm.evaluation.fidelity import seams
-from zoomldm.generation.windows import STRIDE
-from zoomldm.geometry.lattice import densest_region
-from zoomldm.geometry.levels import TILE
-from zoomldm.pipeline import load_pipeline
+import numpy as np
+import torch
+from borders import draw_borders
+from numpy.typing import NDArray
+
+from zoomldm.archive import Archive, open_archive
+from zoomldm.evaluation.fidelity import Seams, pooled_seams, seams
+from zoomldm.generation.windows import SCALE, STRIDE
+from zoomldm.geometry.lattice import tiles_within
+from zoomldm.geometry.levels import NAMES, TILE
+from zoomldm.pipeline import ZoomLDMPipeline, load_pipeline
+from zoomldm.rendering import RenderOptions
 from zoomldm.rendering.opening import open_renderer
-from zoomldm.slides import open_slide
+from zoomldm.rendering.renderer import Renderer
+from zoomldm.slides import Slide, open_slide
 
 SIDE = 1024
-LATTICES = {"windows": (STRIDE * 4, 0), "tiles": (TILE, 0), "codec blocks alone": (STRIDE * 4, 96)}
+STORED = 2
+RANDOM = 4  # lattices laid at random
 
 
-def main(paths: list[str]) -> None:
-    """Print mean and worst for each slide, lattice and picture."""
-    pipeline = load_pipeline()
-    for slide_path, archive_path in zip(paths[::2], paths[1::2], strict=True):
-        with open_archive(archive_path) as archive, open_slide(slide_path) as slide:
-            x, y, w, h = densest_region(archive.mask, archive.size, SIDE)
-            drawn = open_renderer(archive, pipeline).read(0, x, y, w, h)
-            real = slide.read(0, x, y, w, h)
-        for name, (period, moved) in LATTICES.items():
-            found = [seams(p, period, (x - moved, y - moved)) for p in (drawn, real)]
-            figures = ", ".join(
-                f"{what} {f.mean:.3f} (worst of {f.lines}: {f.worst:.3f})"
-                for what, f in zip(("drawn", "real"), found, strict=True)
-            )
-            print(f"{slide.path.name}, lattice of {name}, {period} px: {figures}", flush=True)
+@dataclass(frozen=True)
+class Region:
+    """A square of one level, drawn and real.
+
+    Attributes:
+        slide: its name.
+        level: 0..7.
+        corner: x and y in px of the level.
+        drawn: (H, W, 3) uint8.
+        real: the same of the slide.
+    """
+
+    slide: str
+    level: int
+    corner: tuple[int, int]
+    drawn: NDArray[np.uint8]
+    real: NDArray[np.uint8]
+
+
+def corner_of(archive: Archive, side: int, half: bool) -> tuple[int, int]:
+    """Corner (px at 20x) of the square of whole tiles with most tissue, or about half of it."""
+    tiles = side // TILE
+    r, c = (np.arange(n // TILE - tiles + 1) for n in reversed(archive.size))
+    inside = tiles_within(archive.mask, r[:, None], c, tiles)
+    wanted = tiles * tiles // 2 if half else tiles * tiles
+    row, col = np.unravel_index(np.abs(inside - wanted).argmin(), inside.shape)
+    return int(col) * TILE, int(row) * TILE
+
+
+def regions(
+    archive: Archive, renderer: Renderer, slide: Slide, half: bool, large: bool
+) -> Iterator[Region]:
+    """Squares of an archive; those of 20x first."""
+
+    def at(level: int, x: int, y: int) -> Region:
+        wide, high = (min(SIDE, n - v) for n, v in zip(renderer.size(level), (x, y), strict=True))
+        place = x, y, wide, high
+        drawn, real = renderer.read(level, *place), slide.read(level, *place)
+        return Region(slide.path.stem, level, (x, y), drawn, real)
+
+    x, y = corner_of(archive, 2 * SIDE if large else SIDE, half)
+    for down in range(1 + large):
+        for right in range(1 + large):
+            yield at(0, x + right * SIDE, y + down * SIDE)
+    if large:
+        yield at(1, x // 2, y // 2)
+    if renderer.is_real(STORED):
+        wide, high = renderer.size(STORED)
+        yield at(STORED, *(max(0, min(v >> STORED, n - SIDE)) for v, n in ((x, wide), (y, high))))
+
+
+def figures(region: Region, pyramid: bool) -> dict[str, tuple[Seams, Seams]]:
+    """What is drawn and what is real, across each lattice."""
+    octaves = region.level if pyramid and region.level < STORED else 0
+    window, tile = STRIDE * SCALE >> octaves, TILE >> octaves
+    x, y = region.corner
+    found = {
+        name: (seams(region.drawn, period, (x, y)), seams(region.real, period, (x, y)))
+        for name, period in (("windows", window), ("tiles", tile))
+        if name == "tiles" or region.level < STORED
+    }
+    draw = random.Random(f"{region.slide}{region.level}{x}{y}")
+    places = [(draw.randrange(window), draw.randrange(window)) for _ in range(RANDOM)]
+    drawn, real = (
+        pooled_seams([seams(p, window, place) for place in places])
+        for p in (region.drawn, region.real)
+    )
+    return {**found, "at random": (drawn, real)}
+
+
+def told(found: list[Seams]) -> str:
+    """Mean over all lines, the worst region's mean, the worst line."""
+    whole = pooled_seams(found)
+    return f"{whole.mean:7.3f} {max(f.mean for f in found):7.3f} {whole.worst:7.3f}"
+
+
+def main() -> None:
+    """Draw, measure, print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("archives", type=Path, nargs="+")
+    parser.add_argument("--slides", type=Path, required=True)
+    parser.add_argument("--method", default="auto")
+    parser.add_argument("--pipeline", default="demo")
+    parser.add_argument("--large", type=int, default=3)
+    parser.add_argument("--limit", type=int, default=None)
+    parser.add_argument("--sheet", type=Path, default=None)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    pipeline: ZoomLDMPipeline = load_pipeline(given.pipeline)
+    paths = sorted(given.archives)[: given.limit]
+    largest = sorted(paths, key=lambda p: p.stat().st_size)[len(paths) - given.large :]
+    options = RenderOptions(method=given.method)
+    lines: dict[tuple[int, str], list[tuple[Seams, Seams]]] = defaultdict(list)
+    kept: list[Region] = []
+    for number, path in enumerate(paths):
+        with open_archive(path) as archive:
+            source = given.slides / archive.manifest.slide.name
+            with open_slide(source) as slide, open_renderer(archive, pipeline, options) as drawing:
+                pyramid = drawing.provenance()["method"] == "pyramid"
+                for region in regions(archive, drawing, slide, number % 2 == 1, path in largest):
+                    kept.append(region)
+                    found = figures(region, pyramid)
+                    for name, pair in found.items():
+                        lines[region.level, name].append(pair)
+                    shown = ", ".join(
+                        f"{name} {drawn.mean:.3f} (real {real.mean:.3f})"
+                        for name, (drawn, real) in found.items()
+                    )
+                    print(f"{path.stem} {NAMES[region.level]}: {shown}", flush=True)
+    print(f"\n{len(kept)} regions of {SIDE} px of {len(paths)} slides, method {given.method}:")
+    print("level  lattice    regions   drawn: mean, worst region, line   real: the same")
+    for (level, name), pairs in sorted(lines.items()):
+        drawn, real = ([pair[i] for pair in pairs] for i in range(2))
+        stored = "stored" if level == STORED else ""
+        print(
+            f"{NAMES[level]:>5}  {name:9} {len(pairs):7}     {told(drawn)}          {told(real)}"
+            f"  {stored}"
+        )
+    if given.sheet:
+        fine = [(r.slide, r.corner, r.drawn, r.real) for r in kept if r.level == 0]
+        draw_borders(fine, STRIDE * SCALE).save(given.sheet, quality=85, optimize=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

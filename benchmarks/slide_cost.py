@@ -1,6 +1,8 @@
 """What reading an archive as a slide costs: denoising, seconds, memory over many random reads.
 
 Usage: python benchmarks/slide_cost.py [ARCHIVE] [--pipeline demo] [--threads 2] [--reads 5000]
+       python benchmarks/slide_cost.py ARCHIVE --counts
+       python benchmarks/slide_cost.py --random 16384 [--reads 5000]
 
 Prints patch-equivalents of denoising (one is a window of latents as large as a patch's) and seconds
 of cold tiles of 256 px at 20x and of a cold region of 1024 px, both in the middle of tissue; the
@@ -23,10 +25,15 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
+from random_archive import random_archive
 
+from zoomldm.archive import open_archive
+from zoomldm.errors import PipelineError
 from zoomldm.geometry.lattice import densest_point
 from zoomldm.geometry.levels import COUNT, TILE
-from zoomldm.rendering import RenderedSlide, RenderOptions
+from zoomldm.pipeline import build_pipeline, load_pipeline
+from zoomldm.rendering import Cascade, RenderedSlide, RenderOptions
+from zoomldm.rendering.opening import open_renderer
 
 AIMS = {"windows": 12.0, "seconds": 1.5, "region": 12.0, "large": 1.35}
 
@@ -74,6 +81,74 @@ def random_reads(slide: RenderedSlide, reads: int, corner: tuple[int, int]) -> l
     return seen
 
 
+def print_counts(path: Path, name: str) -> None:
+    """Windows that reads would take, by method, with and without a base layer."""
+    pipeline = load_pipeline(name)
+    with open_archive(path) as archive:
+        whole = np.zeros_like(archive.mask)
+        near = np.lib.stride_tricks.sliding_window_view(archive.mask, (3, 3)).all((2, 3))
+        whole[1:-1, 1:-1] = near
+        places = np.argwhere(whole)
+        tiles = archive.size[0] / TILE * archive.size[1] / TILE
+        print(f"{path.name}: {len(places)} tiles amid tissue")
+        for method in ("pyramid", "blended", "cascade"):
+            options = RenderOptions(method=method)
+            try:
+                renderer = open_renderer(archive, pipeline, options)
+            except PipelineError:
+                continue
+            for based in (True, False) if isinstance(renderer, Cascade) else (True,):
+                if not based:
+                    renderer._real.first = COUNT  # type: ignore[attr-defined]
+                found = {}
+                for side, some in ((TILE, places), (4 * TILE, places[::10])):
+                    found[side] = [
+                        sum(n.generated for n in renderer.count({0: window}).values())
+                        for window in ((int(c) * TILE, int(r) * TILE, side, side) for r, c in some)
+                    ]
+                counts = renderer.count({0: (0, 0, *archive.size)}).values()
+                lattice = sum(n.generated + n.background for n in counts) / tiles
+                print(
+                    f"  {method:8} {'as it is' if based else 'no base layer':13}  cold tile "
+                    f"{np.mean(found[TILE]):.1f} windows ({max(found[TILE])} at most), region of "
+                    f"1024 px {np.mean(found[4 * TILE]):.1f}, whole lattice {lattice:.2f} a tile",
+                    flush=True,
+                )
+
+
+def anywhere(slide: RenderedSlide, reads: int) -> list[float]:
+    """Resident MB after each of ten parts of so many reads of all levels, all over a slide."""
+    process, draw, seen = psutil.Process(), random.Random(0), []
+    for i in range(reads):
+        level, side = draw.randrange(COUNT), draw.choice((64, 200, 256))
+        x, y = (draw.randrange(-500, n + 500) for n in slide.dimensions)
+        slide.read_region((x, y), level, (side, side))
+        if (i + 1) % max(1, reads // 10) == 0:
+            seen.append(process.memory_info().rss / 1e6)
+    return seen
+
+
+def print_memory(side: int, reads: int) -> None:
+    """Memory over reads all over an archive without a slide."""
+    pipeline = build_pipeline("tiny-octaves")
+    with tempfile.TemporaryDirectory() as name:
+        path = random_archive(Path(name), side, 0.5, pipeline)
+        slide = RenderedSlide(
+            path, pipeline, options=RenderOptions(steps=1), memory=16 << 20,
+            cache_dir=Path(name) / "cache", disk=32 << 20,
+        )  # fmt: skip
+        with slide:
+            began, spent = time.perf_counter(), time.process_time()
+            seen = anywhere(slide, reads)
+            took, busy = time.perf_counter() - began, time.process_time() - spent
+            made = slide.cost
+    print(
+        f"{side} x {side} px, half of it tissue, tiny-octaves: {reads} random reads, "
+        f"{', '.join(f'{mb:.0f}' for mb in seen)} MB after each tenth; {made.windows} windows and "
+        f"{made.tiles} tiles made; {took:.0f} s, {busy:.0f} of processor time"
+    )
+
+
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -84,8 +159,16 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=None)
     parser.add_argument("--tiles", type=int, default=12)
     parser.add_argument("--reads", type=int, default=5000)
+    parser.add_argument("--counts", action="store_true")
+    parser.add_argument("--random", type=int, default=None)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    if given.counts:
+        print_counts(given.archive, given.pipeline)
+    if given.random:
+        print_memory(given.random, given.reads)
+    if given.counts or given.random:
+        return 0
     options = RenderOptions(batch=given.batch)
     with RenderedSlide(given.archive, given.pipeline, options=options) as slide:
         places = tissue_tiles(slide, given.tiles + 1)

@@ -91,6 +91,15 @@ def test_the_same_run_gives_the_same_bytes_and_another_seed_others(
     assert files[0] == files[1] != files[2]
 
 
+def test_less_memory_changes_no_byte(path: Path, pipeline: ZoomLDMPipeline, tmp_path: Path) -> None:
+    for name, memory in (("a.tif", 64 << 20), ("b.tif", 0)):
+        options = DecompressOptions(steps=2, region=(0, 0, 300, 300), memory=memory)
+        run(path, tmp_path / name, options, pipeline=pipeline)
+    assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
+    with pytest.raises(ConfigError, match="memory is -1"):
+        DecompressOptions(memory=-1)
+
+
 @pytest.mark.parametrize("level", [0, 1, 2])
 def test_a_png_is_the_region_at_its_level(
     make: Make, pipeline: ZoomLDMPipeline, tmp_path: Path, level: int

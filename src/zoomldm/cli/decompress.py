@@ -75,6 +75,12 @@ def decompress(
         Literal["plain", "ome", "aperio"] | None,
         typer.Option(help="Layout of a .tif; else as its ending says."),
     ] = None,
+    memory: Annotated[
+        int,
+        typer.Option(
+            min=0, metavar="MB", help="What is made and kept for reuse; less takes longer."
+        ),
+    ] = 256,
     geojson: Annotated[
         bool,
         typer.Option(
@@ -120,6 +126,7 @@ def decompress(
         workers=workers if one and ray is None else 1,
         tiff_flavour=tiff_flavour,
         geojson=geojson,
+        memory=memory << 20,
     )
     running = Running(1 if one else workers, ray, cpus, gpus, retries, state, dry_run)
     place = None if is_url(out) else Path(out)

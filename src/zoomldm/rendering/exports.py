@@ -45,7 +45,7 @@ from zoomldm.writers.writer import Writer
 PNG_PIXELS = 64_000_000
 SPOOL_BYTES = 4 << 30
 GEOJSON = ("tissue", "confidence")  # files of outlines beside an image
-MEMORY = 256 << 20  # bytes of windows, and again of tiles, that all processes keep
+MEMORY = 256 << 20  # bytes of windows and tiles that all processes keep
 
 Kind = Literal["pyramid", "picture", "ladder"]
 
@@ -64,6 +64,8 @@ class DecompressOptions(RenderOptions):
         tiff_flavour: None: what the ending says.
         geojson: also write the outlines of the tissue and, where 20x is drawn, the confidence of
             every tile (cosine of its stored and its regenerated embedding) for QuPath.
+        memory: bytes of windows and tiles made that all processes keep for reuse; less of it
+            costs time and changes no pixel.
 
     Raises:
         ConfigError: a value out of its range.
@@ -74,9 +76,12 @@ class DecompressOptions(RenderOptions):
     workers: int = 1
     tiff_flavour: Flavour | None = None
     geojson: bool = False
+    memory: int = MEMORY
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.memory < 0:
+            raise ConfigError(f"memory is {self.memory}; expected bytes, 0 or more")
         if self.workers < 1:
             raise ConfigError(f"workers is {self.workers}; expected 1 or more")
 
@@ -184,7 +189,7 @@ def decompress(
             loaded,
             confidence=options.geojson and 0 in windows and not source.generated,
             folder=target.parent,
-            memory=MEMORY // options.workers,
+            memory=options.memory // options.workers,
             disk=SPOOL_BYTES if kind == "pyramid" else 0,
             threads=_threads(options.workers),
             on_patch=advance,
