@@ -1,7 +1,8 @@
 """Fixtures shared by all tests."""
 
+import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,14 @@ def shared() -> Path:
     if not (_SHARED / "README.md").exists():
         pytest.skip(f"real slides not present at {_SHARED} (set ZOOMLDM_SHARED)")
     return _SHARED
+
+
+@pytest.fixture(scope="session")
+def elsewhere() -> Iterator[Callable[[str], None]]:
+    """Runs code in another process, which knows nothing of this one; started once for all tests."""
+    one_thread = "import torch; torch.set_num_threads(1)\n"
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        yield lambda code: pool.apply(exec, (one_thread + code, {}))
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """The pyramid: pixels as a function of archive, pipeline, options and seed alone."""
 
 import itertools
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -152,12 +150,11 @@ def test_counted_windows_are_those_made(make: Make, pipeline: ZoomLDMPipeline) -
 
 
 def test_another_process_gives_the_same_pixels(
-    make: Make, pipeline: ZoomLDMPipeline, tmp_path: Path
+    make: Make, pipeline: ZoomLDMPipeline, tmp_path: Path, elsewhere: Callable[[str], None]
 ) -> None:
     path = make(700, 600, base=3)
     pipeline.save_pretrained(tmp_path / "pipeline")
     code = f"""
-import torch; torch.set_num_threads(1)
 import numpy as np
 from zoomldm.archive import open_archive
 from zoomldm.pipeline import load_pipeline
@@ -168,7 +165,7 @@ with open_archive({str(path)!r}) as archive:
     renderer = open_renderer(archive, pipeline, RenderOptions(steps=2))
     np.save({str(tmp_path / "out.npy")!r}, renderer.read(0, 100, 100, 300, 300))
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    elsewhere(code)
     with open_archive(path) as archive:
         full = whole(Pyramid(archive, pipeline, QUICK), 0)
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), full[100:400, 100:400])

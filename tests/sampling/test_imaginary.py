@@ -2,8 +2,7 @@
 
 import json
 import pickle
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +77,7 @@ def test_a_region_is_the_same_alone_and_in_any_order(slide: Path, octaves: ZoomL
 
 
 def test_another_process_draws_the_same(
-    slide: Path, octaves: ZoomLDMPipeline, tmp_path: Path
+    slide: Path, octaves: ZoomLDMPipeline, tmp_path: Path, elsewhere: Callable[[str], None]
 ) -> None:
     octaves.save_pretrained(str(tmp_path / "pipeline"))
     with RenderedSlide(slide, str(tmp_path / "pipeline"), options=QUICK) as opened:
@@ -86,18 +85,16 @@ def test_another_process_draws_the_same(
         np.testing.assert_array_equal(
             np.array(pickle.loads(pickle.dumps(opened)).read_region((512, 512), 4, (48, 48))), here
         )
-    code = (
-        "import sys, torch; torch.set_num_threads(1); import numpy as np; from"
-        " zoomldm.rendering.slide import RenderedSlide; from zoomldm.generation.options import"
-        " RenderOptions; s ="
-        " RenderedSlide(sys.argv[1], sys.argv[2], options=RenderOptions(steps=1));"
-        "np.save(sys.argv[3], np.array(s.read_region((512, 512), 4, (48, 48))))"
-    )
-    out = tmp_path / "there.npy"
-    subprocess.run(
-        [sys.executable, "-c", code, str(slide), str(tmp_path / "pipeline"), str(out)], check=True
-    )
-    np.testing.assert_array_equal(np.load(out), here)
+    elsewhere(f"""
+import numpy as np
+from zoomldm.generation.options import RenderOptions
+from zoomldm.rendering.slide import RenderedSlide
+pipeline = {str(tmp_path / "pipeline")!r}
+with RenderedSlide({str(slide)!r}, pipeline, options=RenderOptions(steps=1)) as opened:
+    pixels = np.array(opened.read_region((512, 512), 4, (48, 48)))
+np.save({str(tmp_path / "there.npy")!r}, pixels)
+""")
+    np.testing.assert_array_equal(np.load(tmp_path / "there.npy"), here)
 
 
 def test_the_same_seed_is_the_same_file_and_another_is_not(

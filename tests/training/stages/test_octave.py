@@ -31,8 +31,16 @@ def stage() -> OctaveStage:
     return OctaveStage(pipeline.vae, pipeline.summarizer, pipeline.unet, patches, kept)
 
 
+def at_20x(stage: OctaveStage) -> dict[str, float]:
+    """Held-out losses of the level that is trained: all eight take as many times as long."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("zoomldm.training.stages.octave.COUNT", 1)
+        patch.setattr(stage, "patches", None)
+        return stage.held_out()
+
+
 def test_the_loss_falls_on_held_out_tissue(stage: OctaveStage) -> None:
-    before = stage.held_out()
+    before = at_20x(stage)
     stage.levels = np.eye(COUNT)[0]
     optimiser = torch.optim.AdamW(stage.parameters(), 3e-3)
     for step in range(25):
@@ -41,7 +49,7 @@ def test_the_loss_falls_on_held_out_tissue(stage: OctaveStage) -> None:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    after = stage.held_out()
+    after = at_20x(stage)
     for kind in ("null", "parent", "base"):
         name = f"held-out/20x/{kind}"
         assert after[name] < 0.9 * before[name], name
