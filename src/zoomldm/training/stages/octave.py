@@ -305,6 +305,7 @@ class OctaveStage(Stage):
     def _fixed(self, store: RasterPatches, level: int, count: int) -> Windows:
         return store.draw(np.random.default_rng([7, level]), level, count)
 
+    @torch.no_grad()
     def held_out(self) -> dict[str, float]:
         """v-loss on fixed windows: nothing, context, context with parent, with base layer."""
         found = {}
