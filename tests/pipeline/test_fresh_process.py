@@ -45,6 +45,16 @@ def test_our_own_schedulers_load(tmp_path: Path, sampler: str, module: str, call
     assert found == {"digest": saved.digest(), "scheduler": SAMPLERS[sampler][0].__name__}
 
 
+def test_a_saved_pipeline_tells_no_path(tmp_path: Path) -> None:
+    """Nor where the networks lay that it was put together from."""
+    build_pipeline("tiny").save_pretrained(tmp_path / "first")
+    again = ZoomLDMPipeline.from_pretrained(str(tmp_path / "first"))
+    again.save_pretrained(tmp_path / "second")
+    for file in (tmp_path / "second").rglob("*.json"):
+        assert str(tmp_path) not in file.read_text(), file
+    assert ZoomLDMPipeline.from_pretrained(str(tmp_path / "second")).digest() == again.digest()
+
+
 def test_every_component_of_ours_is_imported_with_the_pipeline() -> None:
     """A class that `model_index.json` may name by its module is found after one import."""
     script = """

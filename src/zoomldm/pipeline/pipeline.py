@@ -1,8 +1,10 @@
 """ZoomLDMPipeline: what a trained model is, and the calls that everything else makes on it."""
 
 import hashlib
+import json
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -126,10 +128,14 @@ class ZoomLDMPipeline(DiffusionPipeline):
             pipeline.scheduler = DDIMScheduler.from_config(config)
         return pipeline
 
-    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
-        """Save as diffusers does."""
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """Save as diffusers does, without the paths that its networks were loaded from."""
         self.register_to_config(format=FORMAT)
-        super().save_pretrained(*args, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)
+        for file in Path(save_directory).rglob("*.json"):
+            settings = json.loads(file.read_text())
+            if settings.pop("_name_or_path", None) is not None:
+                file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move to a device or type, as diffusers does.
