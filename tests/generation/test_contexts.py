@@ -13,6 +13,7 @@ from zoomldm.generation.contexts import (
     context_noise,
     draw_contexts,
     picture_noise,
+    softened,
 )
 from zoomldm.networks.context_dit import ContextDiT
 from zoomldm.networks.embedding_dit import EmbeddingDiT
@@ -129,3 +130,20 @@ def test_seeds() -> None:
     assert as_seed(None) != as_seed(None)
     with pytest.raises(ConfigError, match="seed is -1"):
         as_seed(-1)
+
+
+def test_a_drawn_outline_is_averaged_across_tokens_and_the_rest_is_left() -> None:
+    contexts = torch.zeros(1, 64, 40)
+    contexts[:, :, 32:] = torch.randn(1, 64, 8)
+    contexts[0, 8 * 3 + 4, :32] = 1  # one token: a square of 4 x 4 cells of two channels
+    found = softened(contexts, 2)
+    torch.testing.assert_close(found[:, :, 32:], contexts[:, :, 32:])
+    tokens = found[:, :, :32].transpose(1, 2).unflatten(2, (8, 8))
+    latents = torch.nn.functional.pixel_shuffle(tokens, 4)[0, 0]
+    assert (latents[:, 1:] - latents[:, :-1]).abs().max() < 0.25  # 1 before
+    torch.testing.assert_close(latents.sum(), torch.tensor(16.0))
+
+
+def test_contexts_without_an_outline_stay() -> None:
+    contexts = torch.randn(2, 64, 8)
+    assert softened(contexts, 0) is contexts

@@ -5,11 +5,13 @@ from functools import lru_cache
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from zoomldm.diffusion.learned_range import STEPS, LearnedRange
 from zoomldm.diffusion.noise import BLOCK, noise
 from zoomldm.errors import ConfigError, PipelineError
 from zoomldm.networks.context_dit import ContextDiT
+from zoomldm.networks.outline import SPAN, TOKENS
 from zoomldm.networks.precision import fitted, widened
 
 
@@ -80,6 +82,7 @@ def draw_contexts(
     reference: Tensor | None = None,
     parent: Tensor | None = None,
     label: str | None = None,
+    outline: int = 0,
 ) -> Tensor:
     """Contexts of a level by DDIM, from noise.
 
@@ -92,6 +95,7 @@ def draw_contexts(
         reference: (n, D) embeddings of tiles that the tissue should resemble.
         parent: (n, tokens / 4, width), see `matching_quarter`.
         label: one of the network's labels.
+        outline: channels of the latents that contexts hold an outline of, which is `softened`.
 
     Returns:
         (n, tokens, width) in the summarizer's units.
@@ -116,7 +120,27 @@ def draw_contexts(
         out = call(x, time, levels, reference, parent, labels)
         return out if guidance == 1 else torch.lerp(call(x, time, null), out, guidance)
 
-    return network.restored(diffusion.sample(model, start))
+    return softened(network.restored(diffusion.sample(model, start)), outline)
+
+
+def softened(contexts: Tensor, channels: int) -> Tensor:
+    """Drawn contexts, the outline of latents that they begin with averaged over 5 x 5 cells.
+
+    Outlines of neighbouring tokens are drawn apart and do not quite meet: a square edge every
+    four cells. What this takes away of their detail the denoiser makes anew.
+
+    Args:
+        contexts: (n, 64, width).
+        channels: C of the latents; 0 for contexts without an outline.
+    """
+    if not channels:
+        return contexts
+    width = channels * SPAN**2
+    tokens = contexts[:, :, :width].transpose(1, 2).unflatten(2, (TOKENS, TOKENS))
+    latents = F.pixel_shuffle(tokens, SPAN)
+    soft = F.avg_pool2d(latents, 5, 1, 2, count_include_pad=False)
+    tokens = F.pixel_unshuffle(soft, SPAN).flatten(2).transpose(1, 2)
+    return torch.cat([tokens, contexts[:, :, width:]], 2)
 
 
 def as_seed(generator: torch.Generator | int | None) -> int:

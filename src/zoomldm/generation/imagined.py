@@ -137,6 +137,7 @@ class ImaginedContexts:
             reference,
             parents,
             facts.label if coarse else None,
+            self.pipeline.outline_channels,
         )
 
     def _noise(self, level: int, key: Key) -> NDArray[np.float32]:

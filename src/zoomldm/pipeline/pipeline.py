@@ -187,6 +187,11 @@ class ZoomLDMPipeline(DiffusionPipeline):
         return int(self.summarizer.config["dim"])
 
     @property
+    def outline_channels(self) -> int:
+        """Channels of the latents that contexts begin with an outline of; 0 for none."""
+        return int(self.summarizer.config.get("outline_channels", 0))
+
+    @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Shape (C, h, w) of a patch's latents."""
         side = TILE // self.vae.factor

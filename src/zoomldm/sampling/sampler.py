@@ -116,6 +116,7 @@ class Sampler:
                 None if given is None else given[rows],
                 None if parent is None else parent[rows],
                 label,
+                pipeline.outline_channels,
             )
             parts.append(drawn)
         return self._cut(torch.cat(parts), n, first)
