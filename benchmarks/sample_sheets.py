@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--pipeline", default="demo")
     arguments = parser.parse_args()
     pipeline = load_pipeline(arguments.pipeline)
-    options = SampleOptions(precision="bfloat16", batch=8)
+    options = SampleOptions(batch=8)
     archive = resources.files("zoomldm") / "weights" / "demo.zldm"
     references = [read_reference(f"{archive}@{place}", pipeline) for place in LIKE]
     sheets = {

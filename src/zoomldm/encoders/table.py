@@ -313,9 +313,10 @@ _OTHERWISE = {
 def known_as(name: str) -> str | None:
     """Id of the encoder that another tool's file of features names, None for one not known here.
 
-    >>> from zoomldm.encoders.table import known_as
-    >>> known_as("uni_v1"), known_as("mahmood-conch1_5"), known_as("ctranspath")
-    ('uni', 'conch-v1.5', None)
+    Examples:
+        >>> from zoomldm.encoders.table import known_as
+        >>> known_as("uni_v1"), known_as("mahmood-conch1_5"), known_as("ctranspath")
+        ('uni', 'conch-v1.5', None)
     """
     plain = name.strip().lower().replace("_", "-").removeprefix("mahmood-")
     found = _OTHERWISE.get(plain, plain)
