@@ -32,7 +32,7 @@ def main() -> None:
     references = [read_reference(f"{archive}@{place}", pipeline) for place in LIKE]
     sheets = {
         "new-tissue": {"n": 8},
-        "zoom": {"zoom": True},
+        "zoom": {"zoom": True, "n": 4},
         "like-1": {"levels": ["20x"], "n": 8, "like": references[0]},
         "like-2": {"levels": ["20x"], "n": 8, "like": references[1]},
     }
