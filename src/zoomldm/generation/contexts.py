@@ -127,7 +127,8 @@ def softened(contexts: Tensor, channels: int) -> Tensor:
     """Drawn contexts, the outline of latents that they begin with averaged over 5 x 5 cells.
 
     Outlines of neighbouring tokens are drawn apart and do not quite meet: a square edge every
-    four cells. What this takes away of their detail the denoiser makes anew.
+    four cells. What this takes away of their detail the denoiser makes anew. Parents are handed
+    down softened, too: as they were drawn they hand down their edges.
 
     Args:
         contexts: (n, 64, width).
