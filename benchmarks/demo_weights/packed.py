@@ -1,6 +1,6 @@
-"""Slides packed as JPEG tiles, one file each: written on a machine with slides, read on another.
+"""Slides packed as coded tiles, one file each: written on a machine with slides, read on another.
 
-A file `<name>.npz` holds `tiles` (JPEG bytes of 256 px RGB tiles, joined, uint8), `offsets`
+A file `<name>.npz` holds `tiles` (AVIF or JPEG bytes of 256 px RGB tiles, joined, uint8), `offsets`
 (n + 1, int64), `where` (n, 2) int16 row and column, `shape` (2,) rows and columns, `mask` (R, C)
 bool tissue and `block` (R, C) bool withheld tissue. Tiles that are not there are white.
 """
@@ -8,11 +8,10 @@ bool tissue and `block` (R, C) bool withheld tissue. Tiles that are not there ar
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from torch import Tensor
 
 TILE = 256
 WHITE = 255
+JPEG = b"\xff\xd8"
 GROUP = 256  # tiles that are copied to the device at once
 
 
@@ -53,7 +53,7 @@ def write_packed(
 
     Args:
         path: the file, `<name>.npz`.
-        tiles: JPEG bytes of each.
+        tiles: AVIF or JPEG bytes of each.
         where: (n, 2) row and column of each.
         mask: (R, C) tissue.
         block: (R, C) tissue withheld from training.
@@ -70,16 +70,13 @@ def write_packed(
     )
 
 
-def encode_jpegs(
-    tiles: Iterable[NDArray[np.uint8]], quality: int = 92, threads: int = 2
+def encode_tiles(
+    tiles: Iterable[NDArray[np.uint8]], quality: int = 80, threads: int = 2
 ) -> list[bytes]:
-    """JPEG bytes, chroma not subsampled, of tiles (256, 256, 3)."""
-    from PIL import Image
+    """AVIF bytes of tiles (256, 256, 3)."""
 
     def encode(tile: NDArray[np.uint8]) -> bytes:
-        out = BytesIO()
-        Image.fromarray(tile).save(out, "JPEG", quality=quality, subsampling=0)
-        return out.getvalue()
+        return imagecodecs.avif_encode(tile, level=quality, speed=8, numthreads=1)
 
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(encode, tiles))
@@ -119,11 +116,10 @@ def _read(path: Path, device: torch.device, pool: ThreadPoolExecutor) -> PackedS
     rows, columns = map(int, shape)
     mosaic = torch.full((rows, TILE, columns, TILE, 3), WHITE, dtype=torch.uint8, device=device)
     stored = np.zeros((rows, columns), bool)
-    decode = _decoder()
     for start in range(0, len(where), GROUP):
         span = range(start, min(start + GROUP, len(where)))
         parts = [blob[offsets[i] : offsets[i + 1]].tobytes() for i in span]
-        tiles = torch.from_numpy(np.stack(list(pool.map(decode, parts)))).to(device)
+        tiles = torch.from_numpy(np.stack(list(pool.map(_decode, parts)))).to(device)
         row, column = where[start : span.stop].T
         mosaic[torch.from_numpy(row).to(device), :, torch.from_numpy(column).to(device)] = tiles
         stored[row, column] = True
@@ -131,17 +127,6 @@ def _read(path: Path, device: torch.device, pool: ThreadPoolExecutor) -> PackedS
     return PackedSlide(path.stem, whole, mask, block, stored)
 
 
-@lru_cache(maxsize=1)
-def _decoder() -> Any:
-    """JPEG bytes to (256, 256, 3) uint8, by imagecodecs, or Pillow where that is missing."""
-    try:
-        from imagecodecs import jpeg8_decode
-    except ImportError:
-        return lambda data: np.asarray(_pillow(data))
-    return lambda data: jpeg8_decode(data)
-
-
-def _pillow(data: bytes) -> Any:
-    from PIL import Image
-
-    return Image.open(BytesIO(data)).convert("RGB")
+def _decode(data: bytes) -> NDArray[np.uint8]:
+    """AVIF or JPEG bytes to (256, 256, 3) uint8."""
+    return imagecodecs.jpeg8_decode(data) if data[:2] == JPEG else imagecodecs.avif_decode(data)

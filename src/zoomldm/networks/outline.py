@@ -113,9 +113,7 @@ class Outline(nn.Module):
 
 def windows(tokens: Tensor, shift: Tensor) -> Tensor:
     """Windows (B, C, 8, 8) into (B, C, h, w), each starting at its shift (B, 2), down and right."""
-    return torch.stack(
-        [
-            one[:, top : top + TOKENS, left : left + TOKENS]
-            for one, (top, left) in zip(tokens, shift.tolist(), strict=True)
-        ]
-    )
+    line = torch.arange(TOKENS, device=tokens.device)
+    row, col = (shift.to(tokens.device)[:, :, None] + line).unbind(1)
+    item = torch.arange(len(tokens), device=tokens.device)[:, None, None]
+    return tokens.movedim(1, -1)[item, row[:, :, None], col[:, None]].movedim(-1, 1)

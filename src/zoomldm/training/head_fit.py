@@ -81,7 +81,7 @@ def fit_blend(
         x = torch.cat([x, x.new_ones(len(x), 1)], 1).double()
         y = latents.flatten(2).transpose(1, 2).flatten(0, 1).double()
         second = x.T @ x
-        eye = torch.eye(len(second), dtype=torch.float64)
+        eye = torch.eye(len(second)).to(second)
         root = torch.linalg.cholesky(second + 1e-3 * second.diagonal().mean() * eye)
         found = torch.cholesky_solve(x.T @ y, root).T.to(latents.dtype)
         layer = denoiser.blend[(KINDS - 1) * level + kind - 1]

@@ -1,0 +1,423 @@
+"""Demo's summarizer and denoiser, trained on one GPU on virtual slides, within a time limit.
+
+    python benchmarks/demo_weights/octave.py PACKED PIPELINE -o OUT --minutes 12
+
+PACKED is what `pack.py` writes; of PIPELINE the patch encoder and the autoencoder are taken. The
+stage is `zoomldm train`'s, `OctaveStage`, fed from the GPU; in the second part of the time half
+of the parents are made by the denoiser itself, as those are that it meets where there is no base
+layer. OUT gets `unet` and `summarizer` (averaged weights, float32), `world.pt` for
+`embedding_diffusion.py`, a sheet of withheld windows and a log.
+"""
+
+import argparse
+import contextlib
+import time
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import torch
+import virtual
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from zoomldm.generation.octaves import PARENT_NOISE, Known, make_latents, octave_times
+from zoomldm.geometry.levels import COARSEST, COUNT, NAMES
+from zoomldm.networks.lowpass import LowPassAutoencoder, Planes, enlarged, planes_image
+from zoomldm.networks.octave_denoiser import BASE, KINDS, NONE, PARENT, OctaveDenoiser
+from zoomldm.networks.outline import Outline
+from zoomldm.networks.patch_encoder import TileCNN
+from zoomldm.networks.summarizers import CNNSummarizer, standardise
+from zoomldm.pixels import to_pixels
+from zoomldm.training.head_fit import RIDGE, fit_blend, latents_of
+from zoomldm.training.stages.octave import PARENTS, REPEATS, OctaveStage
+
+LEVEL_SHARES = (0.32, 0.2, 0.16, 0.12, 0.08, 0.05, 0.04, 0.03)
+WINDOWS = (24000, 12000, 8000, 6000, 4000, 2000, 768, 384)  # that the outline is fitted to
+MADE = 0.5  # of the parents, in the second part
+MADE_LEVELS = 4  # finest levels that may have a made parent
+SECOND = 0.45  # share of the time after which parents are made
+NULL = 0.1
+
+
+class SingleLevel(OctaveDenoiser):
+    """The denoiser where a batch is of one level: two maps in place of one for every item."""
+
+    level_now = 0
+
+    def _blend(self, both: Tensor, level: Tensor, kind: Tensor) -> Tensor:
+        first = (KINDS - 1) * self.level_now if self.config["blends"] > 1 else 0
+        made = [self.blend[first + i](both) for i in range(KINDS - 1)]
+        return torch.where((kind == BASE).view(-1, 1, 1, 1), made[1], made[0])
+
+
+class GpuStage(OctaveStage):
+    """The stage with hints that may be given."""
+
+    def given(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents, hint and context of a batch; latents in float32."""
+        context = self.summarizer(
+            batch["grid"], batch["level"][:1].expand(len(batch["grid"])), batch.get("shift")
+        )[batch["where"]]
+        with torch.autocast(self.unet.alphas.device.type, enabled=False):
+            keep = self.summarizer
+            self.summarizer = _Nothing()
+            latents, hint, _ = super().given(batch)
+            self.summarizer = keep
+        if "made" in batch:
+            flags = batch["is_made"].view(-1, 1, 1, 1)
+            hint = torch.where(flags, batch["made"], hint)
+        return latents, hint, context
+
+
+class _Nothing(torch.nn.Module):
+    def forward(self, grid: Tensor, *_: Tensor) -> Tensor:
+        return grid.new_zeros(len(grid), 1, 1, dtype=torch.float32)
+
+
+def items(
+    world: virtual.World, stage: OctaveStage, level: int, size: int, rng, null: float, kinds=None
+) -> dict[str, Tensor]:
+    """A batch of one level, as `OctaveStage.batch` makes it."""
+    device, repeats = world.device, REPEATS[level]
+    n = -(-size // repeats)
+    drawn = world.draw(level, n)
+    kind = stage._kinds(rng, level, n) if kinds is None else np.full(n, kinds)
+    kind = torch.from_numpy(kind).to(device)
+    loss = torch.where(kind == BASE, 1 - drawn.quality.float() / 100, 0.0)
+    spoilt = PARENTS * torch.rand(n, device=device).square()
+    loss = torch.where(kind == PARENT, spoilt, loss)
+    where = torch.arange(n, device=device).repeat_interleave(repeats)[:size]
+    size = len(where)
+    span = (torch.randperm(size, device=device) + torch.rand(size, device=device)) / size
+    normal = torch.special.ndtri(span.double().clamp(1e-4, 1 - 1e-4))
+    spot = (torch.sigmoid(normal * 1.1 + 0.2) * 1000).long().clamp(0, 999)
+    shape = (size, 6, 32, 32)
+    out = {
+        "pixels": drawn.pixels[where],
+        "lossy": (drawn.pixels if drawn.lossy is None else drawn.lossy)[where],
+        "kind": kind[where],
+        "loss": loss[where],
+        "grid": drawn.grids,
+        "where": where,
+        "time": spot,
+        "noise": torch.randn(shape, device=device),
+        "spoil": torch.randn(shape, device=device),
+        "keep": (torch.rand(size, device=device) >= null).float(),
+        "level": torch.full((size,), level, device=device),
+        "places": torch.stack([drawn.slide, drawn.top, drawn.left], 1),
+    }
+    if drawn.shifts is not None:
+        out["shift"] = drawn.shifts
+    return out
+
+
+@torch.no_grad()
+def made_parents(world: virtual.World, net, summarizer, vae, level: int, places: Tensor, steps=5):
+    """What the denoiser itself hands down to windows (n, 3) of a level: hints (n, 6, 32, 32)."""
+    up = level + 1
+    step = virtual.TOKEN if up < virtual.FINE else max(virtual.SIDE >> up, 1)
+    half = places[:, 1:] // 2
+    rest = half % step
+    steps_in = (32 - rest) // step + 1
+    offset = rest + step * (torch.rand(rest.shape, device=rest.device) * steps_in).long()
+    offset = offset.clamp(max=32)
+    corner = half - offset
+    drawn = world.at(up, places[:, 0], corner[:, 0], corner[:, 1])
+    n = len(places)
+    levels = torch.full((n,), up, device=half.device)
+    context = summarizer(drawn.grids, levels, drawn.shifts).float()
+    with torch.autocast(world.device.type, enabled=False):
+        latents = latents_of(vae, drawn.pixels)
+        planes = vae.to_planes(latents)
+        above = Planes(*(F.avg_pool2d(p, 2) for p in planes))
+        hint = vae.from_planes(enlarged(above))
+    hint = hint + PARENT_NOISE * torch.randn_like(hint)
+    kind = PARENT if torch.rand(()) < 0.5 and up < COARSEST else NONE
+    net.level_now = up
+    known = Known(up, context, kind, hint if kind else None, PARENT_NOISE if kind else 0.0)
+    made = make_latents(net, known, torch.randn_like(hint), octave_times(steps)).float()
+    with torch.autocast(world.device.type, enabled=False):
+        planes = vae.to_planes(made)
+        own = []
+        for plane, unit in zip(planes, (1, 2), strict=True):
+            side = plane.shape[-1] // 2
+            line = torch.arange(side, device=plane.device)
+            y = (offset[:, 0] // unit)[:, None] + line
+            x = (offset[:, 1] // unit)[:, None] + line
+            b = torch.arange(n, device=plane.device)[:, None, None]
+            own.append(plane.movedim(1, -1)[b, y[:, :, None], x[:, None]].movedim(-1, 1))
+        return vae.from_planes(enlarged(Planes(*own)))
+
+
+@torch.no_grad()
+def fit(world: virtual.World, stage: GpuStage, windows=WINDOWS, pairs: int = 384) -> None:
+    """`OctaveStage.fit` on the device."""
+    outline = stage.summarizer.outline
+    for level in range(COUNT):
+        side, second, cross = 1 << level, 0.0, 0.0
+        part = (256, 256, 128, 64, 32, 16, 8, 4)[level]
+        for _ in range(0, windows[level], part):
+            drawn = world.draw(level, part, whole=True)
+            latents = latents_of(stage.vae[0], drawn.pixels)
+            grid = standardise(drawn.grids[:, :side, :side])
+            x = outline.gathered(grid.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).flatten(0, 2)
+            x = torch.cat([x, x.new_ones(len(x), 1)], 1).double()
+            y = F.pixel_unshuffle(latents, outline.cells(level)).permute(0, 2, 3, 1).flatten(0, 2)
+            second, cross = second + x.T @ x, cross + x.T @ y.double()
+        outline.cpu().fit(level, second.cpu(), cross.cpu(), RIDGE)
+        outline.to(world.device)
+    rng = np.random.default_rng(12)
+    for level in range(COUNT):
+        stage.unet.level_now = level
+        for kind in (NONE, PARENT, BASE)[: 1 if level == COARSEST else 3 if level < 3 else 2]:
+            batch = items(world, stage, level, pairs, rng, 0, kind)
+            latents, hint, context = stage.given(batch)
+            own, _ = stage.unet.head(context, batch["level"])
+            fit_blend(stage.unet, level, kind, hint, own, latents)
+
+
+@torch.no_grad()
+def held_out(world: virtual.World, stage: GpuStage, size: int = 256) -> str:
+    """v-loss on withheld windows: context | parent | made parent | base layer, a level each."""
+    rng, rows = np.random.default_rng(8), []
+    world.random.manual_seed(8)
+    torch.manual_seed(8)
+    for level in range(COUNT):
+        row = []
+        stage.unet.level_now = level
+        n = size if level < 5 else size // 4
+        for kind in (NONE, PARENT, BASE):
+            if (kind == PARENT and level == COARSEST) or (kind == BASE and level > 2):
+                continue
+            batch = items(world, stage, level, n, rng, 0, kind)
+            if kind == BASE:
+                pass
+            elif kind == PARENT:
+                batch["loss"] = torch.full_like(batch["loss"], PARENT_NOISE)
+            row.append(f"{float(stage.errors(batch)[0].mean()):.3f}")
+            if kind == PARENT and level < MADE_LEVELS:
+                made = made_parents(
+                    world, stage.unet, stage.summarizer, stage.vae[0], level, batch["places"]
+                )
+                batch["made"], batch["is_made"] = made[batch["where"]], batch["kind"] == PARENT
+                stage.unet.level_now = level
+                row.append(f"m{float(stage.errors(batch)[0].mean()):.3f}")
+        rows.append(f"{NAMES[level]} {' '.join(row)}")
+    return " | ".join(rows)
+
+
+@torch.no_grad()
+def sheet(world: virtual.World, stage: GpuStage, path: Path, columns: int = 10) -> None:
+    """Withheld windows: real, from context, from a made parent, from the base layer."""
+    rows, rng = [], np.random.default_rng(3)
+    world.random.manual_seed(3)
+    torch.manual_seed(3)
+    vae = stage.vae[0]
+    for level in range(5):
+        batch = items(world, stage, level, columns, rng, 0, BASE if level < 3 else PARENT)
+        batch = {k: v[:columns] for k, v in batch.items()}
+        rows.append(np.concatenate(list(batch["pixels"].cpu().numpy()), 1))
+        _, hint, context = stage.given(batch)
+        choices = [(NONE, None, 0.0)]
+        if level < MADE_LEVELS:
+            made = made_parents(world, stage.unet, stage.summarizer, vae, level, batch["places"])
+            choices.append((PARENT, made, PARENT_NOISE))
+        if level < 3:
+            choices.append((BASE, hint, float(batch["loss"].mean())))
+        stage.unet.level_now = level
+        for kind, given, loss in choices:
+            known = Known(level, context.float(), kind, given, loss)
+            x = make_latents(stage.unet, known, batch["noise"], octave_times(6)).float()
+            rows.append(np.concatenate(list(to_pixels(planes_image(vae.to_planes(x)))), 1))
+    Image.fromarray(np.concatenate(rows)).save(path)
+
+
+class Average:
+    """Moving average of two networks."""
+
+    def __init__(self, stage: GpuStage, decay: float) -> None:
+        self.live = [*stage.unet.parameters(), *stage.summarizer.parameters()]
+        self.unet = deepcopy(stage.unet).requires_grad_(False).eval()
+        self.summarizer = deepcopy(stage.summarizer).requires_grad_(False).eval()
+        self.kept = [*self.unet.parameters(), *self.summarizer.parameters()]
+        self.decay, self.steps = decay, 0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the weights of now."""
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        torch._foreach_lerp_(self.kept, [p.detach() for p in self.live], 1 - decay)
+        self.steps += 1
+
+    @contextlib.contextmanager
+    def in_place(self, stage: GpuStage):
+        """The stage with the averaged networks."""
+        live = stage.unet, stage.summarizer
+        stage.unet, stage.summarizer = self.unet, self.summarizer
+        yield
+        stage.unet, stage.summarizer = live
+
+    def save(self, out: Path) -> None:
+        """Write `unet` and `summarizer`."""
+        plain = OctaveDenoiser.from_config(self.unet.config)
+        plain.load_state_dict({k: v.cpu() for k, v in self.unet.state_dict().items()})
+        plain.save_pretrained(out / "unet")
+        deepcopy(self.summarizer).cpu().save_pretrained(out / "summarizer")
+
+
+def networks(arguments, device) -> tuple[TileCNN, GpuStage]:
+    """Patch encoder, and the stage with new networks or with those of `--start`."""
+    folder = arguments.pipeline
+    encoder = TileCNN.from_pretrained(folder / "patch_encoder").float().to(device).eval()
+    vae = LowPassAutoencoder.from_pretrained(folder / "vae").float().to(device)
+    if arguments.start:
+        summarizer = CNNSummarizer.from_pretrained(arguments.start / "summarizer").float()
+        denoiser = SingleLevel.from_pretrained(arguments.start / "unet").float()
+    else:
+        torch.manual_seed(0)
+        summarizer = CNNSummarizer(unpack=32, outline_channels=6)
+        denoiser = SingleLevel(widths=tuple(arguments.widths), outline=True, blends=8)
+    stage = GpuStage(vae, summarizer.to(device), denoiser.to(device), None)
+    return encoder.requires_grad_(False), stage.to(device)
+
+
+def outline_in_float32(device_type: str) -> None:
+    """Keep the outline out of autocast: half precision would blur what it tells."""
+    plain = Outline.forward
+
+    def forward(self, embeddings: Tensor, level: int, shift: Tensor | None = None) -> Tensor:
+        with torch.autocast(device_type, enabled=False):
+            return plain(self, embeddings.float(), level, shift)
+
+    Outline.forward = forward
+
+
+def main() -> None:
+    """Train."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("packed", type=Path)
+    parser.add_argument("pipeline", type=Path)
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=12)
+    parser.add_argument("--versions", type=int, default=32)
+    parser.add_argument("--only", type=int, help="slides at most")
+    parser.add_argument("--widths", type=int, nargs=3, default=(64, 96, 160))
+    parser.add_argument("--batch", type=int, default=256, help="items of a level")
+    parser.add_argument("--levels-a-step", type=int, default=3)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--start", type=Path, help="folder with unet and summarizer to go on from")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--fit-windows", type=int, nargs=8, default=WINDOWS)
+    arguments = parser.parse_args()
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+    out, device = arguments.out, torch.device(arguments.device)
+    out.mkdir(parents=True, exist_ok=True)
+    began = time.time()
+
+    def say(text: str) -> None:
+        line = f"{time.time() - began:6.0f}s {text}"
+        print(line, flush=True)
+        with (out / "log.txt").open("a") as file:
+            file.write(line + "\n")
+
+    encoder, stage = networks(arguments, device)
+    sources = virtual.load_sources(arguments.packed, device, arguments.only)
+    say(f"{len(sources)} slides")
+    slides = virtual.make_all(sources, range(arguments.versions), encoder)
+    part = out / "world.part"
+    torch.save(virtual.embeddings_of(slides), part)
+    part.rename(out / "world.pt")
+    world = virtual.World(slides)
+    kept = virtual.World([s for s in slides if s.version == 0], withheld=True)
+    del sources, slides
+    say(f"{int(world.counts.sum())} tissue tiles in {len(world.names)} virtual slides")
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        say(f"GPU memory {torch.cuda.memory_allocated() / 1e9:.1f} GB")
+    outline_in_float32(device.type)
+    if not arguments.start:
+        fit(world, stage, tuple(arguments.fit_windows))
+        say("fitted: " + held_out(kept, stage, arguments.batch))
+    average = Average(stage, 0.999)
+    if arguments.compile:
+        stage.unet.unet = torch.compile(stage.unet.unet, dynamic=False)
+    decayed = [p for n, p in stage.named_parameters() if p.requires_grad and p.ndim > 1]
+    others = [p for n, p in stage.named_parameters() if p.requires_grad and p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": 0.02}, {"params": others, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(
+        groups, lr=arguments.rate, betas=(0.9, 0.99), fused=device.type == "cuda"
+    )
+    rng = np.random.default_rng(5)
+    start = time.time()
+    limit, step, saved, told = 60 * arguments.minutes - (start - began), 0, start, start
+    losses: dict[str, list[Tensor]] = {}
+    stage.train()
+    while True:
+        share = (time.time() - start) / max(limit, 1)
+        if share >= 1:
+            break
+        rate = arguments.rate * min(1, (step + 1) / 300) * min(1, (1 - share) / 0.5)
+        for group in optimiser.param_groups:
+            group["lr"] = max(rate, 1e-6)
+        chosen = rng.choice(COUNT, size=arguments.levels_a_step, p=LEVEL_SHARES, replace=False)
+        for level in chosen.tolist():
+            size = arguments.batch if level < 5 else arguments.batch // 2
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                batch = items(world, stage, level, size, rng, NULL)
+                if share > SECOND and level < MADE_LEVELS:
+                    which = (batch["kind"] == PARENT) & (
+                        torch.rand(len(batch["kind"]), device=device) < MADE
+                    )
+                    most = int(0.4 * size)
+                    number = torch.nonzero(which)[:most, 0]
+                    if len(number):
+                        padded = torch.zeros(most, dtype=torch.long, device=device)
+                        padded[: len(number)] = number
+                        hints = made_parents(
+                            world,
+                            average.unet,
+                            average.summarizer,
+                            stage.vae[0],
+                            level,
+                            batch["places"][padded],
+                        )
+                        batch["made"] = torch.zeros_like(batch["noise"])
+                        batch["made"][number] = hints[: len(number)]
+                        batch["is_made"] = torch.zeros_like(which)
+                        batch["is_made"][number] = True
+                        batch["loss"][number] = PARENT_NOISE
+                stage.unet.level_now = level
+                errors, likelihood = stage.errors(batch)
+                loss = errors.mean() + 0.1 * likelihood.mean()
+            (loss / len(chosen)).backward()
+            losses.setdefault(NAMES[level], []).append(errors.detach().mean())
+        torch.nn.utils.clip_grad_norm_([*decayed, *others], 1.0)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        average.update()
+        step += 1
+        if time.time() - told > 20 or step == 3:
+            told = time.time()
+            text = " ".join(
+                f"{k} {float(torch.stack(losses[k]).mean()):.3f}" for k in NAMES if k in losses
+            )
+            losses = {}
+            say(f"step {step} rate {rate:.1e} {text}")
+        if time.time() - saved > 75:
+            saved = time.time()
+            average.save(out)
+            with average.in_place(stage):
+                say("withheld: " + held_out(kept, stage, arguments.batch))
+    average.save(out)
+    with average.in_place(stage):
+        say("withheld: " + held_out(kept, stage, arguments.batch))
+        sheet(kept, stage, out / "sheet.png")
+    say(f"done after {step} steps")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,446 @@
+"""Virtual slides: packed slides turned, warped and stained otherwise, embedded, and kept in memory.
+
+A few thousand tiles are little to train on. Each slide is therefore seen in all eight
+orientations, and further under random angles, scales (0.92 to 1.08), origins of the tile grid and
+stains, with embeddings of its own for every version. Everything lies on one device.
+"""
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import torch
+from packed import PackedSlide, read_packed
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+TILE, SIDE, TOKEN, LEVELS, FINE = 256, 64, 8, 8, 3
+TURNS = 8  # versions 0 to 7 are the exact orientations
+CHUNK = 512  # pixels at 5x that share a quality of the base layer
+MARGIN = 32
+QUALITIES = (20, 75)
+BASES = 3  # levels whose latents a base layer at 5x holds
+HE = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))  # Ruifrok and Johnston 2001
+
+
+def stain(rng: np.random.Generator) -> np.ndarray:
+    """A random change of optical densities (3, 3) that leaves white as it is."""
+    he = np.array(HE) + rng.normal(0, 0.02, (3, 3))
+    gains = np.exp(rng.normal(0, (0.15, 0.15, 0.05)))
+    return np.linalg.inv(np.array(HE)) @ np.diag(gains) @ he
+
+
+@dataclass
+class Slide:
+    """A virtual slide.
+
+    Attributes:
+        name: of the slide.
+        source: its number.
+        version: below 8 an exact orientation.
+        matrix: (2, 3) from its pixels (x, y) at 20x, centres at halves, to those of the slide.
+        stain: (3, 3) change of optical density, or None.
+        pixels: (R 64, C 64, 3) uint8 at 5x.
+        lossy: the same as a base layer keeps it.
+        quality: (chunks down, chunks right) of the base layer.
+        embeddings: (R, C, D) float16.
+        background: (D,).
+        mask: (R, C) bool.
+        withheld: (R, C) bool.
+    """
+
+    name: str
+    source: int
+    version: int
+    matrix: np.ndarray
+    stain: np.ndarray | None
+    pixels: Tensor
+    lossy: Tensor
+    quality: Tensor
+    embeddings: Tensor
+    background: Tensor
+    mask: Tensor
+    withheld: Tensor
+
+
+class Source:
+    """One slide on the device, from which pixels of its versions are read."""
+
+    def __init__(self, slide: PackedSlide) -> None:
+        self.name, self.mask, self.block = slide.name, slide.mask, slide.block
+        self.mosaic, self.device = slide.mosaic, slide.mosaic.device
+        self._float: Tensor | None = None
+
+    def open(self) -> None:
+        """Hold the mosaic as float as well, until `close`."""
+        self._float = (self.mosaic.permute(2, 0, 1)[None].float() - 255).contiguous()
+
+    def close(self) -> None:
+        """Free what `open` took."""
+        self._float = None
+
+    def read(self, matrix: np.ndarray, change: np.ndarray | None, tops: Tensor, lefts: Tensor):
+        """Tiles (n, 256, 256, 3) uint8 at pixels (tops, lefts) of a version."""
+        assert self._float is not None
+        n, (height, width) = len(tops), self.mosaic.shape[:2]
+        line = torch.arange(TILE, device=self.device, dtype=torch.float64) + 0.5
+        y = (tops.double()[:, None] + line)[:, :, None].expand(n, TILE, TILE)
+        x = (lefts.double()[:, None] + line)[:, None, :].expand(n, TILE, TILE)
+        m = matrix
+        sx = m[0, 0] * x + m[0, 1] * y + m[0, 2]
+        sy = m[1, 0] * x + m[1, 1] * y + m[1, 2]
+        grid = torch.stack([sx * 2 / width - 1, sy * 2 / height - 1], -1).float()
+        out = F.grid_sample(
+            self._float, grid.reshape(1, n * TILE, TILE, 2), "bicubic", "zeros", False
+        )
+        out = (out + 255).reshape(3, n, TILE, TILE)
+        if change is not None:
+            density = -(out.clamp(1, 255) / 255).log().flatten(1)
+            turned = torch.from_numpy(change).to(density).T @ density
+            out = (255 * torch.exp(-turned)).reshape(3, n, TILE, TILE)
+        return out.clamp(0, 255).round().to(torch.uint8).permute(1, 2, 3, 0)
+
+
+def placed(source: Source, version: int, rng: np.random.Generator):
+    """Matrix (2, 3), rows and columns of a version of a slide."""
+    rows, cols = source.mask.shape
+    height, width = rows * TILE, cols * TILE
+    if version < TURNS:
+        quarter, flip = version % 4, version >= 4
+        angle, scale = quarter * math.pi / 2, 1.0
+    else:
+        flip, angle = bool(rng.integers(2)), rng.uniform(0, 2 * math.pi)
+        scale = rng.uniform(0.92, 1.08)
+    c, s = math.cos(angle), math.sin(angle)
+    if version < TURNS:
+        c, s = round(c), round(s)
+    linear = np.array([[c, -s], [s, c]]) * scale
+    if flip:
+        linear = linear @ np.diag([-1.0, 1.0])
+    at = np.argwhere(source.mask)
+    if version < TURNS:
+        corners = np.array([[0, 0], [width, 0], [0, height], [width, height]], float)
+    else:
+        lows = at[:, ::-1] * TILE
+        corners = np.concatenate([lows + d for d in ([0, 0], [0, TILE], [TILE, 0], [TILE, TILE])])
+    back = corners @ np.linalg.inv(linear).T
+    low, high = back.min(0), back.max(0)
+    if version >= TURNS:
+        low = low - rng.uniform(0, TILE, 2)
+    size = np.ceil((high - low) / TILE - 1e-6).astype(int)
+    shift = linear @ low
+    return np.concatenate([linear, shift[:, None]], 1), int(size[1]), int(size[0])
+
+
+def covered(flags: np.ndarray, matrix: np.ndarray, rows: int, cols: int, points: int) -> np.ndarray:
+    """Fraction of each tile of a version that lies in tiles of the slide with a flag."""
+    line = (np.arange(points) + 0.5) / points
+    y = (np.arange(rows)[:, None] + line).reshape(-1) * TILE
+    x = (np.arange(cols)[:, None] + line).reshape(-1) * TILE
+    x, y = np.meshgrid(x, y)
+    sx = np.floor((matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2]) / TILE).astype(int)
+    sy = np.floor((matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2]) / TILE).astype(int)
+    inside = (sx >= 0) & (sy >= 0) & (sx < flags.shape[1]) & (sy < flags.shape[0])
+    found = np.zeros(x.shape, bool)
+    found[inside] = flags[sy[inside], sx[inside]]
+    return found.reshape(rows, points, cols, points).mean((1, 3))
+
+
+def base_chunk(around: np.ndarray, quality: int, first: int) -> np.ndarray:
+    """A chunk with its margin as the slide's own JPEG and then a base layer leave it."""
+    around = imagecodecs.jpeg8_decode(imagecodecs.jpeg8_encode(around, level=first))
+    data = imagecodecs.avif_encode(
+        np.ascontiguousarray(around), level=quality, speed=8, numthreads=1
+    )
+    return imagecodecs.avif_decode(data)[MARGIN:-MARGIN, MARGIN:-MARGIN]
+
+
+@torch.no_grad()
+def make(
+    source: Source,
+    number: int,
+    version: int,
+    seed: int,
+    encoder: nn.Module,
+    pool: ThreadPoolExecutor | None,
+) -> tuple[Slide, list[tuple[slice, slice, Future]]]:
+    """A version of an opened slide, and the chunks of its base layer that are still encoded."""
+    rng = np.random.default_rng([seed, number, version])
+    matrix, rows, cols = placed(source, version, rng)
+    change = stain(rng) if version >= TURNS and rng.random() < 0.8 else None
+    padded = np.pad(source.mask, 1)
+    r, c = source.mask.shape
+    near = np.any([padded[i : i + r, j : j + c] for i in range(3) for j in range(3)], 0)
+    points = 1 if version < TURNS else 8
+    mask = covered(source.mask, matrix, rows, cols, points) > 0.2
+    withheld = covered(source.block, matrix, rows, cols, points) > 0
+    there = np.argwhere((covered(near, matrix, rows, cols, points) > 0) | mask)
+    device = source.device
+    white = torch.ones(1, 3, TILE, TILE, device=device)
+    background = encoder(white)[0].half()
+    embeddings = background.expand(rows, cols, -1).clone()
+    pixels = torch.full((rows, SIDE, cols, SIDE, 3), 255, dtype=torch.uint8, device=device)
+    places = torch.from_numpy(there).to(device)
+    inside = torch.from_numpy(mask).to(device)
+    for part in places.split(64):
+        tiles = source.read(matrix, change, part[:, 0] * TILE, part[:, 1] * TILE)
+        signed = tiles.permute(0, 3, 1, 2).float()
+        low = F.avg_pool2d(signed, TILE // SIDE).round().to(torch.uint8).permute(0, 2, 3, 1)
+        pixels[part[:, 0], :, part[:, 1]] = low
+        keep = inside[part[:, 0], part[:, 1]]
+        if keep.any():
+            chosen = part[keep]
+            embeddings[chosen[:, 0], chosen[:, 1]] = encoder(signed[keep] / 255).half()
+    pixels = pixels.view(rows * SIDE, cols * SIDE, 3)
+    chunks = -(-pixels.shape[0] // CHUNK), -(-pixels.shape[1] // CHUNK)
+    quality = rng.integers(QUALITIES[0], QUALITIES[1] + 1, chunks)
+    first = rng.integers(70, 93, chunks)
+    jobs = []
+    if pool is not None:
+        own = np.pad(
+            pixels.cpu().numpy(), ((MARGIN,) * 2, (MARGIN,) * 2, (0, 0)), constant_values=255
+        )
+        for i, j in np.ndindex(*chunks):
+            around = own[i * CHUNK : (i + 1) * CHUNK + 2 * MARGIN][
+                :, j * CHUNK : (j + 1) * CHUNK + 2 * MARGIN
+            ]
+            if around.min() == 255:
+                continue
+            where = (slice(i * CHUNK, (i + 1) * CHUNK), slice(j * CHUNK, (j + 1) * CHUNK))
+            job = pool.submit(base_chunk, around, int(quality[i, j]), int(first[i, j]))
+            jobs.append((*where, job))
+    slide = Slide(
+        source.name,
+        number,
+        version,
+        matrix,
+        change,
+        pixels,
+        pixels.clone() if pool is not None else pixels,
+        torch.from_numpy(quality).to(device),
+        embeddings,
+        background,
+        inside,
+        torch.from_numpy(withheld).to(device),
+    )
+    return slide, jobs
+
+
+def make_all(
+    sources: Sequence[Source],
+    versions: Sequence[int],
+    encoder: nn.Module,
+    seed: int = 0,
+    codec: bool = True,
+    threads: int = 16,
+) -> list[Slide]:
+    """All versions of all slides."""
+    slides: list[Slide] = []
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: list[tuple[Slide, list]] = []
+        for number, source in enumerate(sources):
+            source.open()
+            for version in versions:
+                slide, jobs = make(source, number, version, seed, encoder, pool if codec else None)
+                slides.append(slide)
+                waiting.append((slide, jobs))
+            source.close()
+        for slide, jobs in waiting:
+            for down, across, job in jobs:
+                slide.lossy[down, across] = torch.from_numpy(job.result()).to(slide.lossy.device)
+    return slides
+
+
+def halved(pixels: Tensor) -> Tensor:
+    """Averaged over 2 x 2, rounded; an odd edge is filled up with white first."""
+    x = pixels.permute(2, 0, 1)[None].float()
+    x = F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2), value=255)
+    return F.avg_pool2d(x, 2)[0].add(0.5).floor().to(torch.uint8).permute(1, 2, 0)
+
+
+def pixel_pool(images: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Arrays (h, w, ...) as one (n + 1, ...), with the start and the width of each."""
+    sizes = torch.tensor([i.shape[0] * i.shape[1] for i in images])
+    starts = torch.cumsum(sizes, 0) - sizes
+    device = images[0].device
+    flat = torch.cat([i.reshape(-1, *i.shape[2:]) for i in images])
+    shapes = torch.tensor([[i.shape[0], i.shape[1]] for i in images])
+    return flat, starts.to(device), shapes.to(device)
+
+
+class Pool:
+    """Arrays of many slides from which windows are gathered at once.
+
+    Args:
+        images: (h, w, ...) of each slide.
+        fill: of each slide what lies outside; (slides, ...) or one number.
+    """
+
+    def __init__(self, images: Sequence[Tensor], fill: Tensor | float) -> None:
+        self.flat, self.starts, self.shapes = pixel_pool(images)
+        self.fill = fill
+
+    def windows(self, slide: Tensor, top: Tensor, left: Tensor, side: int) -> Tensor:
+        """Windows (B, side, side, ...)."""
+        line = torch.arange(side, device=top.device)
+        y, x = top[:, None] + line, left[:, None] + line
+        high, wide = self.shapes[slide].unbind(1)
+        inside = ((y >= 0) & (y < high[:, None]))[:, :, None]
+        inside = inside & ((x >= 0) & (x < wide[:, None]))[:, None]
+        index = self.starts[slide, None, None] + y[:, :, None] * wide[:, None, None] + x[:, None]
+        out = self.flat[torch.where(inside, index, 0)]
+        fill = self.fill
+        if isinstance(fill, Tensor):
+            fill = fill[slide][:, None, None]
+        else:
+            fill = torch.tensor(fill, dtype=out.dtype, device=out.device)
+        return torch.where(inside.reshape(*inside.shape, *[1] * (out.dim() - 3)), out, fill)
+
+
+@dataclass
+class Drawn:
+    """Windows of one level.
+
+    Attributes:
+        slide: (n,) number of the virtual slide.
+        top: (n,) in pixels of level + 2, which are a quarter of those of the level.
+        left: likewise.
+        pixels: (n, 64, 64, 3) uint8 of level + 2.
+        lossy: the same of the base layer, None from 2.5x on.
+        quality: (n,) of the base layer.
+        grids: (n, s, s, D).
+        shifts: (n, 2), or None from 2.5x on.
+    """
+
+    slide: Tensor
+    top: Tensor
+    left: Tensor
+    pixels: Tensor
+    lossy: Tensor | None
+    quality: Tensor
+    grids: Tensor
+    shifts: Tensor | None
+
+
+class World:
+    """Windows of virtual slides, drawn on their device; rules as `zoomldm.data.rasters`.
+
+    Args:
+        slides: the virtual slides.
+        withheld: whether to draw from what is kept out of training.
+        least: see `RasterPatches`.
+        seed: of the windows.
+    """
+
+    def __init__(
+        self, slides: Sequence[Slide], withheld: bool = False, least: float = 0.2, seed: int = 0
+    ) -> None:
+        self.withheld, self.least = withheld, least
+        device = slides[0].pixels.device
+        self.device = device
+        self.random = torch.Generator(device).manual_seed(seed)
+        self.names = [s.name for s in slides]
+        levels = [[s.pixels for s in slides]]
+        lossy = [[s.lossy for s in slides]]
+        for k in range(1, LEVELS):
+            levels.append([halved(x) for x in levels[-1]])
+            if k < BASES:
+                lossy.append([halved(x) for x in lossy[-1]])
+        self.pixels = [Pool(x, 255) for x in levels]
+        self.lossy = [Pool(x, 255) for x in lossy]
+        self.quality = Pool([s.quality for s in slides], 50)
+        self.background = torch.stack([s.background for s in slides])
+        self.embeddings = Pool([s.embeddings for s in slides], self.background)
+        self.mask = Pool([s.mask for s in slides], False)
+        self.kept = Pool([s.withheld for s in slides], False)
+        tissue = [torch.nonzero(s.withheld & s.mask if withheld else s.mask) for s in slides]
+        counts = torch.tensor([len(t) for t in tissue], device=device)
+        self.counts, self.firsts = counts, torch.cumsum(counts, 0) - counts
+        self.tissue = torch.cat(tissue)
+
+    def _integers(self, high: Tensor | int, shape: tuple[int, ...]) -> Tensor:
+        drawn = torch.rand(shape, generator=self.random, device=self.device, dtype=torch.float64)
+        return (drawn * high).long()
+
+    def places(self, level: int, count: int, whole: bool = False) -> tuple[Tensor, ...]:
+        """Slide, top and left (count,) of windows that fit."""
+        tile = max(SIDE >> level, 1)
+        step = tile if whole or level >= FINE else TOKEN
+        weight = self.counts.double() ** (1.0 if level < FINE else 0.5)
+        parts: list[Tensor] = []
+        found = 0
+        while found < count:
+            n = 2 * count
+            slide = torch.multinomial(weight, n, True, generator=self.random)
+            picked = self.firsts[slide] + self._integers(self.counts[slide], (n,))
+            at = (self.tissue[picked] * SIDE) >> level
+            at = at - self._integers(SIDE, (n, 2))
+            at = -((-at) // step) * step
+            fits = self._fits(level, slide, at[:, 0], at[:, 1])
+            parts.append(torch.cat([slide[:, None], at], 1)[fits])
+            found += len(parts[-1])
+        out = torch.cat(parts)[:count]
+        return out[:, 0], out[:, 1], out[:, 2]
+
+    def _fits(self, level: int, slide: Tensor, top: Tensor, left: Tensor) -> Tensor:
+        row, col = (top << level) // SIDE, (left << level) // SIDE
+        side = (1 << level) + int(level < FINE)
+        mask = torch.cat(
+            [
+                self.mask.windows(s, r, c, side).flatten(1).float().mean(1, keepdim=True)
+                for s, r, c in zip(slide.split(64), row.split(64), col.split(64), strict=True)
+            ]
+            if level >= 5
+            else [self.mask.windows(slide, row, col, side).flatten(1).float().mean(1, keepdim=True)]
+        )[:, 0]
+        kept = self.kept.windows(slide, row, col, side).flatten(1).float().mean(1)
+        good = mask > 0
+        if level < FINE:
+            good = good & (mask >= self.least)
+            return good & (kept * 2 > mask if self.withheld else kept == 0)
+        return good & (kept * 2 > mask if self.withheld else kept * 2 <= mask)
+
+    def at(self, level: int, slide: Tensor, top: Tensor, left: Tensor) -> Drawn:
+        """Windows at places in pixels of level + 2."""
+        pixels = self.pixels[level].windows(slide, top, left, SIDE)
+        lossy = self.lossy[level].windows(slide, top, left, SIDE) if level < BASES else None
+        half = SIDE // 2
+        y, x = ((top + half) << level) // CHUNK, ((left + half) << level) // CHUNK
+        quality = self.quality.windows(slide, y, x, 1)[:, 0, 0]
+        row, col = (top << level) // SIDE, (left << level) // SIDE
+        side = (1 << level) + int(level < FINE)
+        grids = self.embeddings.windows(slide, row, col, side)
+        shifts = None
+        if level < FINE:
+            tile = SIDE >> level
+            shifts = torch.stack([(top - row * tile) // TOKEN, (left - col * tile) // TOKEN], 1)
+        return Drawn(slide, top, left, pixels, lossy, quality, grids, shifts)
+
+    def draw(self, level: int, count: int, whole: bool = False) -> Drawn:
+        """`count` windows of a level."""
+        return self.at(level, *self.places(level, count, whole))
+
+
+def load_sources(folder: Path, device, only: int | None = None) -> list[Source]:
+    """All packed slides of a folder, or the first of them."""
+    return [Source(slide) for slide in read_packed(folder, device)[:only]]
+
+
+def embeddings_of(slides: Sequence[Slide]) -> list[dict]:
+    """What the embedding diffusion's contexts are made from."""
+    return [
+        {
+            "name": s.name,
+            "source": s.source,
+            "version": s.version,
+            "embeddings": s.embeddings.cpu(),
+            "background": s.background.cpu(),
+            "mask": s.mask.cpu(),
+            "withheld": s.withheld.cpu(),
+        }
+        for s in slides
+    ]
