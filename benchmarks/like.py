@@ -43,7 +43,7 @@ def main() -> None:
     network = pipeline.embedding_diffusion
 
     def means(contexts: torch.Tensor) -> np.ndarray:
-        return network.standardised(contexts).mean(1).numpy()
+        return network.standardised(contexts, level).mean(1).numpy()
 
     every = means(torch.from_numpy(held.contexts))
     centres = np.stack([every[own == k].mean(0) for k in range(len(opened))])

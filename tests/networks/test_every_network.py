@@ -182,6 +182,22 @@ class TestContextDiT(NetworkTests):
     )
 
 
+class TestContextDiTWithAxes(TestContextDiT):
+    build = staticmethod(
+        lambda: ContextDiT(
+            context_dim=12,
+            reference_dim=6,
+            width=16,
+            depth=2,
+            heads=2,
+            axes=8,
+            unpack=4,
+            qk_norm=True,
+            neighbours=True,
+        )
+    )
+
+
 class TestEmbeddingDiT(NetworkTests):
     build = staticmethod(lambda: EmbeddingDiT(context_dim=32, width=64, depth=1, heads=1))
     inputs = staticmethod(

@@ -184,6 +184,52 @@ def test_it_learns(stage: EmbeddingDiffusionStage) -> None:
         assert values.grad is not None and values.grad.isfinite().all(), key
 
 
+@pytest.fixture
+def axial(store: ContextStore) -> EmbeddingDiffusionStage:
+    pipeline = build_pipeline("tiny")
+    sizes = {"context_dim": 32, "reference_dim": 32, "width": 32, "depth": 2, "heads": 2}
+    more = {"axes": 24, "unpack": 8, "qk_norm": True, "neighbours": True}
+    torch.manual_seed(0)
+    pipeline.register_modules(embedding_diffusion=ContextDiT(**sizes, **more))
+    stage = EmbeddingDiffusionStage(pipeline, store, None, store)
+    stage.standardise()
+    return stage
+
+
+def test_axes_are_those_of_the_contexts(axial: EmbeddingDiffusionStage, store) -> None:
+    network = axial.network
+    for level in (0, 4, 7):
+        contexts = torch.from_numpy(store.levels[level].contexts).float()
+        found = network.standardised(contexts, level)
+        assert not found[..., 24:].any()
+        torch.testing.assert_close(found.mean((0, 1)), torch.zeros(32), atol=1e-2, rtol=0)
+        assert 0.9 < float(found[..., :24].square().mean()) < 1.1
+        lost = network.restored(found, level) - contexts
+        assert float(lost.square().mean()) < 0.02 * float(contexts.var((0, 1)).mean())
+
+
+def test_it_learns_along_axes(axial: EmbeddingDiffusionStage) -> None:
+    axial.train()
+    optimizer = torch.optim.AdamW(axial.network.parameters(), 1e-2)
+    losses = []
+    for step in range(50):
+        loss = axial(axial.batch(np.random.default_rng(step), 16))["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert np.mean(losses[-10:]) < 0.95 * np.mean(losses[:5])
+    for key, values in axial.network.named_parameters():
+        assert values.grad is not None and values.grad.isfinite().all(), key
+
+
+def test_what_is_right_along_axes_has_no_loss(axial: EmbeddingDiffusionStage) -> None:
+    batch = axial.batch(np.random.default_rng(0), 8)
+    clean = axial.network.standardised(batch["contexts"], batch["level"])
+    axial.network.forward = lambda *_: clean  # type: ignore[method-assign]
+    assert float(axial(batch)["loss"]) == 0
+
+
 def bits(run: Path) -> dict[str, torch.Tensor]:
     newest = sorted((run / "checkpoints").iterdir())[-1]
     return {

@@ -21,6 +21,7 @@ _log = logging.getLogger(__name__)
 MOST = (4096, 4096, 3072, 2048, 2048, 1024, 512, 384)  # contexts a level: bounds memory and start
 _CHUNK = (64, 64, 64, 64, 32, 16, 8, 4)  # grids summarised at once, a level
 _SHARE = 0.25  # least tissue of a patch, of the most that one of its level has on its slide
+_AT_ONCE = 256  # contexts whose moments are taken at once
 _MARGIN = 2  # tiles around a patch that a reference may lie in
 
 
@@ -189,3 +190,22 @@ class ContextStore:
         square = np.mean([np.square(c, dtype=np.float32).mean((0, 1)) for c in held], 0)
         deviation = np.sqrt(np.maximum(square - mean**2, 1e-8))
         return mean.astype(np.float32), deviation.astype(np.float32)
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Means (levels, width) and covariances (levels, width, width) float32 of levels' tokens.
+
+        Both are zeros for a level without contexts.
+        """
+        width = self.pipeline.summarizer.context_shape[1]
+        means = np.zeros((self.pipeline.levels, width), np.float32)
+        covariances = np.zeros((self.pipeline.levels, width, width), np.float32)
+        for level, held in enumerate(self.levels):
+            if not len(held.contexts):
+                continue
+            total, tokens = np.zeros((width, width)), held.contexts.shape[1]
+            means[level] = mean = held.contexts.mean((0, 1), dtype=np.float64)
+            for part in np.array_split(held.contexts, -(-len(held.contexts) // _AT_ONCE)):
+                apart = part.reshape(-1, width).astype(np.float32) - mean.astype(np.float32)
+                total += apart.T @ apart
+            covariances[level] = total / (len(held.contexts) * tokens)
+        return means, covariances

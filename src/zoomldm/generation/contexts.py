@@ -120,7 +120,7 @@ def draw_contexts(
         out = call(x, time, levels, reference, parent, labels)
         return out if guidance == 1 else torch.lerp(call(x, time, null), out, guidance)
 
-    return softened(network.restored(diffusion.sample(model, start)), outline)
+    return softened(network.restored(diffusion.sample(model, start), levels), outline)
 
 
 def softened(contexts: Tensor, channels: int) -> Tensor:

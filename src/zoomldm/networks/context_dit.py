@@ -8,11 +8,14 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoomldm.errors import ConfigError
 from zoomldm.networks.embedding_dit import TIME, positions, time_features
 from zoomldm.networks.summarizers import SIDE, standardise
 from zoomldm.networks.transformer import ModulatedBlock, modulated_norm
 
 HALF = SIDE // 2
+STEPS = 1000  # of the schedule
+_LEAST = 1e-6  # variance of an axis at a level, of the mean of its axes
 
 
 def matching_quarter(context: Tensor, row: Tensor, col: Tensor) -> Tensor:
@@ -33,6 +36,26 @@ def matching_quarter(context: Tensor, row: Tensor, col: Tensor) -> Tensor:
     return context.gather(1, index[:, :, None].expand(-1, -1, context.shape[2]))
 
 
+class _Neighbours(nn.Module):
+    """Gives each token half of its channels from the four tokens around it, an eighth from each.
+
+    What lies beyond the context is zeros. The linear layer after it becomes a small convolution,
+    for no weights (Yu et al. 2022, S2-MLP, section 3.2).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        cells = x.unflatten(1, (SIDE, SIDE))
+        part = x.shape[2] // 8
+        own, above, below, left, right = cells.split([x.shape[2] - 4 * part, *(part,) * 4], 3)
+        moved = (
+            F.pad(above[:, :-1], (0, 0, 0, 0, 1, 0)),
+            F.pad(below[:, 1:], (0, 0, 0, 0, 0, 1)),
+            F.pad(left[:, :, :-1], (0, 0, 1, 0)),
+            F.pad(right[:, :, 1:], (0, 0, 0, 1)),
+        )
+        return torch.cat([own, *moved], 3).flatten(1, 2)
+
+
 class _Block(ModulatedBlock):
     """Transformer block under a modulation that all blocks share, with offsets of its own.
 
@@ -41,9 +64,11 @@ class _Block(ModulatedBlock):
     start at zero: the block starts as identity.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__(width, heads)
+    def __init__(self, width: int, heads: int, qk_norm: bool, neighbours: bool) -> None:
+        super().__init__(width, heads, qk_norm)
         self.offsets = nn.Parameter(torch.zeros(6, width))
+        if neighbours:
+            self.mlp.insert(0, _Neighbours())
 
     def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
         return self.modulated(x, (modulation + self.offsets)[:, :, None].unbind(1))
@@ -52,9 +77,18 @@ class _Block(ModulatedBlock):
 class ContextDiT(ModelMixin, ConfigMixin):
     """Transformer that predicts clean standardised context tokens from noised ones.
 
-    It works on contexts of zero mean and unit std per dimension; `mean` and `deviation`,
-    buffers that travel with the weights, lead there and back. Every condition but the timestep
-    has a null: level `levels`, label `len(labels)`, a reference or a parent of zeros.
+    Statistics that travel with the weights lead to the units that it works in and back. Every
+    condition but the timestep has a null: level `levels`, label `len(labels)`, a reference or a
+    parent of zeros.
+
+    Without `axes` each dimension is standardised over all levels, and what the last layer gives
+    is the clean context: of rank `width` at most. With them contexts are those of their level's
+    mean along the directions in which contexts vary most (summarizers give tokens of a lower rank
+    than their length), each divided by the root of its deviation, so that those that vary more
+    are drawn first; and the prediction is what a Gaussian of the level's variances would make of
+    the noised context, corrected by the last layer in the units of what is left (Karras et al.
+    2022, section 5, of each axis apart). Little noise then costs no rank. Of a variance of one
+    that is alpha x + sigma F.
 
     Args:
         context_dim: length of a context token.
@@ -65,10 +99,20 @@ class ContextDiT(ModelMixin, ConfigMixin):
         levels: number of levels.
         labels: names of the labels that tissue may be asked for by; none for a network that knows
             of none.
+        axes: principal directions that contexts are drawn along; 0 for their own dimensions.
+        unpack: channels that each quarter of a parent's token is unpacked to for the token that
+            it lies over; 0 gives all four the same.
+        qk_norm: whether queries and keys are normalised (Henry et al. 2020).
+        neighbours: whether the blocks' linear layers see the four tokens around each, too.
+
+    Raises:
+        ConfigError: more axes than dimensions.
     """
 
     mean: Tensor
     deviation: Tensor
+    scale: Tensor
+    directions: Tensor
 
     @register_to_config
     def __init__(
@@ -80,12 +124,24 @@ class ContextDiT(ModelMixin, ConfigMixin):
         heads: int = 4,
         levels: int = 8,
         labels: Sequence[str] = (),
+        axes: int = 0,
+        unpack: int = 0,
+        qk_norm: bool = False,
+        neighbours: bool = False,
     ) -> None:
         super().__init__()
-        tokens = SIDE**2
-        self.register_buffer("mean", torch.zeros(context_dim))
-        self.register_buffer("deviation", torch.ones(context_dim))
-        self.project = nn.Linear(context_dim, width)
+        if not 0 <= axes <= context_dim:
+            raise ConfigError(f"{axes} axes; expected 0 to {context_dim}, a context's dimensions")
+        tokens, held = SIDE**2, axes or context_dim
+        if axes:
+            self.register_buffer("mean", torch.zeros(levels, context_dim))
+            self.register_buffer("deviation", torch.ones(levels + 1, axes))
+            self.register_buffer("scale", torch.ones(context_dim))
+            self.register_buffer("directions", torch.eye(context_dim, axes))
+        else:
+            self.register_buffer("mean", torch.zeros(context_dim))
+            self.register_buffer("deviation", torch.ones(context_dim))
+        self.project = nn.Linear(held, width)
         line = positions(SIDE, width // 2)
         place = torch.cat([line.repeat_interleave(SIDE, 0), line.repeat(SIDE, 1)], 1)
         self.position = nn.Parameter(place.reshape(1, tokens, width))
@@ -93,13 +149,14 @@ class ContextDiT(ModelMixin, ConfigMixin):
         self.level = nn.Embedding(levels + 1, width)
         self.reference = nn.Linear(reference_dim, width) if reference_dim else None
         self.label = nn.Embedding(len(labels) + 1, width) if labels else None
-        self.parent = nn.Linear(context_dim, width)
+        self.parent = nn.Linear(held, 4 * unpack if unpack else width)
+        self.unpacked = nn.Linear(unpack, width) if unpack else None
         self.no_reference = nn.Parameter(torch.zeros(width))
         self.no_parent = nn.Parameter(torch.zeros(width))
         self.modulation = nn.Linear(width, 6 * width)
-        self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(_Block(width, heads, qk_norm, neighbours) for _ in range(depth))
         self.last = nn.Linear(width, 2 * width)
-        self.out = nn.Linear(width, context_dim)
+        self.out = nn.Linear(width, held)
         for layer in (self.modulation, self.last, self.out):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -117,13 +174,84 @@ class ContextDiT(ModelMixin, ConfigMixin):
         """Names of the labels that tissue may be asked for by."""
         return list(self.config["labels"])
 
-    def standardised(self, contexts: Tensor) -> Tensor:
-        """Contexts (..., context_dim) in the units that the network works in."""
-        return (contexts.float() - self.mean) / self.deviation
+    @property
+    def axes(self) -> int:
+        """Directions that contexts are drawn along; 0 for their own dimensions."""
+        return int(self.config["axes"])
 
-    def restored(self, contexts: Tensor) -> Tensor:
+    @torch.no_grad()
+    def set_axes(self, means: Tensor, covariances: Tensor) -> None:
+        """Set the statistics of a network with axes.
+
+        Args:
+            means: (levels, context_dim), of each level's tokens.
+            covariances: (levels, context_dim, context_dim), about the level's mean; a level of
+                zeros is one without contexts, and is given what the others have.
+        """
+        known = covariances.diagonal(dim1=1, dim2=2).sum(1) > 0
+        means, own = means.double(), covariances.double()
+        means = torch.where(known[:, None], means, means[known].mean(0))
+        own = torch.where(known[:, None, None], own, own[known].mean(0))
+        scale = own.diagonal(dim1=1, dim2=2).mean(0).sqrt().clamp(min=1e-4)
+        own = own / torch.outer(scale, scale)
+        directions = torch.linalg.eigh(own.mean(0)).eigenvectors.flip(1)[:, : self.axes]
+        variance = torch.einsum("ca,kcd,da->ka", directions, own, directions)
+        variance = torch.cat([variance, variance.mean(0, keepdim=True)])
+        least = _LEAST * variance.mean(1, keepdim=True)
+        self.mean.copy_(means)
+        self.scale.copy_(scale)
+        self.directions.copy_(directions)
+        self.deviation.copy_(variance.maximum(least).sqrt())
+
+    def standardised(self, contexts: Tensor, level: Tensor | int | None = None) -> Tensor:
+        """Contexts (..., context_dim) in the units that the network works in.
+
+        Args:
+            contexts: (B, n, context_dim) in the summarizer's units.
+            level: (B,), or one of all; needed by a network with axes, whose contexts' dimensions
+                beyond them are zeros.
+        """
+        if not self.axes:
+            return (contexts.float() - self.mean) / self.deviation
+        assert level is not None
+        with _exactly(contexts):
+            x = (contexts.float() - _row(self.mean, level)) / self.scale.float()
+            x = x @ self.directions.float() / _row(self._units()[0], level)
+        return F.pad(x, (0, contexts.shape[-1] - self.axes))
+
+    def restored(self, contexts: Tensor, level: Tensor | int | None = None) -> Tensor:
         """The summarizer's units again; undoes `standardised`."""
-        return contexts * self.deviation + self.mean
+        if not self.axes:
+            return contexts * self.deviation + self.mean
+        assert level is not None
+        with _exactly(contexts):
+            x = contexts[..., : self.axes].float() * _row(self._units()[0], level)
+            return (x @ self.directions.float().T) * self.scale.float() + _row(self.mean, level)
+
+    def _units(self) -> tuple[Tensor, Tensor]:
+        """Of each level and axis what contexts are divided by, and the variance that it leaves.
+
+        The variances of a level have a mean of one.
+        """
+        deviation = self.deviation.float()
+        size = deviation.mean(1, keepdim=True)
+        return (deviation * size).sqrt(), deviation / size
+
+    def error_scale(self, time: Tensor) -> Tensor:
+        """What the squared error of a clean context (B, 64, context_dim) counts in training.
+
+        Without axes 1; with them it is v's: one over the noise's variance, and as only the axes'
+        dimensions have an error, more by what they are fewer.
+
+        Args:
+            time: (B,) timesteps, 0..999.
+
+        Returns:
+            (B,) float32.
+        """
+        if not self.axes:
+            return torch.ones(len(time), device=time.device)
+        return int(self.config["context_dim"]) / self.axes / (1 - signal(time))
 
     def forward(
         self,
@@ -149,7 +277,30 @@ class ContextDiT(ModelMixin, ConfigMixin):
         Returns:
             (B, 64, context_dim), standardised.
         """
-        x = self.project(contexts) + self.position + self._parent(parent)
+        if self.axes:
+            variance = self._units()[1][level][:, None]
+            kept = signal(time)[:, None, None]
+            total = kept * variance + 1 - kept
+            noised = contexts[..., : self.axes]
+            made = self._made(
+                noised * total.rsqrt().to(noised.dtype), time, level, reference, parent, label
+            )
+            clean = (kept.sqrt() * variance / total).to(noised.dtype) * noised
+            clean = clean + ((1 - kept) * variance / total).sqrt().to(noised.dtype) * made
+            return F.pad(clean, (0, contexts.shape[-1] - self.axes))
+        return self._made(contexts, time, level, reference, parent, label)
+
+    def _made(
+        self,
+        contexts: Tensor,
+        time: Tensor,
+        level: Tensor,
+        reference: Tensor | None,
+        parent: Tensor | None,
+        label: Tensor | None,
+    ) -> Tensor:
+        """What the last layer gives, (B, 64, axes or context_dim)."""
+        x = self.project(contexts) + self.position + self._parent(parent, level)
         condition = self.time(time_features(time).to(x.dtype)) + self.level(level)
         condition = F.silu(condition + self._reference(reference) + self._label(label))
         modulation = self.modulation(condition).unflatten(1, (6, -1))
@@ -173,12 +324,53 @@ class ContextDiT(ModelMixin, ConfigMixin):
             return 0.0
         return self.label.weight[-1] if label is None else self.label(label)
 
-    def _parent(self, parent: Tensor | None) -> Tensor:
+    def _parent(self, parent: Tensor | None, level: Tensor) -> Tensor:
         if parent is None:
             return self.no_parent
         given = (parent != 0).flatten(1).any(1)[:, None, None]
-        code = self.parent(self.standardised(parent).to(self.parent.weight.dtype)).unflatten(
-            1, (HALF, HALF)
-        )
-        code = code.repeat_interleave(2, 1).repeat_interleave(2, 2).flatten(1, 2)
+        if self.axes:
+            above = (level + 1).clamp(max=len(self.mean) - 1)
+            x = self.standardised(parent, above)[..., : self.axes]
+            x = x * self._units()[1][above][:, None].rsqrt()
+        else:
+            x = self.standardised(parent)
+        code = self.parent(x.to(self.parent.weight.dtype)).unflatten(1, (HALF, HALF))
+        if self.unpacked is not None:
+            code = F.pixel_shuffle(code.movedim(3, 1), 2).movedim(1, 3)
+            code = self.unpacked(code).flatten(1, 2)
+        else:
+            code = code.repeat_interleave(2, 1).repeat_interleave(2, 2).flatten(1, 2)
         return torch.where(given, code, self.no_parent)
+
+
+def _exactly(values: Tensor) -> torch.autocast:
+    """Float32 products where autocast would take fewer digits."""
+    kind = values.device.type
+    known = torch.amp.autocast_mode.is_autocast_available(kind)
+    return torch.autocast(kind if known else "cpu", enabled=False)
+
+
+def _row(values: Tensor, level: Tensor | int) -> Tensor:
+    """Row of each item's level, float32, to be broadcast over its tokens."""
+    found = values[level].float()
+    return found[:, None] if found.ndim == 2 else found
+
+
+def signal(time: Tensor) -> Tensor:
+    """Share of a noised context's variance that is the context's own, (B,) float32.
+
+    That of the squared-cosine schedule (`zoomldm.diffusion.learned_range.cosine_betas`), whose
+    last beta is cut to 0.999.
+
+    Args:
+        time: (B,) timesteps, 0..999.
+    """
+    last = STEPS - 1
+
+    def left(step: Tensor | float) -> Tensor:
+        angle = (torch.as_tensor(step) / STEPS + 0.008) / 1.008 * torch.pi / 2
+        return angle.cos().square()
+
+    after = (time.float() + 1).clamp(max=last)
+    kept = left(after) / left(0.0)
+    return torch.where(time < last, kept, 0.001 * kept)

@@ -1,20 +1,25 @@
 """What the transformers share: attention of packed queries, keys and values; modulated blocks."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def attend(qkv: Tensor, heads: int) -> Tensor:
+def attend(qkv: Tensor, heads: int, gain: Tensor | None = None) -> Tensor:
     """Attention of tokens to each other.
 
     Args:
         qkv: (B, T, 3 x width), queries, keys and values side by side.
         heads: the width is divided among.
+        gain: (width / heads,) of queries that are normalised, as keys then are; None for neither.
 
     Returns:
         (B, T, width).
     """
     q, k, v = qkv.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    if gain is not None:
+        q = F.layer_norm(q, gain.shape, gain.to(q.dtype)).to(v.dtype)
+        k = F.layer_norm(k, gain.shape).to(v.dtype)
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
@@ -26,11 +31,13 @@ class ModulatedBlock(nn.Module):
     Args:
         width: of a token.
         heads: of the attention.
+        qk_norm: whether queries and keys are normalised.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, qk_norm: bool = False) -> None:
         super().__init__()
         self.heads = heads
+        self.gain = nn.Parameter(torch.ones(width // heads)) if qk_norm else None
         self.qkv = nn.Linear(width, 3 * width)
         self.attended = nn.Linear(width, width)
         self.mlp = nn.Sequential(
@@ -46,7 +53,7 @@ class ModulatedBlock(nn.Module):
         """
         shift, scale, gate = parts[:3]
         h = self.qkv(modulated_norm(x, shift, scale))
-        x = x + gate * self.attended(attend(h, self.heads))
+        x = x + gate * self.attended(attend(h, self.heads, self.gain))
         shift, scale, gate = parts[3:]
         return x + gate * self.mlp(modulated_norm(x, shift, scale))
 

@@ -29,6 +29,16 @@ _TINY_CONTEXTS: dict[str, Any] = {
     "heads": 2,
 }
 
+_CONTEXTS: dict[str, Any] = {
+    "kind": "context",
+    "width": 280,
+    "heads": 7,
+    "axes": 192,  # contexts have hardly more: the outline's 96, and what tokens have besides
+    "unpack": 64,
+    "qk_norm": True,
+    "neighbours": True,
+}
+
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "tiny": {
         "vae": {
@@ -78,7 +88,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "patch_encoder": {},
         "summarizer": {"unpack": 48, "outline_channels": 6},
         "unet": {"kind": "octave", "widths": (40, 80, 160), "outline": True, "blends": 8},
-        "embedding_diffusion": {"kind": "context"},
+        "embedding_diffusion": _CONTEXTS,
         "scheduler": {**SCHEDULE, "prediction_type": "v_prediction"},
     },
     "base": {  # for one GPU; bring a patch encoder of your own with --encoder
@@ -93,7 +103,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "outline": True,
             "blends": 8,
         },
-        "embedding_diffusion": {"kind": "context"},
+        "embedding_diffusion": _CONTEXTS,
         "scheduler": {**SCHEDULE, "prediction_type": "v_prediction"},
     },
     "paper": {  # no patch encoder: UNI's weights are third-party

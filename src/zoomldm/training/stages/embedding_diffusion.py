@@ -24,11 +24,11 @@ FIXED = 24  # contexts a level for losses on what was kept out
 
 
 class EmbeddingDiffusionStage(Stage):
-    """Squared error of clean contexts predicted from noised ones.
+    """Squared error of clean contexts predicted from noised ones, of v for networks with axes.
 
     Levels are drawn by `draw_levels`, uniformly unless told otherwise, times uniformly.
-    Contexts are standardised per dimension by statistics that the network keeps (an untrained one
-    needs `standardise` first); the schedule is the squared cosine (`LearnedRange.cosine`).
+    Contexts are standardised by statistics that the network keeps (an untrained one needs
+    `standardise` first); the schedule is the squared cosine (`LearnedRange.cosine`).
 
     Args:
         pipeline: its `embedding_diffusion` is trained.
@@ -93,6 +93,9 @@ class EmbeddingDiffusionStage(Stage):
 
     def standardise(self) -> None:
         """Give an untrained network the statistics of the training contexts."""
+        if self.network.axes:
+            self.network.set_axes(*map(torch.from_numpy, self.store.moments()))
+            return
         mean, deviation = self.store.statistics()
         self.network.mean.copy_(torch.from_numpy(mean))
         self.network.deviation.copy_(torch.from_numpy(deviation))
@@ -123,7 +126,7 @@ class EmbeddingDiffusionStage(Stage):
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """See `Stage.loss`."""
-        return self._errors(batch).mean()
+        return self.errors(batch).mean()
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
         """Draw `size` items.
@@ -186,9 +189,9 @@ class EmbeddingDiffusionStage(Stage):
             "shown": torch.from_numpy(np.where(null, COUNT, levels).astype(np.int64)),
         }
 
-    def _errors(self, batch: dict[str, Tensor]) -> Tensor:
+    def errors(self, batch: dict[str, Tensor]) -> Tensor:
         """Squared error of each item (size,) float32."""
-        clean = self.network.standardised(batch["contexts"])
+        clean = self.network.standardised(batch["contexts"], batch["level"])
         noised = self.diffusion.noised(clean, batch["time"], batch["noise"])
         out = self.network(
             noised,
@@ -198,11 +201,12 @@ class EmbeddingDiffusionStage(Stage):
             batch["parent"],
             batch.get("label"),
         )
-        return (out.float() - clean).square().mean((1, 2))
+        errors = (out.float() - clean).square().mean((1, 2))
+        return errors * self.network.error_scale(batch["time"])
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Mean loss, and that of each level in the batch as `level/20x` and so on."""
-        errors = self._errors(batch)
+        errors = self.errors(batch)
         seen = errors.detach()
         named = {
             f"level/{NAMES[k]}": seen[batch["level"] == k].mean()
@@ -252,6 +256,6 @@ class EmbeddingDiffusionStage(Stage):
                 every if condition == "reference" else none,
                 every if condition == "parent" else none,
             )
-            errors = self._errors({k: v.to(device) for k, v in batch.items()})
+            errors = self.errors({k: v.to(device) for k, v in batch.items()})
             found[f"{name}/{NAMES[level]}"] = float(errors.mean())
         return {name: float(np.mean(list(found.values()))), **found} if found else {}

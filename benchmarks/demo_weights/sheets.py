@@ -1,0 +1,66 @@
+"""Sheets of new tissue under an embedding diffusion, and what its outlines are like."""
+
+import argparse
+import dataclasses
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from worlds import Windows
+
+from zoomldm.generation.contexts import context_noise, draw_contexts, softened
+from zoomldm.generation.sheets import draw_sheet
+from zoomldm.geometry.levels import COUNT, NAMES
+from zoomldm.networks.context_dit import ContextDiT
+from zoomldm.networks.outline import SPAN, TOKENS
+from zoomldm.pipeline import load_pipeline
+from zoomldm.sampling.options import SampleOptions
+from zoomldm.sampling.sampler import Sampler
+
+
+def draw_sheets(arguments: argparse.Namespace, network: ContextDiT, windows: Windows) -> None:
+    """Write sheets of a row a level: drawn contexts as they are and softened, real ones, a zoom.
+
+    Printed for each level are mean differences of neighbouring cells of the outlines' luminance,
+    and those across tokens over those inside.
+    """
+    out, count = arguments.out, arguments.each
+    pipeline = load_pipeline(str(arguments.pipeline), arguments.device)
+    pipeline.register_modules(embedding_diffusion=network.eval())
+    options = SampleOptions(batch=8, context_steps=arguments.context_steps)
+    if pipeline.device.type == "cuda":
+        options = dataclasses.replace(options, batch=max(8, min(count, 64)))
+    sampler, channels = Sampler(pipeline, options), pipeline.outline_channels
+    made: dict[str, dict] = {name: {} for name in ("raw", "softened", "real")}
+    print("level     difference of cells: real, drawn, softened; border over inside: the same")
+    for level in range(COUNT):
+        noise = [context_noise(options.seed, level, i, network.context_shape) for i in range(count)]
+        start = torch.stack(noise).to(pipeline.device)
+        raw = draw_contexts(network, level, start, arguments.context_steps)
+        real = windows.draw(level, count, parents=0, kept=bool(len(windows.kept[level])))
+        contexts = {
+            "real": real.contexts.float(),
+            "raw": raw,
+            "softened": softened(raw, channels),
+        }
+        for name, given in contexts.items():
+            made[name][level] = sampler.pictures(level, given)
+        if channels:
+            found = [differences(c, channels) for c in contexts.values()]
+            cells = "  ".join(f"{inside:.3f}" for inside, _ in found)
+            borders = "  ".join(f"{border / inside:.2f}" for inside, border in found)
+            print(f"{NAMES[level]:9} {cells}   {borders}", flush=True)
+    for name, pictures in made.items():
+        draw_sheet(pictures).save(out / f"sheet-{name}.png")
+    pictures, _ = sampler.zoom(min(count, 8))
+    draw_sheet(pictures).save(out / "sheet-zoom.png")
+    print("sheets:", ", ".join(str(p.name) for p in sorted(out.glob("sheet-*.png"))), flush=True)
+
+
+def differences(contexts: Tensor, channels: int) -> tuple[float, float]:
+    """Mean difference of cells beside each other inside tokens, and across tokens."""
+    tokens = contexts[:, :, : channels * SPAN**2].transpose(1, 2).unflatten(2, (TOKENS, TOKENS))
+    latents = F.pixel_shuffle(tokens, SPAN)[:, 0]
+    apart = (latents[:, :, 1:] - latents[:, :, :-1]).abs().mean((0, 1))
+    across = torch.arange(len(apart), device=apart.device) % SPAN == SPAN - 1
+    return float(apart[~across].mean()), float(apart[across].mean())
