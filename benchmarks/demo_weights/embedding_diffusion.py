@@ -228,7 +228,7 @@ def train(arguments: argparse.Namespace) -> tuple[ContextDiT, Windows]:
             network.load_state_dict(averaged.state_dict())
             optimizer.state.clear()
             print(f"step {step}: loss is not finite; back to the average", flush=True)
-        if now - last_shown > arguments.show:
+        if now - last_shown > arguments.show and now - start < limit:
             report(shown, sets, arguments, step, now - start, seen)
             seen, last_shown = [], now
         if now - last_saved > 60:
