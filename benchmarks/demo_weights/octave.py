@@ -5,8 +5,9 @@
 PACKED is what `pack.py` writes; of PIPELINE the patch encoder and the autoencoder are taken. The
 stage is `zoomldm train`'s, `OctaveStage`, fed from the GPU; in the second part of the time half
 of the parents are made by the denoiser itself, as those are that it meets where there is no base
-layer. OUT gets `unet` and `summarizer` (averaged weights, float32), `world.pt` for
-`embedding_diffusion.py`, a sheet of withheld windows and a log.
+layer, and the summarizer, then in `frozen`, no longer changes. OUT gets `unet` and `summarizer`
+(averaged weights, float32), `world.pt` for `embedding_diffusion.py`, a sheet of withheld windows
+and a log.
 """
 
 import argparse
@@ -33,11 +34,12 @@ from zoomldm.pixels import to_pixels
 from zoomldm.training.head_fit import RIDGE, fit_blend, latents_of
 from zoomldm.training.stages.octave import PARENTS, REPEATS, OctaveStage
 
-LEVEL_SHARES = (0.32, 0.2, 0.16, 0.12, 0.08, 0.05, 0.04, 0.03)
+LEVEL_SHARES = (0.38, 0.2, 0.14, 0.1, 0.07, 0.05, 0.03, 0.03)
 WINDOWS = (24000, 12000, 8000, 6000, 4000, 2000, 768, 384)  # that the outline is fitted to
 MADE = 0.5  # of the parents, in the second part
 MADE_LEVELS = 4  # finest levels that may have a made parent
 SECOND = 0.45  # share of the time after which parents are made
+FROZEN = 0.5  # share of the time after which the summarizer stays as it is
 NULL = 0.1
 
 
@@ -264,6 +266,10 @@ class Average:
         plain = OctaveDenoiser.from_config(self.unet.config)
         plain.load_state_dict({k: v.cpu() for k, v in self.unet.state_dict().items()})
         plain.save_pretrained(out / "unet")
+        self.save_summarizer(out)
+
+    def save_summarizer(self, out: Path) -> None:
+        """Write `summarizer`."""
         deepcopy(self.summarizer).cpu().save_pretrained(out / "summarizer")
 
 
@@ -301,11 +307,11 @@ def main() -> None:
     parser.add_argument("pipeline", type=Path)
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=12)
-    parser.add_argument("--versions", type=int, default=32)
+    parser.add_argument("--versions", type=int, default=24)
     parser.add_argument("--only", type=int, help="slides at most")
-    parser.add_argument("--widths", type=int, nargs=3, default=(64, 96, 160))
+    parser.add_argument("--widths", type=int, nargs=3, default=(80, 96, 160))
     parser.add_argument("--batch", type=int, default=256, help="items of a level")
-    parser.add_argument("--levels-a-step", type=int, default=3)
+    parser.add_argument("--levels-a-step", type=int, default=4)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--start", type=Path, help="folder with unet and summarizer to go on from")
     parser.add_argument("--device", default="cuda")
@@ -313,7 +319,6 @@ def main() -> None:
     parser.add_argument("--fit-windows", type=int, nargs=8, default=WINDOWS)
     arguments = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    torch.backends.cudnn.benchmark = True
     out, device = arguments.out, torch.device(arguments.device)
     out.mkdir(parents=True, exist_ok=True)
     began = time.time()
@@ -340,8 +345,9 @@ def main() -> None:
         say(f"GPU memory {torch.cuda.memory_allocated() / 1e9:.1f} GB")
     outline_in_float32(device.type)
     if not arguments.start:
-        fit(world, stage, tuple(arguments.fit_windows))
+        fit(world, stage, tuple(arguments.fit_windows), 3 * arguments.batch // 2)
         say("fitted: " + held_out(kept, stage, arguments.batch))
+    torch.backends.cudnn.benchmark = True
     average = Average(stage, 0.999)
     if arguments.compile:
         stage.unet.unet = torch.compile(stage.unet.unet, dynamic=False)
@@ -355,6 +361,7 @@ def main() -> None:
     start = time.time()
     limit, step, saved, told = 60 * arguments.minutes - (start - began), 0, start, start
     losses: dict[str, list[Tensor]] = {}
+    frozen = False
     stage.train()
     while True:
         share = (time.time() - start) / max(limit, 1)
@@ -363,7 +370,15 @@ def main() -> None:
         rate = arguments.rate * min(1, (step + 1) / 300) * min(1, (1 - share) / 0.5)
         for group in optimiser.param_groups:
             group["lr"] = max(rate, 1e-6)
-        chosen = rng.choice(COUNT, size=arguments.levels_a_step, p=LEVEL_SHARES, replace=False)
+        if share > FROZEN and not frozen:
+            frozen = True
+            stage.summarizer.load_state_dict(average.summarizer.state_dict())
+            stage.summarizer.requires_grad_(False)
+            part = out / "frozen.part"
+            average.save_summarizer(part)
+            part.rename(out / "frozen")
+            say("summarizer frozen")
+        chosen = rng.choice(COUNT, size=arguments.levels_a_step, p=LEVEL_SHARES)
         for level in chosen.tolist():
             size = arguments.batch if level < 5 else arguments.batch // 2
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
