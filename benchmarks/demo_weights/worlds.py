@@ -162,6 +162,8 @@ class Windows:
         self.world, self.summarizer = world, summarizer
         found = [world.patches(level) for level in range(COUNT)]
         self.starts, self.kept = [f[0] for f in found], [f[1] for f in found]
+        self.half = world.device.type == "cuda"
+        self.half = self.half and self._digits() < 0.02
         outline = summarizer.outline
         self.channels = outline.channels if outline is not None else 0
 
@@ -207,10 +209,25 @@ class Windows:
             shift = at - tile * tokens if tokens > 1 else None
             grid = self.world.grids(own, tile[:, 0], tile[:, 1], side + (tokens > 1))
             levels = torch.full_like(own, level)
-            # bfloat16 has too few digits for what is standardised by its least directions.
-            with torch.autocast(grid.device.type, torch.float16, enabled=grid.is_cuda):
+            with torch.autocast(grid.device.type, torch.float16, enabled=self.half):
                 parts.append(self.summarizer(grid, levels, shift).half())
         return torch.cat(parts)
+
+    def _digits(self) -> float:
+        """Largest relative error, of any level, of contexts made in float16."""
+        worst = 0.0
+        for level, starts in enumerate(self.starts):
+            tokens = SIDE >> level
+            slide, first = starts[:16, 0], starts[:16, 1:] * max(tokens, 1)
+            found = []
+            for self.half in (True, False):
+                with torch.no_grad():
+                    found.append(self._contexts(level, slide, first).float())
+            apart = (found[0] - found[1]).square().mean((0, 1)).sqrt()
+            error = float((apart / found[1].std((0, 1)).clamp(min=1e-4)).mean())
+            worst = max(worst, error if error == error else 1.0)
+        print(f"summarizer in float16: relative error at most {worst:.4f}", flush=True)
+        return worst
 
     def _parents(self, level: int, slide: Tensor, first: Tensor, kept: bool) -> Tensor:
         """Tokens (n, 16, width) of parents over windows, zeros where the parent is withheld."""
