@@ -1,21 +1,48 @@
-"""Sheets of new tissue under an embedding diffusion, and what its outlines are like."""
+"""Sheets of new tissue under an embedding diffusion, and what its outlines are like.
+
+    python benchmarks/demo_weights/sheets.py PIPELINE WORLD OUT [--embedding-diffusion FOLDER]
+
+The whole PIPELINE draws; WORLD is that of `embedding_diffusion.py`, for real contexts beside.
+"""
 
 import argparse
 import dataclasses
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from worlds import Windows
+from worlds import Windows, World
 
 from zoomldm.generation.contexts import context_noise, draw_contexts, softened
 from zoomldm.generation.sheets import draw_sheet
 from zoomldm.geometry.levels import COUNT, NAMES
 from zoomldm.networks.context_dit import ContextDiT
 from zoomldm.networks.outline import SPAN, TOKENS
+from zoomldm.networks.summarizers import CNNSummarizer
 from zoomldm.pipeline import load_pipeline
 from zoomldm.sampling.options import SampleOptions
 from zoomldm.sampling.sampler import Sampler
+
+
+def main() -> None:
+    """Draw them of a pipeline."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("pipeline", type=Path)
+    parser.add_argument("world", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--embedding-diffusion", type=Path, help="in place of the pipeline's")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--each", type=int, default=24)
+    parser.add_argument("--context-steps", type=int, default=50)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    given = arguments.embedding_diffusion or arguments.pipeline / "embedding_diffusion"
+    network = ContextDiT.from_pretrained(str(given)).float().to(arguments.device)
+    summarizer = CNNSummarizer.from_pretrained(str(arguments.pipeline / "summarizer"))
+    summarizer = summarizer.float().eval().requires_grad_(False).to(arguments.device)
+    windows = Windows(World(arguments.world, torch.device(arguments.device)), summarizer)
+    draw_sheets(arguments, network, windows)
 
 
 def draw_sheets(arguments: argparse.Namespace, network: ContextDiT, windows: Windows) -> None:
@@ -64,3 +91,7 @@ def differences(contexts: Tensor, channels: int) -> tuple[float, float]:
     apart = (latents[:, :, 1:] - latents[:, :, :-1]).abs().mean((0, 1))
     across = torch.arange(len(apart), device=apart.device) % SPAN == SPAN - 1
     return float(apart[~across].mean()), float(apart[across].mean())
+
+
+if __name__ == "__main__":
+    main()
