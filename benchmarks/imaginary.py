@@ -228,10 +228,13 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=4, help="of a crop, in tiles")
     parser.add_argument("--levels", type=int, nargs="*", default=[0, 1, 2, 3, 4])
     parser.add_argument("--render-steps", type=int, default=None)
+    parser.add_argument("--batch", type=int, default=None, help="windows a call, while drawing")
     parser.add_argument("--image-only", action="store_true", help="no figures")
     parser.add_argument("--pipeline", default="demo")
+    parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
-    pipeline, describe = load_pipeline(arguments.pipeline), load_judge()
+    pipeline = load_pipeline(arguments.pipeline, arguments.device)
+    describe = load_judge(None, pipeline.device)
     width, height = (float(v) for v in arguments.size.split("x"))
 
     def read(paths: Sequence[Path]) -> list[Slide]:
@@ -248,7 +251,7 @@ def main() -> None:
                 flush=True,
             )
             archive = stack.enter_context(open_archive(report.output))
-            steps = RenderOptions(steps=arguments.render_steps)
+            steps = RenderOptions(steps=arguments.render_steps, batch=arguments.batch)
             drawn = stack.enter_context(open_renderer(archive, pipeline, steps))
             made.append(Slide(drawn, archive.mask))
         rows = [shown(slide) for slide in made]

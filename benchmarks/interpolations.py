@@ -48,8 +48,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--side", type=int, default=2)
     parser.add_argument("--pipeline", default="demo")
+    parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
-    side, pipeline = arguments.side, load_pipeline(arguments.pipeline)
+    side, pipeline = arguments.side, load_pipeline(arguments.pipeline, arguments.device)
     with tempfile.TemporaryDirectory() as folder:
         ends = farthest(arguments.archive, side)
         options = EditOptions(between=ends, steps=arguments.steps, side=side)

@@ -79,8 +79,9 @@ def main() -> None:
     parser.add_argument("--inner", type=int, default=JointSettings().inner)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--pipeline", default="demo")
+    parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
-    pipeline, rows, images = load_pipeline(arguments.pipeline), [], {}
+    pipeline, rows, images = load_pipeline(arguments.pipeline, arguments.device), [], {}
     width, height = (int(n) for n in arguments.size.split("x"))
     x = y = 0
     with tempfile.TemporaryDirectory() as folder:
@@ -107,7 +108,7 @@ def main() -> None:
                 images[name] = slide.read(0, *place, width, height)
                 rows.append((name, "| |"))
     Image.fromarray(np.hstack(list(images.values())[:3])).save(arguments.out, quality=88)
-    looks = PublicFeatures() if arguments.slide else None
+    looks = PublicFeatures(pipeline.device) if arguments.slide else None
     real = described(images["the slide"], looks) if looks else np.empty(0)
     print(f"{width} x {height} px from {x},{y} on, {len(real)} crops of {CROP} px")
     print(

@@ -29,9 +29,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("archives", type=Path, nargs="+")
     parser.add_argument("--pipeline", default="demo")
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--windows", type=int, default=64)
     arguments = parser.parse_args()
-    pipeline = load_pipeline(arguments.pipeline)
+    pipeline = load_pipeline(arguments.pipeline, arguments.device)
     channels = pipeline.outline_channels * SPAN**2
     print("| level | head (%) | outline (%) |\n|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
@@ -39,12 +40,13 @@ def main() -> None:
         patches = RasterPatches([load_raster(a, Path(folder), share=0) for a in archives])
         for level, name in enumerate(NAMES):
             drawn = patches.draw(np.random.default_rng([3, level]), level, arguments.windows, True)
-            latents = latents_of(pipeline.vae, torch.from_numpy(drawn.pixels))
+            pixels = torch.from_numpy(drawn.pixels).to(pipeline.device)
+            latents = latents_of(pipeline.vae, pixels)
             side = 1 << level
             context = torch.cat(
                 [pipeline.context(grid[None, :side, :side], level) for grid in drawn.grids]
             )
-            levels = torch.full((len(latents),), level)
+            levels = torch.full((len(latents),), level, device=latents.device)
             spread = (latents - latents.mean((0, 2, 3), keepdim=True)).square().mean()
 
             def told(guess: torch.Tensor, real=latents, spread=spread) -> str:

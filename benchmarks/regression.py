@@ -1,6 +1,6 @@
 """A plain regression network for super-resolution, what `upscaling.py` compares the pyramid with.
 
-    python benchmarks/regression.py SLIDE... -o REGRESSION.safetensors [--minutes 15]
+    python benchmarks/regression.py SLIDE... -o REGRESSION.safetensors [--minutes 15] [--wall 3]
 
 A U-Net on the small image that adds to its bicubic enlargement, of about as many weights as the
 demo's denoiser and decoder together (5.9 million), trained by L1 alone on crops of tissue at 20x
@@ -26,6 +26,7 @@ from zoomldm.archive.base import halve
 from zoomldm.data.slide_patches import patch_starts
 from zoomldm.geometry.levels import TILE
 from zoomldm.geometry.orientation import TURNS, turn_array
+from zoomldm.pipeline.loading import pick_device
 from zoomldm.pixels import to_pixels, to_signed
 from zoomldm.slides import open_slide
 from zoomldm.slides.tissue import find_tissue
@@ -79,7 +80,7 @@ class Regression(nn.Module):
     @torch.no_grad()
     def enlarged(self, small: np.ndarray) -> np.ndarray:
         """An image (h, w, 3) uint8 four times as large."""
-        return to_pixels(self(to_signed(small[None])))[0]
+        return to_pixels(self(to_signed(small[None]).to(self.enter.weight.device)))[0]
 
 
 def load_regression(path: Path) -> tuple[Regression, str]:
@@ -122,10 +123,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--side", type=int, default=128)
     parser.add_argument("--rate", type=float, default=5e-4)
+    parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
     patches = tissue(arguments.slides, arguments.patches)
     torch.manual_seed(0)
-    network, rng = Regression(), np.random.default_rng(1)
+    device = pick_device(arguments.device)
+    network, rng = Regression().to(device), np.random.default_rng(1)
     weights = sum(p.numel() for p in network.parameters())
     print(f"{weights:,} weights, {len(patches):,} patches", flush=True)
     optimiser = torch.optim.Adam(network.parameters(), arguments.rate)
@@ -140,20 +143,22 @@ def main() -> None:
             group["lr"] = arguments.rate * warm * (0.5 + 0.5 * math.cos(math.pi * share))
         crops = batch(patches, rng, arguments.batch, arguments.side)
         small = np.stack([halve(crop, FACTOR.bit_length() - 1) for crop in crops])
-        loss = (network(to_signed(small).contiguous()) - to_signed(crops)).abs().mean()
+        given, wanted = (to_signed(v).contiguous().to(device) for v in (small, crops))
+        loss = (network(given) - wanted).abs().mean()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
-        steps, recent = steps + 1, [*recent[-99:], float(loss.detach())]
+        steps, recent = steps + 1, [*recent[-99:], loss.detach()]
         if steps % 100 == 0:
-            print(f"step {steps}, {share:.0%}: L1 {np.mean(recent) * 127.5:.2f} / 255", flush=True)
+            mean = float(torch.stack(recent).mean()) * 127.5
+            print(f"step {steps}, {share:.0%}: L1 {mean:.2f} / 255", flush=True)
     told = (
         f"{steps:,} steps of {arguments.batch} crops of {arguments.side} px, "
-        f"{taken:.1f} minutes of processor time, "
+        f"{taken:.1f} minutes of processor time ({device}), "
         f"{weights / 1e6:.1f} million weights, {len(arguments.slides)} slides"
     )
-    save_file(network.state_dict(), arguments.out, {"trained": told})
+    save_file(network.cpu().state_dict(), arguments.out, {"trained": told})
     print(told)
 
 

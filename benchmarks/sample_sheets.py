@@ -25,8 +25,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--pipeline", default="demo")
+    parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
-    pipeline = load_pipeline(arguments.pipeline)
+    pipeline = load_pipeline(arguments.pipeline, arguments.device)
     options = SampleOptions(batch=8)
     archive = resources.files("zoomldm") / "weights" / "demo.zldm"
     references = [read_reference(f"{archive}@{place}", pipeline) for place in LIKE]

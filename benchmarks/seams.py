@@ -8,7 +8,8 @@ tissue, of the others one that is half background. Of the largest (`--large`) it
 squares, side by side, and their 10x as a fifth. Stored 5x pixels are looked at, too. A figure is
 the mean absolute difference of the two columns (rows) that meet in a line of a lattice, over that
 beside it (`zoomldm.evaluation.fidelity.seams`): across the lattice of windows, that of decoded
-tiles, and lattices laid at random. The control is the slide itself under all of them. With
+tiles, and lattices laid at random. The control is the slide itself under all of them; of archives
+whose slide is not in the folder there is none, and it does not depend on the pipeline. With
 `--method blended` or `cascade` one sees what the cascades leave.
 """
 
@@ -16,6 +17,7 @@ import argparse
 import random
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,14 +51,14 @@ class Region:
         level: 0..7.
         corner: x and y in px of the level.
         drawn: (H, W, 3) uint8.
-        real: the same of the slide.
+        real: the same of the slide; None where it isn't at hand.
     """
 
     slide: str
     level: int
     corner: tuple[int, int]
     drawn: NDArray[np.uint8]
-    real: NDArray[np.uint8]
+    real: NDArray[np.uint8] | None
 
 
 def corner_of(archive: Archive, side: int, half: bool) -> tuple[int, int]:
@@ -70,15 +72,16 @@ def corner_of(archive: Archive, side: int, half: bool) -> tuple[int, int]:
 
 
 def regions(
-    archive: Archive, renderer: Renderer, slide: Slide, half: bool, large: bool
+    archive: Archive, renderer: Renderer, slide: Slide | None, half: bool, large: bool
 ) -> Iterator[Region]:
     """Squares of an archive; those of 20x first."""
 
     def at(level: int, x: int, y: int) -> Region:
         wide, high = (min(SIDE, n - v) for n, v in zip(renderer.size(level), (x, y), strict=True))
         place = x, y, wide, high
-        drawn, real = renderer.read(level, *place), slide.read(level, *place)
-        return Region(slide.path.stem, level, (x, y), drawn, real)
+        real = slide.read(level, *place) if slide else None
+        name = Path(archive.manifest.slide.name).stem
+        return Region(name, level, (x, y), renderer.read(level, *place), real)
 
     x, y = corner_of(archive, 2 * SIDE if large else SIDE, half)
     for down in range(1 + large):
@@ -91,27 +94,37 @@ def regions(
         yield at(STORED, *(max(0, min(v >> STORED, n - SIDE)) for v, n in ((x, wide), (y, high))))
 
 
-def figures(region: Region, pyramid: bool) -> dict[str, tuple[Seams, Seams]]:
+Pair = tuple[Seams, Seams | None]
+
+
+def figures(region: Region, pyramid: bool) -> dict[str, Pair]:
     """What is drawn and what is real, across each lattice."""
     octaves = region.level if pyramid and region.level < STORED else 0
     window, tile = STRIDE * SCALE >> octaves, TILE >> octaves
     x, y = region.corner
+
+    def across(period: int, places: list[tuple[int, int]]) -> Pair:
+        drawn, real = (
+            None if pixels is None else pooled_seams([seams(pixels, period, p) for p in places])
+            for pixels in (region.drawn, region.real)
+        )
+        assert drawn is not None
+        return drawn, real
+
     found = {
-        name: (seams(region.drawn, period, (x, y)), seams(region.real, period, (x, y)))
+        name: across(period, [(x, y)])
         for name, period in (("windows", window), ("tiles", tile))
         if name == "tiles" or region.level < STORED
     }
     draw = random.Random(f"{region.slide}{region.level}{x}{y}")
     places = [(draw.randrange(window), draw.randrange(window)) for _ in range(RANDOM)]
-    drawn, real = (
-        pooled_seams([seams(p, window, place) for place in places])
-        for p in (region.drawn, region.real)
-    )
-    return {**found, "at random": (drawn, real)}
+    return {**found, "at random": across(window, places)}
 
 
 def told(found: list[Seams]) -> str:
     """Mean over all lines, the worst region's mean, the worst line."""
+    if not found:
+        return "-"
     whole = pooled_seams(found)
     return f"{whole.mean:7.3f} {max(f.mean for f in found):7.3f} {whole.worst:7.3f}"
 
@@ -123,21 +136,24 @@ def main() -> None:
     parser.add_argument("--slides", type=Path, required=True)
     parser.add_argument("--method", default="auto")
     parser.add_argument("--pipeline", default="demo")
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--large", type=int, default=3)
     parser.add_argument("--limit", type=int, default=None)
     parser.add_argument("--sheet", type=Path, default=None)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    pipeline: ZoomLDMPipeline = load_pipeline(given.pipeline)
+    pipeline: ZoomLDMPipeline = load_pipeline(given.pipeline, given.device)
     paths = sorted(given.archives)[: given.limit]
     largest = sorted(paths, key=lambda p: p.stat().st_size)[len(paths) - given.large :]
     options = RenderOptions(method=given.method)
-    lines: dict[tuple[int, str], list[tuple[Seams, Seams]]] = defaultdict(list)
+    lines: dict[tuple[int, str], list[Pair]] = defaultdict(list)
     kept: list[Region] = []
     for number, path in enumerate(paths):
         with open_archive(path) as archive:
             source = given.slides / archive.manifest.slide.name
-            with open_slide(source) as slide, open_renderer(archive, pipeline, options) as drawing:
+            with ExitStack() as stack:
+                slide = stack.enter_context(open_slide(source)) if source.is_file() else None
+                drawing = stack.enter_context(open_renderer(archive, pipeline, options))
                 pyramid = drawing.provenance()["method"] == "pyramid"
                 for region in regions(archive, drawing, slide, number % 2 == 1, path in largest):
                     kept.append(region)
@@ -145,21 +161,25 @@ def main() -> None:
                     for name, pair in found.items():
                         lines[region.level, name].append(pair)
                     shown = ", ".join(
-                        f"{name} {drawn.mean:.3f} (real {real.mean:.3f})"
+                        f"{name} {drawn.mean:.3f}" + (f" (real {real.mean:.3f})" if real else "")
                         for name, (drawn, real) in found.items()
                     )
                     print(f"{path.stem} {NAMES[region.level]}: {shown}", flush=True)
     print(f"\n{len(kept)} regions of {SIDE} px of {len(paths)} slides, method {given.method}:")
     print("level  lattice    regions   drawn: mean, worst region, line   real: the same")
     for (level, name), pairs in sorted(lines.items()):
-        drawn, real = ([pair[i] for pair in pairs] for i in range(2))
+        drawn, real = ([p for pair in pairs if (p := pair[i])] for i in range(2))
         stored = "stored" if level == STORED else ""
         print(
             f"{NAMES[level]:>5}  {name:9} {len(pairs):7}     {told(drawn)}          {told(real)}"
             f"  {stored}"
         )
     if given.sheet:
-        fine = [(r.slide, r.corner, r.drawn, r.real) for r in kept if r.level == 0]
+        fine = [
+            (r.slide, r.corner, r.drawn, r.real)
+            for r in kept
+            if r.level == 0 and r.real is not None
+        ]
         draw_borders(fine, STRIDE * SCALE).save(given.sheet, quality=85, optimize=True)
 
 

@@ -58,13 +58,15 @@ class Patches:
             grids = np.stack([opened.embeddings(r, r + 1, c, c + 1) for r, c in places])
             self.loss = codec_loss(base.codec, base.quality)
         with torch.no_grad():
+            device = pipeline.device
             self.context = pipeline.context(torch.from_numpy(grids), 0)
-            self.hint = pipeline.vae.from_planes(coarse_planes(to_signed(stored)))
-            self.true = pipeline.vae.encode(to_signed(self.real))
-        generator = torch.Generator().manual_seed(0)
-        self.noise = torch.randn(self.hint.shape, generator=generator)
+            self.hint = pipeline.vae.from_planes(coarse_planes(to_signed(stored).to(device)))
+            self.true = pipeline.vae.encode(to_signed(self.real).to(device))
+        generator = torch.Generator().manual_seed(0)  # of the CPU, so that devices see one noise
+        self.noise = torch.randn(self.hint.shape, generator=generator).to(device)
         channels = int(pipeline.vae.config["noise_channels"])
-        self.detail = torch.randn(len(places), channels, *self.hint.shape[2:], generator=generator)
+        shape = len(places), channels, *self.hint.shape[2:]
+        self.detail = torch.randn(shape, generator=generator).to(device)
 
     @torch.no_grad()
     def sample(self, times: Sequence[int], solver: str, eta: float = 0.0) -> Tensor:
@@ -81,9 +83,10 @@ class Patches:
         self, part: slice, times: Sequence[int], solver: str, eta: float, generator: torch.Generator
     ) -> Tensor:
         context, hint, x = self.context[part], self.hint[part], self.noise[part]
-        n, bars = len(x), self.unet.alphas
-        level = torch.zeros(n, dtype=torch.long)
-        kind, loss = torch.full((n,), BASE), torch.full((n,), self.loss)
+        n, bars, device = len(x), self.unet.alphas, x.device
+        level = torch.zeros(n, dtype=torch.long, device=device)
+        kind = torch.full((n,), BASE, device=device)
+        loss = torch.full((n,), self.loss, device=device)
         mean, variance = head = self.unet.head(context, level, hint, kind)
         alpha, sigma = bars[times[0]].sqrt(), (1 - bars[times[0]]).sqrt()
         x = alpha * mean + (alpha**2 * variance + sigma**2).sqrt() * x
@@ -91,7 +94,9 @@ class Patches:
         clean = x
         for now, after in zip(times, [*times[1:], None], strict=True):
             alpha, sigma = bars[now].sqrt(), (1 - bars[now]).sqrt()
-            v = self.unet(x, torch.full((n,), now), context, level, hint, kind, loss, head)
+            v = self.unet(
+                x, torch.full((n,), now, device=device), context, level, hint, kind, loss, head
+            )
             clean, eps = alpha * x - sigma * v, sigma * x + alpha * v
             if after is None:
                 break
@@ -99,7 +104,7 @@ class Patches:
             if solver == "ddim":
                 kept = eta * (sigma2 / sigma) * (1 - (alpha / alpha2) ** 2).clamp(min=0).sqrt()
                 x = alpha2 * clean + (sigma2**2 - kept**2).clamp(min=0).sqrt() * eps
-                x = x + kept * torch.randn(x.shape, generator=generator)
+                x = x + kept * torch.randn(x.shape, generator=generator).to(device)
                 continue
             place = (alpha / sigma).log()
             step = (alpha2 / sigma2).log() - place
@@ -113,7 +118,7 @@ class Patches:
 
 def fine(luma: Tensor) -> np.ndarray:
     """Detail finer than 3 px, away from the edges."""
-    return (luma - F.avg_pool2d(luma, 3, 1, 1))[..., 4:-4, 4:-4].numpy().ravel()
+    return (luma - F.avg_pool2d(luma, 3, 1, 1))[..., 4:-4, 4:-4].cpu().numpy().ravel()
 
 
 def main() -> None:
@@ -122,18 +127,19 @@ def main() -> None:
     parser.add_argument("slide", type=Path)
     parser.add_argument("archive", type=Path)
     parser.add_argument("--pipeline", default="demo")
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--tiles", type=int, default=96)
     parser.add_argument("--full", action="store_true", help="50 evaluations too")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    pipeline = load_pipeline(given.pipeline)
+    pipeline = load_pipeline(given.pipeline, given.device)
     patches = Patches(given.slide, given.archive, pipeline, given.tiles)
-    judge, alphas = PublicFeatures(), pipeline.unet.alphas
+    judge, alphas = PublicFeatures(pipeline.device), pipeline.unet.alphas
     real = judge(patches.real)
     wanted = fine(pipeline.vae.to_planes(patches.true).luma)
     runs: list[tuple[str, Sequence[int], str, float]] = [
         (f"DDIM, even, {n}", octave_times(n), "ddim", 0.0)
-        for n in (1, 2, 4, 6, 12, 24, *([50] if given.full else []))
+        for n in (1, 2, 3, 4, 6, 8, 12, 24, *([50] if given.full else []))
     ]
     runs += [
         ("DPM-Solver++ 2M, even, 6", octave_times(6), "2m", 0.0),

@@ -91,14 +91,19 @@ def main() -> None:
     parser.add_argument("--regression", type=Path, help="what regression.py wrote")
     parser.add_argument("--inversion", action="store_true", help="by inversion, too")
     parser.add_argument("--pipeline", default="demo")
+    parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
-    factor, side, pipeline = arguments.factor, arguments.side, load_pipeline(arguments.pipeline)
+    factor, side, pipeline = (
+        arguments.factor,
+        arguments.side,
+        load_pipeline(arguments.pipeline, arguments.device),
+    )
     methods: dict[str, Method] = {"bicubic": lambda small: bicubic(small, factor)}
     if arguments.regression:
         if factor != FACTOR:
             parser.error(f"--regression is for --factor {FACTOR}")
         network, trained = load_regression(arguments.regression)
-        methods["regression"] = network.enlarged
+        methods["regression"] = network.to(pipeline.device).enlarged
         print(f"regression: {trained}")
     methods["pyramid"] = lambda small: by_verb(small, factor, pipeline, "pyramid")
     if arguments.inversion:
@@ -115,7 +120,7 @@ def main() -> None:
         blocks = small[i].repeat(factor, 0).repeat(factor, 1)
         rows.append(np.hstack([blocks, *(images[i] for images in made.values()), truth[i]]))
     Image.fromarray(np.vstack(rows)).save(arguments.out, quality=88)
-    looks, describe = PublicFeatures(), load_judge()
+    looks, describe = PublicFeatures(pipeline.device), load_judge(None, pipeline.device)
     seen, nuclei = looks.look(truth), [find_nuclei(p) for p in truth]
     described = describe(squares(truth))
     print(f"{len(truth)} crops of {side} px, {factor} x, {len(described)} squares of {TILE} px")

@@ -5,10 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from synthetic import paint_slide
 from training.archives import make_archive
 
+from zoomldm import CompressOptions, compress
 from zoomldm.archive import open_archive
 from zoomldm.data.archive_patches import ArchivePatches
+from zoomldm.data.base_patches import BasePatches
 from zoomldm.errors import ArchiveError, ConfigError
 from zoomldm.evaluation.copies import copies_table, measure_copies
 from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline
@@ -102,3 +105,57 @@ def test_refused(pipeline: ZoomLDMPipeline, archives: list[Path], tmp_path: Path
     bare = make_archive(tmp_path / "bare.zldm", pipeline, levels=())
     with pytest.raises(ArchiveError, match="holds no latents"):
         measure_copies(pipeline, [bare])
+
+
+@pytest.mark.parametrize(("which", "copies"), [("patches", 6), ("withheld", 0)])
+def test_copies_of_a_low_pass_pipeline(
+    tmp_path: Path, monkeypatch, which: str, copies: int
+) -> None:
+    pipeline, path = build_pipeline("tiny-octaves"), tmp_path / "slide.zldm"
+    cells = np.random.default_rng(0).integers(90, 220, (24, 32, 3), np.uint8)  # none like another
+    cells[..., 1] //= 2
+    picture = cells.repeat(128, 0).repeat(128, 1)
+    slide = paint_slide(tmp_path / "slide.tif", 4096, 3072, picture=picture)
+    compress(slide, path, CompressOptions(base_quality=60), pipeline=pipeline)
+    store = BasePatches(pipeline, [open_archive(path)])
+    chosen = getattr(store, which)[0]
+    chosen = chosen[np.linspace(0, len(chosen) - 1, 6).astype(int)]
+    latents = torch.from_numpy(store.latents(0, chosen))
+
+    def sample(self, level: int, count: int) -> np.ndarray:
+        return to_pixels(pipeline.decode_latents(latents))
+
+    monkeypatch.setattr(Sampler, "sample", sample)
+    found, _ = measure_copies(pipeline, [path], levels=[0])
+    (row,) = found["levels"]
+    assert abs(row["copies"] - copies) <= 1 and row["withheld"] >= 8
+    if which == "patches":
+        places = {(p["row"], p["col"]) for p in found["pairs"]}
+        assert places == {(row, col) for row, col in chosen[:, 2:].tolist()}
+
+
+def test_low_pass_latents_are_the_base_layer(tmp_path: Path) -> None:
+    pipeline, path = build_pipeline("tiny-octaves"), tmp_path / "slide.zldm"
+    slide = paint_slide(tmp_path / "slide.tif", 1024, 1024, tissue=1.0)
+    compress(slide, path, CompressOptions(for_training=True), pipeline=pipeline)
+    with open_archive(path) as archive:
+        store = BasePatches(pipeline, [archive], 0)
+        assert archive.base is not None
+        for level in (0, 3):
+            _, _, row, col = store.patches[level][0].tolist()
+            made = pipeline.decode_latents(
+                torch.from_numpy(store.latents(level, store.patches[level][:1]))
+            )
+            step = 64 >> level
+            square = np.full((64, 64, 3), 255, np.uint8)
+            top, left = max(0, -row * step), max(0, -col * step)
+            rest = archive.base.read_level(
+                level + 2, max(0, col * step), max(0, row * step), 64 - left, 64 - top
+            )
+            square[top:, left:] = rest
+            low = to_pixels(torch.nn.functional.avg_pool2d(made, 4))[0].mean(2)
+            assert np.abs(low - square.mean(2)).mean() < 3
+        bare = tmp_path / "bare.zldm"
+        compress(slide, bare, CompressOptions(base="none"), pipeline=pipeline)
+        with pytest.raises(ArchiveError, match=r"holds no base layer; .* --base 5x"):
+            measure_copies(pipeline, [bare])

@@ -100,7 +100,8 @@ class FidelityJob(MeasureJob):
         """The pipeline and the judges."""
         from zoomldm.pipeline import load_pipeline
 
-        return load_pipeline(self.pipeline, self.device), _judges(self.options.judge)
+        pipeline = load_pipeline(self.pipeline, self.device)
+        return pipeline, _judges(self.options.judge, pipeline.device)
 
     def run(self, loaded: Any, item: Item, progress: Progress) -> Mapping[str, Any]:
         """Measure a slide's archive."""
@@ -136,10 +137,10 @@ class RatesJob(MeasureJob):
 
     def load(self) -> Any:
         """The judges, and the pipeline where there is one."""
-        from zoomldm.pipeline import load_pipeline
+        from zoomldm.pipeline.loading import load_pipeline, pick_device
 
         model = load_pipeline(self.pipeline, self.device) if self.pipeline else None
-        return _judges(self.options.judge), model
+        return _judges(self.options.judge, pick_device(self.device)), model
 
     def run(self, loaded: Any, item: Item, progress: Progress) -> Mapping[str, Any]:
         """Measure a slide."""
@@ -151,12 +152,12 @@ class RatesJob(MeasureJob):
         return self.put(item, {"rows": rows}, {})
 
 
-def _judges(folder: Path | None) -> Any:
+def _judges(folder: Path | None, device: Any) -> Any:
     from zoomldm.evaluation.comparison import Judges
     from zoomldm.evaluation.judge import load_judge
     from zoomldm.evaluation.public_features import PublicFeatures
 
-    return Judges(PublicFeatures(), load_judge(folder))
+    return Judges(PublicFeatures(device), load_judge(folder, device))
 
 
 @dataclass(frozen=True)

@@ -175,6 +175,7 @@ def rates(
     from zoomldm.evaluation.options import RatesOptions
     from zoomldm.evaluation.public_features import PublicFeatures
     from zoomldm.evaluation.rate_study import rates_page
+    from zoomldm.pipeline.loading import pick_device
 
     options = RatesOptions(setting or (), archive or (), level, tiles, regions, judge)
     check_page(out)
@@ -185,11 +186,12 @@ def rates(
     cohort = find_items(slides, SLIDES, "slides", split=split)
     running = Running(workers, ray, cpus, gpus, retries, state, dry_run)
     keep = out.with_suffix(".rows.json") if cohort.named and workers == 1 and not ray else None
-    named = (pipeline, identity(pipeline), device) if options.archives else ("", "", "")
+    named = (pipeline, identity(pipeline), device) if options.archives else ("", "", device)
     with measured(
         lambda parts: RatesJob(parts, options, keep, *named), cohort, running, out, json
     ) as found:
-        judges = Judges(PublicFeatures(), load_judge(options.judge))
+        place = pick_device(device)
+        judges = Judges(PublicFeatures(place), load_judge(options.judge, place))
         report = rates_page(
             found.figures["rows"], found.slides, judges, out, options, this_command()
         )

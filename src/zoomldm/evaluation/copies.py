@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from zoomldm.archive import open_archive
+from zoomldm.archive import Archive, open_archive
 from zoomldm.data.archive_patches import ArchivePatches
+from zoomldm.data.base_patches import BasePatches
 from zoomldm.errors import ConfigError
 from zoomldm.geometry.levels import COUNT, NAMES, TILE
+from zoomldm.networks.lowpass import LowPassAutoencoder
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pipeline.compatibility import check_encoder, check_latents
 from zoomldm.pixels import to_pixels, to_signed
@@ -55,7 +57,8 @@ def measure_copies(
 
     Args:
         pipeline: one with an embedding diffusion.
-        archives: the training archives, made with `--for-training`.
+        archives: the training archives, made with `--for-training`; for low-pass pipelines any
+            with a base layer at 5x or finer.
         held_out: archives of cases that were kept out of training.
         n: samples a level.
         share: of each archive's tissue that was withheld from training.
@@ -70,7 +73,8 @@ def measure_copies(
 
     Raises:
         ConfigError: no archives, or a share out of its range.
-        ArchiveError: archives without latents, or of another patch encoder or autoencoder.
+        ArchiveError: archives without latents (or base layer), or of another patch encoder or
+            autoencoder.
     """
     if not archives:
         raise ConfigError("no training archives to compare samples with")
@@ -85,11 +89,8 @@ def measure_copies(
             [stack.enter_context(open_archive(path)) for path in paths]
             for paths in (archives, held_out)
         )
-        for archive in [*opened, *others]:
-            check_encoder(archive, pipeline)
-            check_latents(archive, pipeline)
-        store = ArchivePatches(opened, share)
-        kept = ArchivePatches(others, 0) if others else None
+        store = _patches(pipeline, opened, share)
+        kept = _patches(pipeline, others, 0) if others else None
         names = [a.path.name for a in opened]
         for done, level in enumerate(levels):
             progress("levels", done, len(levels))
@@ -114,10 +115,23 @@ def measure_copies(
     return figures, np.concatenate(columns, 1) if columns else None
 
 
+def _patches(
+    pipeline: ZoomLDMPipeline, archives: Sequence[Archive], share: float
+) -> ArchivePatches | BasePatches:
+    """Patches of archives with their latents: those stored, or the pixels of the base layer."""
+    for archive in archives:
+        check_encoder(archive, pipeline)
+    if isinstance(pipeline.vae, LowPassAutoencoder):
+        return BasePatches(pipeline, archives, share)
+    for archive in archives:
+        check_latents(archive, pipeline)
+    return ArchivePatches(archives, share)
+
+
 def _compare(
     pipeline: ZoomLDMPipeline,
-    store: ArchivePatches,
-    kept: ArchivePatches | None,
+    store: ArchivePatches | BasePatches,
+    kept: ArchivePatches | BasePatches | None,
     level: int,
     pictures: NDArray[np.uint8],
     names: list[str],
@@ -136,7 +150,7 @@ def _compare(
     def distances(pixels: NDArray[np.uint8]) -> tuple[NDArray, NDArray]:
         return _nearest((_encoded(pipeline, pixels) - mean) / deviation, train)
 
-    def of_some(source: ArchivePatches, chosen: NDArray) -> NDArray:
+    def of_some(source: ArchivePatches | BasePatches, chosen: NDArray) -> NDArray:
         order = np.random.default_rng(level).permutation(len(chosen))[:_MOST]
         pixels = _decoded(pipeline, source.latents(level, chosen[np.sort(order)]))
         return distances(pixels)[0]

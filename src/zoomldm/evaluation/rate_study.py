@@ -49,12 +49,13 @@ def evaluate_rates(
     """
     out, options = Path(out), options or RatesOptions()
     check_page(out)
-    judges = Judges(PublicFeatures(), load_judge(options.judge))
     model = (
         (load_pipeline(pipeline) if isinstance(pipeline, str) else pipeline)
         if options.archives
         else None
     )
+    device = model.device if model else "cpu"
+    judges = Judges(PublicFeatures(device), load_judge(options.judge, device))
     keep, rows = out.with_suffix(".rows.json"), []
     for path in slides:
         rows += rates_of(path, judges, options, model, keep, progress or silent)

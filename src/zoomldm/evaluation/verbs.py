@@ -216,8 +216,9 @@ def evaluate_fidelity(
     """
     out, options = Path(out), options or FidelityOptions()
     check_page(out)
-    judges = Judges(PublicFeatures(), load_judge(options.judge))
-    figures, sheets = fidelity_of(pairs, _loaded(pipeline), judges, options, progress or silent)
+    model = _loaded(pipeline)
+    judges = Judges(PublicFeatures(model.device), load_judge(options.judge, model.device))
+    figures, sheets = fidelity_of(pairs, model, judges, options, progress or silent)
     return EvaluateReport(figures, tuple(write_fidelity(figures, sheets, out, command)))
 
 

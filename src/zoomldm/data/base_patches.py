@@ -1,0 +1,83 @@
+"""Patches of archives whose latents are the pixels of their base layer, two octaves coarser."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from zoomldm.archive import Archive
+from zoomldm.data.contexts import ContextStore
+from zoomldm.data.rasters import SIDE, STORED, coarser, cut
+from zoomldm.errors import ArchiveError
+from zoomldm.geometry.levels import COUNT, NAMES
+from zoomldm.networks.lowpass import LowPassAutoencoder, coarse_planes
+from zoomldm.pipeline import ZoomLDMPipeline
+from zoomldm.pixels import to_signed
+
+MOST = 8192  # patches a level
+
+
+class BasePatches:
+    """Patches at any tile offset of several archives, by level, for low-pass pipelines.
+
+    Their latents hold what the base layer's codec lost as errors: of a lossless one (`compress
+    --for-training`) there are none, of others they vanish where latents are averaged. Base layers
+    are held in memory.
+
+    Attributes:
+        patches: per level (n, 4) int: archive, number, row and column of the first tile.
+        withheld: the same for the patches that the spatial hold-out regions keep out.
+
+    Args:
+        pipeline: its autoencoder makes the latents.
+        archives: opened archives with a base layer at 5x or finer.
+        share: of each archive's tissue that is withheld; 0 for none.
+        most: patches a level, chosen at random among more.
+
+    Raises:
+        ArchiveError: no base layer, or a coarser one.
+        ConfigError: archives without tissue.
+    """
+
+    def __init__(
+        self,
+        pipeline: ZoomLDMPipeline,
+        archives: Sequence[Archive],
+        share: float = 0.1,
+        most: int = MOST,
+    ) -> None:
+        assert isinstance(pipeline.vae, LowPassAutoencoder)
+        self._vae, self._device = pipeline.vae, pipeline.device
+        self._rasters = [_raster(archive) for archive in archives]
+        own = ContextStore(pipeline, archives, share, most=most, hold="patches")
+        self.patches = [_numbered(own.levels[k].patches) for k in range(COUNT)]
+        self.withheld = [np.empty((0, 4), np.int64) for _ in range(COUNT)]
+        if share:
+            kept = ContextStore(pipeline, archives, share, True, most=most, hold="patches")
+            self.withheld = [_numbered(kept.levels[k].patches) for k in range(COUNT)]
+
+    @torch.no_grad()
+    def latents(self, level: int, patches: np.ndarray) -> np.ndarray:
+        """Latents (m, C, h, w) float32 of `patches` (m, 4)."""
+        pixels = np.empty((len(patches), SIDE, SIDE, 3), np.uint8)
+        for place, (number, _, row, col) in enumerate(patches.tolist()):
+            top, left = (tile * SIDE >> level for tile in (row, col))
+            pixels[place] = cut(self._rasters[number][level], top, left, SIDE, SIDE, 255)
+        planes = coarse_planes(to_signed(pixels).to(self._device))
+        return self._vae.from_planes(planes).float().cpu().numpy()
+
+
+def _numbered(patches: np.ndarray) -> np.ndarray:
+    return np.insert(patches.astype(np.int64), 1, np.arange(len(patches)), 1)
+
+
+def _raster(archive: Archive) -> tuple[np.ndarray, ...]:
+    """For each level the image two octaves coarser."""
+    base = archive.base
+    if base is None or base.level > STORED:
+        found = "no base layer" if base is None else f"a base layer at {NAMES[base.level]}"
+        raise ArchiveError(
+            f"{archive.path}: holds {found}; patches are taken of one at {NAMES[STORED]} or finer: "
+            f"compress its slide with --base {NAMES[STORED]}"
+        )
+    return coarser(base.read_level(STORED, 0, 0, archive.cols * SIDE, archive.rows * SIDE))
