@@ -3,14 +3,13 @@
     python benchmarks/measure_all.py PIPELINE DATA -o OUT --seconds 420 [--packed FOLDER]
 
 DATA holds `slides/` (the two held-out ones), `val3/` (their archives as docs/fidelity.md has them),
-`arch15/` (archives of all fifteen slides), `ft/` (those of the held-out ones, made with
-`--for-training`), `demo.zldm` and `index.csv`. Slides of training cases are unpacked from --packed
-(benchmarks/demo_weights/pack.py); without it what needs them is left out. Each measure is a process
-of its own, with a limit of its own, and a folder of its own: `log` (its command, output and
-seconds) and whatever it wrote. They start in the order of `jobs`, as many at once as there are
-cores; one that fails on the GPU within two minutes is tried once more on the CPU. OUT gets
-`measured.tgz.0`, `.1` ... again every half a minute, so that little is lost when the whole is
-killed: `cat measured.tgz.* | tar xz`.
+`arch15/` (archives of all fifteen slides), `demo.zldm` and `index.csv`. Slides of training cases
+are unpacked from --packed (benchmarks/demo_weights/pack.py); without it what needs them is left
+out. Each measure is a process of its own, with a limit of its own, and a folder of its own: `log`
+(its command, output and seconds) and whatever it wrote. They start in the order of `jobs`, as many
+at once as there are cores; one that fails on the GPU within two minutes is tried once more on the
+CPU. OUT gets `measured.tgz.0`, `.1` ... again every half a minute, so that little is lost when the
+whole is killed: `cat measured.tgz.* | tar xz`. `join_pages.py` makes one page of parts.
 """
 
 import argparse
@@ -198,11 +197,17 @@ def jobs() -> list[Job]:
             120,
         ),
         Job(
-            "outline",
-            "{python} {here}/outline.py "
-            + " ".join(f"{{data}}/ft/{name}.zldm" for name in HELD)
-            + " --windows {windows} --pipeline {pipeline} --device {device}",
+            "training",
+            f"{{zoomldm}} compress {both} -o . --for-training --pipeline {{pipeline}} "
+            "--device {device}",
             200,
+        ),
+        Job(
+            "outline",
+            "{python} {here}/outline.py {work}/training/*.zldm --windows {windows} --pipeline "
+            "{pipeline} --device {device}",
+            200,
+            ("training",),
         ),
         Job(
             "fidelity-blended",

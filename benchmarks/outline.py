@@ -4,7 +4,9 @@
 
 Archives are such as `compress --for-training` makes, of slides that no network saw. Printed is
 the share of the variance of windows' latents that the mean of the denoiser's linear head explains
-from the context alone, and, where contexts hold an outline, that which the outline explains.
+from the context alone, and, where contexts hold an outline, that which the outline explains; then
+the denoiser's v-losses on 16 fixed windows a level, as the stage `diffusion` logs them: without
+anything, under the context, with the parent, with the base layer (AVIF 42).
 """
 
 import argparse
@@ -21,6 +23,7 @@ from zoomldm.geometry.levels import NAMES
 from zoomldm.networks.outline import SPAN, TOKENS
 from zoomldm.pipeline import load_pipeline
 from zoomldm.training.head_fit import latents_of
+from zoomldm.training.stages.octave import OctaveStage
 
 
 @torch.no_grad()
@@ -59,6 +62,12 @@ def main() -> None:
             print(
                 f"| {name} | {told(pipeline.unet.head(context, levels)[0])} | {own} |", flush=True
             )
+        stage = OctaveStage(pipeline.vae, pipeline.summarizer, pipeline.unet, patches)
+        found = stage.held_out()
+    print("\n| level | nothing | context | parent | base layer |\n|---|---|---|---|---|")
+    for name in NAMES:
+        losses = (found.get(f"seen/{name}/{k}") for k in ("null", "context", "parent", "base"))
+        print(f"| {name} | {' | '.join('-' if v is None else f'{v:.3f}' for v in losses)} |")
 
 
 if __name__ == "__main__":
