@@ -22,30 +22,19 @@ from torch.nn import functional as F
 from zoomldm.networks.lowpass import LowPassAutoencoder, planes_image
 from zoomldm.networks.lowpass import coarse_planes as planes_of
 from zoomldm.pipeline import load_pipeline
-from zoomldm.training.adversaries import (
-    DetailDiscriminator,
-    FeatureDiscriminator,
-    LossBalance,
-    MapScales,
-    detail,
-    hinge,
-    map_loss,
-    moved,
-)
+from zoomldm.training.decoder_objective import LOSSES, DecoderAdversary, DecoderObjective
 from zoomldm.training.ema import EMA
-from zoomldm.training.perceptual import LiteFeatures
-from zoomldm.training.stages.lowpass_decoder import phase_loss
+from zoomldm.training.perceptual import PYRAMID, LiteFeatures
 
-TAPS, STRIDES = (0, 3, 6, 14, 19), (2, 4, 8, 16, 32)
 BORDER = 8  # px of a crop without a loss: they lack a neighbourhood
 NOISY, STRONGEST = 0.3, 0.2  # share of exact latents that carry noise, and its largest deviation
 MEASURE = 10  # steps between measurements of the losses' gradients
 REFRESH = 16  # steps between refreshes of made low images
-QUIET, RISE = 0.02, 0.05  # of the time: without an adversary, and while it gains weight
+QUIET = 0.02  # of the time, in which the adversaries learn alone
 STEADY = 0.5  # of the time, after which the learning rate falls
 
-# Shares of the push on the decoder's picture, and channels of noise at 1/4 and at 1/2.
-LOSSES = ("pixels", "maps", "statistics", "details", "features")
+# Shares of the push on the decoder's picture, in the order of LOSSES, and channels of noise that
+# enter at 1/4 and at 1/2 of the side.
 VARIANTS = {
     "plain": ((0.5, 1.0, 2.0, 1.0, 1.0), (0, 0)),
     "grain": ((0.5, 1.0, 2.0, 1.0, 1.0), (2, 1)),
@@ -74,21 +63,15 @@ class Trainer:
         rate: float,
     ) -> None:
         self.vae, self.device, self.fast = vae.train().requires_grad_(True), device, fast
-        self.lite = LiteFeatures(TAPS, head=True).to(device).eval()
-        with torch.no_grad():
-            channels = [x.shape[1] for x in self.lite(torch.zeros(1, 3, 64, 64, device=device))]
-        self.scales = MapScales(channels).to(device)
-        self.details = DetailDiscriminator().to(device)
-        self.features = FeatureDiscriminator(channels[1:5], STRIDES[1:5]).to(device)
-        self.adversaries = nn.ModuleList([self.details, self.features])
-        self.balance = LossBalance(weights)
-        for network in (self.vae, self.lite, self.adversaries):
+        self.lite = LiteFeatures(PYRAMID, head=True).to(device).eval()
+        self.adversary = DecoderAdversary(self.lite.channels)
+        nn.Module.to(self.adversary, device)
+        self.adversary.train()
+        self.objective = DecoderObjective(self.adversary, self.maps, weights)
+        for network in (self.vae, self.lite, self.adversary):
             nn.Module.to(network, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        own = [p for n, p in vae.named_parameters() if p.requires_grad]
-        self.optimiser = torch.optim.Adam(own, rate, betas=(0.5, 0.99))
-        self.against = torch.optim.Adam(
-            self.adversaries.parameters(), 1.5 * rate, betas=(0.0, 0.99)
-        )
+        self.optimiser = torch.optim.Adam(self.vae.parameters(), rate, betas=(0.5, 0.99))
+        self.against = torch.optim.Adam(self.adversary.parameters(), 1.5 * rate, betas=(0.5, 0.99))
         self.rates = [rate, 1.5 * rate]
         self.ema = EMA({"vae": vae}, 0.999)
         self.average: LowPassAutoencoder = self.ema.networks["vae"]  # type: ignore[assignment]
@@ -127,8 +110,8 @@ class Trainer:
         n = len(images)
         fall = max(0.0, (done - STEADY) / (1 - STEADY))
         factor = min(1.0, (self.step_number + 1) / 100) * (0.02 + 0.49 * (1 + np.cos(np.pi * fall)))
-        for optimiser, rate in zip((self.optimiser, self.against), self.rates, strict=True):
-            optimiser.param_groups[0]["lr"] = rate * factor
+        self.optimiser.param_groups[0]["lr"] = self.rates[0] * factor * (done > QUIET)
+        self.against.param_groups[0]["lr"] = self.rates[1] * factor
         latents = self.vae.from_planes(planes_of(low))
         noisy = torch.rand(n, device=self.device) < NOISY
         noisy[:made] = False
@@ -140,70 +123,20 @@ class Trainer:
         fake = self.decode(latents, levels)
         inner, small = slice(BORDER, -BORDER), slice(BORDER // 4, -BORDER // 4)
         with torch.no_grad():
-            seen = planes_image(self.vae.to_planes(latents))
-            target = moved(images, seen)[..., inner, inner].contiguous()
-            seen = seen[..., small, small].contiguous()
-            real = images[..., inner, inner].contiguous()
-            both = self.maps(torch.cat([target, real]))
-            wanted, like = ([x[:n] for x in both], [x[n:] for x in both])
-        fake = fake[..., inner, inner]
-        shown = self.maps(fake)
-        push = min(1.0, max(0.0, (done - QUIET) / RISE))
-        losses = self._train_adversaries(fake, shown, target, wanted, seen)
-        self.adversaries.requires_grad_(False)
-        error = detail(fake) - detail(target)
-        parts = {
-            "pixels": (kind.view(-1, 1, 1, 1) * error.abs()).mean() + 20 * phase_loss(error),
-            "maps": (kind * map_loss(shown[:4], wanted[:4])).mean(),
-            "statistics": self.scales.statistics_loss(shown, like).mean(),
-        }
-        if push:
-            parts |= self._fooled(fake, shown, seen)
-        if self.step_number % MEASURE == 0 or set(parts) - set(self.balance.norms):
-            self.balance.measure(parts, fake)
-        shares = dict(self.balance.weights)
-        for name in ("details", "features"):
-            self.balance.weights[name] = push * shares[name]
-        loss = self.balance.total(parts)
-        self.balance.weights = shares
+            seen = planes_image(self.vae.to_planes(latents))[..., small, small].contiguous()
+        measure = self.step_number % MEASURE == 0
+        with self.amp():
+            push = self.objective(
+                fake[..., inner, inner], images[..., inner, inner], seen, kind, 1.0, measure
+            )
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        self.against.zero_grad(set_to_none=True)
+        push.loss.backward()
+        self._take(self.against, self.adversary)
         self._take(self.optimiser, self.vae)
-        self.adversaries.requires_grad_(True)
         self.ema.update({"vae": self.vae}, self.step_number)
         self.step_number += 1
-        return losses | {k: v.detach() for k, v in parts.items()}
-
-    def _logits(self, image: Tensor, maps: list[Tensor], seen: Tensor) -> dict[str, list[Tensor]]:
-        with self.amp():
-            scaled = self.scales.scaled(maps[1:5], 1)
-            found = {
-                "details": self.details(4 * detail(image), seen),
-                "features": self.features(scaled, seen),
-            }
-        return {k: [x.float() for x in v] for k, v in found.items()}
-
-    def _train_adversaries(
-        self,
-        fake: Tensor,
-        shown: list[Tensor],
-        target: Tensor,
-        wanted: list[Tensor],
-        seen: Tensor,
-    ) -> dict[str, Tensor]:
-        maps = [torch.cat([a.detach(), b]) for a, b in zip(shown, wanted, strict=True)]
-        told = self._logits(torch.cat([fake.detach(), target]), maps, torch.cat([seen, seen]))
-        losses = {}
-        for name, logits in told.items():
-            losses[f"hinge {name}"] = torch.stack([hinge(*x.chunk(2)) for x in logits]).mean()
-        self.against.zero_grad(set_to_none=True)
-        torch.stack(list(losses.values())).sum().backward()
-        self._take(self.against, self.adversaries)
-        return {k: v.detach() for k, v in losses.items()}
-
-    def _fooled(self, fake: Tensor, shown: list[Tensor], seen: Tensor) -> dict[str, Tensor]:
-        told = self._logits(fake, shown, seen)
-        return {k: -torch.stack([x.mean() for x in v]).mean() for k, v in told.items()}
+        return push.parts
 
     def _take(self, optimiser: torch.optim.Optimizer, network: nn.Module) -> None:
         """A step, unless a gradient is not finite."""
@@ -298,9 +231,8 @@ def main() -> None:
         say(f"bicubic {name:5s} " + " ".join(f"{k} {v:.2f}" for k, v in row.items()))
     images = torch.cat([pool_source.exact(min(args.batch, 32))[0] for _ in range(8)])
     with torch.no_grad():
-        parts = [trainer.maps(x[..., BORDER:-BORDER, BORDER:-BORDER]) for x in images.split(32)]
-        trainer.scales.fit([torch.cat(x) for x in zip(*parts, strict=True)])
-    del images, parts
+        trainer.objective.fit(images[..., BORDER:-BORDER, BORDER:-BORDER])
+    del images
     best, newer = float("inf"), pool.newer
     log = (args.out / "log.jsonl").open("a")
 
@@ -364,7 +296,8 @@ def main() -> None:
     if look(f"end, step {trainer.step_number},", final) < best:
         save(final, args.out / "best")
     check.sheet(final, before, args.out / "sheet.png")
-    say(f"shares of the push: { ({k: round(v, 6) for k, v in trainer.balance.norms.items()}) }")
+    norms = trainer.adversary.balance.norms.tolist()
+    say("gradients " + " ".join(f"{k} {v:.2g}" for k, v in zip(LOSSES, norms, strict=True)))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from zoomldm.networks.lowpass import LowPassAutoencoder, coarse_planes
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pixels import to_pixels, to_signed
 from zoomldm.training.adversaries import detail
-from zoomldm.training.stages.lowpass_decoder import phase_loss
+from zoomldm.training.decoder_objective import phase_loss
 
 AROUND = 64  # px around a tile that are decoded with it
 QUALITY = 37
@@ -49,7 +49,7 @@ class Check:
         self, slides: list[PackedSlide], pipeline: ZoomLDMPipeline, most: int = MOST
     ) -> None:
         self.device = slides[0].mosaic.device
-        self.public = PublicFeatures(self.device)
+        self.public, self.most = PublicFeatures(self.device), most
         real, around, coded, owner = [], [], [], []
         wide = TILE + 2 * AROUND
         for number, slide in enumerate(slides):
@@ -123,7 +123,7 @@ class Check:
         rows = []
         for number in np.unique(self.shown.slide):
             of = self.shown.slide == number
-            if of.sum() < LEAST:
+            if of.sum() < min(LEAST, self.most):
                 continue
             real, made = scaled(self.looks[of], found[of])
             hit = nearest_is_source(found[of], self.looks[of], np.arange(of.sum()))

@@ -23,7 +23,7 @@ from zoomldm.networks.octave_denoiser import BASE
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pixels import to_signed
 
-FINE = 0.7  # share of exact crops at 20x
+FINE = 0.5  # share of exact crops at 20x; made ones are all of it
 QUALITIES = (24, 30, 36, 42, 50, 60)  # of AVIF at 5x, those that every tile is coded at
 STEPS = 6
 MARGIN = 16  # px of 5x around a tile that the codec sees as well

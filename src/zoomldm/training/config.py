@@ -100,7 +100,12 @@ class DecoderConfig(LargeConfig):
         description="fraction of the crops whose latents the pipeline's denoiser made from a "
         "stored base layer; with --finetune",
     )
-    adversary: float = Field(0.05, ge=0, description="weight of the adversary")
+    adversary: float = Field(
+        1.0,
+        ge=0,
+        description="share of each of the two discriminators in what the decoder is pushed by; "
+        "0 for none",
+    )
 
 
 _TINY = {

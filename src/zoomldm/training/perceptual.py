@@ -1,11 +1,12 @@
 """Features of a public network, by which a decoder's images are compared with real ones."""
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 TAPS = (0, 3, 6, 14)  # blocks at 1/2, 1/4, 1/8 and 1/16 of the side
+PYRAMID = (*TAPS, 19)  # and at 1/32
 
 
 class LiteFeatures(nn.Module):
@@ -33,6 +34,13 @@ class LiteFeatures(nn.Module):
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         self.network = network.eval().requires_grad_(False)
 
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Of each map."""
+        network: Any = self.network
+        found = [int(network._blocks[tap]._project_conv.out_channels) for tap in self.taps]
+        return (*found, int(network._conv_head.out_channels)) if self.head else tuple(found)
+
     def forward(self, images: Tensor) -> list[Tensor]:
         """Maps (B, C, h, w) of images (B, 3, H, W) in [-1, 1], one for each tap."""
         net, out = self.network, []
@@ -49,10 +57,9 @@ class LiteFeatures(nn.Module):
         return out
 
 
-def perceptual_features() -> Callable[[Tensor], list[Tensor]] | None:
-    """EfficientNet-Lite1's maps, or None where its wheels are not installed."""
+def perceptual_features() -> LiteFeatures | None:
+    """EfficientNet-Lite1 with its maps of `PYRAMID` and its last, or None without its wheels."""
     try:
-        network = LiteFeatures()
+        return LiteFeatures(PYRAMID, head=True).eval()
     except ImportError:
         return None
-    return network.forward

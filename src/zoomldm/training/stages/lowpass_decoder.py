@@ -1,16 +1,10 @@
-"""Stage: the decoder of low-pass latents, by pixels, features and an adversary."""
-
-from collections.abc import Callable
+"""Stage: the decoder of low-pass latents, by pixels, a public network's maps and adversaries."""
 
 import numpy as np
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
-from torch.nn.utils.parametrizations import spectral_norm
 
 from zoomldm.data.crops import Crops, CropSource, PatchCrops
 from zoomldm.networks.lowpass import CELL, LowPassAutoencoder, coarse_planes, planes_image
@@ -18,56 +12,23 @@ from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pixels import to_pixels, to_signed
 from zoomldm.training.assembly import start_frozen_network
 from zoomldm.training.config import DecoderConfig
+from zoomldm.training.decoder_objective import DecoderAdversary, DecoderObjective, Push
 from zoomldm.training.made_crops import MadeCrops
-from zoomldm.training.perceptual import perceptual_features
+from zoomldm.training.perceptual import LiteFeatures, perceptual_features
 from zoomldm.training.stage import Data, Kinds, Stage, Start
 
 CROP = 144  # pixels a side that are decoded
 BORDER = 8  # of them on each side without a loss: they lack a neighbourhood
+INNER = slice(BORDER, -BORDER)
+APART = 0.01  # of a low image from the real one's means, beyond which a denoiser made it
+RISE = 500  # steps in which the adversaries' shares rise
 NOISY = 0.3  # fraction of the crops whose latents carry noise
 STRONGEST = 0.2  # standard deviation of that noise
 
-
-Features = Callable[[Tensor], list[Tensor]]
-
-
-def detail(image: Tensor) -> Tensor:
-    """What an image (B, 3, H, W), sides multiples of 4, has beyond the means of its 4 x 4 px."""
-    return image - F.interpolate(F.avg_pool2d(image, 4), scale_factor=4, mode="nearest")
-
-
-class CropDiscriminator(ModelMixin, ConfigMixin):
-    """Tells real details from decoded ones beside the low-pass image: (B, 6, H, W) to logits.
-
-    It sees details alone: the means of 4 x 4 px are not the decoder's choice, and where a denoiser
-    made them, they would give every decoded crop away.
-
-    Args:
-        width: channels at half of the side.
-    """
-
-    seen: Tensor  # batches that it was trained on
-
-    @register_to_config
-    def __init__(self, width: int = 32) -> None:
-        super().__init__()
-        w = width
-        self.layers = nn.Sequential(
-            spectral_norm(nn.Conv2d(6, w, 4, 2, 1)),
-            nn.LeakyReLU(0.2),
-            spectral_norm(nn.Conv2d(w, 2 * w, 4, 2, 1)),
-            nn.LeakyReLU(0.2),
-            spectral_norm(nn.Conv2d(2 * w, 4 * w, 4, 2, 1)),
-            nn.LeakyReLU(0.2),
-            spectral_norm(nn.Conv2d(4 * w, 4 * w, 3, 1, 1)),
-            nn.LeakyReLU(0.2),
-            spectral_norm(nn.Conv2d(4 * w, 1, 3, 1, 1)),
-        )
-        self.register_buffer("seen", torch.zeros((), dtype=torch.long))
-
-    def forward(self, details: Tensor, low: Tensor) -> Tensor:
-        """Logits (B, 1, H / 8, W / 8), high for real ones."""
-        return self.layers(torch.cat([details, low], 1))
+FITTED = 64  # crops that the maps' scales are taken from
+MEASURE = 10  # steps between measurements of what each loss asks for
+AGREE = {"noisy": 0.5, "made": 0.3}  # how far places can agree with latents that are not exact
+SHARES = {"pixels": 0.5, "maps": 1.0, "statistics": 2.0, "details": 1.0, "features": 1.0}
 
 
 def fit_bands(
@@ -81,22 +42,8 @@ def fit_bands(
     autoencoder.fit(bands.mean(1), bands.std(1).clamp(min=1e-3))
 
 
-def phase_loss(error: Tensor, side: int = CELL) -> Tensor:
-    """Mean square over the places of a cell of the mean error there: zero without a chequerboard.
-
-    Args:
-        error: (B, 3, H, W).
-        side: of a cell.
-    """
-    fine = error - F.avg_pool2d(error, 3, 1, 1)
-    b, c, h, w = fine.shape
-    fine = fine[..., : h // side * side, : w // side * side]
-    cells = fine.reshape(b, c, h // side, side, w // side, side).mean((2, 4))
-    return cells.square().mean()
-
-
 class LowPassDecoderStage(Stage):
-    """Images back from latents: L1, features, an adversary at a small weight after a warm-up.
+    """Images back from latents, by `DecoderObjective`; the discriminators have a warm-up.
 
     The latents are those of real images, or, where the crops say so, what a denoiser made.
 
@@ -104,9 +51,10 @@ class LowPassDecoderStage(Stage):
         autoencoder: its decoder is trained; its bands are scaled already.
         crops: training crops; None for a stage without data.
         held_out: crops of held-out cases, or None.
-        features: images (B, 3, H, W) in [-1, 1] to feature maps; what a perceptual loss compares.
-        adversary: weight of the adversary.
-        warmup: steps before which the discriminator trains alone.
+        features: network whose maps are compared; None for pixels and details alone.
+        adversary: share of each discriminator in the whole push, beside 3.5 of what else there is.
+        warmup: steps before which the discriminators train alone.
+        discriminator: goes on with one; None for an untrained one.
     """
 
     name = "lowpass-decoder"
@@ -135,7 +83,10 @@ class LowPassDecoderStage(Stage):
         if config.made:
             crops = MadeCrops(patches, base, crops, config.made)
             other = MadeCrops(kept, base, other, config.made) if kept and other else None
-        return cls(base.vae, crops, other, perceptual_features(), config.adversary)
+        stage = cls(base.vae, crops, other, perceptual_features(), config.adversary)
+        some = PatchCrops(patches).draw(np.random.default_rng([config.seed, 2]), FITTED, CROP)
+        stage.objective.fit(to_signed(some.images)[..., INNER, INNER], 8)
+        return stage
 
     @classmethod
     def sketch(cls, base: ZoomLDMPipeline | None, start: Start) -> Stage:
@@ -149,19 +100,21 @@ class LowPassDecoderStage(Stage):
         autoencoder: LowPassAutoencoder,
         crops: CropSource | None,
         held_out: CropSource | None = None,
-        features: Features | None = None,
-        adversary: float = 0.05,
+        features: LiteFeatures | None = None,
+        adversary: float = 1.0,
         warmup: int = 500,
-        discriminator: CropDiscriminator | None = None,
+        discriminator: DecoderAdversary | None = None,
     ) -> None:
         super().__init__()
         self.vae = autoencoder.requires_grad_(True)
-        self.discriminator = discriminator or CropDiscriminator()
+        channels = features.channels if features is not None else ()
+        self.discriminator = discriminator or DecoderAdversary(channels)
+        shares = SHARES | {"details": adversary, "features": adversary}
+        self.objective = DecoderObjective(self.discriminator, features, shares)
         if crops is not None:
             self.crops = crops
         self.kept = held_out
-        self.features = features
-        self.adversary, self.warmup = adversary, warmup
+        self.warmup = warmup
 
     def networks(self) -> dict[str, nn.Module]:
         """Autoencoder and discriminator."""
@@ -169,8 +122,8 @@ class LowPassDecoderStage(Stage):
 
     def frozen(self) -> list[nn.Module]:
         """The network of the features, where there is one."""
-        owner = getattr(self.features, "__self__", None)
-        return [owner] if isinstance(owner, nn.Module) else []
+        features = self.objective.features
+        return [features] if isinstance(features, nn.Module) else []
 
     def compilable(self) -> list[nn.Module]:
         """The decoder's three trunks: crops are of one size."""
@@ -211,90 +164,45 @@ class LowPassDecoderStage(Stage):
                     (n, int(self.vae.config["noise_channels"]), cells, cells), np.float32
                 )
             ),
-            "shift": torch.from_numpy(rng.integers(0, CELL, 2)),
         }
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """See `Stage.loss`: no crop's latents carry noise, and the adversary is at work."""
-        return self._losses(batch, (0, 0), slice(None), self.warmup + 1)["loss"]
+        """See `Stage.loss`: the discriminators are at work."""
+        return self._push(batch, 1.0, False).loss
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Losses by name."""
-        y, x = batch["shift"].tolist()
-        losses = self._losses(batch, (y, x))
-        return {k: v if k == "loss" else v.detach() for k, v in losses.items()}
+        seen = int(self.discriminator.seen)
+        rise = min(1.0, max(0.0, (seen - self.warmup) / RISE))
+        push = self._push(batch, rise, self.training and seen % MEASURE == 0)
+        if self.training:
+            self.discriminator.seen += 1
+        return {"loss": push.loss, **push.parts}
 
-    def _losses(
-        self,
-        batch: dict[str, Tensor],
-        shift: tuple[int, int],
-        clean: slice | None = None,
-        seen: int | None = None,
-    ) -> dict[str, Tensor]:
-        """Losses by name.
-
-        Args:
-            batch: see `batch`.
-            shift: where features are compared, in px.
-            clean: crops that the adversary sees; None for those whose latents carry no noise.
-            seen: batches that the discriminator knows; None to count them.
-        """
-        latents = self.vae.from_planes(coarse_planes(batch["low"]))
+    def _push(self, batch: dict[str, Tensor], rise: float, measure: bool) -> Push:
+        low, real = batch["low"], batch["images"]
+        latents = self.vae.from_planes(coarse_planes(low))
         latents = latents + batch["spread"].view(-1, 1, 1, 1) * batch["spoil"]
-        out = self.vae.decode(latents, batch["noise"], batch["levels"]).float()
-        inner = slice(BORDER, -BORDER)
-        out, real = out[..., inner, inner], batch["images"][..., inner, inner]
-        # Of the details: the rest is the latents', and may be a denoiser's guess.
-        error = detail(out) - detail(real)
-        losses = {"l1": error.abs().mean(), "phase": phase_loss(error)}
-        loss = 3 * losses["l1"] + 20 * losses["phase"]
-        if self.features is not None:
-            y, x = shift
-            a, b = out[..., y : y + 112, x : x + 112], real[..., y : y + 112, x : x + 112]
-            with torch.no_grad():
-                wanted = [_unit(f) for f in self.features(b)]
-            made = [_unit(f) for f in self.features(a)]
-            parts = [(m - w).square().sum(1).mean() for m, w in zip(made, wanted, strict=True)]
-            losses["features"] = torch.stack(parts).mean()
-            loss = loss + losses["features"]
-        if self.adversary:
-            loss = loss + self._adversary(batch, out, real, losses, clean, seen)
-        return {"loss": loss, **losses}
-
-    def _adversary(
-        self,
-        batch: dict[str, Tensor],
-        out: Tensor,
-        real: Tensor,
-        losses: dict[str, Tensor],
-        crops: slice | None = None,
-        seen: int | None = None,
-    ) -> Tensor:
-        clean = batch["spread"] == 0 if crops is None else crops
-        low = F.interpolate(batch["low"], scale_factor=4, mode="bilinear", align_corners=False)
-        low = low[..., BORDER:-BORDER, BORDER:-BORDER][clean]
-        out, real = detail(out[clean]), detail(real[clean])
-        loss = out.new_zeros(())
-        if not len(out):
-            return loss
-        if seen is None:
-            if self.training:
-                self.discriminator.seen += 1
-            seen = int(self.discriminator.seen)
-        told = self.discriminator(torch.cat([out.detach(), real]), torch.cat([low, low]))
-        fake, true = told.chunk(2)
-        losses["hinge"] = F.relu(1 + fake).mean() + F.relu(1 - true).mean()
-        loss = loss + losses["hinge"]
-        if seen > self.warmup:
-            frozen = {k: v.detach() for k, v in self.discriminator.named_parameters()}
-            frozen |= dict(self.discriminator.named_buffers())
-            losses["fooled"] = -functional_call(self.discriminator, frozen, (out, low)).mean()
-            rise = min(1.0, (seen - self.warmup) / 500)
-            loss = loss + rise * self.adversary * losses["fooled"]
-        return loss
+        made = self.vae.decode(latents, batch["noise"], batch["levels"]).float()
+        with torch.no_grad():
+            seen = planes_image(self.vae.to_planes(latents)).float()
+            # Exact low images are the real ones' means but for rounding.
+            apart = (low - F.avg_pool2d(real, 4)).abs().mean((1, 2, 3)) > APART
+            agree = torch.where(
+                batch["spread"] > 0, AGREE["noisy"], torch.ones_like(batch["spread"])
+            )
+            agree = torch.where(apart, AGREE["made"], agree)
+        small = slice(BORDER // 4, -BORDER // 4)
+        made, real = made[..., INNER, INNER], real[..., INNER, INNER]
+        return self.objective(made, real, seen[..., small, small], agree, rise, measure)
 
     def held_out(self) -> dict[str, float]:
-        """PSNR (dB) and fraction of the real image's finest detail on fixed crops."""
+        """Figures of fixed crops by level.
+
+        Returns:
+            `psnr` (dB), `detail` (fraction of the real image's finest) and, with features,
+            `statistics`: how far those of maps are, in units of how real crops differ.
+        """
         found = {}
         for name, store in (("seen", self.crops), ("held-out", self.kept)):
             if store is None:
@@ -306,13 +214,33 @@ class LowPassDecoderStage(Stage):
                 detail = _laplacian(a).abs().mean() / _laplacian(b).abs().mean()
                 found[f"{name}/{level}/psnr"] = float((-10 * torch.log10(square)).mean())
                 found[f"{name}/{level}/detail"] = float(detail)
+                if self.objective.features is not None:
+                    found[f"{name}/{level}/statistics"] = self._statistics(a, b)
         return found
 
+    @torch.no_grad()
+    def _statistics(self, made: Tensor, real: Tensor) -> float:
+        features, device = self.objective.features, self.vae.mean.device
+        assert features is not None
+        total = 0.0
+        for a, b in zip(made.split(8), real.split(8), strict=True):
+            maps = [features(x.to(device)) for x in (a, b)]
+            total += float(self.discriminator.scales.statistics_loss(*maps).sum())
+        return total / len(made)
+
     def score(self, found: dict[str, float]) -> float:
-        """Mean PSNR over the levels, of held-out cases where there are any."""
+        """By statistics of maps, or PSNR without any; of held-out cases where there are any.
+
+        PSNR would choose the softest weights there were.
+        """
         name = "held-out" if self.kept is not None else "seen"
-        values = [v for k, v in found.items() if k.startswith(f"{name}/") and k.endswith("/psnr")]
-        return float(np.mean(values))
+        of = {k: v for k, v in found.items() if k.startswith(f"{name}/")}
+        far = [v for k, v in of.items() if k.endswith("/statistics")]
+        return -float(np.mean(far)) if far else self._psnr(of)
+
+    @staticmethod
+    def _psnr(found: dict[str, float]) -> float:
+        return float(np.mean([v for k, v in found.items() if k.endswith("/psnr")]))
 
     def _shown(self, store: CropSource, count: int) -> tuple[Tensor, Tensor, NDArray]:
         rng = np.random.default_rng(3)
@@ -336,10 +264,6 @@ class LowPassDecoderStage(Stage):
         )
         rows = [np.concatenate(list(to_pixels(x)), 1) for x in (real, low, out)]
         return np.concatenate(rows)
-
-
-def _unit(x: Tensor) -> Tensor:
-    return x / (x.square().sum(1, keepdim=True) + 1e-6).sqrt()
 
 
 def _laplacian(x: Tensor) -> Tensor:

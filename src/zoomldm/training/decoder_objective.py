@@ -1,0 +1,237 @@
+"""What the low-pass decoder is trained for: pixels, a public network's maps, and adversaries."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from zoomldm.networks.lowpass import CELL
+from zoomldm.training.adversaries import (
+    DetailDiscriminator,
+    FeatureDiscriminator,
+    detail,
+    hinge,
+    moved,
+)
+from zoomldm.training.map_losses import MapScales, map_loss
+
+Features = Callable[[Tensor], list[Tensor]]
+"""Images (B, 3, H, W) in [-1, 1] to maps at 1/2, 1/4, 1/8, 1/16, 1/32 and any others there."""
+
+LOSSES: tuple[str, ...] = ("pixels", "maps", "statistics", "details", "features")
+ADVERSARIES: tuple[str, ...] = ("details", "features")
+PLACES = 4  # maps that are compared place by place, down to 1/16 of the side
+STRIDES = (4, 8, 16, 32)  # of the maps that a discriminator sees: all but the first
+KEEP = 0.9  # of moving averages at each measurement
+
+
+def phase_loss(error: Tensor, side: int = CELL) -> Tensor:
+    """Mean square over the places of a cell of the mean error there: zero without a chequerboard.
+
+    Args:
+        error: (B, 3, H, W).
+        side: of a cell.
+    """
+    fine = error - F.avg_pool2d(error, 3, 1, 1)
+    b, c, h, w = fine.shape
+    fine = fine[..., : h // side * side, : w // side * side]
+    cells = fine.reshape(b, c, h // side, side, w // side, side).mean((2, 4))
+    return cells.square().mean()
+
+
+class LossBalance(nn.Module):
+    """Weights of losses by what they ask of an image, not by the units they come in.
+
+    Each loss is divided by a moving average of the norm of its gradient with respect to the image
+    (after Defossez et al. 2022, section 3.4), so that weights are shares of the whole push.
+
+    Args:
+        names: of the losses.
+    """
+
+    norms: Tensor
+
+    def __init__(self, names: Sequence[str] = LOSSES) -> None:
+        super().__init__()
+        self.names = tuple(names)
+        self.register_buffer("norms", torch.zeros(len(self.names)))
+
+    def measure(self, losses: dict[str, Tensor], image: Tensor) -> None:
+        """Take the losses' gradients in; the graph is kept."""
+        for name, loss in losses.items():
+            (gradient,) = torch.autograd.grad(loss, image, retain_graph=True)
+            norm, i = gradient.float().norm(), self.names.index(name)
+            known = self.norms[i]
+            average = torch.where(known > 0, known.lerp(norm, 1 - KEEP), norm)
+            self.norms[i] = torch.where(torch.isfinite(norm), average, known)
+
+    def total(self, losses: dict[str, Tensor], weights: dict[str, float | Tensor]) -> Tensor:
+        """Sum of the losses, each with its weight over its norm; one not measured yet is left out.
+
+        Args:
+            losses: by name.
+            weights: of the losses.
+        """
+        known = self.norms > 0
+        factors = torch.where(known, 1 / self.norms.where(known, 1), 0)
+        parts = [
+            weights[name] * factors[self.names.index(name)] * loss for name, loss in losses.items()
+        ]
+        return torch.stack(parts).sum()
+
+
+class DecoderAdversary(ModelMixin, ConfigMixin):
+    """Discriminators of details and of maps, with the scales that losses are measured in.
+
+    Args:
+        channels: of each map that the features have; none without features.
+        width: of the discriminator of details at half of the side.
+    """
+
+    seen: Tensor  # batches that it was trained on
+    told: Tensor  # moving average of each discriminator's hinge loss, 2 where it knows nothing
+
+    @register_to_config
+    def __init__(self, channels: tuple[int, ...] = (), width: int = 48) -> None:
+        super().__init__()
+        self.details = DetailDiscriminator(width)
+        shown = channels[1 : 1 + len(STRIDES)]
+        self.features = FeatureDiscriminator(shown, STRIDES[: len(shown)]) if shown else None
+        self.scales = MapScales(channels)
+        self.balance = LossBalance()
+        self.register_buffer("seen", torch.zeros((), dtype=torch.long))
+        self.register_buffer("told", torch.full((len(ADVERSARIES),), 2.0))
+
+    def forward(
+        self, image: Tensor, maps: Sequence[Tensor], low: Tensor
+    ) -> dict[str, list[Tensor]]:
+        """Logits of each discriminator, high for real images.
+
+        Args:
+            image: (B, 3, H, W) signed, sides multiples of 32.
+            maps: of the image, none without features.
+            low: (B, 3, H / 4, W / 4).
+        """
+        found = {"details": self.details(detail(image), low)}
+        if self.features is not None:
+            scaled = self.scales.scaled(maps[1 : 1 + len(self.features.strides)], 1)
+            found["features"] = self.features(scaled, low)
+        return {k: [x.float() for x in v] for k, v in found.items()}
+
+
+@dataclass(frozen=True)
+class Push:
+    """What a step minimises.
+
+    Attributes:
+        loss: of decoder and discriminators, each of which has gradients of its own part alone.
+        parts: every loss by name.
+    """
+
+    loss: Tensor
+    parts: dict[str, Tensor]
+
+
+class DecoderObjective:
+    """Loss of decoded images and of the discriminators that judge them.
+
+    Images are compared with the real ones moved onto the low image that was decoded; statistics
+    with the real ones themselves, so that details make good what a denoiser's low image lacks.
+
+    Args:
+        adversary: discriminators and scales.
+        features: see `Features`; None for pixels and details alone.
+        shares: of the whole push, by name of `LOSSES`.
+    """
+
+    def __init__(
+        self, adversary: DecoderAdversary, features: Features | None, shares: dict[str, float]
+    ) -> None:
+        self.adversary, self.features, self.shares = adversary, features, shares
+
+    @torch.no_grad()
+    def fit(self, images: Tensor, size: int = 32) -> None:
+        """Take the scales of maps from real images (n, 3, H, W), n of 2 or more."""
+        if self.features is not None:
+            parts = [self.features(part) for part in images.split(size)]
+            self.adversary.scales.fit([torch.cat(x) for x in zip(*parts, strict=True)])
+
+    def __call__(
+        self,
+        made: Tensor,
+        real: Tensor,
+        low: Tensor,
+        agree: Tensor,
+        rise: float = 1.0,
+        measure: bool = True,
+    ) -> Push:
+        """Compare decoded images with real ones.
+
+        Args:
+            made: (B, 3, H, W) signed, sides multiples of 32 where there are features.
+            real: the same places.
+            low: (B, 3, H / 4, W / 4) signed, what was decoded.
+            agree: (B,) 0 to 1, how far pixels and places can agree: little where the low image is
+                a denoiser's guess.
+            rise: of the adversaries' shares, 0 to 1.
+            measure: whether the losses' gradients are taken in, which takes a few backward passes.
+        """
+        with torch.no_grad():
+            target = moved(real, low)
+            wanted, like = self._maps_of(target, real)
+        shown = self.features(made) if self.features is not None else []
+        rivals = any(self.shares[name] for name in ADVERSARIES)
+        hinges = self._hinges(made, shown, target, wanted, low) if rivals else {}
+        error = detail(made) - detail(target)
+        parts = {"pixels": (agree.view(-1, 1, 1, 1) * error.abs()).mean() + 20 * phase_loss(error)}
+        if shown:
+            parts["maps"] = (agree * map_loss(shown[:PLACES], wanted[:PLACES])).mean()
+            parts["statistics"] = self.adversary.scales.statistics_loss(shown, like).mean()
+        if rivals and rise:
+            parts |= self._fooled(made, shown, low)
+        if measure:
+            self.adversary.balance.measure(parts, made)
+        weights: dict[str, float | Tensor] = dict(self.shares)
+        for i, name in enumerate(ADVERSARIES):
+            # A discriminator that can't tell images apart has nothing to say but noise.
+            weights[name] = self.shares[name] * rise * (2 - self.adversary.told[i]).clamp(0, 1)
+        loss = self.adversary.balance.total(parts, weights)
+        for value in hinges.values():
+            loss = loss + value
+        named = {f"hinge_{k}": v for k, v in hinges.items()}
+        return Push(loss, {k: v.detach() for k, v in (parts | named).items()})
+
+    def _maps_of(self, target: Tensor, real: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        if self.features is None:
+            return [], []
+        both = self.features(torch.cat([target, real]))
+        return [x[: len(real)] for x in both], [x[len(real) :] for x in both]
+
+    def _hinges(
+        self,
+        made: Tensor,
+        shown: list[Tensor],
+        target: Tensor,
+        wanted: list[Tensor],
+        low: Tensor,
+    ) -> dict[str, Tensor]:
+        maps = [torch.cat([a.detach(), b]) for a, b in zip(shown, wanted, strict=True)]
+        images, twice = torch.cat([made.detach(), target]), torch.cat([low, low])
+        logits = self.adversary(images, maps, twice)
+        found = {k: torch.stack([hinge(*x.chunk(2)) for x in v]).mean() for k, v in logits.items()}
+        if self.adversary.training:
+            for i, name in enumerate(ADVERSARIES):
+                if name in found:
+                    self.adversary.told[i].lerp_(found[name].detach(), 0.02)
+        return found
+
+    def _fooled(self, made: Tensor, shown: list[Tensor], low: Tensor) -> dict[str, Tensor]:
+        frozen = {k: v.detach() for k, v in self.adversary.named_parameters()}
+        frozen |= dict(self.adversary.named_buffers())
+        told = functional_call(self.adversary, frozen, (made, shown, low))
+        return {k: -torch.stack([x.mean() for x in v]).mean() for k, v in told.items()}

@@ -1,0 +1,84 @@
+"""How pictures differ by a public network's maps: place by place, or in their statistics."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def map_loss(made: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
+    """Squared difference of maps, every place of unit length over channels: (B,)."""
+    parts = [
+        (_unit(a.float()) - _unit(b.float())).square().sum(1).mean((1, 2))
+        for a, b in zip(made, real, strict=True)
+    ]
+    return torch.stack(parts).mean(0)
+
+
+def _unit(x: Tensor) -> Tensor:
+    return x / (x.square().sum(1, keepdim=True) + 1e-6).sqrt()
+
+
+class MapScales(nn.Module):
+    """Maps of real images: each channel's mean and deviation, and how far pictures differ.
+
+    Args:
+        channels: of each map.
+    """
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.count = len(channels)
+        for i, n in enumerate(channels):
+            self.register_buffer(f"mean{i}", torch.zeros(n))
+            self.register_buffer(f"deviation{i}", torch.ones(n))
+            self.register_buffer(f"spread{i}", torch.ones(2))
+
+    @torch.no_grad()
+    def fit(self, maps: Sequence[Tensor]) -> None:
+        """From maps (n, C, h, w) of real images, n of 2 or more."""
+        for i, x in enumerate(maps):
+            x = x.float()
+            deviation, mean = torch.std_mean(x, (0, 2, 3))
+            self._of("mean", i).copy_(mean)
+            self._of("deviation", i).copy_(deviation.clamp(min=0.02 * float(deviation.max())))
+            per = _statistics(x)
+            self._of("spread", i).copy_(torch.stack([p.var(0).sum() for p in per]) + 1e-6)
+
+    def _of(self, name: str, index: int) -> Tensor:
+        return self.get_buffer(f"{name}{index}")
+
+    def scaled(self, maps: Sequence[Tensor], first: int = 0) -> list[Tensor]:
+        """Maps, from number `first` on, with each channel of mean 0 and deviation 1."""
+        found = []
+        for i, x in enumerate(maps, first):
+            mean, deviation = (
+                self._of(k, i).to(x).view(1, -1, 1, 1) for k in ("mean", "deviation")
+            )
+            found.append((x - mean) / deviation)
+        return found
+
+    def statistics_loss(self, made: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
+        """How far each picture's means and deviations of maps are from its real counterpart's.
+
+        In units of how real pictures differ from each other: what distances of sets of pictures
+        (Heusel et al. 2017) and the search for a picture's source go by. Where every place has to
+        agree, the mean of what is possible wins, which is too smooth; statistics over a picture
+        only agree where there is as much texture.
+
+        Returns:
+            (B,) 0 for equal ones.
+        """
+        total = torch.zeros(len(made[0]), device=made[0].device)
+        for i, (a, b) in enumerate(zip(made, real, strict=True)):
+            spread = self._of("spread", i)
+            for k, (p, q) in enumerate(zip(_statistics(a), _statistics(b), strict=True)):
+                total = total + (p - q).square().sum(1) / spread[k]
+        return total / (2 * len(made))
+
+
+def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    x = x.float().flatten(2)
+    mean = x.mean(2)
+    deviation = ((x - mean[:, :, None]).square().mean(2) + 1e-4).sqrt()
+    return mean, deviation

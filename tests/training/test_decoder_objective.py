@@ -1,0 +1,147 @@
+"""The decoder's losses: statistics see what places can't, shares hold, adversaries learn apart."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from zoomldm.networks.lowpass import LowPassAutoencoder
+from zoomldm.training.adversaries import detail, moved
+from zoomldm.training.decoder_objective import (
+    ADVERSARIES,
+    LOSSES,
+    DecoderAdversary,
+    DecoderObjective,
+    LossBalance,
+    phase_loss,
+)
+from zoomldm.training.map_losses import MapScales, map_loss
+
+CHANNELS = (3, 3, 3, 3, 3, 3)
+SHARES: dict[str, float] = dict.fromkeys(LOSSES, 1.0)
+
+
+def maps(images: Tensor) -> list[Tensor]:
+    """Edges at 1/2 to 1/32 of the side, in place of a network's."""
+    edges = (images - F.avg_pool2d(images, 3, 1, 1)).abs()
+    return [F.avg_pool2d(edges, 2 ** min(k, 5)) for k in range(1, 7)]
+
+
+def pictures(seed: int, n: int = 4) -> Tensor:
+    rng = torch.Generator().manual_seed(seed)
+    grain = torch.randn(n, 3, 64, 64, generator=rng) * torch.rand(n, 1, 1, 1, generator=rng)
+    return 0.3 * grain
+
+
+@pytest.fixture
+def objective() -> DecoderObjective:
+    torch.manual_seed(0)
+    made = DecoderObjective(DecoderAdversary(CHANNELS, 8), maps, SHARES)
+    made.fit(pictures(1, 16))
+    return made
+
+
+def test_statistics_prefer_other_grain_to_none_and_places_do_not() -> None:
+    scales = MapScales(CHANNELS)
+    real = pictures(0)
+    scales.fit(maps(pictures(1, 16)))
+    other = real.roll(13, 3)
+    soft = torch.zeros_like(real)
+    texture = [scales.statistics_loss(maps(x), maps(real)).mean() for x in (real, other, soft)]
+    assert texture[0] == 0 and texture[1] < 0.05 * texture[2]
+    places = [(x - real).square().mean() for x in (other, soft)]
+    assert places[0] > places[1]
+    assert map_loss(maps(real), maps(real)).max() == 0
+
+
+def test_shares_do_not_depend_on_a_losss_unit() -> None:
+    balance = LossBalance(("a", "b"))
+    image = torch.ones(3, requires_grad=True)
+    losses = {"a": 1e4 * image[0], "b": 1e-3 * image[1]}
+    assert float(balance.total(losses, {"a": 1.0, "b": 2.0}).detach()) == 0  # nothing is measured
+    balance.measure(losses, image)
+    balance.total(losses, {"a": 1.0, "b": 2.0}).backward()
+    assert image.grad is not None
+    torch.testing.assert_close(image.grad, torch.tensor([1.0, 2.0, 0.0]))
+
+
+def test_a_gradient_that_is_not_finite_is_not_taken_in() -> None:
+    balance = LossBalance(("a",))
+    image = torch.ones(1, requires_grad=True)
+    balance.measure({"a": 3 * image.sum()}, image)
+    balance.measure({"a": image.sum() * float("inf")}, image)
+    assert float(balance.norms[0]) == 3
+
+
+def test_decoder_and_discriminators_have_gradients_of_their_own_part(
+    objective: DecoderObjective,
+) -> None:
+    real = pictures(2)
+    low = F.avg_pool2d(real, 4)
+    objective.adversary.told.fill_(1.0)
+    made = torch.zeros_like(real).requires_grad_(True)
+    push = objective(made, real, low, torch.ones(4))
+    assert set(push.parts) == {*LOSSES, "hinge_details", "hinge_features"}
+    push.loss.backward()
+    assert made.grad is not None and made.grad.abs().max() > 0
+    own = list(objective.adversary.details.parameters())
+    assert any(p.grad is not None and p.grad.any() for p in own)
+    # A decoder's share a thousand times as large changes nothing for a discriminator.
+    first = [p.grad.clone() for p in own if p.grad is not None]
+    objective.adversary.zero_grad()
+    objective.shares = dict.fromkeys(LOSSES, 1000.0)
+    objective(made, real, low, torch.ones(4)).loss.backward()
+    for before, p in zip(first, own, strict=True):
+        torch.testing.assert_close(before, p.grad, rtol=0.2, atol=0.02)
+
+
+def test_a_discriminator_that_knows_nothing_does_not_push(objective: DecoderObjective) -> None:
+    objective.shares = {k: v * (k in ADVERSARIES) for k, v in SHARES.items()}
+    real = pictures(2)
+    for told, least, most in ((2.0, 0.0, 1e-9), (1.0, 1e-3, 1e9)):
+        objective.adversary.eval()
+        objective.adversary.told.fill_(told)
+        made = torch.zeros_like(real).requires_grad_(True)
+        objective(made, real, F.avg_pool2d(real, 4), torch.ones(4)).loss.backward()
+        assert made.grad is not None
+        assert least <= float(made.grad.norm()) <= most
+
+
+def test_moved_images_keep_details_and_take_the_low_image() -> None:
+    real = pictures(3)
+    low = F.avg_pool2d(real, 4)
+    torch.testing.assert_close(moved(real, low), real)
+    other = low + F.interpolate(torch.randn(4, 3, 4, 4), 16, mode="bicubic") * 0.1
+    there = moved(real, other)
+    assert (F.avg_pool2d(there, 4) - other).abs().mean() < 0.25 * (low - other).abs().mean()
+    assert (detail(there) - detail(real)).abs().mean() < 0.25 * detail(real).abs().mean()
+
+
+def test_phase_loss_sees_a_chequerboard_alone() -> None:
+    board = torch.zeros(2, 3, 32, 32)
+    board[..., ::2, ::2] = 0.2
+    grain = torch.randn(2, 3, 128, 128) * 0.1
+    assert phase_loss(board) > 20 * phase_loss(grain)
+
+
+def test_noise_at_finer_scales_changes_details_alone() -> None:
+    torch.manual_seed(0)
+    vae = LowPassAutoencoder(
+        noise_channels=26, widths=(16, 8, 8), depths=(1, 1, 1), fine_noise=(2, 1)
+    )
+    for layer in (vae.leave, vae.grain1, vae.grain2):
+        assert layer is not None
+        torch.nn.init.normal_(layer.weight, std=0.3)
+    latents, noise = torch.randn(1, 6, 4, 4), torch.randn(1, 26, 4, 4)
+    first = vae.decode(latents, noise)
+    for part in (slice(2, 10), slice(10, 26)):
+        other = noise.clone()
+        other[:, part] = torch.randn_like(other[:, part])
+        second = vae.decode(latents, other)
+        assert (first - second).abs().mean() > 1e-3
+        torch.testing.assert_close(F.avg_pool2d(first, 4), F.avg_pool2d(second, 4))
+
+
+def test_too_few_channels_for_fine_noise() -> None:
+    with pytest.raises(ValueError, match="noise_channels are too few"):
+        LowPassAutoencoder(noise_channels=10, fine_noise=(2, 1))
