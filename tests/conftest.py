@@ -23,6 +23,15 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
+def gpu() -> torch.device:
+    """The GPU that tests marked `gpu` run on; ZOOMLDM_GPU=cpu tries them where there is none."""
+    name = os.environ.get("ZOOMLDM_GPU", "cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device here; where one is, `pytest -m gpu` runs these tests")
+    return torch.device(name)
+
+
+@pytest.fixture(scope="session")
 def elsewhere() -> Iterator[Callable[[str], None]]:
     """Runs code in another process, which knows nothing of this one; started once for all tests."""
     one_thread = "import torch; torch.set_num_threads(1)\n"

@@ -1,5 +1,6 @@
 """What holds for every network: any device, half precision, saved and loaded, batch as single."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,6 +27,12 @@ from zoomldm.pipeline.presets import preset
 def _of(name: str, part: str) -> dict[str, Any]:
     """Settings of a network of a preset, its kind apart."""
     return {k: v for k, v in preset(name)[part].items() if k != "kind"}
+
+
+def apart(out: Tensor, expected: Tensor) -> float:
+    """Mean difference, over the mean size."""
+    assert out.isfinite().all()
+    return float((out.cpu().float() - expected).abs().mean() / expected.abs().mean())
 
 
 class NetworkTests:
@@ -67,8 +74,7 @@ class NetworkTests:
         cast = (fitted(v, network) if v.is_floating_point() else v for v in given)
         out = widened(self.call(network, *cast), network)
         assert out.dtype == torch.float32 and out.isfinite().all()
-        difference = (out - expected).abs().mean() / expected.abs().mean()
-        assert float(difference) < self.loose
+        assert apart(out, expected) < self.loose
 
     def test_saved_and_loaded(self, tmp_path: Path) -> None:
         network, given = self.made()
@@ -78,6 +84,24 @@ class NetworkTests:
         loaded = type(network).from_pretrained(tmp_path).eval()
         assert not list(tmp_path.glob("*.bin"))
         torch.testing.assert_close(self.call(loaded, *given), self.call(network, *given))
+
+    @pytest.mark.gpu
+    def test_on_a_gpu(self, gpu: torch.device, tmp_path: Path) -> None:
+        """Forward, in half precision, and saved from there, beside the CPU's float32."""
+        network, given = self.made()
+        expected = self.call(network, *given)
+        network, there = network.to(gpu), [v.to(gpu) for v in given]
+        out = self.call(network, *there)
+        assert out.device.type == gpu.type
+        assert apart(out, expected) < 0.01  # convolutions in TensorFloat-32 have 10 bits
+        if hasattr(network, "save_pretrained"):
+            network.save_pretrained(tmp_path)
+            loaded = type(network).from_pretrained(tmp_path).eval().to(gpu)
+            torch.testing.assert_close(self.call(loaded, *there), out)
+        for kind in (torch.bfloat16, torch.float16):
+            half = copy.deepcopy(network).to(kind)
+            cast = (fitted(v, half) if v.is_floating_point() else v for v in there)
+            assert apart(widened(self.call(half, *cast), half), expected) < self.loose
 
     def test_batch_as_single(self) -> None:
         network, given = self.made()
