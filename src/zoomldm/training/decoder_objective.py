@@ -227,7 +227,7 @@ class DecoderObjective:
         if self.adversary.training:
             for i, name in enumerate(ADVERSARIES):
                 if name in found:
-                    self.adversary.told[i].lerp_(found[name].detach(), 0.02)
+                    self.adversary.told[i].lerp_(found[name].detach().nan_to_num(2.0), 0.02)
         return found
 
     def _fooled(self, made: Tensor, shown: list[Tensor], low: Tensor) -> dict[str, Tensor]:

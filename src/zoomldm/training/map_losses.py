@@ -36,12 +36,23 @@ class MapScales(nn.Module):
 
     @torch.no_grad()
     def fit(self, maps: Sequence[Tensor]) -> None:
-        """From maps (n, C, h, w) of real images, n of 2 or more."""
+        """From maps (n, C, h, w) of real images, n of 2 or more.
+
+        Raises:
+            ValueError: a map is the same everywhere, as where weights are missing.
+        """
         for i, x in enumerate(maps):
             x = x.float()
             deviation, mean = torch.std_mean(x, (0, 2, 3))
+            if not float(deviation.max()) > 0:
+                raise ValueError(
+                    f"map {i} of {len(maps)} is the same for all images; expected a network with "
+                    "all of its weights"
+                )
             self._of("mean", i).copy_(mean)
-            self._of("deviation", i).copy_(deviation.clamp(min=0.02 * float(deviation.max())))
+            self._of("deviation", i).copy_(
+                deviation.clamp(min=0.02 * float(deviation.max()) + 1e-6)
+            )
             per = _statistics(x)
             self._of("spread", i).copy_(torch.stack([p.var(0).sum() for p in per]) + 1e-6)
 

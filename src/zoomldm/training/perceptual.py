@@ -58,8 +58,13 @@ class LiteFeatures(nn.Module):
 
 
 def perceptual_features() -> LiteFeatures | None:
-    """EfficientNet-Lite1 with its maps of `PYRAMID` and its last, or None without its wheels."""
+    """EfficientNet-Lite1 with its maps of `PYRAMID` and its last, or None without its wheels.
+
+    Of a file that was cut short, with zeros past 1/16 of the side, the maps of `TAPS` alone.
+    """
     try:
-        return LiteFeatures(PYRAMID, head=True).eval()
+        network = LiteFeatures(PYRAMID, head=True)
     except ImportError:
         return None
+    deep: Any = network.network
+    return (network if bool(deep._conv_head.weight.any()) else LiteFeatures()).eval()
