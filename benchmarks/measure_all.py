@@ -302,13 +302,13 @@ class Runner:
             start_new_session=True,
         )
         log.close()
-        self.running[job.name] = job, process, now, min(now + job.limit, self.until)
+        self.running[job.name] = job, process, now, now + job.limit
 
     def step(self) -> None:
         """See what ended, end what ran too long, start what can be."""
         for name, (job, process, began, until) in list(self.running.items()):
             code, now = process.poll(), time.monotonic()
-            if code is None and now >= until:
+            if code is None and now >= min(until, self.until):
                 os.killpg(process.pid, signal.SIGKILL)
                 code = process.wait()
             if code is None:
@@ -357,6 +357,8 @@ class Runner:
     def run(self) -> None:
         """All of it."""
         packed = time.monotonic()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: setattr(self, "until", 0.0))  # ends, and packs
         while self.waiting or self.running:
             self.step()
             if not self.running and time.monotonic() > self.until - 15:
