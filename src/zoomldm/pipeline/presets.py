@@ -86,9 +86,9 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "demo": {
         "vae": {"kind": "lowpass"},
         "patch_encoder": {},
-        "summarizer": {"unpack": 48, "outline_channels": 6},
-        "unet": {"kind": "octave", "widths": (40, 80, 160), "outline": True, "blends": 8},
-        "embedding_diffusion": _CONTEXTS,
+        "summarizer": {"unpack": 32, "outline_channels": 6},
+        "unet": {"kind": "octave", "widths": (80, 96, 160), "outline": True, "blends": 8},
+        "embedding_diffusion": {**_CONTEXTS, "width": 256, "heads": 8, "axes": 256},
         "scheduler": {**SCHEDULE, "prediction_type": "v_prediction"},
     },
     "base": {  # for one GPU; bring a patch encoder of your own with --encoder
