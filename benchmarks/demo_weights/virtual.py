@@ -51,6 +51,7 @@ class Slide:
         background: (D,).
         mask: (R, C) bool.
         withheld: (R, C) bool.
+        glass: (3,) uint8, colour of what lies outside.
     """
 
     name: str
@@ -65,6 +66,21 @@ class Slide:
     background: Tensor
     mask: Tensor
     withheld: Tensor
+    glass: Tensor
+
+
+def glass(slide: PackedSlide) -> Tensor:
+    """Colour (3,) uint8 of a slide where there is no tissue: the median of packed tiles beside it.
+
+    What was not packed is filled with it. White there would teach that glass has two colours.
+    """
+    at = np.argwhere(slide.stored & ~slide.mask)
+    if not len(at):
+        return torch.full((3,), 255, dtype=torch.uint8, device=slide.mosaic.device)
+    tiles = [
+        slide.mosaic[r * TILE : (r + 1) * TILE : 8, c * TILE : (c + 1) * TILE : 8] for r, c in at
+    ]
+    return torch.stack(tiles).reshape(-1, 3).median(0).values
 
 
 class Source:
@@ -73,11 +89,16 @@ class Source:
     def __init__(self, slide: PackedSlide) -> None:
         self.name, self.mask, self.block = slide.name, slide.mask, slide.block
         self.mosaic, self.device = slide.mosaic, slide.mosaic.device
+        self.glass = glass(slide)
+        stored = torch.from_numpy(slide.stored).to(self.device)
+        tiles = self.mosaic.view(*stored.shape[:1], TILE, stored.shape[1], TILE, 3)
+        tiles.movedim(1, 2)[~stored] = self.glass
         self._float: Tensor | None = None
 
     def open(self) -> None:
         """Hold the mosaic as float as well, until `close`."""
-        self._float = (self.mosaic.permute(2, 0, 1)[None].float() - 255).contiguous()
+        glass = self.glass.float().view(3, 1, 1)
+        self._float = (self.mosaic.permute(2, 0, 1).float() - glass)[None].contiguous()
 
     def close(self) -> None:
         """Free what `open` took."""
@@ -97,7 +118,7 @@ class Source:
         out = F.grid_sample(
             self._float, grid.reshape(1, n * TILE, TILE, 2), "bicubic", "zeros", False
         )
-        out = (out + 255).reshape(3, n, TILE, TILE)
+        out = (out[0] + self.glass.float().view(3, 1, 1)).reshape(3, n, TILE, TILE)
         if change is not None:
             density = -(out.clamp(1, 255) / 255).log().flatten(1)
             turned = torch.from_numpy(change).to(density).T @ density
@@ -180,10 +201,9 @@ def make(
     withheld = covered(source.block, matrix, rows, cols, points) > 0
     there = np.argwhere((covered(near, matrix, rows, cols, points) > 0) | mask)
     device = source.device
-    white = torch.ones(1, 3, TILE, TILE, device=device)
-    background = encoder(white)[0].half()
+    background = encoder(torch.ones(1, 3, TILE, TILE, device=device))[0].half()  # as in archives
     embeddings = background.expand(rows, cols, -1).clone()
-    pixels = torch.full((rows, SIDE, cols, SIDE, 3), 255, dtype=torch.uint8, device=device)
+    pixels = source.glass.expand(rows, SIDE, cols, SIDE, 3).clone()
     places = torch.from_numpy(there).to(device)
     inside = torch.from_numpy(mask).to(device)
     for part in places.split(64):
@@ -201,14 +221,12 @@ def make(
     first = rng.integers(70, 93, chunks)
     jobs = []
     if pool is not None:
-        own = np.pad(
-            pixels.cpu().numpy(), ((MARGIN,) * 2, (MARGIN,) * 2, (0, 0)), constant_values=255
-        )
+        own = np.pad(pixels.cpu().numpy(), ((MARGIN,) * 2, (MARGIN,) * 2, (0, 0)), mode="edge")
         for i, j in np.ndindex(*chunks):
             around = own[i * CHUNK : (i + 1) * CHUNK + 2 * MARGIN][
                 :, j * CHUNK : (j + 1) * CHUNK + 2 * MARGIN
             ]
-            if around.min() == 255:
+            if (around == around[0, 0]).all():
                 continue
             where = (slice(i * CHUNK, (i + 1) * CHUNK), slice(j * CHUNK, (j + 1) * CHUNK))
             job = pool.submit(base_chunk, around, int(quality[i, j]), int(first[i, j]))
@@ -226,6 +244,7 @@ def make(
         background,
         inside,
         torch.from_numpy(withheld).to(device),
+        source.glass,
     )
     return slide, jobs
 
@@ -350,8 +369,9 @@ class World:
             levels.append([halved(x) for x in levels[-1]])
             if k < BASES:
                 lossy.append([halved(x) for x in lossy[-1]])
-        self.pixels = [Pool(x, 255) for x in levels]
-        self.lossy = [Pool(x, 255) for x in lossy]
+        fill = torch.stack([s.glass for s in slides])
+        self.pixels = [Pool(x, fill) for x in levels]
+        self.lossy = [Pool(x, fill) for x in lossy]
         self.quality = Pool([s.quality for s in slides], 50)
         self.background = torch.stack([s.background for s in slides])
         self.embeddings = Pool([s.embeddings for s in slides], self.background)
