@@ -3,7 +3,7 @@
     python benchmarks/regression.py SLIDE... -o REGRESSION.safetensors [--minutes 15] [--wall 3]
 
 A U-Net on the small image that adds to its bicubic enlargement, of about as many weights as the
-demo's denoiser and decoder together (5.9 million), trained by L1 alone on crops of tissue at 20x
+demo's denoiser and decoder together (7.2 million), trained by L1 alone on crops of tissue at 20x
 averaged down by 4, in all eight orientations. The rate falls by a cosine over the minutes given,
 which are of processor time, so that other work on the machine doesn't count; or over --wall, where
 that is over first.
