@@ -22,6 +22,7 @@ import virtual
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
+from windows import World
 
 from zoomldm.generation.octaves import PARENT_NOISE, Known, make_latents, octave_times
 from zoomldm.geometry.levels import COARSEST, COUNT, NAMES
@@ -79,7 +80,7 @@ class _Nothing(torch.nn.Module):
 
 
 def items(
-    world: virtual.World, stage: OctaveStage, level: int, size: int, rng, null: float, kinds=None
+    world: World, stage: OctaveStage, level: int, size: int, rng, null: float, kinds=None
 ) -> dict[str, Tensor]:
     """A batch of one level, as `OctaveStage.batch` makes it."""
     device, repeats = world.device, REPEATS[level]
@@ -116,7 +117,7 @@ def items(
 
 
 @torch.no_grad()
-def made_parents(world: virtual.World, net, summarizer, vae, level: int, places: Tensor, steps=5):
+def made_parents(world: World, net, summarizer, vae, level: int, places: Tensor, steps=5):
     """What the denoiser itself hands down to windows (n, 3) of a level: hints (n, 6, 32, 32)."""
     up = level + 1
     step = virtual.TOKEN if up < virtual.FINE else max(virtual.SIDE >> up, 1)
@@ -154,7 +155,7 @@ def made_parents(world: virtual.World, net, summarizer, vae, level: int, places:
 
 
 @torch.no_grad()
-def fit(world: virtual.World, stage: GpuStage, windows=WINDOWS, pairs: int = 384) -> None:
+def fit(world: World, stage: GpuStage, windows=WINDOWS, pairs: int = 384) -> None:
     """`OctaveStage.fit` on the device."""
     outline = stage.summarizer.outline
     for level in range(COUNT):
@@ -181,7 +182,7 @@ def fit(world: virtual.World, stage: GpuStage, windows=WINDOWS, pairs: int = 384
 
 
 @torch.no_grad()
-def held_out(world: virtual.World, stage: GpuStage, size: int = 256) -> str:
+def held_out(world: World, stage: GpuStage, size: int = 256) -> str:
     """v-loss on withheld windows: context | parent | made parent | base layer, a level each."""
     rng, rows = np.random.default_rng(8), []
     world.random.manual_seed(8)
@@ -211,7 +212,7 @@ def held_out(world: virtual.World, stage: GpuStage, size: int = 256) -> str:
 
 
 @torch.no_grad()
-def sheet(world: virtual.World, stage: GpuStage, path: Path, columns: int = 10) -> None:
+def sheet(world: World, stage: GpuStage, path: Path, columns: int = 10) -> None:
     """Withheld windows: real, from context, from a made parent, from the base layer."""
     rows, rng = [], np.random.default_rng(3)
     world.random.manual_seed(3)
@@ -336,8 +337,8 @@ def main() -> None:
     part = out / "world.part"
     torch.save(virtual.embeddings_of(slides), part)
     part.rename(out / "world.pt")
-    world = virtual.World(slides)
-    kept = virtual.World([s for s in slides if s.version == 0], withheld=True)
+    world = World(slides)
+    kept = World([s for s in slides if s.version == 0], withheld=True)
     del sources, slides
     say(f"{int(world.counts.sum())} tissue tiles in {len(world.names)} virtual slides")
     if device.type == "cuda":
