@@ -1,5 +1,6 @@
 """Colours of all kinds become RGB alike in tiles and strips, or are refused by name."""
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -127,6 +128,11 @@ def test_refused_by_name(tmp_path, layout, name):
 )
 def test_refused_in_strips(tmp_path, layout, name, options):
     """In tiles, OpenSlide converts these as they are meant."""
+    if "bitspersample" in options:
+        try:
+            imagecodecs.packints_encode(np.zeros(8, np.uint8), 4)
+        except NotImplementedError:
+            pytest.skip("this imagecodecs does not write 4 bits")
     with pytest.raises(SlideError, match=f"a.tif.*{name}.*expected 8-bit RGB"):
         read(tmp_path / "a.tif", PICTURE[..., 0] >> 4, **options, **LAYOUTS[layout])
 
