@@ -147,3 +147,19 @@ def test_a_drawn_outline_is_averaged_across_tokens_and_the_rest_is_left() -> Non
 def test_contexts_without_an_outline_stay() -> None:
     contexts = torch.randn(2, 64, 8)
     assert softened(contexts, 0) is contexts
+
+
+def test_only_networks_without_axes_have_their_outlines_averaged() -> None:
+    """With axes outlines of neighbouring tokens meet, and averaging would blur what was drawn."""
+    for axes in (0, 16):
+        torch.manual_seed(0)
+        network = ContextDiT(
+            context_dim=40, reference_dim=32, width=32, depth=1, heads=2, axes=axes
+        ).eval()
+        for values in network.parameters():
+            torch.nn.init.normal_(values, std=0.1)
+        start = torch.randn(1, 64, 40)
+        plain, averaged = (draw_contexts(network, 2, start, 2, outline=n) for n in (0, 2))
+        assert torch.equal(plain, averaged) == bool(axes)
+        if not axes:
+            torch.testing.assert_close(softened(plain, 2), averaged)

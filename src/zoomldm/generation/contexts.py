@@ -95,7 +95,8 @@ def draw_contexts(
         reference: (n, D) embeddings of tiles that the tissue should resemble.
         parent: (n, tokens / 4, width), see `matching_quarter`.
         label: one of the network's labels.
-        outline: channels of the latents that contexts hold an outline of, which is `softened`.
+        outline: channels of the latents that contexts hold an outline of, which is `softened`
+            where the network draws without axes.
 
     Returns:
         (n, tokens, width) in the summarizer's units.
@@ -120,7 +121,8 @@ def draw_contexts(
         out = call(x, time, levels, reference, parent, labels)
         return out if guidance == 1 else torch.lerp(call(x, time, null), out, guidance)
 
-    return softened(network.restored(diffusion.sample(model, start), levels), outline)
+    drawn = network.restored(diffusion.sample(model, start), levels)
+    return drawn if network.axes else softened(drawn, outline)
 
 
 def softened(contexts: Tensor, channels: int) -> Tensor:
