@@ -25,7 +25,7 @@ from zoomldm.pixels import to_signed
 
 FINE = 0.5  # share of exact crops at 20x; made ones are all of it
 QUALITIES = (24, 30, 36, 42, 50, 60)  # of AVIF at 5x, those that every tile is coded at
-STEPS = 6
+STEPS = 4
 MARGIN = 16  # px of 5x around a tile that the codec sees as well
 STAINED = 0.6  # share of crops whose stain is changed
 ALIGN = 8  # px that crops of 20x start at multiples of, as the slides' own JPEG blocks do
@@ -210,7 +210,7 @@ def make_lows(
     context = pipeline.context(embeddings[:, None, None], 0)
     hint = vae.from_planes(coarse_planes(stored))
     known = Known(0, context, BASE, hint, codec_loss("avif", quality))
-    latents = make_latents(pipeline.unet, known, noise, octave_times(STEPS))
+    latents = make_latents(pipeline.unet, known, noise, octave_times(pipeline.unet.alphas, STEPS))
     return planes_image(vae.to_planes(latents))
 
 

@@ -10,6 +10,7 @@ from zoomldm.networks.lowpass import Planes, enlarged, pooled
 from zoomldm.networks.octave_denoiser import NONE, OctaveDenoiser
 
 LAST = 999
+NEAREST = 30  # the last timestep: what is finer is not worth an evaluation
 PARENT_NOISE = 0.05  # standard deviation that the denoiser is told generated parents carry
 
 
@@ -41,8 +42,18 @@ class Known:
     loss: float = 0.0
 
 
-def octave_times(steps: int, start: int = LAST) -> tuple[int, ...]:
-    """Timesteps at which the denoiser is evaluated: `steps` of them, even, from `start` down.
+def octave_times(alphas: Tensor, steps: int, start: int = LAST) -> tuple[int, ...]:
+    """Timesteps at which the denoiser is evaluated, even in the log of signal over noise.
+
+    Four of them give what six even timesteps do (docs/results.md, "Evaluations and samplers").
+
+    Args:
+        alphas: (1000,) cumulative, of the denoiser.
+        steps: how many.
+        start: the first; the last is 30.
+
+    Returns:
+        Strictly falling.
 
     Raises:
         ConfigError: a number out of its range.
@@ -51,7 +62,13 @@ def octave_times(steps: int, start: int = LAST) -> tuple[int, ...]:
         raise ConfigError(f"steps is {steps}; expected 1 to {LAST}")
     if not steps <= start <= LAST:
         raise ConfigError(f"start is {start}; expected a timestep from {steps} (steps) to {LAST}")
-    return tuple(round(start * (steps - i) / steps) for i in range(steps))
+    ratio = torch.logit(alphas.double().cpu())
+    wanted = torch.linspace(float(ratio[start]), float(ratio[min(NEAREST, start)]), steps)
+    times: list[int] = []
+    for place, value in enumerate(wanted):
+        nearest = int((ratio - value).abs().argmin())
+        times.append(max(min(nearest, (times or [start + 1])[-1] - 1), steps - place))
+    return tuple(times)
 
 
 @torch.no_grad()

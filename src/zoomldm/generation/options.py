@@ -15,7 +15,7 @@ GPU_BATCH = 32
 METHODS = ("auto", "pyramid", "blended", "cascade")
 # steps, guidance, start
 DEFAULTS: dict[str, tuple[int, float, int]] = {
-    "pyramid": (6, 1.0, 999),
+    "pyramid": (4, 1.0, 999),
     "blended": (STEPS, GUIDANCE, 500),
     "cascade": (STEPS, GUIDANCE, 500),
 }
@@ -28,7 +28,7 @@ class RenderOptions:
     Attributes:
         seed: of the noise, 0 or more.
         steps: the pyramid: evaluations of the denoiser a window; the cascade: steps of the whole
-            schedule, of which a start at `start` takes its part. None takes 6 and 20.
+            schedule, of which a start at `start` takes its part. None takes 4 and 20.
         guidance: scale of classifier-free guidance; 1 is none. None takes 1 for the pyramid and
             1.5 for the cascade.
         start: the pyramid: first timestep, drawn from what the denoiser's linear head knows; the

@@ -79,7 +79,7 @@ class Latents:
         self.archive, self.pipeline, self.options = archive, pipeline, options
         self.unet, self.vae = pipeline.unet, pipeline.vae
         self.base = archive.base
-        self.times = octave_times(options.steps, options.start)
+        self.times = octave_times(self.unet.alphas, options.steps, options.start)
         self.batch = options.batch_on(pipeline.device)
         self.imagined: ImaginedContexts | None = None
         if facts := archive.manifest.generated:

@@ -20,7 +20,7 @@ from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pixels import to_pixels, to_signed
 
 QUALITIES = (24, 60)  # of the codec, those that `compress` chooses from
-STEPS = 6
+STEPS = 4
 EACH = 3  # crops of a patch
 MARGIN = 32  # px around a patch that the codec sees as well, here mirrored
 
@@ -55,7 +55,7 @@ class MadeCrops:
         self.places = patches.at_level(0)
         if not len(self.places):
             raise ConfigError("there are no patches at 20x, which made latents are trained on")
-        self.times = octave_times(STEPS)
+        self.times = octave_times(pipeline.unet.alphas, STEPS)
         self.vae = deepcopy(pipeline.vae)  # the one that is trained may move to another device
 
     def draw(self, rng: np.random.Generator, count: int, side: int) -> Crops:
