@@ -128,6 +128,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--tiles", type=int, default=96)
     parser.add_argument("--full", action="store_true", help="50 evaluations too")
+    parser.add_argument("--only", nargs="*", help="rows whose names end so")
     given = parser.parse_args()
     torch.set_num_threads(1)
     pipeline = load_pipeline(given.pipeline, given.device)
@@ -174,6 +175,8 @@ def main() -> None:
     show("the slide's own", 0, patches.true)
     show("the base layer's", 0, patches.hint)
     for name, times, solver, eta in runs:
+        if given.only and not name.endswith(tuple(given.only)):
+            continue
         show(name, len(times), patches.sample(times, solver, eta))
 
 
