@@ -197,22 +197,29 @@ def _print(report: dict[str, Any]) -> None:
 
     rows = []
     for part in report["levels"]:
-        count = report["patches"][part["level"]]
+        # a pyramid's levels from 10x on come from windows of 20x or of a stored level
+        count = report["patches"].get(part["level"])
         rows.append(
             [
                 part["level"],
                 f"{part['mpp']:g}",
                 f"{part['width']} x {part['height']}",
                 part["origin"],
-                count["generated"],
+                count["generated"] if count else "-",
             ]
         )
     title = (
         f"{report['output']}: {megabytes(report['bytes'])} in {report['seconds']:.1f} s, "
+        f"{_generated(report)} patches generated, "
         f"seed {report['seed']}, {report['steps']} steps, guidance {report['guidance']:g}, "
         f"pipeline {report['pipeline_digest'][:12]}"
     )
     print_table(title, ["level", "mpp", "px", "pixels are", "patches generated"], rows)
+
+
+def _generated(report: dict[str, Any]) -> int:
+    """Patches (windows, of a pyramid) that a report's image needed, of all levels."""
+    return sum(count["generated"] for count in report["patches"].values())
 
 
 def _print_several(reports: list[dict[str, Any]]) -> None:
@@ -226,7 +233,7 @@ def _print_several(reports: list[dict[str, Any]]) -> None:
                 Path(r["output"]).name,
                 r["levels"][0]["level"],
                 f"{r['levels'][0]['width']} x {r['levels'][0]['height']}",
-                sum(count["generated"] for count in r["patches"].values()),
+                _generated(r),
                 megabytes(r["bytes"]),
                 "there already" if r.get("done_before") else f"{r['seconds']:.1f}",
             ]

@@ -10,7 +10,7 @@ from zoomldm.networks.lowpass import Planes, enlarged, pooled
 from zoomldm.networks.octave_denoiser import NONE, OctaveDenoiser
 
 LAST = 999
-NEAREST = 30  # the last timestep: what is finer is not worth an evaluation
+NEAREST = 30  # last timestep of `restoring_times`: what is finer is not worth an evaluation
 PARENT_NOISE = 0.05  # standard deviation that the denoiser is told generated parents carry
 
 
@@ -42,15 +42,26 @@ class Known:
     loss: float = 0.0
 
 
-def octave_times(alphas: Tensor, steps: int, start: int = LAST) -> tuple[int, ...]:
-    """Timesteps at which the denoiser is evaluated, even in the log of signal over noise.
+def octave_times(steps: int, start: int = LAST) -> tuple[int, ...]:
+    """Timesteps at which the denoiser is evaluated: `steps` of them, even, from `start` down.
 
-    Four of them give what six even timesteps do (docs/results.md, "Evaluations and samplers").
+    Raises:
+        ConfigError: a number out of its range.
+    """
+    _check_times(steps, start)
+    return tuple(round(start * (steps - i) / steps) for i in range(steps))
+
+
+def restoring_times(alphas: Tensor, steps: int, start: int = LAST) -> tuple[int, ...]:
+    """Timesteps under a base layer: even in the log of signal over noise, from `start` to 30.
+
+    Four of them give what six even ones do (docs/results.md, "Evaluations and samplers"). Where
+    everything is drawn, those lay out the image better.
 
     Args:
         alphas: (1000,) cumulative, of the denoiser.
         steps: how many.
-        start: the first; the last is 30.
+        start: the first.
 
     Returns:
         Strictly falling.
@@ -58,10 +69,7 @@ def octave_times(alphas: Tensor, steps: int, start: int = LAST) -> tuple[int, ..
     Raises:
         ConfigError: a number out of its range.
     """
-    if not 1 <= steps <= LAST:
-        raise ConfigError(f"steps is {steps}; expected 1 to {LAST}")
-    if not steps <= start <= LAST:
-        raise ConfigError(f"start is {start}; expected a timestep from {steps} (steps) to {LAST}")
+    _check_times(steps, start)
     ratio = torch.logit(alphas.double().cpu())
     wanted = torch.linspace(float(ratio[start]), float(ratio[min(NEAREST, start)]), steps)
     times: list[int] = []
@@ -69,6 +77,13 @@ def octave_times(alphas: Tensor, steps: int, start: int = LAST) -> tuple[int, ..
         nearest = int((ratio - value).abs().argmin())
         times.append(max(min(nearest, (times or [start + 1])[-1] - 1), steps - place))
     return tuple(times)
+
+
+def _check_times(steps: int, start: int) -> None:
+    if not 1 <= steps <= LAST:
+        raise ConfigError(f"steps is {steps}; expected 1 to {LAST}")
+    if not steps <= start <= LAST:
+        raise ConfigError(f"start is {start}; expected a timestep from {steps} (steps) to {LAST}")
 
 
 @torch.no_grad()
@@ -88,7 +103,7 @@ def make_latents(
         unet: the denoiser.
         known: what is known.
         noise: (B, C, h, w) standard normal.
-        times: see `octave_times`.
+        times: see `octave_times` and `restoring_times`.
         guidance: scale of classifier-free guidance; 1 is none.
 
     Returns:

@@ -13,6 +13,7 @@ from zoomldm.networks.precision import warn_if_slow
 CPU_BATCH = 1
 GPU_BATCH = 32
 METHODS = ("auto", "pyramid", "blended", "cascade")
+DRAWN_STEPS = 6  # of the pyramid where there is no base layer
 # steps, guidance, start
 DEFAULTS: dict[str, tuple[int, float, int]] = {
     "pyramid": (4, 1.0, 999),
@@ -28,7 +29,8 @@ class RenderOptions:
     Attributes:
         seed: of the noise, 0 or more.
         steps: the pyramid: evaluations of the denoiser a window; the cascade: steps of the whole
-            schedule, of which a start at `start` takes its part. None takes 4 and 20.
+            schedule, of which a start at `start` takes its part. None takes 4 (6 without a
+            base layer) and 20.
         guidance: scale of classifier-free guidance; 1 is none. None takes 1 for the pyramid and
             1.5 for the cascade.
         start: the pyramid: first timestep, drawn from what the denoiser's linear head knows; the
@@ -75,9 +77,18 @@ class RenderOptions:
         if self.method not in METHODS:
             raise ConfigError(f"method {self.method!r}; expected {', '.join(METHODS)}")
 
-    def resolved(self, method: Literal["pyramid", "blended", "cascade"]) -> "ResolvedOptions":
-        """These options with the method's own defaults for what is None."""
+    def resolved(
+        self, method: Literal["pyramid", "blended", "cascade"], drawn: bool = False
+    ) -> "ResolvedOptions":
+        """These options with the method's own defaults for what is None.
+
+        Args:
+            method: of rendering.
+            drawn: no base layer: everything is drawn.
+        """
         steps, guidance, start = DEFAULTS[method]
+        if method == "pyramid" and drawn:
+            steps = DRAWN_STEPS
         return ResolvedOptions(
             seed=self.seed,
             steps=steps if self.steps is None else self.steps,

@@ -84,7 +84,8 @@ class Pyramid:
                 "choose method cascade"
             )
         self.archive, self.pipeline = archive, pipeline
-        self.options = (options or RenderOptions()).resolved("pyramid")
+        drawn = archive.base is None
+        self.options = (options or RenderOptions()).resolved("pyramid", drawn)
         self._real = RealLevels(archive)
         self.kept = kept or Kept(Recent(256 << 20))
         self._lock = threading.RLock()
@@ -170,7 +171,7 @@ class Pyramid:
             own = [
                 (k, w)
                 for k, w in windows.items()
-                if max(k - 2, 0) == level and k < self._real.first
+                if min(max(k - 2, 0), top) == level and k < self._real.first
             ]
             reach = HALO * CELL if level == 0 else EDGE
             spans = [] if needed is None else [needed]
