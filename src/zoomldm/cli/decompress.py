@@ -40,7 +40,10 @@ def decompress(
     seed: Annotated[int, typer.Option(help="Of the noise: another one, another image.")] = 0,
     steps: Annotated[
         int | None,
-        typer.Option(help="Evaluations of the denoiser a patch; 6, or 20 for a cascade."),
+        typer.Option(
+            help="Evaluations of the denoiser a patch; 4, or 6 without a base layer, or 20 for a "
+            "cascade."
+        ),
     ] = None,
     guidance: Annotated[
         float | None,

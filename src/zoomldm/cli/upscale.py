@@ -17,7 +17,7 @@ def upscale(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the noise: another one, another image.")] = 0,
     steps: Annotated[
-        int | None, typer.Option(help="Evaluations of the denoiser a patch.", show_default="6")
+        int | None, typer.Option(help="Evaluations of the denoiser a patch.", show_default="4")
     ] = None,
     batch: Batch = None,
     method: Annotated[
