@@ -11,14 +11,13 @@ and a log.
 """
 
 import argparse
-import contextlib
 import time
-from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import torch
 import virtual
+from average import Average
 from parents import made_parents
 from PIL import Image
 from torch import Tensor
@@ -198,43 +197,6 @@ def sheet(world: World, stage: GpuStage, path: Path, columns: int = 10) -> None:
             x = make_latents(stage.unet, known, batch["noise"], octave_times(6)).float()
             rows.append(np.concatenate(list(to_pixels(planes_image(vae.to_planes(x)))), 1))
     Image.fromarray(np.concatenate(rows)).save(path)
-
-
-class Average:
-    """Moving average of two networks."""
-
-    def __init__(self, stage: GpuStage, decay: float) -> None:
-        self.live = [*stage.unet.parameters(), *stage.summarizer.parameters()]
-        self.unet = deepcopy(stage.unet).requires_grad_(False).eval()
-        self.summarizer = deepcopy(stage.summarizer).requires_grad_(False).eval()
-        self.kept = [*self.unet.parameters(), *self.summarizer.parameters()]
-        self.decay, self.steps = decay, 0
-
-    @torch.no_grad()
-    def update(self) -> None:
-        """Take in the weights of now."""
-        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        torch._foreach_lerp_(self.kept, [p.detach() for p in self.live], 1 - decay)
-        self.steps += 1
-
-    @contextlib.contextmanager
-    def in_place(self, stage: GpuStage):
-        """The stage with the averaged networks."""
-        live = stage.unet, stage.summarizer
-        stage.unet, stage.summarizer = self.unet, self.summarizer
-        yield
-        stage.unet, stage.summarizer = live
-
-    def save(self, out: Path) -> None:
-        """Write `unet` and `summarizer`."""
-        plain = OctaveDenoiser.from_config(self.unet.config)
-        plain.load_state_dict({k: v.cpu() for k, v in self.unet.state_dict().items()})
-        plain.save_pretrained(out / "unet")
-        self.save_summarizer(out)
-
-    def save_summarizer(self, out: Path) -> None:
-        """Write `summarizer`."""
-        deepcopy(self.summarizer).cpu().save_pretrained(out / "summarizer")
 
 
 def networks(arguments, device) -> tuple[TileCNN, GpuStage]:
