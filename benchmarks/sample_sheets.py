@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--pipeline", default="demo")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--only", nargs="*", help="names of sheets")
     arguments = parser.parse_args()
     pipeline = load_pipeline(arguments.pipeline, arguments.device)
     options = SampleOptions(batch=8)
@@ -38,6 +39,8 @@ def main() -> None:
         "like-2": {"levels": ["20x"], "n": 8, "like": references[1]},
     }
     for name, wanted in sheets.items():
+        if arguments.only and name not in arguments.only:
+            continue
         with tempfile.TemporaryDirectory() as folder:
             chosen = SheetOptions(**wanted, samples=options)
             write_samples(folder, chosen, pipeline=pipeline)
