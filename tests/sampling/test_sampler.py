@@ -6,9 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny import filled_pipeline
 
 from zoomldm.errors import ConfigError, PipelineError
+from zoomldm.generation import batch
 from zoomldm.generation.batch import upsampled_quarter
+from zoomldm.generation.octaves import Known
 from zoomldm.geometry.levels import COARSEST, COUNT, TILE
 from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline
 from zoomldm.sampling.draw import sample
@@ -18,18 +21,18 @@ from zoomldm.sampling.sampler import Sampler, fullest_quarter
 QUICK = SampleOptions(steps=2, context_steps=2)
 
 
-def with_batch(batch: int) -> SampleOptions:
-    return SampleOptions(steps=2, context_steps=2, batch=batch)
+def with_batch(count: int) -> SampleOptions:
+    return SampleOptions(steps=2, context_steps=2, batch=count)
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-def test_a_sample_depends_on_its_number_alone(pipeline: ZoomLDMPipeline, batch: int) -> None:
-    sampler = Sampler(pipeline, with_batch(batch))
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_sample_depends_on_its_number_alone(pipeline: ZoomLDMPipeline, count: int) -> None:
+    sampler = Sampler(pipeline, with_batch(count))
     all_ = sampler.sample(2, 7)
     assert all_.shape == (7, TILE, TILE, 3) and all_.dtype == np.uint8
     for first, n in ((0, 1), (4, 1), (2, 4), (6, 1)):
         assert np.array_equal(sampler.sample(2, n, first), all_[first : first + n]), (first, n)
-    again = Sampler(pipeline, with_batch(batch)).sample(2, 7)
+    again = Sampler(pipeline, with_batch(count)).sample(2, 7)
     assert np.array_equal(again, all_)
     assert len({p.tobytes() for p in all_}) == 7
 
@@ -93,9 +96,9 @@ def test_progress(pipeline: ZoomLDMPipeline) -> None:
     assert counts == [1, 3, 1]  # numbers 2, 3 to 5, 6: rows that only fill a batch don't count
 
 
-@pytest.mark.parametrize("batch", [1, 2])
-def test_zooms(pipeline: ZoomLDMPipeline, batch: int) -> None:
-    sampler = Sampler(pipeline, with_batch(batch))
+@pytest.mark.parametrize("count", [1, 2])
+def test_zooms(pipeline: ZoomLDMPipeline, count: int) -> None:
+    sampler = Sampler(pipeline, with_batch(count))
     pictures, quarters = sampler.zoom(3)
     assert sorted(pictures) == list(range(COUNT)) and sorted(quarters) == list(range(COARSEST))
     assert np.array_equal(pictures[COARSEST], sampler.sample(COARSEST, 3))
@@ -188,3 +191,20 @@ def test_the_public_call(pipeline: ZoomLDMPipeline) -> None:
         for _ in range(2)
     ]
     assert np.array_equal(*drawn)
+
+
+def test_an_octave_pipeline_zooms_under_a_noisy_parent(monkeypatch) -> None:
+    """Held to its parent, an image shows as squares where context and parent disagree."""
+    told: list[Known] = []
+    make = batch.make_latents
+
+    def watch(unet, known, *rest):
+        told.append(known)
+        return make(unet, known, *rest)
+
+    monkeypatch.setattr(batch, "make_latents", watch)
+    sampler = Sampler(filled_pipeline("tiny-octaves"), QUICK)
+    pictures, _ = sampler.zoom(2)
+    assert [known.loss for known in told] == [batch.DRAWN_NOISE] * len(told) and len(told) >= 7
+    again, _ = sampler.zoom(1, first=1)
+    assert all(np.array_equal(again[k][0], pictures[k][1]) for k in range(COUNT))
