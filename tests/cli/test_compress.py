@@ -135,6 +135,7 @@ def test_rejected_dicom(run, shared, tmp_path):
         (["--overview", "3x"], "levels are 20x, 10x"),
         (["--base-codec", "gif"], "not one of 'avif', 'jpegxl', 'webp', 'jpeg', 'png'"),
         (["--base-codec", "png", "--base-quality", "9"], "lossless"),
+        (["--base", "none", "--base-quality", "9"], "without a base layer; leave"),
         (["--precision", "int4"], "not one of 'compact', 'int8', 'float16'"),
         (["--tissue", "most"], "not one of 'otsu', 'all'"),
         (["--quality", "0"], "expected 1 to 100"),

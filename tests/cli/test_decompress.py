@@ -48,3 +48,14 @@ def test_each_level_of_a_pyramid_is_written_and_told(
     real = base == "5x" and NAMES.index(level) >= 2
     assert ("real" in done.out) == real
     assert ("0 patches generated" in " ".join(done.out.split())) == real
+
+
+@pytest.mark.parametrize("base", ["5x", "none"])
+def test_what_is_written_by_default_is_told(
+    run: Run, octaves: dict[str, Path], tmp_path: Path, base: str
+) -> None:
+    quick = ["--pipeline", "tiny-octaves", "--region", "0,0,512,512", "--steps", 1]
+    done = run("decompress", octaves[base], "-o", tmp_path / "a.tif", *quick)
+    assert (done.code, done.err) == (0, "") and (tmp_path / "a.tif").exists()
+    done = run("decompress", octaves[base], "-o", tmp_path / "a.png", "--level", "all", *quick)
+    assert (done.code, done.err) == (0, "") and all(name in done.out for name in NAMES)

@@ -103,6 +103,12 @@ def test_activations_are_close_to_the_allocators(preset: str, name: str) -> None
     assert found.activations + found.gradients > 0.85 * taken
 
 
+def test_the_decoders_plan_with_a_public_network_at_hand() -> None:
+    """Whether that network's file was cut short can't be asked of tensors without numbers."""
+    found = estimate("tiny-octaves", "autoencoder")
+    assert found.parameters > 0 and found.activations > 0
+
+
 def test_settings_that_spare_memory() -> None:
     name = "embedding-diffusion"
     plain = estimate("tiny", name)

@@ -74,6 +74,8 @@ class CompressOptions:
         if self.tissue not in ("otsu", "all"):
             raise ConfigError(f"tissue {self.tissue!r}; expected otsu or all")
         resolve_quality(self.base_codec, self.base_quality)
+        if self.base_quality is not None and not self.has_base:
+            raise ConfigError("a base quality without a base layer; leave it out")
         if not (math.isfinite(self.ratio) and self.ratio > 1):
             raise ConfigError(f"ratio is {self.ratio:g}; expected more than 1")
         if not 0 <= self.turn < TURNS:

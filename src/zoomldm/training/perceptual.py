@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 TAPS = (0, 3, 6, 14)  # blocks at 1/2, 1/4, 1/8 and 1/16 of the side
 PYRAMID = (*TAPS, 19)  # and at 1/32
@@ -67,4 +68,6 @@ def perceptual_features() -> LiteFeatures | None:
     except ImportError:
         return None
     deep: Any = network.network
-    return (network if bool(deep._conv_head.weight.any()) else LiteFeatures()).eval()
+    weight = deep._conv_head.weight
+    short = not isinstance(weight, FakeTensor) and not bool(weight.any())  # a plan's has no numbers
+    return (LiteFeatures() if short else network).eval()
