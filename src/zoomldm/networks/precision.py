@@ -76,6 +76,6 @@ def warn_if_slow(device: str) -> None:
     if device in ("cpu", "cuda") and not fast_bfloat16(device):
         warnings.warn(
             "bfloat16 is not faster than float32 on this machine, which emulates it or lacks the "
-            "instructions; float32 is exact and at least as fast",
+            "instructions, and may be many times slower; float32 is exact",
             stacklevel=3,
         )
