@@ -157,6 +157,7 @@ def main() -> int:
     parser.add_argument("--pipeline", default="demo")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int, default=None)
+    parser.add_argument("--steps", type=int, default=None, help="evaluations of a window")
     parser.add_argument("--tiles", type=int, default=12)
     parser.add_argument("--reads", type=int, default=5000)
     parser.add_argument("--counts", action="store_true")
@@ -169,7 +170,7 @@ def main() -> int:
         print_memory(given.random, given.reads)
     if given.counts or given.random:
         return 0
-    options = RenderOptions(batch=given.batch)
+    options = RenderOptions(batch=given.batch, steps=given.steps)
     with RenderedSlide(given.archive, given.pipeline, options=options) as slide:
         places = tissue_tiles(slide, given.tiles + 1)
         measured(slide, *places.pop(), TILE)  # what is done once is done

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from zoomldm.archive import open_archive
 from zoomldm.evaluation.distances import frechet, scaled
 from zoomldm.evaluation.public_features import PublicFeatures
-from zoomldm.generation.octaves import LAST, codec_loss, restoring_times
+from zoomldm.generation.octaves import codec_loss, octave_times, restoring_times
 from zoomldm.geometry.levels import TILE
 from zoomldm.networks.lowpass import coarse_planes
 from zoomldm.networks.octave_denoiser import BASE
@@ -30,11 +30,6 @@ from zoomldm.pixels import to_pixels, to_signed
 from zoomldm.slides import open_slide
 
 BATCH = 16
-
-
-def even_times(count: int) -> list[int]:
-    """Timesteps even in time."""
-    return [round(LAST * (count - i) / count) for i in range(count)]
 
 
 class Patches:
@@ -141,14 +136,14 @@ def main() -> None:
         for n in (1, 2, 3, 4, 6, 8, 12, 24)
     ]
     runs += [
-        (f"DDIM, even, {n}", even_times(n), "ddim", 0.0)
+        (f"DDIM, even, {n}", octave_times(n), "ddim", 0.0)
         for n in (2, 4, 6, *([50] if given.full else []))
     ]
     runs += [
         ("DPM-Solver++ 2M, even log-SNR, 4", restoring_times(alphas, 4), "2m", 0.0),
         ("DPM-Solver++ 2M, even log-SNR, 6", restoring_times(alphas, 6), "2m", 0.0),
-        ("DPM-Solver++ 2M, even, 6", even_times(6), "2m", 0.0),
-        ("DDIM, eta 1, even, 24", even_times(24), "ddim", 1.0),
+        ("DPM-Solver++ 2M, even, 6", octave_times(6), "2m", 0.0),
+        ("DDIM, eta 1, even, 24", octave_times(24), "ddim", 1.0),
     ]
     print(f"{len(real)} tiles of {given.slide.stem}, quality as stored\n")
     print("| latents | evaluations | Fréchet | retrieval (%) | detail | its correlation | error |")
