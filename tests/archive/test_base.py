@@ -96,6 +96,31 @@ class TestReading:
         np.testing.assert_array_equal(found[:512, :512], pixels[:512, :512])
         assert (found[512:] == 255).all() and (found[:, 512:] == 255).all()
 
+    @pytest.mark.parametrize(("precision", "version"), [("int8", "1.4"), ("compact", "2.2")])
+    def test_what_is_not_stored_has_the_colour_of_the_glass(
+        self, tmp_path, pixels, precision, version
+    ):
+        path, glass = tmp_path / "a.zldm", (236, 233, 240)
+        rng = np.random.default_rng(0)
+        few = rng.standard_normal((360, 8)) @ rng.standard_normal((8, 320))
+        with ArchiveWriter(path, make_header(*_SIZE, 320), np.zeros(320), precision) as writer:
+            with pytest.raises(ValueError, match="no base layer yet"):
+                writer.set_base_background(glass)
+            writer.add_embeddings(EVERYWHERE[:360], few)
+            writer.add_base(_LEVEL, pixels, "png", chunk=256)
+            writer.set_base_background(glass)
+        with open_archive(path) as archive:
+            assert archive.manifest.version == version
+            base = archive.base
+            assert base is not None and base.background == glass
+            found = base.read(-5, -5, 2300, 1300)
+            assert (found[5 + 768 : 5 + 1250, 5:2255] == glass).all()
+            assert (found[:5] == 255).all() and (found[1255:] == 255).all()
+            assert (found[:, 2255:] == 255).all()
+            np.testing.assert_array_equal(found[5:773, 5:2255], pixels[:768])
+            assert (base.read_level(4, 300, 200, 50, 50) == glass).all()
+        assert verify_archive(path) == []
+
     def test_a_margin_of_one_tile_is_stored(self):
         facts = Base(level=2, codec="png", quality=None, width=2250, height=1250, chunk=512)
         mask = np.zeros((20, 36), bool)

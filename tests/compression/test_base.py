@@ -50,3 +50,28 @@ class TestQuality:
         assert not asked.done_before
         with open_archive(tmp_path / "a.zldm") as archive:
             assert archive.manifest.base.ratio is None
+
+
+class TestBackground:
+    def test_is_the_glass_of_the_slide(self, tmp_path):
+        rng = np.random.default_rng(1)
+        picture = np.empty((2048, 6144, 3), np.uint8)
+        picture[:] = 229, 226, 233
+        texture = gaussian_filter(rng.normal(0, 1, (900, 1100)).astype(np.float32), 4)
+        picture[300:1200, 200:1300, 1] = np.clip(120 + 50 * texture / texture.std(), 0, 255)
+        slide = paint_slide(tmp_path / "a.tif", 6144, 2048, picture=picture)
+        compress(slide, tmp_path / "a.zldm", pipeline=build_pipeline("tiny"))
+        with open_archive(tmp_path / "a.zldm") as archive:
+            base = archive.base
+            np.testing.assert_allclose(base.background, (229, 226, 233), atol=2)
+            assert archive.manifest.version in ("1.4", "2.2")
+            assert archive.base_file(0, 1) is None
+            shown = base.read(0, 0, *base.size).astype(int)
+        far = shown[400:500, 400:1500]  # across the border of what is stored
+        assert np.abs(far - base.background).max() <= 4
+
+    def test_is_white_where_all_is_tissue(self, slide, tmp_path):
+        run(slide, tmp_path / "a.zldm")
+        with open_archive(tmp_path / "a.zldm") as archive:
+            assert archive.manifest.base.background is None
+            assert archive.base.background == (255, 255, 255)

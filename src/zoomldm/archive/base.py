@@ -1,7 +1,7 @@
 """The base layer: the real image stored at one level, read in parts.
 
 It is the array `overview`, cut into square chunks that are image files of their own. Only
-chunks that tissue touches are stored; the others are white.
+chunks that tissue touches are stored; the others have the background's colour.
 """
 
 import itertools
@@ -11,7 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from zoomldm.archive.borders import even_blocks, even_out
 from zoomldm.archive.manifest import Base, dump_json, parse_json
+from zoomldm.archive.pictures import decode_picture
 from zoomldm.errors import ArchiveError
 from zoomldm.geometry.levels import COARSEST, TILE, level_size
 
@@ -21,7 +23,6 @@ MARGIN = 1  # tiles around tissue that are stored with it
 WHITE = 255
 LOSSLESS = "png"
 OVERVIEW_SIDE = 2048  # px: the most that a base layer shown as a whole has
-_STEP = 16  # the most that coding alone makes of a step at a border
 _REACH = 4  # px around a region that its px beside borders depend on
 _STRIP = 1 << 22  # px read at once while a large layer is averaged
 
@@ -121,6 +122,19 @@ def check_metadata(data: bytes, facts: Base, path: object) -> None:
         raise ArchiveError(f"{what} declares codecs {names}, expected imagecodecs_{facts.codec}")
 
 
+def decode_chunk(data: bytes, facts: Base, what: str) -> Pixels:
+    """Pixels (chunk, chunk, 3), read-only, of a chunk's file; of a lossy codec, its blocks evened.
+
+    Raises:
+        ArchiveError: it can't be decoded; `what` names it.
+    """
+    pixels = decode_picture(data, facts.codec, (facts.chunk, facts.chunk, 3), what)
+    if facts.codec != LOSSLESS:
+        pixels = even_blocks(pixels)
+        pixels.flags.writeable = False
+    return pixels
+
+
 def halve(pixels: Pixels, octaves: int) -> Pixels:
     """Average blocks of 2**octaves px of (h, w, 3), h and w being multiples; rounded to nearest."""
     side = 2**octaves
@@ -129,22 +143,6 @@ def halve(pixels: Pixels, octaves: int) -> Pixels:
     h, w, c = pixels.shape
     sums = pixels.reshape(h // side, side, w // side, side, c).sum((1, 3), dtype=np.uint32)
     return ((sums + side * side // 2) // (side * side)).astype(np.uint8)
-
-
-def even_out(lines: Pixels) -> None:
-    """Take off the step that independent coding leaves where two chunks meet, in place.
-
-    Across the border lie the px p1 p0 | q0 q1. The step beyond the image's own slope is
-    e = (q0 - p0) - 3/8 ((p0 - p1) + (q1 - q0)), taken as 16 at most: 3/8 of it go at p0 and q0
-    each, 1/8 at p1 and q1. Of steps 1.5 to 1.8 times those inside it left 0.92 to 1.07 times.
-
-    Args:
-        lines: (4, n, 3), the px p1, p0, q0 and q1 along a border.
-    """
-    p1, p0, q0, q1 = lines.astype(np.int32)
-    step = np.clip(8 * (q0 - p0) - 3 * ((p0 - p1) + (q1 - q0)), -8 * _STEP, 8 * _STEP)
-    near, far = (3 * step + 32) >> 6, (step + 32) >> 6
-    lines[:] = np.clip(np.stack([p1 + far, p0 + near, q0 - near, q1 - far]), 0, WHITE)
 
 
 class BaseLayer:
@@ -158,6 +156,7 @@ class BaseLayer:
         quality: of the codec, 1 to 100; None where it is lossless.
         size: width, height (px) of the slide at this level.
         chunk: width, height (px) of what is coded and decoded at once.
+        background: RGB of what is not stored.
     """
 
     def __init__(
@@ -168,6 +167,7 @@ class BaseLayer:
         size: tuple[int, int],
         chunk: tuple[int, int],
         load: Callable[[int, int], Pixels | None],
+        background: tuple[int, int, int] | None = None,
     ) -> None:
         """What `Archive.base` makes.
 
@@ -177,10 +177,12 @@ class BaseLayer:
             quality: of the codec.
             size: width, height (px) of the level.
             chunk: width, height (px) of a chunk.
-            load: gives chunk (row, col), (height, width, 3), None where it is white.
+            load: gives chunk (row, col), (height, width, 3), None where nothing is stored.
+            background: RGB of that; None is white.
         """
         self.level, self.codec, self.quality, self.size = level, codec, quality, size
         self.chunk, self._load = chunk, load
+        self.background = background or (WHITE, WHITE, WHITE)
 
     def read(self, x: int, y: int, w: int, h: int) -> Pixels:
         """A region of this level's pixels.
@@ -192,8 +194,9 @@ class BaseLayer:
             h: its height in px.
 
         Returns:
-            uint8 (h, w, 3) sRGB; white outside the slide and where nothing is stored. Where two
-            chunks of a lossy codec meet, the step between them is evened out (see `even_out`).
+            uint8 (h, w, 3) sRGB; `background` where nothing is stored, white outside the slide. Of
+            a lossy codec the steps that it leaves at borders of its blocks and between chunks
+            are evened out (see `zoomldm.archive.borders`).
 
         Raises:
             ArchiveError: a chunk is damaged or can't be decoded.
@@ -241,6 +244,7 @@ class BaseLayer:
         x1, y1 = min(x + w, self.size[0]), min(y + h, self.size[1])
         if x0 >= x1 or y0 >= y1:
             return out
+        out[y0 - y : y1 - y, x0 - x : x1 - x] = self.background
         wide, high = self.chunk
         for row, col in itertools.product(
             range(y0 // high, (y1 - 1) // high + 1), range(x0 // wide, (x1 - 1) // wide + 1)

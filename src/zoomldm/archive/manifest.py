@@ -24,6 +24,7 @@ Level = Annotated[int, Field(ge=0, le=COARSEST)]
 Side = Annotated[int, Field(ge=1, le=1 << 31)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Byte = Annotated[int, Field(ge=0, le=255)]
 Count = Annotated[int, Field(ge=0, le=1 << 53)]
 
 
@@ -121,7 +122,8 @@ class Base(_Part):
     """The base layer: its level, how it is coded, its size and its chunks' side in px.
 
     `quality` is None where the codec is lossless; `ratio` is that of the slide's bytes to the
-    archive's which a quality was chosen for, None where the quality was asked for.
+    archive's which a quality was chosen for, None where the quality was asked for. `background` is
+    the RGB of what no chunk holds (from versions 1.4 and 2.2 on), None where that is white.
     """
 
     level: Level
@@ -131,6 +133,7 @@ class Base(_Part):
     height: Side
     chunk: Annotated[int, Field(ge=1, le=8192)]
     ratio: Annotated[float, Field(gt=0)] | None = None
+    background: tuple[Byte, Byte, Byte] | None = None
 
 
 class Latents(_Part):
@@ -279,6 +282,8 @@ def dump_manifest(manifest: Manifest) -> bytes:
         del attributes["slide"]["content"]
     if not manifest.base:
         del attributes["base"]
+    elif not manifest.base.background:
+        del attributes["base"]["background"]
     if not manifest.edits:
         del attributes["edits"]
     if not manifest.generated:

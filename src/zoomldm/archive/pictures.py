@@ -25,6 +25,7 @@ class _Codec:
     module: str
     quality: int | None
     encode: Callable[[Pixels, int], bytes | bytearray]
+    quick: Callable[[Pixels, int], bytes | bytearray] | None = None
 
     @property
     def available(self) -> bool:
@@ -46,6 +47,7 @@ _CODECS = {
         "AVIF",
         37,
         lambda p, q: imagecodecs.avif_encode(p, level=q, speed=6, pixelformat="420", numthreads=1),
+        lambda p, q: imagecodecs.avif_encode(p, level=q, speed=9, pixelformat="420", numthreads=1),
     ),
     "jpegxl": _Codec(
         "JPEGXL",
@@ -114,6 +116,12 @@ def encode_picture(pixels: Pixels, codec: str, quality: int | None) -> bytes:
     """An image file of pixels (h, w, 3), uint8 sRGB; the same pixels give the same bytes."""
     exact = np.ascontiguousarray(pixels, np.uint8)
     return bytes(find_codec(codec).encode(exact, quality or 0))
+
+
+def quick_size(pixels: Pixels, codec: str, quality: int) -> int:
+    """About the bytes of an image file, sooner than it is made (AVIF: 0 to 5 % more in a tenth)."""
+    found, exact = find_codec(codec), np.ascontiguousarray(pixels, np.uint8)
+    return len((found.quick or found.encode)(exact, quality))
 
 
 def decode_picture(data: bytes, codec: str, shape: tuple[int, int, int], what: str) -> Pixels:

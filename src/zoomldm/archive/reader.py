@@ -15,6 +15,7 @@ from zoomldm.archive.base import (
     check_metadata,
     chunk_name,
     chunk_tiles,
+    decode_chunk,
     touches,
 )
 from zoomldm.archive.compact import restore
@@ -294,9 +295,7 @@ class Archive:
                         raise ArchiveError(f"{self.path}: member {meta} is missing")
                     check_metadata(handle.read(meta), facts, self.path)
                     self._base_checked = True
-                shape = (facts.chunk, facts.chunk, 3)
-                what = f"{self.path}: member {name}"
-                return decode_picture(handle.read(name), facts.codec, shape, what)
+                return decode_chunk(handle.read(name), facts, f"{self.path}: member {name}")
 
             return kept_chunk((self._key, name), load)
 
@@ -317,7 +316,8 @@ class Archive:
         facts, old = self.manifest.base, self.manifest.overview
         if facts is not None:
             size, chunk = (facts.width, facts.height), (facts.chunk, facts.chunk)
-            return BaseLayer(facts.level, facts.codec, facts.quality, size, chunk, self._base_chunk)
+            kept = facts.level, facts.codec, facts.quality
+            return BaseLayer(*kept, size, chunk, self._base_chunk, facts.background)
         if old is not None:
             size = old.width, old.height
             return BaseLayer(old.level, old.codec, old.quality, size, size, self._overview_pixels)

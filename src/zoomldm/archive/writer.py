@@ -216,6 +216,12 @@ class ArchiveWriter:
         self._base_chunks.add((row, col))
         self._container.add(chunk_name(row, col), data)
 
+    def set_base_background(self, colour: tuple[int, int, int]) -> None:
+        """Say what RGB the base layer has where no chunk is stored, instead of white."""
+        if self._base is None:
+            raise ValueError("the archive has no base layer yet")
+        self._base = self._base.model_copy(update={"background": colour})
+
     def add_base(
         self,
         level: int,
@@ -322,6 +328,8 @@ class ArchiveWriter:
             self._container.add(f"{NAME}/zarr.json", base_metadata(self._base))
         if self.header.generated:
             version = "3.0"
+        elif self._base and self._base.background:
+            version = "2.2" if stored.basis else "1.4"
         elif self.header.edits:
             version = "2.1" if stored.basis else "1.3"
         else:

@@ -4,26 +4,31 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 
 from zoomldm.archive import ArchiveWriter
 from zoomldm.archive.base import CHUNK, WHITE, count_tiles, stored_chunks
 from zoomldm.archive.manifest import Base
-from zoomldm.archive.pictures import encode_picture, fill_chunk
+from zoomldm.archive.pictures import encode_picture, fill_chunk, quick_size
 from zoomldm.errors import ConfigError
-from zoomldm.geometry.levels import BASE_MPP, COARSEST, NAMES, level_mpp, level_size
+from zoomldm.geometry.levels import BASE_MPP, COARSEST, NAMES, TILE, level_mpp, level_size
 from zoomldm.slides import Slide, SlideReadError
 from zoomldm.slides.tissue import VIEW_LEVEL, Tissue
 from zoomldm.verbs import Progress
 
 DEFAULT_LEVEL = 2
 QUALITIES = (24, 60)  # that are chosen from: below, nuclei go; above, bytes buy little
-SAMPLE = 8  # chunks that a quality is chosen by
-_TRIED = (30, 50)  # qualities that the sample is encoded at
+SAMPLE = 32  # chunks that a quality is chosen by
+_CLOSELY = 4  # of these, how many are looked at closely
+_TRIED = 42  # the quality that all are tried at
+_SLOPE = 0.05  # of the logarithm of bytes over quality, about
 _REST = 6_000  # bytes of an archive besides embeddings and base layer, about
 THREADS = 2  # each holds what it reads of the slide, up to 200 MB, and one chunk
 _SMALLEST = 16  # px: what can't be read is halved down to this
+
+Made = TypeVar("Made")
 
 
 def finest_level(slide: Slide) -> int:
@@ -62,6 +67,9 @@ def add_base(
 ) -> None:
     """Read, encode and store the chunks that tissue touches; what can't be read is white.
 
+    What is not stored is given the colour of the slide's glass: the median, channel by channel,
+    of all stored px outside tissue tiles, white where there are none.
+
     Args:
         slide: an open slide.
         tissue: its tissue; its view serves as the image where it has the level.
@@ -77,24 +85,42 @@ def add_base(
         quality = choose_quality(slide, tissue, writer, level, codec, ratio)
     facts = writer.start_base(level, codec, quality, ratio=ratio)
     chunks, what = stored_chunks(facts, tissue.mask), f"storing the slide at {NAMES[level]}"
+    glass = np.zeros((3, 256), np.int64)
 
-    def coded(row: int, col: int) -> bytes:
+    def coded(row: int, col: int) -> tuple[bytes, np.ndarray]:
         pixels = _chunk(slide, tissue, facts, row, col)
-        return encode_picture(fill_chunk(pixels, facts.chunk), codec, facts.quality)
+        data = encode_picture(fill_chunk(pixels, facts.chunk), codec, facts.quality)
+        return data, _glass(pixels, tissue.mask, facts, row, col)
 
-    for done, ((row, col), data) in enumerate(_in_order(coded, chunks), 1):
+    for done, ((row, col), (data, counts)) in enumerate(_in_order(coded, chunks), 1):
         writer.add_base_chunk(row, col, data)
+        glass += counts
         progress(what, done, len(chunks))
+    if glass.any():
+        r, g, b = (int(np.searchsorted(sums, sums[-1] / 2)) for sums in glass.cumsum(1))
+        writer.set_base_background((r, g, b))
+
+
+def _glass(pixels: np.ndarray, mask: np.ndarray, facts: Base, row: int, col: int) -> np.ndarray:
+    """Counts (3, 256) of the values that a chunk's px outside tissue tiles have."""
+    side = facts.chunk << facts.level
+    h, w = pixels.shape[:2]
+    rows, cols = (
+        ((first * side + (np.arange(n) << facts.level)) // TILE).clip(max=limit - 1)
+        for first, n, limit in zip((row, col), (h, w), mask.shape, strict=True)
+    )
+    outside = pixels[~mask[rows[:, None], cols]]
+    return np.stack([np.bincount(channel, minlength=256) for channel in outside.T])
 
 
 def choose_quality(
     slide: Slide, tissue: Tissue, writer: ArchiveWriter, level: int, codec: str, ratio: float
 ) -> int:
-    """The quality, 24 to 60, at which the whole archive is just below 1/ratio of the slide's file.
+    """The quality, 24 to 60, at which the whole archive is nearest to 1/ratio of the slide's file.
 
-    Chunks are sorted by their tissue and put into a few groups of as many; the middle one of each
-    stands for its group and is encoded at two qualities. The logarithm of the bytes in all is
-    nearly linear in quality in between and not far beyond.
+    Chunks are sorted by their tissue and put into groups of as many; one in the middle of each
+    stands for its group. About their bytes at one quality tell about the quality that is sought;
+    the largest few are encoded at that, and correct both.
     """
     width, height = level_size(*slide.size, level)
     facts = Base(level=level, codec=codec, quality=None, width=width, height=height, chunk=CHUNK)
@@ -104,23 +130,28 @@ def choose_quality(
     wanted = slide.file_bytes / ratio - writer.embedding_bytes() - _REST
     if not chunks or wanted <= 0:
         return QUALITIES[0]
-    sums = [0, 0]
-    for group in np.array_split(np.array(order), min(SAMPLE, len(order))):
-        place = chunks[int(group[len(group) // 2])]
+    total, largest = 0.0, []
+    for k, group in enumerate(np.array_split(np.array(order), min(SAMPLE, len(order)))):
+        place = chunks[int(group[(len(group) - k % 2) // 2])]  # of two, in turn
         pixels = fill_chunk(_chunk(slide, tissue, facts, *place), facts.chunk)
-        for k, quality in enumerate(_TRIED):
-            sums[k] += len(group) * len(encode_picture(pixels, codec, quality))
-    low, high = (math.log(n) for n in sums)
-    slope = max(high - low, 1e-3) / (_TRIED[1] - _TRIED[0])
-    found = _TRIED[0] + (math.log(wanted) - low) / slope
-    return math.floor(min(max(found, QUALITIES[0]), QUALITIES[1]))  # rather too small
+        size = quick_size(pixels, codec, _TRIED)
+        total += len(group) * size
+        largest = sorted([*largest, (size, k, pixels)], key=lambda one: one[:2])[-_CLOSELY:]
+    near = round(_within(_TRIED + math.log(wanted / total) / _SLOPE))
+    exact = sum(len(encode_picture(pixels, codec, near)) for _, _, pixels in largest)
+    total *= exact / sum(size for size, _, _ in largest)
+    return round(_within(near + math.log(wanted / total) / _SLOPE))
+
+
+def _within(quality: float) -> float:
+    return min(max(quality, QUALITIES[0]), QUALITIES[1])
 
 
 def _in_order(
-    work: Callable[[int, int], bytes], chunks: list[tuple[int, int]]
-) -> Iterator[tuple[tuple[int, int], bytes]]:
+    work: Callable[[int, int], Made], chunks: list[tuple[int, int]]
+) -> Iterator[tuple[tuple[int, int], Made]]:
     """Each chunk with what `work` makes of it, a few of them at once."""
-    pending: deque[tuple[tuple[int, int], Future[bytes]]] = deque()
+    pending: deque[tuple[tuple[int, int], Future[Made]]] = deque()
     with ThreadPoolExecutor(THREADS) as pool:
         for chunk in chunks:
             pending.append((chunk, pool.submit(work, *chunk)))

@@ -58,6 +58,8 @@ def add_spliced(
     facts, own, other = archive.manifest.base, archive.base, source.base
     assert facts is not None and own is not None and other is not None
     writer.start_base(facts.level, facts.codec, facts.quality, facts.chunk)
+    if facts.background:
+        writer.set_base_background(facts.background)
     left, top, wide, high = (n >> facts.level for n in target.window)
     from_x, from_y = (n >> facts.level for n in taken.window[:2])
     chunks, again = stored_chunks(facts, mask), 0

@@ -22,7 +22,7 @@ from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pipeline.compatibility import check_encoder
 from zoomldm.rendering.kept import Kept
 from zoomldm.rendering.real import RealLevels
-from zoomldm.rendering.renderer import Cost, PatchCount, edits_of
+from zoomldm.rendering.renderer import RULES, Cost, PatchCount, edits_of
 
 
 class Cascade:
@@ -115,6 +115,7 @@ class Cascade:
             "archive_digest": self.archive.digest,
             **edits_of(self.archive),
             "pipeline_digest": self.pipeline.digest(),
+            "rules": RULES,
             **asdict(self.options),
             "sampler": self._part.name,
             "start_timestep": self._part.first,

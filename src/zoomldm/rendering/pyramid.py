@@ -27,7 +27,7 @@ from zoomldm.pixels import to_pixels
 from zoomldm.rendering.kept import Kept
 from zoomldm.rendering.latents import Latents
 from zoomldm.rendering.real import RealLevels
-from zoomldm.rendering.renderer import Cost, PatchCount, edits_of
+from zoomldm.rendering.renderer import RULES, Cost, PatchCount, edits_of
 
 HALO = 8  # cells around a tile that its decoding takes in
 NEAR = 1  # tiles around tissue that are decoded; farther ones are the enlarged latents
@@ -123,6 +123,7 @@ class Pyramid:
             "archive_digest": self.archive.digest,
             **edits_of(self.archive),
             "pipeline_digest": self.pipeline.digest(),
+            "rules": RULES,
             **asdict(self.options),
             "method": "pyramid",
             "sampler": "ddim",

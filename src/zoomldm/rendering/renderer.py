@@ -16,6 +16,10 @@ from zoomldm.rendering.kept import Kept
 # What changes the last bits of a pixel at most, and what only says in words what is done.
 _ASIDE = ("device", "threads", "torch", "background", "levels_real", "levels_generated")
 
+# Part of every provenance: raised whenever the same archive, pipeline and options come to be drawn
+# otherwise, so that nothing drawn before is taken for what would be drawn now.
+RULES = 2
+
 
 @dataclass(frozen=True)
 class PatchCount:

@@ -1,10 +1,9 @@
 """What a viewer shows: pixels of a slide or of an archive, at the eight levels of one raster."""
 
 import hashlib
-import json
 import threading
 from collections import OrderedDict
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +17,7 @@ from zoomldm.geometry.levels import COUNT, NAMES, level_size
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.remote import ChangedError, MissingError, RemotePath
 from zoomldm.rendering.opening import open_renderer
-from zoomldm.rendering.renderer import Renderer
+from zoomldm.rendering.renderer import Renderer, source_digest
 from zoomldm.slides.slide import Slide
 
 SEEDS = 4  # renderers kept at once, one a seed
@@ -155,10 +154,9 @@ class ArchivePicture:
         self._seen = _Seen.of(archive.path)
         self._opening = threading.Lock()
         self._renderers: OrderedDict[int, tuple[Renderer, threading.Lock]] = OrderedDict()
-        settings = asdict(replace(options, seed=0))
-        whole = [archive.digest, pipeline.digest(), pipeline.device.type, settings]
-        self.digest = hashlib.sha256(json.dumps(whole).encode()).hexdigest()
-        self._renderer(options.seed)  # what does not fit is refused here
+        drawn = self._renderer(options.seed)[0].provenance()  # what does not fit is refused here
+        whole = f"{source_digest({**drawn, 'seed': 0})} {pipeline.device.type}"
+        self.digest = hashlib.sha256(whole.encode()).hexdigest()
 
     def is_real(self, level: int) -> bool:
         """Whether the level is stored pixels."""
