@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from tiny import filled_pipeline
+from training.archives import make_archive
 
 import zoomldm
 from zoomldm.archive import open_archive, verify_archive
@@ -17,8 +18,11 @@ from zoomldm.cli.info import imaginary
 from zoomldm.errors import ArchiveError, ConfigError, PipelineError, TargetError
 from zoomldm.features.sources import summarizer_features, tile_features
 from zoomldm.generation.imagined import ImaginedContexts, quarter_of
+from zoomldm.generation.octaves import DRAWN_NOISE, PARENT_NOISE, Known
 from zoomldm.generation.options import RenderOptions
+from zoomldm.networks.octave_denoiser import PARENT
 from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline
+from zoomldm.rendering import latents
 from zoomldm.rendering.exports import DecompressOptions, decompress
 from zoomldm.rendering.opening import open_renderer
 from zoomldm.rendering.slide import RenderedSlide
@@ -74,6 +78,26 @@ def test_a_region_is_the_same_alone_and_in_any_order(slide: Path, octaves: ZoomL
             np.testing.assert_array_equal(
                 drawn.read(7, 0, 0, 70, 16), archive.base.read(0, 0, 70, 16)
             )
+
+
+def test_parents_have_noise_here_alone(
+    slide: Path, octaves: ZoomLDMPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held to a parent that was drawn apart from its context, images show squares."""
+    real = make_archive(tmp_path / "a.zldm", octaves, levels=())
+    told: list[Known] = []
+    make = latents.make_latents
+
+    def watch(unet, known, *rest):
+        told.append(known)
+        return make(unet, known, *rest)
+
+    monkeypatch.setattr(latents, "make_latents", watch)
+    for path, noise in ((slide, DRAWN_NOISE), (real, PARENT_NOISE)):
+        told.clear()
+        with open_archive(path) as archive, open_renderer(archive, octaves, QUICK) as drawn:
+            drawn.read(0, 600, 500, 100, 80)
+        assert {known.loss for known in told if known.kind == PARENT} == {noise}
 
 
 def test_another_process_draws_the_same(

@@ -11,7 +11,7 @@ from tiny import filled_pipeline
 from zoomldm.errors import ConfigError, PipelineError
 from zoomldm.generation import batch
 from zoomldm.generation.batch import upsampled_quarter
-from zoomldm.generation.octaves import Known
+from zoomldm.generation.octaves import DRAWN_NOISE, Known
 from zoomldm.geometry.levels import COARSEST, COUNT, TILE
 from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline
 from zoomldm.sampling.draw import sample
@@ -205,6 +205,6 @@ def test_an_octave_pipeline_zooms_under_a_noisy_parent(monkeypatch) -> None:
     monkeypatch.setattr(batch, "make_latents", watch)
     sampler = Sampler(filled_pipeline("tiny-octaves"), QUICK)
     pictures, _ = sampler.zoom(2)
-    assert [known.loss for known in told] == [batch.DRAWN_NOISE] * len(told) and len(told) >= 7
+    assert [known.loss for known in told] == [DRAWN_NOISE] * len(told) and len(told) >= 7
     again, _ = sampler.zoom(1, first=1)
     assert all(np.array_equal(again[k][0], pictures[k][1]) for k in range(COUNT))

@@ -7,14 +7,12 @@ from PIL import Image
 from torch import Tensor
 
 from zoomldm.diffusion.schedule import Schedule
-from zoomldm.generation.octaves import Known, make_latents
+from zoomldm.generation.octaves import make_latents, under_parent
 from zoomldm.geometry.levels import TILE
 from zoomldm.networks.lowpass import enlarged, pooled
-from zoomldm.networks.octave_denoiser import PARENT, OctaveDenoiser
+from zoomldm.networks.octave_denoiser import OctaveDenoiser
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pixels import to_pixels
-
-DRAWN_NOISE = 0.25  # standard deviation that a zoom's parent is given
 
 
 @torch.no_grad()
@@ -62,17 +60,10 @@ def _child(
     pictures: Tensor,
     level: int,
 ) -> Tensor:
-    """Latents under a parent, whose quarter, upsampled, is given as images.
-
-    Context and parent were drawn apart and disagree in places; what is held to the parent there
-    shows the context's tokens as squares. So the parent is given with noise, and the child is not
-    made to average down to it.
-    """
+    """Latents under a parent, whose quarter, upsampled, is given as images."""
     vae = pipeline.vae
     hint = vae.from_planes(enlarged(pooled(vae.planes(pictures))))
-    # another channel's noise: as good as fresh, and the image is a function of `drawn` alone
-    hint = hint + DRAWN_NOISE * drawn.roll(1, 1)
-    known = Known(level, context, PARENT, hint, DRAWN_NOISE)
+    known = under_parent(level, context, hint, drawn)
     return make_latents(pipeline.unet, known, drawn, schedule.timesteps, guidance)
 
 

@@ -7,11 +7,12 @@ from torch import Tensor
 
 from zoomldm.errors import ConfigError, PipelineError
 from zoomldm.networks.lowpass import Planes, enlarged, pooled
-from zoomldm.networks.octave_denoiser import NONE, OctaveDenoiser
+from zoomldm.networks.octave_denoiser import NONE, PARENT, OctaveDenoiser
 
 LAST = 999
 NEAREST = 30  # last timestep of `restoring_times`: what is finer is not worth an evaluation
 PARENT_NOISE = 0.05  # standard deviation that the denoiser is told generated parents carry
+DRAWN_NOISE = 0.25  # standard deviation that parents are given where contexts are drawn too
 
 
 def codec_loss(codec: str, quality: float | None) -> float:
@@ -40,6 +41,22 @@ class Known:
     kind: int = NONE
     hint: Tensor | None = None
     loss: float = 0.0
+
+
+def under_parent(level: int, context: Tensor, parent: Tensor, noise: Tensor) -> Known:
+    """What is known under a parent where context and parent were both drawn.
+
+    They were drawn apart and disagree in places; a child that is held to the parent there shows
+    the context's tokens as squares. So the parent is given with noise, and nothing is held to it.
+
+    Args:
+        level: 0..7.
+        context: (B, 64, width), drawn.
+        parent: (B, C, h, w), its quarter enlarged, laid out as latents.
+        noise: (B, C, h, w) standard normal, that the latents are drawn from; another channel's
+            is as good as fresh here, and the image stays a function of it alone.
+    """
+    return Known(level, context, PARENT, parent + DRAWN_NOISE * noise.roll(1, 1), DRAWN_NOISE)
 
 
 def octave_times(steps: int, start: int = LAST) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ from zoomldm.generation.octaves import (
     octave_times,
     restoring_times,
     smoothed,
+    under_parent,
 )
 from zoomldm.generation.options import ResolvedOptions
 from zoomldm.generation.windows import (
@@ -218,6 +219,8 @@ class Latents:
         context = self._contexts(level, keys, hint)
         known = Known(level, context, kind, hint, loss)
         drawn = _filled([self._noise(level, key) for key in keys], self.batch).to(device)
+        if self.imagined and hint is not None and kind == PARENT:
+            known, above = under_parent(level, context, hint, drawn), None
         with self.options.autocast(device):
             latents = make_latents(self.unet, known, drawn, self.times, self.options.guidance)
             planes = self.vae.to_planes(latents.float())
