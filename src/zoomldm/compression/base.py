@@ -116,7 +116,7 @@ def _glass(pixels: np.ndarray, mask: np.ndarray, facts: Base, row: int, col: int
 def choose_quality(
     slide: Slide, tissue: Tissue, writer: ArchiveWriter, level: int, codec: str, ratio: float
 ) -> int:
-    """The quality, 24 to 60, at which the whole archive is nearest to 1/ratio of the slide's file.
+    """The quality, 24 to 60, at which the whole archive is just below 1/ratio of the slide's file.
 
     Chunks are sorted by their tissue and put into groups of as many; one in the middle of each
     stands for its group. About their bytes at one quality tell about the quality that is sought;
@@ -140,7 +140,7 @@ def choose_quality(
     near = round(_within(_TRIED + math.log(wanted / total) / _SLOPE))
     exact = sum(len(encode_picture(pixels, codec, near)) for _, _, pixels in largest)
     total *= exact / sum(size for size, _, _ in largest)
-    return round(_within(near + math.log(wanted / total) / _SLOPE))
+    return math.floor(_within(near + math.log(wanted / total) / _SLOPE))  # rather too small
 
 
 def _within(quality: float) -> float:
