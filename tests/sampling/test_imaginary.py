@@ -13,13 +13,14 @@ from tiny import filled_pipeline
 from training.archives import make_archive
 
 import zoomldm
-from zoomldm.archive import open_archive, verify_archive
+from zoomldm.archive import open_archive, verify_archive, write_archive
 from zoomldm.cli.info import imaginary
 from zoomldm.errors import ArchiveError, ConfigError, PipelineError, TargetError
 from zoomldm.features.sources import summarizer_features, tile_features
 from zoomldm.generation.imagined import ImaginedContexts, quarter_of
 from zoomldm.generation.octaves import DRAWN_NOISE, PARENT_NOISE, Known
 from zoomldm.generation.options import RenderOptions
+from zoomldm.geometry.levels import level_size
 from zoomldm.networks.octave_denoiser import PARENT
 from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline
 from zoomldm.rendering import latents
@@ -80,11 +81,18 @@ def test_a_region_is_the_same_alone_and_in_any_order(slide: Path, octaves: ZoomL
             )
 
 
-def test_parents_have_noise_here_alone(
+def test_parents_have_noise_where_nothing_is_stored(
     slide: Path, octaves: ZoomLDMPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Held to a parent that was drawn apart from its context, images show squares."""
-    real = make_archive(tmp_path / "a.zldm", octaves, levels=())
+    bare = make_archive(tmp_path / "a.zldm", octaves, levels=())
+    stored = tmp_path / "b.zldm"
+    with open_archive(bare) as archive:
+        cells = np.argwhere(archive.mask)
+        header, rows = archive.manifest, archive.embeddings_of(*cells.T)
+        coarse = np.full((*reversed(level_size(*archive.size, 4)), 3), 200, np.uint8)
+        zeros = np.zeros(rows.shape[1])
+        write_archive(stored, header, cells, rows, zeros, base=(4, coarse), base_codec="png")
     told: list[Known] = []
     make = latents.make_latents
 
@@ -93,7 +101,7 @@ def test_parents_have_noise_here_alone(
         return make(unet, known, *rest)
 
     monkeypatch.setattr(latents, "make_latents", watch)
-    for path, noise in ((slide, DRAWN_NOISE), (real, PARENT_NOISE)):
+    for path, noise in ((slide, DRAWN_NOISE), (bare, DRAWN_NOISE), (stored, PARENT_NOISE)):
         told.clear()
         with open_archive(path) as archive, open_renderer(archive, octaves, QUICK) as drawn:
             drawn.read(0, 600, 500, 100, 80)

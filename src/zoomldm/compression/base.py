@@ -23,8 +23,9 @@ QUALITIES = (24, 60)  # that are chosen from: below, nuclei go; above, bytes buy
 SAMPLE = 32  # chunks that a quality is chosen by
 _CLOSELY = 4  # of these, how many are looked at closely
 _TRIED = 42  # the quality that all are tried at
-_SLOPE = 0.05  # of the logarithm of bytes over quality, about
-_REST = 6_000  # bytes of an archive besides embeddings and base layer, about
+_SLOPE = 0.04  # of the logarithm of bytes over quality, about
+_REST = 8_200  # bytes of an archive besides embeddings and base layer, about ...
+_MEMBER = 290  # ... and for each chunk
 THREADS = 2  # each holds what it reads of the slide, up to 200 MB, and one chunk
 _SMALLEST = 16  # px: what can't be read is halved down to this
 
@@ -116,7 +117,7 @@ def _glass(pixels: np.ndarray, mask: np.ndarray, facts: Base, row: int, col: int
 def choose_quality(
     slide: Slide, tissue: Tissue, writer: ArchiveWriter, level: int, codec: str, ratio: float
 ) -> int:
-    """The quality, 24 to 60, at which the whole archive is just below 1/ratio of the slide's file.
+    """The quality, 24 to 60, at which the whole archive is nearest to 1/ratio of the slide's file.
 
     Chunks are sorted by their tissue and put into groups of as many; one in the middle of each
     stands for its group. About their bytes at one quality tell about the quality that is sought;
@@ -127,7 +128,8 @@ def choose_quality(
     chunks = stored_chunks(facts, tissue.mask)
     tiles = [count_tiles(facts, tissue.mask, *chunk) for chunk in chunks]
     order = sorted(range(len(chunks)), key=lambda i: (tiles[i], i))
-    wanted = slide.file_bytes / ratio - writer.embedding_bytes() - _REST
+    rest = _REST + _MEMBER * len(chunks)
+    wanted = slide.file_bytes / ratio - writer.embedding_bytes() - rest
     if not chunks or wanted <= 0:
         return QUALITIES[0]
     total, largest = 0.0, []
@@ -140,7 +142,7 @@ def choose_quality(
     near = round(_within(_TRIED + math.log(wanted / total) / _SLOPE))
     exact = sum(len(encode_picture(pixels, codec, near)) for _, _, pixels in largest)
     total *= exact / sum(size for size, _, _ in largest)
-    return math.floor(_within(near + math.log(wanted / total) / _SLOPE))  # rather too small
+    return round(_within(near + math.log(wanted / total) / _SLOPE))
 
 
 def _within(quality: float) -> float:

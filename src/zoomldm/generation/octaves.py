@@ -12,7 +12,7 @@ from zoomldm.networks.octave_denoiser import NONE, PARENT, OctaveDenoiser
 LAST = 999
 NEAREST = 30  # last timestep of `restoring_times`: what is finer is not worth an evaluation
 PARENT_NOISE = 0.05  # standard deviation that the denoiser is told generated parents carry
-DRAWN_NOISE = 0.25  # standard deviation that parents are given where contexts are drawn too
+DRAWN_NOISE = 0.08  # standard deviation that parents are given where nothing is stored
 
 
 def codec_loss(codec: str, quality: float | None) -> float:
@@ -44,14 +44,14 @@ class Known:
 
 
 def under_parent(level: int, context: Tensor, parent: Tensor, noise: Tensor) -> Known:
-    """What is known under a parent where context and parent were both drawn.
+    """What is known under a parent that was drawn from contexts alone.
 
-    They were drawn apart and disagree in places; a child that is held to the parent there shows
-    the context's tokens as squares. So the parent is given with noise, and nothing is held to it.
+    Context and parent disagree in places; a child that is held to the parent there shows the
+    tokens as squares. So the parent is given with noise, and nothing is held to it.
 
     Args:
         level: 0..7.
-        context: (B, 64, width), drawn.
+        context: (B, 64, width).
         parent: (B, C, h, w), its quarter enlarged, laid out as latents.
         noise: (B, C, h, w) standard normal, that the latents are drawn from; another channel's
             is as good as fresh here, and the image stays a function of it alone.

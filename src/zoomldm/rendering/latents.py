@@ -90,6 +90,7 @@ class Latents:
         if facts := archive.manifest.generated:
             self.imagined = ImaginedContexts(facts, pipeline, self.batch)
         drawn = self.imagined.coarsest if self.imagined else DRAWN
+        self._free = self.base is None or self.imagined is not None
         self.top = max(self.base.level - 2, 0) if self.base else drawn
         self.made = [0] * (self.top + 1)
         self._mask = archive.mask
@@ -219,7 +220,7 @@ class Latents:
         context = self._contexts(level, keys, hint)
         known = Known(level, context, kind, hint, loss)
         drawn = _filled([self._noise(level, key) for key in keys], self.batch).to(device)
-        if self.imagined and hint is not None and kind == PARENT:
+        if self._free and hint is not None and kind == PARENT:
             known, above = under_parent(level, context, hint, drawn), None
         with self.options.autocast(device):
             latents = make_latents(self.unet, known, drawn, self.times, self.options.guidance)

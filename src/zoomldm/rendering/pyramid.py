@@ -45,8 +45,10 @@ class Pyramid:
     octave, each averaging down to its parent exactly, and levels from b on are the stored pixels.
     Without a base layer the latents of 1.25x are drawn from noise under their context, of which a
     token then stands for 2 x 2 tiles, and coarser images are averages: what lies where is known
-    by the tile, and need not be guessed from farther off. An imaginary slide's base layer was drawn
-    with it, coarsest level first, and counts as generated.
+    by the tile, and need not be guessed from farther off. Finer latents keep to their parent
+    loosely there (see `under_parent`), so that 1.25x, 2.5x and 5x are not each other's averages.
+    An imaginary slide's base layer was drawn with it, coarsest level first, and counts as
+    generated; its levels agree as loosely.
 
     Latents are made in windows (see `zoomldm.generation.windows`) that depend on their ancestors
     alone, so that the cost of a region depends on the region and its pixels on nothing else.
