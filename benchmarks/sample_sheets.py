@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--only", nargs="*", help="names of sheets")
     arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
     pipeline = load_pipeline(arguments.pipeline, arguments.device)
     options = SampleOptions(batch=8)
     archive = resources.files("zoomldm") / "weights" / "demo.zldm"
