@@ -76,6 +76,7 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--slide", type=Path, help="that the archive is of")
     parser.add_argument("--size", default="512x512")
+    parser.add_argument("--methods", nargs="+", default=["joint", "pyramid"])
     parser.add_argument("--inner", type=int, default=JointSettings().inner)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--pipeline", default="demo")
@@ -85,7 +86,7 @@ def main() -> None:
     width, height = (int(n) for n in arguments.size.split("x"))
     x = y = 0
     with tempfile.TemporaryDirectory() as folder:
-        for method in ("joint", "pyramid"):
+        for method in arguments.methods:
             options = LargeOptions(
                 (width, height),
                 method,

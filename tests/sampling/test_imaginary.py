@@ -18,7 +18,7 @@ from zoomldm.cli.info import imaginary
 from zoomldm.errors import ArchiveError, ConfigError, PipelineError, TargetError
 from zoomldm.features.sources import summarizer_features, tile_features
 from zoomldm.generation.imagined import ImaginedContexts, quarter_of
-from zoomldm.generation.octaves import DRAWN_NOISE, PARENT_NOISE, Known
+from zoomldm.generation.octaves import ALONE_NOISE, DRAWN_NOISE, PARENT_NOISE, Known
 from zoomldm.generation.options import RenderOptions
 from zoomldm.geometry.levels import level_size
 from zoomldm.networks.octave_denoiser import PARENT
@@ -101,7 +101,7 @@ def test_parents_have_noise_where_nothing_is_stored(
         return make(unet, known, *rest)
 
     monkeypatch.setattr(latents, "make_latents", watch)
-    for path, noise in ((slide, DRAWN_NOISE), (bare, DRAWN_NOISE), (stored, PARENT_NOISE)):
+    for path, noise in ((slide, DRAWN_NOISE), (bare, ALONE_NOISE), (stored, PARENT_NOISE)):
         told.clear()
         with open_archive(path) as archive, open_renderer(archive, octaves, QUICK) as drawn:
             drawn.read(0, 600, 500, 100, 80)

@@ -12,7 +12,8 @@ from zoomldm.networks.octave_denoiser import NONE, PARENT, OctaveDenoiser
 LAST = 999
 NEAREST = 30  # last timestep of `restoring_times`: what is finer is not worth an evaluation
 PARENT_NOISE = 0.05  # standard deviation that the denoiser is told generated parents carry
-DRAWN_NOISE = 0.08  # standard deviation that parents are given where nothing is stored
+ALONE_NOISE = 0.08  # standard deviation that parents are given where no image is stored ...
+DRAWN_NOISE = 0.25  # ... and where the contexts are drawn too
 
 
 def codec_loss(codec: str, quality: float | None) -> float:
@@ -43,7 +44,9 @@ class Known:
     loss: float = 0.0
 
 
-def under_parent(level: int, context: Tensor, parent: Tensor, noise: Tensor) -> Known:
+def under_parent(
+    level: int, context: Tensor, parent: Tensor, noise: Tensor, deviation: float = DRAWN_NOISE
+) -> Known:
     """What is known under a parent that was drawn from contexts alone.
 
     Context and parent disagree in places; a child that is held to the parent there shows the
@@ -55,8 +58,9 @@ def under_parent(level: int, context: Tensor, parent: Tensor, noise: Tensor) -> 
         parent: (B, C, h, w), its quarter enlarged, laid out as latents.
         noise: (B, C, h, w) standard normal, that the latents are drawn from; another channel's
             is as good as fresh here, and the image stays a function of it alone.
+        deviation: of the parent's noise: DRAWN_NOISE, or ALONE_NOISE under real contexts.
     """
-    return Known(level, context, PARENT, parent + DRAWN_NOISE * noise.roll(1, 1), DRAWN_NOISE)
+    return Known(level, context, PARENT, parent + deviation * noise.roll(1, 1), deviation)
 
 
 def octave_times(steps: int, start: int = LAST) -> tuple[int, ...]:
