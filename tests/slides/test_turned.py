@@ -72,7 +72,7 @@ def test_archives(path: Path, tmp_path: Path) -> None:
         assert again.done_before and not report.done_before
     plain, turned = (open_archive(tmp_path / f"{n}.zldm") for n in ("a", "a.turn5"))
     assert (plain.turn, turned.turn) == (0, 5)
-    assert (plain.manifest.version, turned.manifest.version) == ("1.2", "1.2")
+    assert (plain.manifest.version, turned.manifest.version) == ("1.4", "1.4")
     assert not verify_archive(tmp_path / "a.turn5.zldm")
     np.testing.assert_array_equal(turned.mask, turn_array(plain.mask, 5))
     with TurnedSlide(open_slide(path), 5) as slide:
