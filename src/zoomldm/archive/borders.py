@@ -29,9 +29,9 @@ def even_out(lines: Pixels) -> None:
     lines[:] = np.clip(lines + np.stack([far, near, -near, -far]), 0, 255)
 
 
-def _beyond(lines: Pixels) -> NDArray[np.int32]:
+def _beyond(lines: Pixels) -> NDArray[np.int16]:
     """Eight times the steps beyond the image's slope, (..., 3)."""
-    p1, p0, q0, q1 = lines.astype(np.int32)
+    p1, p0, q0, q1 = lines.astype(np.int16)
     return np.clip(8 * (q0 - p0) - 3 * ((p0 - p1) + (q1 - q0)), -8 * _STEP, 8 * _STEP)
 
 
@@ -78,7 +78,7 @@ def _steps(along: Pixels, places: NDArray[np.intp]) -> int:
     return int(np.abs(along[places].astype(np.int16) - along[places - 1]).sum(dtype=np.int64))
 
 
-def _strength(four: Pixels, beyond: NDArray[np.int32], beside: int) -> int:
+def _strength(four: Pixels, beyond: NDArray[np.int16], beside: int) -> int:
     """The least strength, 64 a, that leaves steps no greater than those beside.
 
     Args:
@@ -86,7 +86,7 @@ def _strength(four: Pixels, beyond: NDArray[np.int32], beside: int) -> int:
         beyond: `_beyond` of them.
         beside: sum over the steps at all places of `_BESIDE`.
     """
-    step = four[2].astype(np.int32) - four[1]
+    step = four[2].astype(np.int16) - four[1]
 
     def enough(strength: int) -> bool:
         left = np.abs(step - 2 * ((strength * beyond + 256) >> 9)).sum(dtype=np.int64)
