@@ -1,7 +1,11 @@
 """The tiny pipeline with its zero-initialised layers filled, so that every input counts."""
 
+from types import ModuleType
+
+import pytest
 import torch
 
+from zoomldm.generation.octaves import Known
 from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline
 
 
@@ -14,3 +18,16 @@ def filled_pipeline(preset: str = "tiny") -> ZoomLDMPipeline:
             if not values.any():
                 values.normal_(std=0.05, generator=generator)
     return pipeline
+
+
+def watch_octaves(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[Known]:
+    """What a module's `make_latents` is told from now on, call by call."""
+    told: list[Known] = []
+    make = module.make_latents
+
+    def watch(unet, known, *rest):
+        told.append(known)
+        return make(unet, known, *rest)
+
+    monkeypatch.setattr(module, "make_latents", watch)
+    return told

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from archive.making import forge
 from bucket import Bucket
 
 from zoomldm.archive import open_archive, verify_archive
@@ -55,6 +56,17 @@ def test_the_base_layer_is_real_pixels_of_both(make: Make, tmp_path: Path) -> No
         expected[64:256, 128:256] = 200
         np.testing.assert_array_equal(new.base.read(0, 0, *new.base.size), expected)
         assert new.base_file(0, 2) == old.base_file(0, 2)  # far off: not coded once more
+
+
+def test_the_glass_keeps_its_colour(make: Make, tmp_path: Path) -> None:
+    def colour(root: dict) -> None:
+        root["attributes"]["base"]["background"] = [236, 233, 240]
+
+    a = forge(make("a.zldm", 120), tmp_path / "glass.zldm", root=colour)
+    report = edit(a, tmp_path / "c.zldm", transplant(make("b.zldm", 200), y=256))
+    with open_archive(report.output) as new:
+        assert new.base and new.base.background == (236, 233, 240)
+        assert new.manifest.version in ("1.4", "2.2")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import filled_pipeline
+from tiny import filled_pipeline, watch_octaves
 from training.archives import make_archive
 
 import zoomldm
@@ -18,7 +18,7 @@ from zoomldm.cli.info import imaginary
 from zoomldm.errors import ArchiveError, ConfigError, PipelineError, TargetError
 from zoomldm.features.sources import summarizer_features, tile_features
 from zoomldm.generation.imagined import ImaginedContexts, quarter_of
-from zoomldm.generation.octaves import ALONE_NOISE, DRAWN_NOISE, PARENT_NOISE, Known
+from zoomldm.generation.octaves import ALONE_NOISE, DRAWN_NOISE, PARENT_NOISE
 from zoomldm.generation.options import RenderOptions
 from zoomldm.geometry.levels import level_size
 from zoomldm.networks.octave_denoiser import PARENT
@@ -93,14 +93,7 @@ def test_parents_have_noise_where_nothing_is_stored(
         coarse = np.full((*reversed(level_size(*archive.size, 4)), 3), 200, np.uint8)
         zeros = np.zeros(rows.shape[1])
         write_archive(stored, header, cells, rows, zeros, base=(4, coarse), base_codec="png")
-    told: list[Known] = []
-    make = latents.make_latents
-
-    def watch(unet, known, *rest):
-        told.append(known)
-        return make(unet, known, *rest)
-
-    monkeypatch.setattr(latents, "make_latents", watch)
+    told = watch_octaves(latents, monkeypatch)
     for path, noise in ((slide, DRAWN_NOISE), (bare, ALONE_NOISE), (stored, PARENT_NOISE)):
         told.clear()
         with open_archive(path) as archive, open_renderer(archive, octaves, QUICK) as drawn:

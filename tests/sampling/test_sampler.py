@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import filled_pipeline
+from tiny import filled_pipeline, watch_octaves
 
 from zoomldm.errors import ConfigError, PipelineError
 from zoomldm.generation import batch
 from zoomldm.generation.batch import upsampled_quarter
-from zoomldm.generation.octaves import DRAWN_NOISE, Known
+from zoomldm.generation.octaves import DRAWN_NOISE
 from zoomldm.geometry.levels import COARSEST, COUNT, TILE
 from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline
 from zoomldm.sampling.draw import sample
@@ -195,14 +195,7 @@ def test_the_public_call(pipeline: ZoomLDMPipeline) -> None:
 
 def test_an_octave_pipeline_zooms_under_a_noisy_parent(monkeypatch) -> None:
     """Held to its parent, an image shows as squares where context and parent disagree."""
-    told: list[Known] = []
-    make = batch.make_latents
-
-    def watch(unet, known, *rest):
-        told.append(known)
-        return make(unet, known, *rest)
-
-    monkeypatch.setattr(batch, "make_latents", watch)
+    told = watch_octaves(batch, monkeypatch)
     sampler = Sampler(filled_pipeline("tiny-octaves"), QUICK)
     pictures, _ = sampler.zoom(2)
     assert [known.loss for known in told] == [DRAWN_NOISE] * len(told) and len(told) >= 7

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _STEP = 16  # the most that coding alone makes of a step
-_BLOCKS = ((16, 0), (16, 8))  # (period, first line) in px: large blocks end here, small ones there
+_PERIOD = 16  # px between lines of a kind ...
+_FIRST = (0, 8)  # ... of which the first lies here: large blocks end at the one, small at both
 _BESIDE = (-4, -3, 3, 4)  # steps so many px from a line are untouched by what is taken off at it
 _FULL = 32  # the greatest strength of what is done at lines of blocks
 
@@ -38,8 +39,8 @@ def _beyond(lines: Pixels) -> NDArray[np.int16]:
 def even_blocks(pixels: Pixels) -> Pixels:
     """A decoded image without the steps at the borders of its codec's blocks.
 
-    Codecs leave, at lines of 8 and 16 px, steps of 1.05 to 1.35 times those beside them, though
-    they smooth there themselves (AVIF at qualities 33 to 53). With e as in `even_out`, p0 and q0
+    Codecs leave greater steps at lines of 8 and 16 px than beside them, though they smooth there
+    themselves (how much greater: benchmarks/blocks.py). With e as in `even_out`, p0 and q0
     move towards each other by a e, p1 and q1 apart by half as much: they were smoothed too far,
     and least squares against the slides gives about these shares. a, of 1/2 at most, is for each
     kind of line, down and across, the least that leaves its steps no greater than those beside
@@ -66,8 +67,8 @@ def even_blocks(pixels: Pixels) -> Pixels:
 
 def _lines(length: int) -> Iterator[NDArray[np.intp]]:
     """Lines of each kind that have all px that are looked at on both sides."""
-    for period, first in _BLOCKS:
-        places = np.arange(first, length, period)
+    for first in _FIRST:
+        places = np.arange(first, length, _PERIOD)
         places = places[(places >= 5) & (places <= length - 5)]
         if len(places):
             yield places

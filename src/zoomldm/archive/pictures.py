@@ -119,7 +119,7 @@ def encode_picture(pixels: Pixels, codec: str, quality: int | None) -> bytes:
 
 
 def quick_size(pixels: Pixels, codec: str, quality: int) -> int:
-    """About the bytes of an image file, sooner than it is made (AVIF: 0 to 5 % more in a tenth)."""
+    """About the bytes of an image file, sooner than it is made (AVIF: within some per cent)."""
     found, exact = find_codec(codec), np.ascontiguousarray(pixels, np.uint8)
     return len((found.quick or found.encode)(exact, quality))
 

@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from zoomldm.diffusion.schedule import Schedule
-from zoomldm.generation.octaves import make_latents, under_parent
+from zoomldm.generation.octaves import DRAWN_NOISE, make_latents, under_parent
 from zoomldm.geometry.levels import TILE
 from zoomldm.networks.lowpass import enlarged, pooled
 from zoomldm.networks.octave_denoiser import OctaveDenoiser
@@ -63,7 +63,7 @@ def _child(
     """Latents under a parent, whose quarter, upsampled, is given as images."""
     vae = pipeline.vae
     hint = vae.from_planes(enlarged(pooled(vae.planes(pictures))))
-    known = under_parent(level, context, hint, drawn)
+    known = under_parent(level, context, hint, drawn, DRAWN_NOISE)
     return make_latents(pipeline.unet, known, drawn, schedule.timesteps, guidance)
 
 

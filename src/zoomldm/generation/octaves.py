@@ -45,7 +45,7 @@ class Known:
 
 
 def under_parent(
-    level: int, context: Tensor, parent: Tensor, noise: Tensor, deviation: float = DRAWN_NOISE
+    level: int, context: Tensor, parent: Tensor, noise: Tensor, deviation: float
 ) -> Known:
     """What is known under a parent that was drawn from contexts alone.
 
@@ -58,7 +58,7 @@ def under_parent(
         parent: (B, C, h, w), its quarter enlarged, laid out as latents.
         noise: (B, C, h, w) standard normal, that the latents are drawn from; another channel's
             is as good as fresh here, and the image stays a function of it alone.
-        deviation: of the parent's noise: DRAWN_NOISE, or ALONE_NOISE under real contexts.
+        deviation: of the parent's noise: ALONE_NOISE under real contexts, else DRAWN_NOISE.
     """
     return Known(level, context, PARENT, parent + deviation * noise.roll(1, 1), deviation)
 

@@ -4,7 +4,7 @@ Positions are pixels of level k + 2, the luminance pixels of level k's latents: 
 Windows of 64 px lie on a lattice of 56 px from the slide's origin, so that neighbours share one
 context token. All windows of a level see the same parent and the same noise; where they overlap
 they are blended by a ramp of weights that are constant over 2 x 2 values, so that a blend of
-planes, averaged down, is still the parent.
+planes averages down to the parent where the windows do.
 """
 
 from collections.abc import Mapping

@@ -92,7 +92,7 @@ class Latents:
         if facts := archive.manifest.generated:
             self.imagined = ImaginedContexts(facts, pipeline, self.batch)
         drawn = self.imagined.coarsest if self.imagined else DRAWN
-        self._free = DRAWN_NOISE if self.imagined else ALONE_NOISE if self.base is None else None
+        self._loose = DRAWN_NOISE if self.imagined else None if self.base else ALONE_NOISE
         self.top = max(self.base.level - 2, 0) if self.base else drawn
         self.made = [0] * (self.top + 1)
         self._mask = archive.mask
@@ -222,8 +222,8 @@ class Latents:
         context = self._contexts(level, keys, hint)
         known = Known(level, context, kind, hint, loss)
         drawn = _filled([self._noise(level, key) for key in keys], self.batch).to(device)
-        if self._free is not None and hint is not None and kind == PARENT:
-            known, above = under_parent(level, context, hint, drawn, self._free), None
+        if hint is not None and above is not None and self._loose is not None:
+            known, above = under_parent(level, context, hint, drawn, self._loose), None
         with self.options.autocast(device):
             latents = make_latents(self.unet, known, drawn, self.times, self.options.guidance)
             planes = self.vae.to_planes(latents.float())

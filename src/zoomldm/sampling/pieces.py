@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from zoomldm.files import atomic_path
+from zoomldm.rendering.renderer import RULES
 from zoomldm.writers.journal import Journal
 
 _ENDING = ".piece"
@@ -52,12 +53,13 @@ def kept_pieces(target: Path, facts: dict[str, Any]) -> Iterator[Pieces]:
 
     Args:
         target: the output.
-        facts: all that the pieces depend on, plain JSON values.
+        facts: all that the pieces depend on besides how things are drawn, plain JSON values.
 
     Raises:
         TargetError: an unfinished run with other facts.
     """
-    journal = Journal.begin(target.with_name(f"{target.name}.drawn"), facts)
+    whole = {**facts, "rules": RULES}
+    journal = Journal.begin(target.with_name(f"{target.name}.drawn"), whole)
     try:
         yield Pieces(journal.folder)
     except BaseException:
