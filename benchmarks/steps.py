@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from zoomldm.archive import open_archive
 from zoomldm.evaluation.distances import frechet, scaled
 from zoomldm.evaluation.public_features import PublicFeatures
-from zoomldm.generation.octaves import codec_loss, octave_times, restoring_times
+from zoomldm.generation.octaves import codec_loss, octave_times
 from zoomldm.geometry.levels import TILE
 from zoomldm.networks.lowpass import coarse_planes
 from zoomldm.networks.octave_denoiser import BASE
@@ -109,6 +109,11 @@ class Patches:
         return clean
 
 
+def even_times(steps: int) -> tuple[int, ...]:
+    """Timesteps from 999 down, apart by as much."""
+    return tuple(round(999 * (steps - i) / steps) for i in range(steps))
+
+
 def fine(luma: Tensor) -> np.ndarray:
     """Detail finer than 3 px, away from the edges."""
     return (luma - F.avg_pool2d(luma, 3, 1, 1))[..., 4:-4, 4:-4].cpu().numpy().ravel()
@@ -132,18 +137,18 @@ def main() -> None:
     real = judge(patches.real)
     wanted = fine(pipeline.vae.to_planes(patches.true).luma)
     runs: list[tuple[str, Sequence[int], str, float]] = [
-        (f"DDIM, even log-SNR, {n}", restoring_times(alphas, n), "ddim", 0.0)
+        (f"DDIM, even log-SNR, {n}", octave_times(alphas, n), "ddim", 0.0)
         for n in (1, 2, 3, 4, 6, 8, 12, 24)
     ]
     runs += [
-        (f"DDIM, even, {n}", octave_times(n), "ddim", 0.0)
+        (f"DDIM, even, {n}", even_times(n), "ddim", 0.0)
         for n in (2, 4, 6, *([50] if given.full else []))
     ]
     runs += [
-        ("DPM-Solver++ 2M, even log-SNR, 4", restoring_times(alphas, 4), "2m", 0.0),
-        ("DPM-Solver++ 2M, even log-SNR, 6", restoring_times(alphas, 6), "2m", 0.0),
-        ("DPM-Solver++ 2M, even, 6", octave_times(6), "2m", 0.0),
-        ("DDIM, eta 1, even, 24", octave_times(24), "ddim", 1.0),
+        ("DPM-Solver++ 2M, even log-SNR, 4", octave_times(alphas, 4), "2m", 0.0),
+        ("DPM-Solver++ 2M, even log-SNR, 6", octave_times(alphas, 6), "2m", 0.0),
+        ("DPM-Solver++ 2M, even, 6", even_times(6), "2m", 0.0),
+        ("DDIM, eta 1, even, 24", even_times(24), "ddim", 1.0),
     ]
     print(f"{len(real)} tiles of {given.slide.stem}, quality as stored\n")
     print("| latents | evaluations | Fréchet | retrieval (%) | detail | its correlation | error |")

@@ -13,7 +13,7 @@ from packed import TILE, PackedSlide
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoomldm.generation.octaves import Known, codec_loss, make_latents, restoring_times
+from zoomldm.generation.octaves import Known, codec_loss, make_latents, octave_times
 from zoomldm.geometry.lattice import tiles_within
 from zoomldm.geometry.levels import COUNT
 from zoomldm.geometry.orientation import TURNS
@@ -210,9 +210,7 @@ def make_lows(
     context = pipeline.context(embeddings[:, None, None], 0)
     hint = vae.from_planes(coarse_planes(stored))
     known = Known(0, context, BASE, hint, codec_loss("avif", quality))
-    latents = make_latents(
-        pipeline.unet, known, noise, restoring_times(pipeline.unet.alphas, STEPS)
-    )
+    latents = make_latents(pipeline.unet, known, noise, octave_times(pipeline.unet.alphas, STEPS))
     return planes_image(vae.to_planes(latents))
 
 

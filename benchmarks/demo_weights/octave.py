@@ -194,7 +194,9 @@ def sheet(world: World, stage: GpuStage, path: Path, columns: int = 10) -> None:
         stage.unet.level_now = level
         for kind, given, loss in choices:
             known = Known(level, context.float(), kind, given, loss)
-            x = make_latents(stage.unet, known, batch["noise"], octave_times(6)).float()
+            x = make_latents(
+                stage.unet, known, batch["noise"], octave_times(stage.unet.alphas, 6)
+            ).float()
             rows.append(np.concatenate(list(to_pixels(planes_image(vae.to_planes(x)))), 1))
     Image.fromarray(np.concatenate(rows)).save(path)
 

@@ -37,7 +37,7 @@ def made_parents(world: World, net, summarizer, vae, level: int, places: Tensor,
     kind = PARENT if torch.rand(()) < 0.5 and up < COARSEST else NONE
     net.level_now = up
     known = Known(up, context, kind, hint if kind else None, PARENT_NOISE if kind else 0.0)
-    made = make_latents(net, known, torch.randn_like(hint), octave_times(steps)).float()
+    made = make_latents(net, known, torch.randn_like(hint), octave_times(net.alphas, steps)).float()
     with torch.autocast(world.device.type, enabled=False):
         planes = vae.to_planes(made)
         own = []

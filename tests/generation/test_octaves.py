@@ -1,9 +1,11 @@
 """Latents of one octave: the sampler's times, its first step, and what must not come out."""
 
+import math
 from itertools import pairwise
 
 import pytest
 import torch
+from diffusers import DPMSolverMultistepScheduler
 
 from zoomldm.errors import ConfigError, PipelineError
 from zoomldm.generation.octaves import (
@@ -12,11 +14,10 @@ from zoomldm.generation.octaves import (
     corrected,
     make_latents,
     octave_times,
-    restoring_times,
     smoothed,
 )
 from zoomldm.networks.lowpass import Planes, pooled
-from zoomldm.networks.octave_denoiser import PARENT, OctaveDenoiser
+from zoomldm.networks.octave_denoiser import BASE, NONE, PARENT, OctaveDenoiser
 
 
 @pytest.fixture
@@ -26,34 +27,25 @@ def unet() -> OctaveDenoiser:
     return unet.eval().requires_grad_(False)
 
 
-def test_times_fall_evenly_from_the_start() -> None:
-    assert octave_times(4) == (999, 749, 500, 250)
-    assert octave_times(2, 500) == (500, 250)
-    assert octave_times(1) == (999,)
-    for steps, start in ((0, 999), (5, 4), (1, 1000)):
-        with pytest.raises(ConfigError):
-            octave_times(steps, start)
-
-
-def test_restoring_times_are_even_in_the_log_of_signal_over_noise(unet: OctaveDenoiser) -> None:
+def test_times_are_even_in_the_log_of_signal_over_noise(unet: OctaveDenoiser) -> None:
     ratio = torch.logit(unet.alphas.double())
-    times = restoring_times(unet.alphas, 5)
-    assert (times[0], times[-1]) == (999, 30)
+    times = octave_times(unet.alphas, 5)
+    assert (times[0], times[-1]) == (999, 12)
     apart = ratio[list(times)].diff()
     torch.testing.assert_close(apart, apart.mean().expand(4), rtol=0.01, atol=0)
-    assert restoring_times(unet.alphas, 1) == (999,)
-    assert restoring_times(unet.alphas, 2, 500) == (500, 30)
-    assert restoring_times(unet.alphas, 2, 20) == (20, 19)
+    assert octave_times(unet.alphas, 1) == (999,)
+    assert octave_times(unet.alphas, 2, 500) == (500, 12)
+    assert octave_times(unet.alphas, 2, 10) == (10, 9)
 
 
-def test_restoring_times_fall_strictly_however_many(unet: OctaveDenoiser) -> None:
-    assert restoring_times(unet.alphas, 999) == tuple(range(999, 0, -1))
-    assert restoring_times(unet.alphas, 4, 4) == (4, 3, 2, 1)
-    many = restoring_times(unet.alphas, 300, 600)
+def test_times_fall_strictly_however_many(unet: OctaveDenoiser) -> None:
+    assert octave_times(unet.alphas, 999) == tuple(range(999, 0, -1))
+    assert octave_times(unet.alphas, 4, 4) == (4, 3, 2, 1)
+    many = octave_times(unet.alphas, 300, 600)
     assert all(a > b for a, b in pairwise(many)) and many[-1] >= 1
     for steps, start in ((0, 999), (5, 4), (1, 1000)):
         with pytest.raises(ConfigError):
-            restoring_times(unet.alphas, steps, start)
+            octave_times(unet.alphas, steps, start)
 
 
 def test_one_step_of_an_untrained_network_is_the_heads_mean(unet: OctaveDenoiser) -> None:
@@ -61,17 +53,44 @@ def test_one_step_of_an_untrained_network_is_the_heads_mean(unet: OctaveDenoiser
     hint = torch.randn(2, 6, 32, 32)
     unet.spread.fill_(-6)
     known = Known(0, torch.randn(2, 64, 32), PARENT, hint)
-    made = make_latents(unet, known, torch.randn(2, 6, 32, 32), octave_times(1))
+    made = make_latents(unet, known, torch.randn(2, 6, 32, 32), octave_times(unet.alphas, 1))
     torch.testing.assert_close(made, hint, atol=0.05, rtol=0)
 
 
 def test_samples_of_an_untrained_network_have_the_heads_variance(unet: OctaveDenoiser) -> None:
     unet.spread.fill_(-1.0)
     known = Known(0, torch.zeros(4, 64, 32))
-    for times in (octave_times(250), octave_times(100, 400)):
+    for times in (octave_times(unet.alphas, 250), octave_times(unet.alphas, 100, 400)):
         made = make_latents(unet, known, torch.randn(4, 6, 32, 32), times)
-        # DDIM ends at the last step's mean: a little is missing of exp(-1)
-        assert abs(float(made.var()) - 0.368) < 0.03
+        # what is left of exp(-1) in the mean under the last step's noise
+        spread, alpha = math.exp(-1), float(unet.alphas[times[-1]])
+        wanted = spread * alpha * spread / (alpha * spread + 1 - alpha)
+        assert abs(float(made.var()) - wanted) < 0.015
+
+
+@pytest.mark.parametrize("kind", [NONE, PARENT, BASE])
+def test_solvers_are_those_of_diffusers(unet: OctaveDenoiser, kind: int) -> None:
+    """DPM-Solver++ 2M where all is drawn, DDIM (its first order) under a base layer."""
+    torch.nn.init.normal_(unet.unet.conv_out.weight, std=0.05)
+    known = Known(0, torch.randn(2, 64, 32), kind, torch.randn(2, 6, 32, 32) if kind else None)
+    noise, times = torch.randn(2, 6, 32, 32), octave_times(unet.alphas, 5)
+    alphas = unet.alphas.double()
+    scheduler = DPMSolverMultistepScheduler(
+        trained_betas=(1 - alphas / torch.cat([alphas.new_ones(1), alphas[:-1]])).tolist(),
+        prediction_type="v_prediction",
+        solver_order=1 if kind == BASE else 2,
+        final_sigmas_type="zero",
+    )
+    scheduler.set_timesteps(timesteps=list(times))
+    level = torch.zeros(2, dtype=torch.long)
+    kinds, loss = torch.full((2,), kind), torch.zeros(2)
+    head = unet.head(known.context, level, known.hint, kinds)
+    first = alphas[times[0]].float()
+    x = first.sqrt() * head[0] + (first * head[1] + 1 - first).sqrt() * noise
+    for time in scheduler.timesteps:
+        v = unet(x, time.repeat(2), known.context, level, known.hint, kinds, loss, head)
+        x = scheduler.step(v, time, x).prev_sample
+    torch.testing.assert_close(make_latents(unet, known, noise, times), x, rtol=1e-3, atol=1e-3)
 
 
 def test_guidance_moves_away_from_the_null_condition(unet: OctaveDenoiser) -> None:

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from zoomldm.errors import ConfigError, PipelineError
 from zoomldm.networks.lowpass import Planes, enlarged, pooled
-from zoomldm.networks.octave_denoiser import NONE, PARENT, OctaveDenoiser
+from zoomldm.networks.octave_denoiser import BASE, NONE, PARENT, OctaveDenoiser
 
 LAST = 999
-NEAREST = 30  # last timestep of `restoring_times`: what is finer is not worth an evaluation
+NEAREST = 12  # last timestep: what is finer is not worth an evaluation
 PARENT_NOISE = 0.05  # standard deviation that the denoiser is told generated parents carry
 ALONE_NOISE = 0.08  # standard deviation that parents are given where no image is stored ...
 DRAWN_NOISE = 0.25  # ... and where the contexts are drawn too
@@ -63,26 +63,16 @@ def under_parent(
     return Known(level, context, PARENT, parent + deviation * noise.roll(1, 1), deviation)
 
 
-def octave_times(steps: int, start: int = LAST) -> tuple[int, ...]:
-    """Timesteps at which the denoiser is evaluated: `steps` of them, even, from `start` down.
+def octave_times(alphas: Tensor, steps: int, start: int = LAST) -> tuple[int, ...]:
+    """Timesteps at which the denoiser is evaluated: even in the log of signal over noise.
 
-    Raises:
-        ConfigError: a number out of its range.
-    """
-    _check_times(steps, start)
-    return tuple(round(start * (steps - i) / steps) for i in range(steps))
-
-
-def restoring_times(alphas: Tensor, steps: int, start: int = LAST) -> tuple[int, ...]:
-    """Timesteps under a base layer: even in the log of signal over noise, from `start` to 30.
-
-    Four of them give what six even ones do (docs/results.md, "Evaluations and samplers"). Where
-    everything is drawn, those lay out the image better.
+    Even timesteps spend most evaluations where there is hardly anything to see (docs/results.md,
+    "Evaluations and samplers").
 
     Args:
         alphas: (1000,) cumulative, of the denoiser.
         steps: how many.
-        start: the first.
+        start: the first; the last is 12, or what comes nearest to it.
 
     Returns:
         Strictly falling.
@@ -90,7 +80,10 @@ def restoring_times(alphas: Tensor, steps: int, start: int = LAST) -> tuple[int,
     Raises:
         ConfigError: a number out of its range.
     """
-    _check_times(steps, start)
+    if not 1 <= steps <= LAST:
+        raise ConfigError(f"steps is {steps}; expected 1 to {LAST}")
+    if not steps <= start <= LAST:
+        raise ConfigError(f"start is {start}; expected a timestep from {steps} (steps) to {LAST}")
     ratio = torch.logit(alphas.double().cpu())
     wanted = torch.linspace(float(ratio[start]), float(ratio[min(NEAREST, start)]), steps)
     times: list[int] = []
@@ -98,13 +91,6 @@ def restoring_times(alphas: Tensor, steps: int, start: int = LAST) -> tuple[int,
         nearest = int((ratio - value).abs().argmin())
         times.append(max(min(nearest, (times or [start + 1])[-1] - 1), steps - place))
     return tuple(times)
-
-
-def _check_times(steps: int, start: int) -> None:
-    if not 1 <= steps <= LAST:
-        raise ConfigError(f"steps is {steps}; expected 1 to {LAST}")
-    if not steps <= start <= LAST:
-        raise ConfigError(f"start is {start}; expected a timestep from {steps} (steps) to {LAST}")
 
 
 @torch.no_grad()
@@ -115,7 +101,11 @@ def make_latents(
     times: tuple[int, ...],
     guidance: float = 1.0,
 ) -> Tensor:
-    """Latents of a batch by DDIM (Song et al. 2021) from the linear head's Gaussian.
+    """Latents of a batch, from the linear head's Gaussian.
+
+    By DPM-Solver++ 2M (Lu et al. 2022, algorithm 2); under a base layer by DDIM (Song et al.
+    2021). A few evaluations of the first keep a contrast that as many of the second lose, and go
+    farther from the mean of what could be there: too far where an image is known.
 
     The first timestep's latents are drawn from what the head knows: normal with mean alpha mu and
     variance alpha^2 s + sigma^2, so that a late start loses nothing but what a Gaussian can tell.
@@ -124,7 +114,7 @@ def make_latents(
         unet: the denoiser.
         known: what is known.
         noise: (B, C, h, w) standard normal.
-        times: see `octave_times` and `restoring_times`.
+        times: see `octave_times`.
         guidance: scale of classifier-free guidance; 1 is none.
 
     Returns:
@@ -143,7 +133,7 @@ def make_latents(
     bars = unet.alphas.to(noise)
     alpha, sigma = bars[times[0]].sqrt(), (1 - bars[times[0]]).sqrt()
     x = alpha * head[0] + (alpha**2 * head[1] + sigma**2).sqrt() * noise
-    clean = x
+    clean, before = x, None  # the last prediction, and the one before with its log(alpha / sigma)
     for now, after in zip(times, (*times[1:], None), strict=True):
         time = torch.full((n,), now, device=device)
         v = unet(x, time, known.context, level, known.hint, kind, loss, head)
@@ -152,9 +142,17 @@ def make_latents(
             v = plain + guidance * (v - plain)
         alpha, sigma = bars[now].sqrt(), (1 - bars[now]).sqrt()
         clean = alpha * x - sigma * v
-        if after is not None:
-            eps = sigma * x + alpha * v
-            x = bars[after].sqrt() * clean + (1 - bars[after]).sqrt() * eps
+        if after is None:
+            break
+        alpha2, sigma2 = bars[after].sqrt(), (1 - bars[after]).sqrt()
+        eps = sigma * x + alpha * v
+        x = alpha2 * clean + sigma2 * eps
+        place = (alpha / sigma).log()
+        if known.kind != BASE and before is not None:  # where the prediction is heading
+            step = (alpha2 / sigma2).log() - place
+            ahead = (clean - before[0]) * step / (2 * (place - before[1]))
+            x = x + (alpha2 - sigma2 * alpha / sigma) * ahead
+        before = clean, place
     if not torch.isfinite(clean).all():
         raise PipelineError(
             "the denoiser gave numbers that are not finite; its weights are damaged or the "

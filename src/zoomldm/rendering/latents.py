@@ -19,7 +19,6 @@ from zoomldm.generation.octaves import (
     corrected,
     make_latents,
     octave_times,
-    restoring_times,
     smoothed,
     under_parent,
 )
@@ -83,10 +82,7 @@ class Latents:
         self.archive, self.pipeline, self.options = archive, pipeline, options
         self.unet, self.vae = pipeline.unet, pipeline.vae
         self.base = archive.base
-        if self.base:
-            self.times = restoring_times(self.unet.alphas, options.steps, options.start)
-        else:
-            self.times = octave_times(options.steps, options.start)
+        self.times = octave_times(self.unet.alphas, options.steps, options.start)
         self.batch = options.batch_on(pipeline.device)
         self.imagined: ImaginedContexts | None = None
         if facts := archive.manifest.generated:

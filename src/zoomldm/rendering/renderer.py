@@ -18,7 +18,7 @@ _ASIDE = ("device", "threads", "torch", "background", "levels_real", "levels_gen
 
 # Part of every provenance: raised whenever the same archive, pipeline and options come to be drawn
 # otherwise, so that nothing drawn before is taken for what would be drawn now.
-RULES = 2
+RULES = 3
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from zoomldm.archive.base import halve
 from zoomldm.data.crops import BLOCK, Crops, CropSource
 from zoomldm.data.slide_patches import SlidePatches
 from zoomldm.errors import ConfigError, PipelineError
-from zoomldm.generation.octaves import Known, codec_loss, make_latents, restoring_times
+from zoomldm.generation.octaves import Known, codec_loss, make_latents, octave_times
 from zoomldm.geometry.levels import TILE
 from zoomldm.geometry.orientation import TURNS, turn_array
 from zoomldm.networks.lowpass import coarse_planes, planes_image
@@ -55,7 +55,7 @@ class MadeCrops:
         self.places = patches.at_level(0)
         if not len(self.places):
             raise ConfigError("there are no patches at 20x, which made latents are trained on")
-        self.times = restoring_times(pipeline.unet.alphas, STEPS)
+        self.times = octave_times(pipeline.unet.alphas, STEPS)
         self.vae = deepcopy(pipeline.vae)  # the one that is trained may move to another device
 
     def draw(self, rng: np.random.Generator, count: int, side: int) -> Crops:

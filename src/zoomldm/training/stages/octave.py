@@ -339,7 +339,7 @@ class OctaveStage(Stage):
         batch = {k: v.to(device) for k, v in batch.items()}
         _, hint, context = self.given(batch)
         known = Known(0, context, NONE, hint, 0.0)
-        x = make_latents(self.unet, known, batch["noise"], octave_times(steps))
+        x = make_latents(self.unet, known, batch["noise"], octave_times(self.unet.alphas, steps))
         vae = self.vae[0]
         shape = (n, int(vae.config["noise_channels"]), *x.shape[2:])
         noise = torch.from_numpy(rng.standard_normal(shape, np.float32)).to(device)
@@ -374,7 +374,9 @@ class OctaveStage(Stage):
                 batch["loss"] = torch.where(batch["kind"] == PARENT, 0.1, batch["loss"])
                 _, hint, context = self.given(batch)
                 known = Known(level, context, kind, hint, float(batch["loss"].max()))
-                x = make_latents(self.unet, known, batch["noise"], octave_times(steps))
+                x = make_latents(
+                    self.unet, known, batch["noise"], octave_times(self.unet.alphas, steps)
+                )
                 image = planes_image(self.vae[0].to_planes(x))
                 rows.append(np.concatenate(list(to_pixels(image)), 1))
         return np.concatenate(rows)
