@@ -1,16 +1,19 @@
 """Contexts: noise of their own, guidance, conditions that a network can't follow."""
 
 import copy
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 
+from zoomldm.archive.manifest import Solver
 from zoomldm.errors import ConfigError, PipelineError
 from zoomldm.generation.contexts import (
     as_seed,
     check_conditions,
     context_noise,
+    context_times,
     draw_contexts,
     picture_noise,
     softened,
@@ -54,6 +57,28 @@ def test_the_right_answer_comes_out(pipeline: ZoomLDMPipeline) -> None:
     network.forward = lambda *_: clean
     drawn = draw_contexts(network, 2, torch.randn(2, *SHAPE), steps=10)
     torch.testing.assert_close(drawn, clean * 2 + 3, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 8, 50, 969, 1000])
+def test_times_of_contexts(steps: int) -> None:
+    times = context_times(steps)
+    assert len(times) == steps and times[0] == 999 and times[-1] >= 0
+    assert all(a > b for a, b in pairwise(times))
+    assert steps != 8 or times[-1] == 44
+    for wrong in (0, 1001):
+        with pytest.raises(ConfigError, match="expected 1 to 1000"):
+            context_times(wrong)
+
+
+def test_solvers_meet_where_there_are_many_steps(pipeline: ZoomLDMPipeline) -> None:
+    network, start = pipeline.embedding_diffusion, torch.randn(2, *SHAPE)
+
+    def drawn(steps: int, solver: Solver) -> torch.Tensor:
+        return draw_contexts(network, 1, start, steps, solver=solver)
+
+    many, other = drawn(200, "ddim"), drawn(100, "dpm-solver++")
+    assert float((other - many).square().mean() / many.var()) < 0.02  # it ends at 44, not at 0
+    assert not torch.allclose(drawn(4, "ddim"), drawn(4, "dpm-solver++"), atol=1e-3)
 
 
 def test_guidance(pipeline: ZoomLDMPipeline) -> None:

@@ -51,7 +51,7 @@ def slide(octaves: ZoomLDMPipeline, tmp_path_factory: pytest.TempPathFactory) ->
 def test_it_is_an_archive_that_says_what_it_is(slide: Path, octaves: ZoomLDMPipeline) -> None:
     assert not verify_archive(slide)
     with open_archive(slide) as archive:
-        assert archive.generated and archive.manifest.version == "3.0"
+        assert archive.generated and archive.manifest.version == "3.1"
         told = imaginary(archive.manifest)
         assert told and (told["seed"], told["steps"], told["like"]) == (0, 2, None)
         with pytest.raises(ArchiveError, match="imaginary slide, which has no embeddings"):

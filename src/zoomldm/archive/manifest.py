@@ -14,7 +14,7 @@ from zoomldm.errors import ArchiveError
 from zoomldm.geometry.levels import COARSEST, grid_shape, level_size
 
 FORMAT = "zldm"
-FORMAT_VERSION = "3.0"
+FORMAT_VERSION = "3.1"
 MAJORS = (1, 2, 3)
 MANIFEST_NAME = "zarr.json"
 MAX_TILES = 1 << 26
@@ -188,13 +188,17 @@ class Like(_Part):
     embedding: Annotated[list[Finite], Field(min_length=1, max_length=1 << 16)]
 
 
+Solver = Literal["ddim", "dpm-solver++"]
+
+
 class Generated(_Part):
     """What an imaginary slide is drawn from (from version 3.0 on); it has no embeddings.
 
     `summarizer` and `embedding_diffusion` are digests of the networks that its contexts are of
     and drawn by, from level `coarsest` down: with `steps` and `guidance` at the levels drawn with
-    it, with `finer_steps` at finer ones. `reference` and `label` say what tissue it is asked to
-    be like, None where nothing is asked for. `attempt` numbers the noise of the coarsest level.
+    it, with `finer_steps` at finer ones, by `solver` (from version 3.1 on). `reference` and
+    `label` say what tissue it is asked to be like, None where nothing is asked for. `attempt`
+    numbers the noise of the coarsest level.
     """
 
     seed: Annotated[int, Field(ge=0, lt=1 << 63)]
@@ -202,6 +206,7 @@ class Generated(_Part):
     coarsest: Level
     steps: Annotated[int, Field(ge=1, le=1000)]
     finer_steps: Annotated[int, Field(ge=1, le=1000)]
+    solver: Solver = "ddim"
     guidance: Annotated[float, Field(ge=0, le=100)]
     label: str | None
     reference: Like | None

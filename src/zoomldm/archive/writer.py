@@ -327,7 +327,7 @@ class ArchiveWriter:
         if self._base:
             self._container.add(f"{NAME}/zarr.json", base_metadata(self._base))
         if self.header.generated:
-            version = "3.0"
+            version = "3.0" if self.header.generated.solver == "ddim" else "3.1"
         elif self._base and self._base.background:
             version = "2.2" if stored.basis else "1.4"
         elif self.header.edits:

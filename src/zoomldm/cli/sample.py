@@ -52,12 +52,12 @@ def sample(
     guidance: Annotated[float, typer.Option(help="Of the denoiser; 1 is none.")] = 1.5,
     context_steps: Annotated[
         int | None,
-        typer.Option(help="Of the embedding diffusion.", show_default="50; with --slide 20"),
+        typer.Option(help="Of the embedding diffusion.", show_default="20"),
     ] = None,
     finer_steps: Annotated[
         int | None,
         typer.Option(
-            help="With --slide: of the embedding diffusion from 1.25x on.", show_default="6"
+            help="With --slide: of the embedding diffusion from 1.25x on.", show_default="8"
         ),
     ] = None,
     context_guidance: Annotated[
@@ -100,7 +100,7 @@ def sample(
             seed=seed,
             steps=steps,
             guidance=guidance,
-            context_steps=50 if context_steps is None else context_steps,
+            context_steps=20 if context_steps is None else context_steps,
             context_guidance=context_guidance,
             precision=precision,
             batch=batch,
@@ -146,7 +146,7 @@ def _slide(
         label=label,
         seed=seed,
         steps=20 if steps is None else steps,
-        finer_steps=6 if finer_steps is None else finer_steps,
+        finer_steps=8 if finer_steps is None else finer_steps,
         guidance=guidance,
         batch=batch,
     )

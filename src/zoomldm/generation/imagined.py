@@ -138,6 +138,7 @@ class ImaginedContexts:
             parents,
             facts.label if coarse else None,
             self.pipeline.outline_channels,
+            facts.solver,
         )
 
     def _noise(self, level: int, key: Key) -> NDArray[np.float32]:

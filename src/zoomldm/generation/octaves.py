@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from zoomldm.diffusion.multistep import Multistep, spread_times
 from zoomldm.errors import ConfigError, PipelineError
 from zoomldm.networks.lowpass import Planes, enlarged, pooled
 from zoomldm.networks.octave_denoiser import BASE, NONE, PARENT, OctaveDenoiser
@@ -66,9 +67,6 @@ def under_parent(
 def octave_times(alphas: Tensor, steps: int, start: int = LAST) -> tuple[int, ...]:
     """Timesteps at which the denoiser is evaluated: even in the log of signal over noise.
 
-    Even timesteps spend most evaluations where there is hardly anything to see (docs/results.md,
-    "Evaluations and samplers").
-
     Args:
         alphas: (1000,) cumulative, of the denoiser.
         steps: how many.
@@ -84,13 +82,7 @@ def octave_times(alphas: Tensor, steps: int, start: int = LAST) -> tuple[int, ..
         raise ConfigError(f"steps is {steps}; expected 1 to {LAST}")
     if not steps <= start <= LAST:
         raise ConfigError(f"start is {start}; expected a timestep from {steps} (steps) to {LAST}")
-    ratio = torch.logit(alphas.double().cpu())
-    wanted = torch.linspace(float(ratio[start]), float(ratio[min(NEAREST, start)]), steps)
-    times: list[int] = []
-    for place, value in enumerate(wanted):
-        nearest = int((ratio - value).abs().argmin())
-        times.append(max(min(nearest, (times or [start + 1])[-1] - 1), steps - place))
-    return tuple(times)
+    return spread_times(alphas, steps, start, NEAREST)
 
 
 @torch.no_grad()
@@ -133,26 +125,16 @@ def make_latents(
     bars = unet.alphas.to(noise)
     alpha, sigma = bars[times[0]].sqrt(), (1 - bars[times[0]]).sqrt()
     x = alpha * head[0] + (alpha**2 * head[1] + sigma**2).sqrt() * noise
-    clean, before = x, None  # the last prediction, and the one before with its log(alpha / sigma)
+    clean, solver = x, Multistep(order=1 if known.kind == BASE else 2)
     for now, after in zip(times, (*times[1:], None), strict=True):
         time = torch.full((n,), now, device=device)
         v = unet(x, time, known.context, level, known.hint, kind, loss, head)
         if bare is not None:
             plain = unet(x, time, null, level, known.hint, kind, loss, bare)
             v = plain + guidance * (v - plain)
-        alpha, sigma = bars[now].sqrt(), (1 - bars[now]).sqrt()
-        clean = alpha * x - sigma * v
-        if after is None:
-            break
-        alpha2, sigma2 = bars[after].sqrt(), (1 - bars[after]).sqrt()
-        eps = sigma * x + alpha * v
-        x = alpha2 * clean + sigma2 * eps
-        place = (alpha / sigma).log()
-        if known.kind != BASE and before is not None:  # where the prediction is heading
-            step = (alpha2 / sigma2).log() - place
-            ahead = (clean - before[0]) * step / (2 * (place - before[1]))
-            x = x + (alpha2 - sigma2 * alpha / sigma) * ahead
-        before = clean, place
+        clean = bars[now].sqrt() * x - (1 - bars[now]).sqrt() * v
+        if after is not None:
+            x = solver.step(x, clean, bars[now], bars[after])
     if not torch.isfinite(clean).all():
         raise PipelineError(
             "the denoiser gave numbers that are not finite; its weights are damaged or the "

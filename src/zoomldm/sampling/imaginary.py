@@ -65,8 +65,8 @@ class SlideOptions:
         seed: another one is another slide.
         steps: of the embedding diffusion from the coarsest level to 0.625x, 1..1000.
         finer_steps: the same of finer levels, whose contexts are drawn with each region.
-        guidance: of the embedding diffusion from the coarsest level to 0.625x; None for 4 with
-            `like` or `label`, otherwise 1: none. Finer contexts follow from those above.
+        guidance: as `steps`; None for 4 with `like` or `label`, otherwise 1: none. Finer contexts
+            follow from those above.
         batch: contexts and windows per network call; None for 1 on a CPU and 32 on a GPU.
 
     Raises:
@@ -78,7 +78,7 @@ class SlideOptions:
     label: str | None = None
     seed: int = 0
     steps: int = 20
-    finer_steps: int = 6
+    finer_steps: int = 8
     guidance: float | None = None
     batch: int | None = None
 
@@ -166,13 +166,12 @@ def sample_slide(
     """Write an imaginary slide: an archive that opens as any other, and has no embeddings.
 
     Contexts are drawn window by window, each under its parent's. Those down to 0.625x are drawn
-    now, with the latents under them: they are the coarse image, of 64
-    micrometres a pixel that is stored as base layer, and say where tissue is. Everything finer is
-    drawn by whoever reads it, as a function of archive, pipeline and place.
+    now, with the latents under them: they are the coarse image, of 64 um a pixel, that is stored as
+    base layer, and say where tissue is. Whoever reads it draws the rest, as a function of archive,
+    pipeline and place.
 
     Where one patch of the coarsest level holds the slide, up to 16 are drawn, until one shows
-    tissue on 15 % of it; else that with most is taken. A run that is broken off goes on where it
-    was when it is started again.
+    tissue on 15 % of it; else that with most is taken. A run that was broken off goes on.
 
     Args:
         out: a name ending in .zldm.
@@ -267,6 +266,7 @@ def _facts(options: SlideOptions, pipeline: ZoomLDMPipeline) -> Generated:
         coarsest=min(coarsest, COARSEST, pipeline.levels - 1),
         steps=options.steps,
         finer_steps=options.finer_steps,
+        solver="dpm-solver++",
         guidance=guidance,
         label=options.label,
         reference=like,

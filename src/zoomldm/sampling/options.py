@@ -27,7 +27,7 @@ class SampleOptions(RenderOptions):
         ConfigError: a value out of its range.
     """
 
-    context_steps: int = 50
+    context_steps: int = 20
     context_guidance: float | None = None
 
     def __post_init__(self) -> None:
