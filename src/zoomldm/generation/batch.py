@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from zoomldm.diffusion.schedule import Schedule
-from zoomldm.generation.octaves import DRAWN_NOISE, make_latents, under_parent
+from zoomldm.generation.octaves import DRAWN_NOISE, make_latents, octave_times, under_parent
 from zoomldm.geometry.levels import TILE
 from zoomldm.networks.lowpass import enlarged, pooled
 from zoomldm.networks.octave_denoiser import OctaveDenoiser
@@ -64,7 +64,8 @@ def _child(
     vae = pipeline.vae
     hint = vae.from_planes(enlarged(pooled(vae.planes(pictures))))
     known = under_parent(level, context, hint, drawn, DRAWN_NOISE)
-    return make_latents(pipeline.unet, known, drawn, schedule.timesteps, guidance)
+    times = octave_times(pipeline.unet.alphas, len(schedule.timesteps))
+    return make_latents(pipeline.unet, known, drawn, times, guidance)
 
 
 def upsampled_quarter(parent: NDArray[np.uint8], row: int, col: int) -> NDArray[np.uint8]:
