@@ -120,9 +120,7 @@ def main() -> None:
             flush=True,
         )
 
-    print(
-        "| drawn by | seconds | Fréchet | judge's | retrieval (%) | cosine | nuclei | contrast |"
-    )
+    print("| drawn by | seconds | Fréchet | judge's | retrieval (%) | cosine | nuclei | contrast |")
     print("|---|---|---|---|---|---|---|---|")
     told("the slide", real, 0)
     for name, (order, times) in rows.items():

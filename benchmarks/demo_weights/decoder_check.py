@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from decoder_data import chunks, make_lows, padded_pyramid, through_avif
+from decoder_data import chunks, make_lows, padded_pyramid
 from numpy.typing import NDArray
 from packed import TILE, PackedSlide
 from torch import Tensor
 from torch.nn import functional as F
 
+from zoomldm.data.coded import as_base_layer
 from zoomldm.evaluation.distances import frechet, kid, scaled
 from zoomldm.evaluation.judge import nearest_is_source
 from zoomldm.evaluation.public_features import PublicFeatures
@@ -64,7 +65,7 @@ class Check:
                 real.append(whole[AROUND:-AROUND, AROUND:-AROUND].cpu().numpy())
                 low = F.avg_pool2d(whole.permute(2, 0, 1).float()[None], 4)[0].round()
                 low = low.to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-                coded.append(through_avif(low, QUALITY))
+                coded.append(as_base_layer(low, QUALITY, speed=6))
                 owner.append(number)
         pixels = to_signed(torch.stack(around))
         stored = to_signed(np.stack(coded)).to(self.device)

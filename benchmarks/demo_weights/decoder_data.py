@@ -8,11 +8,11 @@ from threading import Thread
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from packed import TILE, PackedSlide
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoomldm.data.coded import as_base_layer
 from zoomldm.generation.octaves import Known, codec_loss, make_latents, octave_times
 from zoomldm.geometry.lattice import tiles_within
 from zoomldm.geometry.levels import COUNT
@@ -183,16 +183,6 @@ def _starts(slide: PackedSlide, level: int) -> list[tuple[int, int]]:
     ]
 
 
-def through_avif(low: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
-    """A low image (h, w, 3) as AVIF gives it back."""
-    import imagecodecs
-
-    data = imagecodecs.avif_encode(
-        np.ascontiguousarray(low), level=quality, speed=6, pixelformat="420", numthreads=1
-    )
-    return imagecodecs.avif_decode(data)
-
-
 def make_lows(
     pipeline: ZoomLDMPipeline, tiles: Tensor, stored: Tensor, quality: int, noise: Tensor
 ) -> Tensor:
@@ -255,7 +245,9 @@ class MadePool:
 
         def code(job: tuple[int, int]) -> None:
             inner = slice(MARGIN, -MARGIN)
-            found = through_avif(self.pictures.small[job[1]], QUALITIES[job[0]])[inner, inner]
+            found = as_base_layer(self.pictures.small[job[1]], QUALITIES[job[0]], speed=6)[
+                inner, inner
+            ]
             self.coded[job] = torch.from_numpy(np.ascontiguousarray(found))
             self.ready[job[0]].append(job[1])
 

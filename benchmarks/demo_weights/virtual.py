@@ -18,6 +18,8 @@ from packed import PackedSlide, read_packed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoomldm.data.coded import as_base_layer
+
 TILE, SIDE, TOKEN, LEVELS, FINE = 256, 64, 8, 8, 3
 TURNS = 8  # versions 0 to 7 are the exact orientations
 CHUNK = 512  # pixels at 5x that share a quality of the base layer
@@ -174,10 +176,7 @@ def covered(flags: np.ndarray, matrix: np.ndarray, rows: int, cols: int, points:
 def base_chunk(around: np.ndarray, quality: int, first: int) -> np.ndarray:
     """A chunk with its margin as the slide's own JPEG and then a base layer leave it."""
     around = imagecodecs.jpeg8_decode(imagecodecs.jpeg8_encode(around, level=first))
-    data = imagecodecs.avif_encode(
-        np.ascontiguousarray(around), level=quality, speed=8, numthreads=1
-    )
-    return imagecodecs.avif_decode(data)[MARGIN:-MARGIN, MARGIN:-MARGIN]
+    return as_base_layer(around, quality, MARGIN)
 
 
 @torch.no_grad()

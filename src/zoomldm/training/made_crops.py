@@ -2,12 +2,12 @@
 
 from copy import deepcopy
 
-import imagecodecs
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from zoomldm.archive.base import halve
+from zoomldm.data.coded import as_base_layer
 from zoomldm.data.crops import BLOCK, Crops, CropSource
 from zoomldm.data.slide_patches import SlidePatches
 from zoomldm.errors import ConfigError, PipelineError
@@ -96,7 +96,9 @@ class MadeCrops:
         """What the denoiser makes of tiles (n, 256, 256, 3) stored at 5x: (n, 64, 64, 3)."""
         model, device = self.pipeline, self.pipeline.device
         quality = round(rng.uniform(*QUALITIES))
-        stored = np.stack([_through(halve(tile, 2), quality) for tile in tiles])
+        sides = ((MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0))
+        lows = [np.pad(halve(tile, 2), sides, mode="reflect") for tile in tiles]
+        stored = np.stack([as_base_layer(low, quality, MARGIN, speed=6) for low in lows])
         embeddings = torch.from_numpy(model.encode_tiles(tiles))
         hint = self.vae.from_planes(coarse_planes(to_signed(stored).to(device)))
         known = Known(
@@ -109,11 +111,3 @@ class MadeCrops:
         noise = rng.standard_normal(tuple(hint.shape), np.float32)
         latents = make_latents(model.unet, known, torch.from_numpy(noise).to(device), self.times)
         return to_pixels(planes_image(self.vae.to_planes(latents.float())))
-
-
-def _through(low: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
-    around = np.pad(low, ((MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)), mode="reflect")
-    data = imagecodecs.avif_encode(
-        np.ascontiguousarray(around), level=quality, speed=6, pixelformat="420", numthreads=1
-    )
-    return imagecodecs.avif_decode(data)[MARGIN:-MARGIN, MARGIN:-MARGIN]

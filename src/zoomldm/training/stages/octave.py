@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import imagecodecs
 import numpy as np
 import torch
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
+from zoomldm.data.coded import as_base_layer
 from zoomldm.data.rasters import FINE, MARGIN, SIDE, RasterPatches, Windows, load_patches
 from zoomldm.generation.octaves import Known, codec_loss, make_latents, octave_times
 from zoomldm.geometry.levels import COARSEST, COUNT, NAMES
@@ -211,7 +211,7 @@ class OctaveStage(Stage):
         loss, lossy = np.zeros(n, np.float32), windows.pixels.copy()
         for i in np.nonzero(kinds == BASE)[0]:
             chosen = rng.uniform(*QUALITIES) if quality is None else quality
-            lossy[i] = through_codec(windows.around[i], chosen)
+            lossy[i] = as_base_layer(windows.around[i], chosen, MARGIN)
             loss[i] = codec_loss("avif", round(chosen))
         loss[kinds == PARENT] = PARENTS * rng.random(int((kinds == PARENT).sum())) ** 2
         where = np.arange(n).repeat(repeats)[:size]
@@ -385,11 +385,3 @@ class OctaveStage(Stage):
 def _repa(start: Start) -> float:
     assert isinstance(start.config, OctaveConfig)
     return start.config.repa
-
-
-def through_codec(around: np.ndarray, quality: float) -> np.ndarray:
-    """A window (64, 64, 3) as AVIF of this quality leaves it, from its surroundings."""
-    data = imagecodecs.avif_encode(
-        np.ascontiguousarray(around), level=round(quality), speed=8, numthreads=1
-    )
-    return imagecodecs.avif_decode(data)[MARGIN:-MARGIN, MARGIN:-MARGIN]
