@@ -19,9 +19,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zoomldm.archive import open_archive
+from zoomldm.diffusion.multistep import spread_times
 from zoomldm.evaluation.distances import frechet, scaled
 from zoomldm.evaluation.public_features import PublicFeatures
-from zoomldm.generation.octaves import codec_loss, octave_times
+from zoomldm.generation.octaves import LAST, NEAREST, codec_loss
 from zoomldm.geometry.levels import TILE
 from zoomldm.networks.lowpass import coarse_planes
 from zoomldm.networks.octave_denoiser import BASE
@@ -128,6 +129,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--tiles", type=int, default=96)
     parser.add_argument("--full", action="store_true", help="50 evaluations too")
+    parser.add_argument("--last", type=int, default=NEAREST, help="timestep, of even log-SNR")
     parser.add_argument("--only", nargs="*", help="rows whose names end so")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -137,7 +139,7 @@ def main() -> None:
     real = judge(patches.real)
     wanted = fine(pipeline.vae.to_planes(patches.true).luma)
     runs: list[tuple[str, Sequence[int], str, float]] = [
-        (f"DDIM, even log-SNR, {n}", octave_times(alphas, n), "ddim", 0.0)
+        (f"DDIM, even log-SNR, {n}", spread_times(alphas, n, LAST, given.last), "ddim", 0.0)
         for n in (1, 2, 3, 4, 6, 8, 12, 24)
     ]
     runs += [
@@ -145,8 +147,8 @@ def main() -> None:
         for n in (2, 4, 6, *([50] if given.full else []))
     ]
     runs += [
-        ("DPM-Solver++ 2M, even log-SNR, 4", octave_times(alphas, 4), "2m", 0.0),
-        ("DPM-Solver++ 2M, even log-SNR, 6", octave_times(alphas, 6), "2m", 0.0),
+        ("DPM-Solver++ 2M, even log-SNR, 4", spread_times(alphas, 4, LAST, given.last), "2m", 0.0),
+        ("DPM-Solver++ 2M, even log-SNR, 6", spread_times(alphas, 6, LAST, given.last), "2m", 0.0),
         ("DPM-Solver++ 2M, even, 6", even_times(6), "2m", 0.0),
         ("DDIM, eta 1, even, 24", even_times(24), "ddim", 1.0),
     ]
