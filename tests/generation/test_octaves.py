@@ -81,6 +81,14 @@ def test_solvers_are_those_of_diffusers(unet: OctaveDenoiser, kind: int) -> None
     torch.testing.assert_close(make_latents(unet, known, noise, times), x, rtol=1e-3, atol=1e-3)
 
 
+def test_timesteps_that_half_precision_takes_for_one_do_no_harm(unet: OctaveDenoiser) -> None:
+    half = unet.to(torch.bfloat16)
+    known = Known(0, torch.zeros(1, 64, 32, dtype=torch.bfloat16))
+    noise = torch.randn(1, 6, 32, 32, dtype=torch.bfloat16)
+    made = make_latents(half, known, noise, octave_times(half.alphas, 500))
+    assert 0.5 < float(made.std()) < 1.5
+
+
 def test_guidance_moves_away_from_the_null_condition(unet: OctaveDenoiser) -> None:
     torch.nn.init.normal_(unet.read.weight, std=0.05)
     unet.spread.fill_(-4)

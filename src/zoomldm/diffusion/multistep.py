@@ -60,8 +60,8 @@ class Multistep:
         place, aim = (alpha / sigma).log(), clean
         if self.order == 2 and self._before is not None:  # where the prediction is heading
             earlier, was = self._before
-            aim = clean + (clean - earlier) * (
-                ((alpha2 / sigma2).log() - place) / (place - was) / 2
-            )
+            step, gap = (alpha2 / sigma2).log() - place, place - was
+            # In bfloat16 neighbouring timesteps may have one alpha.
+            aim = clean + (clean - earlier) * torch.where(gap > 0, step / gap / 2, 0)
         self._before = clean, place
         return alpha2 * aim + sigma2 * (x - alpha * aim) / sigma
