@@ -12,14 +12,13 @@ training cases, not on others.
 
 import argparse
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from imaginary import Slide, crops_of
 from steps import even_times
-from torch import Tensor
 
 from zoomldm import load_pipeline, open_archive
 from zoomldm.diffusion.multistep import Multistep, spread_times
@@ -28,7 +27,7 @@ from zoomldm.evaluation.fidelity import averaged, luminance
 from zoomldm.evaluation.judge import load_judge
 from zoomldm.evaluation.nuclei import find_nuclei
 from zoomldm.evaluation.public_features import PublicFeatures
-from zoomldm.generation.octaves import Known
+from zoomldm.generation import octaves
 from zoomldm.generation.options import RenderOptions
 from zoomldm.geometry.levels import TILE
 from zoomldm.rendering import latents
@@ -38,28 +37,9 @@ from zoomldm.slides import open_slide
 SIDE = 4  # tiles a side of a square
 
 
-def made_by(order: int, times: tuple[int, ...]) -> Callable[..., Tensor]:
-    """`make_latents` by a solver of an order at timesteps."""
-
-    @torch.no_grad()
-    def make(unet, known: Known, noise: Tensor, *_) -> Tensor:
-        whole = {"dtype": torch.long, "device": noise.device}
-        level, kind = (torch.full((len(noise),), v, **whole) for v in (known.level, known.kind))
-        loss = torch.full((len(noise),), known.loss, device=noise.device)
-        mean, variance = head = unet.head(known.context, level, known.hint, kind)
-        bars, solver = unet.alphas.to(noise), Multistep(order)
-        first = bars[times[0]]
-        x = first.sqrt() * mean + (first * variance + 1 - first).sqrt() * noise
-        clean = x
-        for now, after in zip(times, (*times[1:], None), strict=True):
-            moment = torch.full_like(level, now)
-            v = unet(x, moment, known.context, level, known.hint, kind, loss, head)
-            clean = bars[now].sqrt() * x - (1 - bars[now]).sqrt() * v
-            if after is not None:
-                x = solver.step(x, clean, bars[now], bars[after])
-        return clean
-
-    return make
+def solver_of(own: int, order: int) -> Multistep:
+    """A solver of its own order, whatever the one that is asked for."""
+    return Multistep(own)
 
 
 def tiles_of(squares: list[np.ndarray]) -> np.ndarray:
@@ -126,7 +106,8 @@ def main() -> None:
     for name, (order, times) in rows.items():
         if given.only and not name.endswith(tuple(given.only)):
             continue
-        latents.make_latents = made_by(order, times)
+        octaves.Multistep = partial(solver_of, order)  # type: ignore[misc]
+        latents.octave_times = lambda *_, times=times: times  # type: ignore[assignment]
         began, options = time.monotonic(), RenderOptions()
         with (
             open_archive(given.archive) as archive,

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zoomldm.archive import open_archive
-from zoomldm.diffusion.multistep import spread_times
+from zoomldm.diffusion.multistep import Multistep, spread_times
 from zoomldm.evaluation.distances import frechet, scaled
 from zoomldm.evaluation.public_features import PublicFeatures
 from zoomldm.generation.octaves import LAST, NEAREST, codec_loss
@@ -84,8 +84,7 @@ class Patches:
         mean, variance = head = self.unet.head(context, level, hint, kind)
         alpha, sigma = bars[times[0]].sqrt(), (1 - bars[times[0]]).sqrt()
         x = alpha * mean + (alpha**2 * variance + sigma**2).sqrt() * x
-        before: tuple[Tensor, Tensor] | None = None
-        clean = x
+        clean, steps = x, Multistep(2 if solver == "2m" else 1)
         for now, after in zip(times, [*times[1:], None], strict=True):
             alpha, sigma = bars[now].sqrt(), (1 - bars[now]).sqrt()
             v = self.unet(
@@ -95,18 +94,12 @@ class Patches:
             if after is None:
                 break
             alpha2, sigma2 = bars[after].sqrt(), (1 - bars[after]).sqrt()
-            if solver == "ddim":
+            if eta == 0:
+                x = steps.step(x, clean, bars[now], bars[after])
+            else:
                 kept = eta * (sigma2 / sigma) * (1 - (alpha / alpha2) ** 2).clamp(min=0).sqrt()
                 x = alpha2 * clean + (sigma2**2 - kept**2).clamp(min=0).sqrt() * eps
                 x = x + kept * torch.randn(x.shape, generator=generator).to(device)
-                continue
-            place = (alpha / sigma).log()
-            step = (alpha2 / sigma2).log() - place
-            guess = clean
-            if before is not None:
-                guess = clean + (clean - before[0]) * step / (2 * (place - before[1]))
-            x = sigma2 / sigma * x - alpha2 * torch.expm1(-step) * guess
-            before = clean, place
         return clean
 
 
