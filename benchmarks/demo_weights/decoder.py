@@ -97,20 +97,22 @@ class Trainer:
             details = self.vae.details(latents, noise, levels)
         return self.vae.assembled(latents, details.float())
 
-    def step(self, images: Tensor, low: Tensor, levels: Tensor, made: int, done: float) -> dict:
+    def step(
+        self, images: Tensor, low: Tensor, levels: Tensor, agree: Tensor, done: float
+    ) -> dict[str, Tensor]:
         """One step of adversaries and decoder.
 
         Args:
-            images: (B, 3, S, S) signed, the first `made` of which have a made low image.
+            images: (B, 3, S, S) signed, the first of which have a made low image.
             low: (B, 3, S / 4, S / 4) signed.
             levels: (B,).
-            made: see above.
+            agree: (made,) how far pixels and places can agree, of those.
             done: share of the time, 0 to 1.
 
         Returns:
             Losses by name, tensors.
         """
-        n = len(images)
+        n, made = len(images), len(agree)
         fall = max(0.0, (done - STEADY) / (1 - STEADY))
         factor = min(1.0, (self.step_number + 1) / 50) * (0.02 + 0.49 * (1 + np.cos(np.pi * fall)))
         self.optimiser.param_groups[0]["lr"] = self.rates[0] * factor * (done > QUIET)
@@ -122,7 +124,7 @@ class Trainer:
         latents = latents + spread.view(-1, 1, 1, 1) * torch.randn_like(latents)
         kind = torch.ones(n, device=self.device)  # how far pixels and places can agree
         kind[noisy] = 0.5
-        kind[:made] = 0.3
+        kind[:made] = agree
         fake = self.decode(latents, levels)
         inner, small = slice(BORDER, -BORDER), slice(BORDER // 4, -BORDER // 4)
         with torch.no_grad():
@@ -260,15 +262,16 @@ def main() -> None:
     while (now := time.monotonic()) < end:
         if trainer.step_number % REFRESH == 0:
             pool.refresh()
-        parts = []
+        parts, agree = [], torch.zeros(0, device=device)
         if made:
-            x, low = pool.draw(made)
+            x, low, agree = pool.draw(made)
             parts.append((x, low, torch.zeros(made, dtype=torch.long, device=device)))
         if args.batch > made:
             x, levels = pool_source.exact(args.batch - made)
             parts.append((x, F.avg_pool2d(x, 4), levels))
         images, low, levels = (torch.cat(v) for v in zip(*parts, strict=True))
-        losses = trainer.step(images, low, levels, made, (now - start) / max(1.0, end - start))
+        done = (now - start) / max(1.0, end - start)
+        losses = trainer.step(images, low, levels, agree, done)
         steps += 1
         for name, value in losses.items():
             sums[name] = sums.get(name, 0) + value

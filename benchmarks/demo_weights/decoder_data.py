@@ -13,12 +13,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoomldm.data.coded import as_base_layer
-from zoomldm.generation.octaves import Known, codec_loss, make_latents, octave_times
+from zoomldm.generation.octaves import (
+    ALONE_NOISE,
+    Known,
+    codec_loss,
+    make_latents,
+    octave_times,
+    under_parent,
+)
 from zoomldm.geometry.lattice import tiles_within
 from zoomldm.geometry.levels import COUNT
 from zoomldm.geometry.orientation import TURNS
 from zoomldm.geometry.withheld import is_withheld
-from zoomldm.networks.lowpass import coarse_planes, planes_image
+from zoomldm.networks.lowpass import coarse_planes, enlarged, planes_image, pooled
 from zoomldm.networks.octave_denoiser import BASE
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pixels import to_signed
@@ -26,6 +33,9 @@ from zoomldm.pixels import to_signed
 FINE = 0.5  # share of exact crops at 20x; made ones are all of it
 QUALITIES = (24, 30, 36, 42, 50, 60)  # of AVIF at 5x, those that every tile is coded at
 STEPS = 4
+ALONE = 0.35  # share of made low images that no base layer stood behind ...
+ALONE_STEPS = 6
+AGREE = 0.3  # how far pixels and places can agree with what is made under a base layer
 MARGIN = 16  # px of 5x around a tile that the codec sees as well
 STAINED = 0.6  # share of crops whose stain is changed
 ALIGN = 8  # px that crops of 20x start at multiples of, as the slides' own JPEG blocks do
@@ -204,6 +214,26 @@ def make_lows(
     return planes_image(vae.to_planes(latents))
 
 
+@torch.no_grad()
+def draw_lows(pipeline: ZoomLDMPipeline, tiles: Tensor, noise: Tensor, parent: bool) -> Tensor:
+    """What the denoiser draws without a base layer: (n, 3, 64, 64) signed.
+
+    Args:
+        pipeline: see `make_lows`.
+        tiles: (n, 3, 256, 256) signed, which are embedded.
+        noise: (n, 6, 32, 32) standard normal.
+        parent: whether the tiles' own parent is given, with the noise that drawn ones get.
+    """
+    vae = pipeline.vae
+    embeddings = pipeline.patch_encoder(tiles.add(1).div(2)).float()
+    known = Known(0, pipeline.context(embeddings[:, None, None], 0))
+    if parent:
+        above = enlarged(pooled(coarse_planes(F.avg_pool2d(tiles, 4))))
+        known = under_parent(0, known.context, vae.from_planes(above), noise, ALONE_NOISE)
+    times = octave_times(pipeline.unet.alphas, ALONE_STEPS)
+    return planes_image(vae.to_planes(make_latents(pipeline.unet, known, noise, times)))
+
+
 class MadePool:
     """Low images that the denoiser made, of tiles in all turns and stains, replaced bit by bit.
 
@@ -232,6 +262,7 @@ class MadePool:
         self.ready: list[list[int]] = [[] for _ in QUALITIES]
         self.low = torch.empty(size, 3, 64, 64, device=device, dtype=torch.float16)
         self.tile = torch.zeros(size, dtype=torch.long, device=device)
+        self.agree = torch.zeros(size, device=device)
         zeros = torch.zeros(size, 3, device=device)
         self.looks = Looks(torch.zeros(size, dtype=torch.long, device=device), zeros, zeros.clone())
         self.filled = self.next = 0
@@ -294,16 +325,24 @@ class MadePool:
         tile = tile.to(device)
         images = looks.of(to_signed(pictures.tiles[tile]))
         noise = torch.randn(self.chunk, 6, 32, 32, device=device)
-        low = make_lows(self.pipeline, images, stored, QUALITIES[which], noise)
+        chance, agree = float(pictures.numbers.random()), AGREE
+        if chance < ALONE:
+            parent = chance < ALONE / 2
+            low, agree = draw_lows(self.pipeline, images, noise, parent), 0.0
+        else:
+            low = make_lows(self.pipeline, images, stored, QUALITIES[which], noise)
         rows = (torch.arange(self.chunk, device=device) + self.next) % self.size
-        self.low[rows], self.tile[rows] = low.half(), tile
+        self.low[rows], self.tile[rows], self.agree[rows] = low.half(), tile, agree
         self.looks.turns[rows] = looks.turns
         self.looks.gains[rows], self.looks.offsets[rows] = looks.gains, looks.offsets
         self.next = (self.next + self.chunk) % self.size
         self.filled = min(self.size, self.filled + self.chunk)
 
-    def draw(self, count: int) -> tuple[Tensor, Tensor]:
-        """Signed crops (n, 3, side, side) and their made low images (n, 3, side / 4, side / 4)."""
+    def draw(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Signed crops (n, 3, side, side), made low images (n, 3, side / 4, side / 4), agreement.
+
+        Agreement (n,) is 0 where the low image is of another place than the crop.
+        """
         side, numbers = self.pictures.side, self.pictures.numbers
         rows = torch.from_numpy(numbers.integers(0, self.filled, count)).to(self.low.device)
         images = self.looks.part(rows).of(to_signed(self.pictures.tiles[self.tile[rows]]))
@@ -314,7 +353,7 @@ class MadePool:
             crops.append(images[i, :, y : y + side, x : x + side])
             y, x = y // 4, x // 4
             lows.append(low[i, :, y : y + side // 4, x : x + side // 4])
-        return torch.stack(crops), torch.stack(lows)
+        return torch.stack(crops), torch.stack(lows), self.agree[rows]
 
 
 def chunks(count: int, size: int) -> Iterator[slice]:

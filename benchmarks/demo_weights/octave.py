@@ -5,13 +5,15 @@
 PACKED is what `pack.py` writes; of PIPELINE the patch encoder and the autoencoder are taken. The
 stage is `zoomldm train`'s, `OctaveStage`, fed from the GPU; in the second part of the time half
 of the parents are made by the denoiser itself, as those are that it meets where there is no base
-layer, and the summarizer, then in `frozen`, no longer changes. OUT gets `unet` and `summarizer`
-(averaged weights, float32), `world.pt` for `embedding_diffusion.py`, a sheet of withheld windows
-and a log.
+layer, and the summarizer, then in `frozen`, no longer changes. Gone on with (`--start`), both hold
+from the first step: what was trained on the summarizer's contexts stays right. OUT gets `unet`
+and `summarizer` (averaged weights, float32), `world.pt` for `embedding_diffusion.py`, a sheet of
+withheld windows and a log.
 """
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from windows import World
 
-from zoomldm.generation.octaves import PARENT_NOISE, Known, make_latents, octave_times
+from zoomldm.generation.octaves import (
+    ALONE_NOISE,
+    DRAWN_NOISE,
+    PARENT_NOISE,
+    Known,
+    make_latents,
+    octave_times,
+)
 from zoomldm.geometry.levels import COARSEST, COUNT, NAMES
 from zoomldm.networks.lowpass import LowPassAutoencoder, planes_image
 from zoomldm.networks.octave_denoiser import BASE, KINDS, NONE, PARENT, OctaveDenoiser
@@ -35,9 +44,11 @@ from zoomldm.pixels import to_pixels
 from zoomldm.training.head_fit import RIDGE, fit_blend, latents_of
 from zoomldm.training.stages.octave import PARENTS, REPEATS, OctaveStage
 
-LEVEL_SHARES = (0.38, 0.2, 0.14, 0.1, 0.07, 0.05, 0.03, 0.03)
+LEVEL_SHARES = (0.44, 0.18, 0.13, 0.09, 0.06, 0.04, 0.03, 0.03)
+STORED = (0.55, 0.2, 0.15)  # of the items of the finest levels that have a base layer
 WINDOWS = (24000, 12000, 8000, 6000, 4000, 2000, 768, 384)  # that the outline is fitted to
 MADE = 0.5  # of the parents, in the second part
+OTHER = 0.3  # of these that carry another noise than where contexts are a slide's own
 MADE_LEVELS = 4  # finest levels that may have a made parent
 SECOND = 0.45  # share of the time after which parents are made
 FROZEN = 0.5  # share of the time after which the summarizer stays as it is
@@ -57,6 +68,13 @@ class SingleLevel(OctaveDenoiser):
 
 class GpuStage(OctaveStage):
     """The stage with hints that may be given."""
+
+    def _kinds(self, rng: np.random.Generator, level: int, count: int) -> np.ndarray:
+        if level == COARSEST:
+            return np.zeros(count, int)
+        base = STORED[level] if level < len(STORED) else 0.0
+        none = 0.15
+        return rng.choice(KINDS, size=count, p=(none, 1 - none - base, base))
 
     def given(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Latents, hint and context of a batch; latents in float32."""
@@ -144,6 +162,30 @@ def fit(world: World, stage: GpuStage, windows=WINDOWS, pairs: int = 384) -> Non
 
 
 @torch.no_grad()
+def put_parents(world: World, average: Average, vae, level: int, batch: dict[str, Tensor]) -> None:
+    """Let half of the parents of a batch be made."""
+    device, size = world.device, len(batch["kind"])
+    which = (batch["kind"] == PARENT) & (torch.rand(size, device=device) < MADE)
+    most = int(0.4 * size)
+    number = torch.nonzero(which)[:most, 0]
+    if not len(number):
+        return
+    padded = torch.zeros(most, dtype=torch.long, device=device)
+    padded[: len(number)] = number
+    places = batch["places"][batch["where"][padded]]
+    hints = made_parents(world, average.unet, average.summarizer, vae, level, places)[: len(number)]
+    noise = torch.full((len(number),), ALONE_NOISE, device=device)
+    other = torch.rand(len(number), device=device)
+    noise = torch.where(other < OTHER, (DRAWN_NOISE * other / OTHER).clamp(min=PARENT_NOISE), noise)
+    spoilt = hints + noise.view(-1, 1, 1, 1) * batch["spoil"][number]
+    batch["made"] = torch.zeros_like(batch["noise"])
+    batch["made"][number] = spoilt.to(batch["made"])
+    batch["is_made"] = torch.zeros_like(which)
+    batch["is_made"][number] = True
+    batch["loss"][number] = noise
+
+
+@torch.no_grad()
 def held_out(world: World, stage: GpuStage, size: int = 256) -> str:
     """v-loss on withheld windows: context | parent | made parent | base layer, a level each."""
     rng, rows = np.random.default_rng(8), []
@@ -160,12 +202,13 @@ def held_out(world: World, stage: GpuStage, size: int = 256) -> str:
             if kind == BASE:
                 pass
             elif kind == PARENT:
-                batch["loss"] = torch.full_like(batch["loss"], PARENT_NOISE)
+                batch["loss"] = torch.full_like(batch["loss"], ALONE_NOISE)
             row.append(f"{float(stage.errors(batch)[0].mean()):.3f}")
             if kind == PARENT and level < MADE_LEVELS:
                 made = made_parents(
                     world, stage.unet, stage.summarizer, stage.vae[0], level, batch["places"]
                 )
+                made = made + ALONE_NOISE * batch["spoil"]
                 batch["made"], batch["is_made"] = made[batch["where"]], batch["kind"] == PARENT
                 stage.unet.level_now = level
                 row.append(f"m{float(stage.errors(batch)[0].mean()):.3f}")
@@ -188,7 +231,8 @@ def sheet(world: World, stage: GpuStage, path: Path, columns: int = 10) -> None:
         choices = [(NONE, None, 0.0)]
         if level < MADE_LEVELS:
             made = made_parents(world, stage.unet, stage.summarizer, vae, level, batch["places"])
-            choices.append((PARENT, made, PARENT_NOISE))
+            made = made + ALONE_NOISE * batch["spoil"][: len(made)]
+            choices.append((PARENT, made, ALONE_NOISE))
         if level < 3:
             choices.append((BASE, hint, float(batch["loss"].mean())))
         stage.unet.level_now = level
@@ -215,6 +259,41 @@ def networks(arguments, device) -> tuple[TileCNN, GpuStage]:
         denoiser = SingleLevel(widths=tuple(arguments.widths), outline=True, blends=8)
     stage = GpuStage(vae, summarizer.to(device), denoiser.to(device), None)
     return encoder.requires_grad_(False), stage.to(device)
+
+
+def quicker(stage: GpuStage, step: Callable[[], None], trial: int = 12) -> str:
+    """Compile the U-Net, channels last, unless that fails or a step takes far longer then.
+
+    Args:
+        stage: whose U-Net it is.
+        step: one of training.
+        trial: steps that are timed each way.
+    """
+    device = stage.unet.alphas.device
+
+    def timed() -> float:
+        for _ in range(3):
+            step()
+        torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        for _ in range(trial):
+            step()
+        torch.cuda.synchronize(device)
+        return (time.perf_counter() - start) / trial
+
+    plain, unet = timed(), stage.unet.unet
+    unet.to(memory_format=torch.channels_last)
+    stage.unet.unet = torch.compile(unet, dynamic=False)
+    start = time.perf_counter()
+    try:
+        compiled = timed()
+    except Exception as error:
+        compiled, why = float("inf"), f" ({type(error).__name__}: {str(error)[:200]})"
+    else:
+        why = f", {time.perf_counter() - start:.0f} s to get there"
+    if compiled > 1.3 * plain:  # others may have come to the device meanwhile
+        stage.unet.unet = unet.to(memory_format=torch.contiguous_format)
+    return f"seconds a step: {plain:.3f}, compiled {compiled:.3f}{why}"
 
 
 def outline_in_float32(device_type: str) -> None:
@@ -277,8 +356,6 @@ def main() -> None:
         say("fitted: " + held_out(kept, stage, arguments.batch))
     torch.backends.cudnn.benchmark = True
     average = Average(stage, 0.999)
-    if arguments.compile:
-        stage.unet.unet = torch.compile(stage.unet.unet, dynamic=False)
     decayed = [p for n, p in stage.named_parameters() if p.requires_grad and p.ndim > 1]
     others = [p for n, p in stage.named_parameters() if p.requires_grad and p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 0.02}, {"params": others, "weight_decay": 0.0}]
@@ -286,19 +363,49 @@ def main() -> None:
         groups, lr=arguments.rate, betas=(0.9, 0.99), fused=device.type == "cuda"
     )
     rng = np.random.default_rng(5)
-    start = time.time()
-    limit, step, saved, told = 60 * arguments.minutes - (start - began), 0, start, start
+    second, freeze = (0.0, -1.0) if arguments.start else (SECOND, FROZEN)
+    if arguments.start:
+        stage.summarizer.requires_grad_(False)
     losses: dict[str, list[Tensor]] = {}
-    frozen = False
-    stage.train()
-    while True:
-        share = (time.time() - start) / max(limit, 1)
-        if share >= 1:
-            break
-        rate = arguments.rate * min(1, (step + 1) / 300) * min(1, (1 - share) / 0.5)
+
+    def gradients(share: float) -> None:
+        """One step's."""
+        chosen = rng.choice(COUNT, size=arguments.levels_a_step, p=LEVEL_SHARES)
+        for level in chosen.tolist():
+            size = arguments.batch if level < 5 or arguments.compile else arguments.batch // 2
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                batch = items(world, stage, level, size, rng, NULL)
+                if share > second and level < MADE_LEVELS:
+                    put_parents(world, average, stage.vae[0], level, batch)
+                stage.unet.level_now = level
+                errors, likelihood = stage.errors(batch)
+                loss = errors.mean() + 0.1 * likelihood.mean()
+            (loss / len(chosen)).backward()
+            losses.setdefault(NAMES[level], []).append(errors.detach().mean())
+
+    def take(rate: float) -> None:
+        """One step of the optimiser."""
         for group in optimiser.param_groups:
             group["lr"] = max(rate, 1e-6)
-        if share > FROZEN and not frozen:
+        torch.nn.utils.clip_grad_norm_([*decayed, *others], 1.0)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        average.update()
+
+    stage.train()
+    if arguments.compile:
+
+        def trial() -> None:
+            gradients(1.0)
+            take(0)
+
+        say(quicker(stage, trial))
+    losses.clear()
+    start = time.time()
+    limit, step, saved, told = 60 * arguments.minutes - (start - began), 0, start, start
+    frozen = False
+    while (share := (time.time() - start) / max(limit, 1)) < 1:
+        if share > freeze and not frozen:
             frozen = True
             stage.summarizer.load_state_dict(average.summarizer.state_dict())
             stage.summarizer.requires_grad_(False)
@@ -306,50 +413,16 @@ def main() -> None:
             average.save_summarizer(part)
             part.rename(out / "frozen")
             say("summarizer frozen")
-        chosen = rng.choice(COUNT, size=arguments.levels_a_step, p=LEVEL_SHARES)
-        for level in chosen.tolist():
-            size = arguments.batch if level < 5 else arguments.batch // 2
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                batch = items(world, stage, level, size, rng, NULL)
-                if share > SECOND and level < MADE_LEVELS:
-                    which = (batch["kind"] == PARENT) & (
-                        torch.rand(len(batch["kind"]), device=device) < MADE
-                    )
-                    most = int(0.4 * size)
-                    number = torch.nonzero(which)[:most, 0]
-                    if len(number):
-                        padded = torch.zeros(most, dtype=torch.long, device=device)
-                        padded[: len(number)] = number
-                        hints = made_parents(
-                            world,
-                            average.unet,
-                            average.summarizer,
-                            stage.vae[0],
-                            level,
-                            batch["places"][padded],
-                        )
-                        batch["made"] = torch.zeros_like(batch["noise"])
-                        batch["made"][number] = hints[: len(number)]
-                        batch["is_made"] = torch.zeros_like(which)
-                        batch["is_made"][number] = True
-                        batch["loss"][number] = PARENT_NOISE
-                stage.unet.level_now = level
-                errors, likelihood = stage.errors(batch)
-                loss = errors.mean() + 0.1 * likelihood.mean()
-            (loss / len(chosen)).backward()
-            losses.setdefault(NAMES[level], []).append(errors.detach().mean())
-        torch.nn.utils.clip_grad_norm_([*decayed, *others], 1.0)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        average.update()
+        gradients(share)
+        take(arguments.rate * min(1, (step + 1) / 300) * min(1, (1 - share) / 0.5))
         step += 1
         if time.time() - told > 20 or step == 3:
             told = time.time()
             text = " ".join(
                 f"{k} {float(torch.stack(losses[k]).mean()):.3f}" for k in NAMES if k in losses
             )
-            losses = {}
-            say(f"step {step} rate {rate:.1e} {text}")
+            losses.clear()
+            say(f"step {step} {text}")
         if time.time() - saved > 75:
             saved = time.time()
             average.save(out)

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from windows import World
 
-from zoomldm.generation.octaves import PARENT_NOISE, Known, make_latents, octave_times
+from zoomldm.generation.octaves import ALONE_NOISE, Known, make_latents, octave_times
 from zoomldm.geometry.levels import COARSEST
 from zoomldm.networks.lowpass import Planes, enlarged
 from zoomldm.networks.octave_denoiser import NONE, PARENT
@@ -14,7 +14,7 @@ from zoomldm.training.head_fit import latents_of
 
 
 @torch.no_grad()
-def made_parents(world: World, net, summarizer, vae, level: int, places: Tensor, steps=5):
+def made_parents(world: World, net, summarizer, vae, level: int, places: Tensor, steps=6):
     """What the denoiser itself hands down to windows (n, 3) of a level: hints (n, 6, 32, 32)."""
     up = level + 1
     step = virtual.TOKEN if up < virtual.FINE else max(virtual.SIDE >> up, 1)
@@ -33,10 +33,10 @@ def made_parents(world: World, net, summarizer, vae, level: int, places: Tensor,
         planes = vae.to_planes(latents)
         above = Planes(*(F.avg_pool2d(p, 2) for p in planes))
         hint = vae.from_planes(enlarged(above))
-    hint = hint + PARENT_NOISE * torch.randn_like(hint)
+    hint = hint + ALONE_NOISE * torch.randn_like(hint)
     kind = PARENT if torch.rand(()) < 0.5 and up < COARSEST else NONE
     net.level_now = up
-    known = Known(up, context, kind, hint if kind else None, PARENT_NOISE if kind else 0.0)
+    known = Known(up, context, kind, hint if kind else None, ALONE_NOISE if kind else 0.0)
     made = make_latents(net, known, torch.randn_like(hint), octave_times(net.alphas, steps)).float()
     with torch.autocast(world.device.type, enabled=False):
         planes = vae.to_planes(made)

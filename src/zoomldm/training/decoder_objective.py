@@ -177,16 +177,20 @@ class DecoderObjective:
             real: the same places.
             low: (B, 3, H / 4, W / 4) signed, what was decoded.
             agree: (B,) 0 to 1, how far pixels and places can agree: little where the low image is
-                a denoiser's guess.
+                a denoiser's guess; 0 where it is of another place. The adversaries then see the
+                real image as it is, for its details don't lie where those of the low image do.
             rise: of the adversaries' shares, 0 to 1.
             measure: whether the losses' gradients are taken in, which takes a few backward passes.
         """
         with torch.no_grad():
-            target = moved(real, low)
+            apart = (agree == 0).view(-1, 1, 1, 1)
+            target = torch.where(apart, real, moved(real, low))
+            own = torch.where(apart, F.avg_pool2d(real, real.shape[-1] // low.shape[-1]), low)
             wanted, like = self._maps_of(target, real)
         shown = self.features(made) if self.features is not None else []
         rivals = any(self.shares[name] for name in ADVERSARIES)
-        hinges = self._hinges(made, shown, target, wanted, low) if rivals else {}
+        lows = torch.cat([low, own])
+        hinges = self._hinges(made, shown, target, wanted, lows) if rivals else {}
         error = detail(made) - detail(target)
         parts = {"pixels": (agree.view(-1, 1, 1, 1) * error.abs()).mean() + 20 * phase_loss(error)}
         if shown:
@@ -218,11 +222,10 @@ class DecoderObjective:
         shown: list[Tensor],
         target: Tensor,
         wanted: list[Tensor],
-        low: Tensor,
+        lows: Tensor,
     ) -> dict[str, Tensor]:
         maps = [torch.cat([a.detach(), b]) for a, b in zip(shown, wanted, strict=True)]
-        images, twice = torch.cat([made.detach(), target]), torch.cat([low, low])
-        logits = self.adversary(images, maps, twice)
+        logits = self.adversary(torch.cat([made.detach(), target]), maps, lows)
         found = {k: torch.stack([hinge(*x.chunk(2)) for x in v]).mean() for k, v in logits.items()}
         if self.adversary.training:
             for i, name in enumerate(ADVERSARIES):
