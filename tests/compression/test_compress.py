@@ -22,6 +22,7 @@ from zoomldm.errors import SlideError, TargetError
 from zoomldm.geometry.levels import NAMES
 from zoomldm.pipeline import build_pipeline
 from zoomldm.slides import open_slide, tiles
+from zoomldm.slides import tissue as tissue_rooms
 from zoomldm.slides.content import content_digest
 from zoomldm.slides.tissue import find_tissue
 
@@ -106,7 +107,8 @@ class TestWhatIsStored:
         self, slide, tmp_path, pipeline, monkeypatch
     ):
         run(slide, tmp_path / "a.zldm", pipeline, base="20x")
-        monkeypatch.setattr(base_layer, "THREADS", 5)
+        for module, name in ((base_layer, "FEW"), (tissue_rooms, "FEW"), (tiles, "MANY")):
+            monkeypatch.setattr(module, name, 5)
         run(slide, tmp_path / "b.zldm", pipeline, base="20x")
         assert (tmp_path / "a.zldm").read_bytes() == (tmp_path / "b.zldm").read_bytes()
 

@@ -1,10 +1,6 @@
 """The base layer on its way into an archive: the slide at one level, chunk by chunk."""
 
 import math
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
 
 import numpy as np
 
@@ -15,6 +11,7 @@ from zoomldm.archive.pictures import encode_picture, fill_chunk, quick_size
 from zoomldm.errors import ConfigError
 from zoomldm.geometry.levels import BASE_MPP, COARSEST, NAMES, TILE, level_mpp, level_size
 from zoomldm.slides import Slide, SlideReadError
+from zoomldm.slides.ahead import FEW, in_order
 from zoomldm.slides.tissue import VIEW_LEVEL, Tissue
 from zoomldm.verbs import Progress
 
@@ -26,10 +23,7 @@ _TRIED = 42  # the quality that all are tried at
 _SLOPE = 0.04  # of the logarithm of bytes over quality, about
 _REST = 8_200  # bytes of an archive besides embeddings and base layer, about ...
 _MEMBER = 290  # ... and for each chunk
-THREADS = 2  # each holds what it reads of the slide, up to 200 MB, and one chunk
 _SMALLEST = 16  # px: what can't be read is halved down to this
-
-Made = TypeVar("Made")
 
 
 def finest_level(slide: Slide) -> int:
@@ -88,12 +82,12 @@ def add_base(
     chunks, what = stored_chunks(facts, tissue.mask), f"storing the slide at {NAMES[level]}"
     glass = np.zeros((3, 256), np.int64)
 
-    def coded(row: int, col: int) -> tuple[bytes, np.ndarray]:
-        pixels = _chunk(slide, tissue, facts, row, col)
+    def coded(place: tuple[int, int]) -> tuple[bytes, np.ndarray]:
+        pixels = _chunk(slide, tissue, facts, *place)
         data = encode_picture(fill_chunk(pixels, facts.chunk), codec, facts.quality)
-        return data, _glass(pixels, tissue.mask, facts, row, col)
+        return data, _glass(pixels, tissue.mask, facts, *place)
 
-    for done, ((row, col), (data, counts)) in enumerate(_in_order(coded, chunks), 1):
+    for done, ((row, col), (data, counts)) in enumerate(in_order(coded, chunks, FEW), 1):
         writer.add_base_chunk(row, col, data)
         glass += counts
         progress(what, done, len(chunks))
@@ -133,11 +127,15 @@ def choose_quality(
     if not chunks or wanted <= 0:
         return QUALITIES[0]
     total, largest = 0.0, []
-    for k, group in enumerate(np.array_split(np.array(order), min(SAMPLE, len(order)))):
-        place = chunks[int(group[(len(group) - k % 2) // 2])]  # of two, in turn
+    groups = np.array_split(np.array(order), min(SAMPLE, len(order)))
+
+    def tried(k: int) -> tuple[int, np.ndarray]:
+        place = chunks[int(groups[k][(len(groups[k]) - k % 2) // 2])]  # of two, in turn
         pixels = fill_chunk(_chunk(slide, tissue, facts, *place), facts.chunk)
-        size = quick_size(pixels, codec, _TRIED)
-        total += len(group) * size
+        return quick_size(pixels, codec, _TRIED), pixels
+
+    for k, (size, pixels) in in_order(tried, range(len(groups)), FEW):
+        total += len(groups[k]) * size
         largest = sorted([*largest, (size, k, pixels)], key=lambda one: one[:2])[-_CLOSELY:]
     near = round(_within(_TRIED + math.log(wanted / total) / _SLOPE))
     exact = sum(len(encode_picture(pixels, codec, near)) for _, _, pixels in largest)
@@ -147,22 +145,6 @@ def choose_quality(
 
 def _within(quality: float) -> float:
     return min(max(quality, QUALITIES[0]), QUALITIES[1])
-
-
-def _in_order(
-    work: Callable[[int, int], Made], chunks: list[tuple[int, int]]
-) -> Iterator[tuple[tuple[int, int], Made]]:
-    """Each chunk with what `work` makes of it, a few of them at once."""
-    pending: deque[tuple[tuple[int, int], Future[Made]]] = deque()
-    with ThreadPoolExecutor(THREADS) as pool:
-        for chunk in chunks:
-            pending.append((chunk, pool.submit(work, *chunk)))
-            if len(pending) > THREADS:
-                first, future = pending.popleft()
-                yield first, future.result()
-        while pending:
-            first, future = pending.popleft()
-            yield first, future.result()
 
 
 def _chunk(slide: Slide, tissue: Tissue, facts: Base, row: int, col: int) -> np.ndarray:

@@ -116,14 +116,17 @@ class OpenSlideBackend:
 
     def _drawn(self, level: int, x: int, y: int, width: int, height: int) -> Image.Image:
         slide, downsample = self._slide, self._downsamples[level]
+        start = round(x * downsample), round(y * downsample)
         try:
-            return slide.read_region(
-                (round(x * downsample), round(y * downsample)),
-                self._stored[level],
-                (width, height),
-            )
-        except OpenSlideError as error:
+            return slide.read_region(start, self._stored[level], (width, height))
+        except OpenSlideError:
             self._reopen(slide)
+        # It may have been another thread's region that can't be read: once more, on a handle that
+        # nobody else has.
+        try:
+            with self._opened() as own:
+                return own.read_region(start, self._stored[level], (width, height))
+        except OpenSlideError as error:
             raise SlideReadError(
                 unreadable(self._path, level, (x, y, width, height), error)
             ) from error

@@ -1,11 +1,11 @@
 """Read many tiles of a slide, a block at a time."""
 
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
 from zoomldm.geometry.levels import TILE
+from zoomldm.slides.ahead import MANY, in_order
 from zoomldm.slides.backend import SlideReadError
 from zoomldm.slides.slide import Slide
 
@@ -30,7 +30,7 @@ def tile_boxes(mask: np.ndarray) -> list[tuple[int, int, int, int]]:
 def read_tiles(
     slide: Slide, mask: np.ndarray
 ) -> Iterator[tuple[tuple[int, int], np.ndarray | None]]:
-    """Tissue tiles as ((row, column), pixels (256, 256, 3) or None), read one block ahead.
+    """Tissue tiles as ((row, column), pixels (256, 256, 3) or None), several blocks ahead.
 
     Args:
         slide: an open slide.
@@ -57,16 +57,8 @@ def read_tiles(
             for r, c in inside
         ]
 
-    # One thread reads while the caller embeds; two blocks are held at most.
-    with ThreadPoolExecutor(1) as reader:
-        ahead: Future | None = None
-        for box in tile_boxes(mask):
-            following = reader.submit(read, box)
-            if ahead is not None:
-                yield from ahead.result()
-            ahead = following
-        if ahead is not None:
-            yield from ahead.result()
+    for _, found in in_order(read, tile_boxes(mask), MANY):
+        yield from found
 
 
 def _tile_or_none(slide: Slide, row: int, col: int) -> np.ndarray | None:

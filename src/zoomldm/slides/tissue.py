@@ -8,6 +8,7 @@ import numpy as np
 
 from zoomldm.errors import SlideError
 from zoomldm.geometry.levels import TILE, level_mpp
+from zoomldm.slides.ahead import FEW, in_order
 from zoomldm.slides.backend import SlideReadError
 from zoomldm.slides.slide import Slide
 
@@ -166,8 +167,12 @@ def find_tissue(slide: Slide, mode: TissueMode = "otsu", keep_view: bool = False
     unreadable = np.zeros((rows, cols), bool)
     view = np.full((rows * CELL, cols * CELL, 3), 255, np.uint8) if keep_view else None
     histogram = np.zeros(256, np.int64)
-    for top in range(0, rows, _STRIP):
-        for row0, row1, col0, col1, pixels in _view(slide, top, min(top + _STRIP, rows), 0, cols):
+
+    def seen(top: int) -> list[tuple[int, int, int, int, np.ndarray | None]]:
+        return list(_view(slide, top, min(top + _STRIP, rows), 0, cols))
+
+    for _, boxes in in_order(seen, range(0, rows, _STRIP), FEW):
+        for row0, row1, col0, col1, pixels in boxes:
             if pixels is None:
                 unreadable[row0:row1, col0:col1] = True
                 continue
