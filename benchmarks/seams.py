@@ -8,7 +8,8 @@ tissue, of the others one that is half background. Of the largest (`--large`) it
 squares, side by side, and their 10x as a fifth. Stored 5x pixels are looked at, too. A figure is
 the mean absolute difference of the two columns (rows) that meet in a line of a lattice, over that
 beside it (`zoomldm.evaluation.fidelity.seams`): across the lattice of windows, that of decoded
-tiles, and lattices laid at random. The control is the slide itself under all of them; of archives
+tiles, that of the base layer's codec (multiples of 32 px, blocks of eight stored ones, where no window
+ends), and lattices laid at random. The control is the slide itself under all of them; of archives
 whose slide is not in the folder there is none, and it does not depend on the pipeline. With
 `--method blended` or `cascade` one sees what the cascades leave.
 """
@@ -116,6 +117,9 @@ def figures(region: Region, pyramid: bool) -> dict[str, Pair]:
         for name, period in (("windows", window), ("tiles", tile))
         if name == "tiles" or region.level < STORED
     }
+    if region.level < STORED:
+        apart = (96 >> octaves, 128 >> octaves, 160 >> octaves)
+        found["blocks"] = across(window, [(x + d, y + d) for d in apart])
     draw = random.Random(f"{region.slide}{region.level}{x}{y}")
     places = [(draw.randrange(window), draw.randrange(window)) for _ in range(RANDOM)]
     return {**found, "at random": across(window, places)}
