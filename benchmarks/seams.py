@@ -8,10 +8,10 @@ tissue, of the others one that is half background. Of the largest (`--large`) it
 squares, side by side, and their 10x as a fifth. Stored 5x pixels are looked at, too. A figure is
 the mean absolute difference of the two columns (rows) that meet in a line of a lattice, over that
 beside it (`zoomldm.evaluation.fidelity.seams`): across the lattice of windows, that of decoded
-tiles, that of the base layer's codec (multiples of 32 px, blocks of eight stored ones, where no window
-ends), and lattices laid at random. The control is the slide itself under all of them; of archives
-whose slide is not in the folder there is none, and it does not depend on the pipeline. With
-`--method blended` or `cascade` one sees what the cascades leave.
+tiles, that of the base layer's codec (multiples of 32 px, its blocks of eight stored ones, where no
+window ends), and lattices laid at random. The control is the slide itself under all of them; of
+archives whose slide is not in the folder there is none, and it does not depend on the pipeline.
+With `--method blended` or `cascade` one sees what the cascades leave.
 """
 
 import argparse

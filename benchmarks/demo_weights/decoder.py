@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument("--chunk", type=int, default=256)
     parser.add_argument("--check", type=float, default=150, help="seconds between checks")
     parser.add_argument("--tiles", type=int, default=32, help="of each slide, checked")
-    parser.add_argument("--threads", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=5)
     parser.add_argument("--names", nargs="*", help="of slides; all")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -222,7 +222,7 @@ def main() -> None:
     say(f"{len(slides)} slides read")
     pool_source = Pictures(slides, args.side, args.seed)
     say(f"{len(pool_source.tiles)} tiles to train on, levels {[0, *pool_source.levels]}")
-    pool = MadePool(pool_source, pipeline, args.octave, args.pool, args.chunk, args.threads)
+    pool = MadePool(pool_source, pipeline, args.octave, args.pool, args.chunk, args.workers)
     pool.look_for_newer()
     check = Check(slides, pipeline, args.tiles)
     del slides

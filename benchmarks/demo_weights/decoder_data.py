@@ -1,7 +1,8 @@
 """Crops of packed slides on the GPU, and low images that a denoiser makes of coded ones."""
 
+import multiprocessing
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
@@ -234,6 +235,12 @@ def draw_lows(pipeline: ZoomLDMPipeline, tiles: Tensor, noise: Tensor, parent: b
     return planes_image(vae.to_planes(make_latents(pipeline.unet, known, noise, times)))
 
 
+def coded_tile(around: np.ndarray) -> np.ndarray:
+    """A tile (64 + margins, ..., 3) as base layers of each quality keep it: (k, 64, 64, 3)."""
+    inner = slice(MARGIN, -MARGIN)
+    return np.stack([as_base_layer(around, q, speed=6)[inner, inner] for q in QUALITIES])
+
+
 class MadePool:
     """Low images that the denoiser made, of tiles in all turns and stains, replaced bit by bit.
 
@@ -243,7 +250,7 @@ class MadePool:
         folder: holds newer `unet` and `summarizer` as they come, or None.
         size: low images that are held.
         chunk: made at once.
-        threads: that code tiles in the background.
+        workers: processes that code tiles in the background.
     """
 
     def __init__(
@@ -253,7 +260,7 @@ class MadePool:
         folder: Path | None = None,
         size: int = 8192,
         chunk: int = 256,
-        threads: int = 5,
+        workers: int = 5,
     ) -> None:
         self.pictures, self.pipeline, self.folder = pictures, pipeline, folder
         self.chunk, self.size = chunk, size
@@ -268,23 +275,17 @@ class MadePool:
         self.filled = self.next = 0
         self.times: tuple[float, ...] = ()
         self.newer = 0
-        Thread(target=self._code, args=(threads,), daemon=True).start()
+        Thread(target=self._code, args=(workers,), daemon=True).start()
 
-    def _code(self, threads: int) -> None:
-        order = np.random.default_rng(0).permutation(len(self.pictures.tiles))
-        jobs = [(k, int(i)) for i in order for k in range(len(QUALITIES))]
-
-        def code(job: tuple[int, int]) -> None:
-            inner = slice(MARGIN, -MARGIN)
-            found = as_base_layer(self.pictures.small[job[1]], QUALITIES[job[0]], speed=6)[
-                inner, inner
-            ]
-            self.coded[job] = torch.from_numpy(np.ascontiguousarray(found))
-            self.ready[job[0]].append(job[1])
-
-        with ThreadPoolExecutor(threads) as pool:
-            for _ in pool.map(code, jobs):
-                pass
+    def _code(self, workers: int) -> None:
+        order = np.random.default_rng(0).permutation(len(self.pictures.tiles)).tolist()
+        small = self.pictures.small
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+            done = pool.map(coded_tile, (small[i] for i in order), chunksize=16)
+            for i, found in zip(order, done, strict=True):
+                self.coded[:, i] = torch.from_numpy(found)
+                for ready in self.ready:
+                    ready.append(i)
 
     def look_for_newer(self) -> None:
         """Take a newer denoiser and summarizer from the folder, where there are any."""

@@ -6,8 +6,9 @@ stains, with embeddings of its own for every version. Everything lies on one dev
 """
 
 import math
+import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -186,7 +187,7 @@ def make(
     version: int,
     seed: int,
     encoder: nn.Module,
-    pool: ThreadPoolExecutor | None,
+    pool: Executor | None,
 ) -> tuple[Slide, list[tuple[slice, slice, Future]]]:
     """A version of an opened slide, and the chunks of its base layer that are still encoded."""
     rng = np.random.default_rng([seed, number, version])
@@ -254,11 +255,12 @@ def make_all(
     encoder: nn.Module,
     seed: int = 0,
     codec: bool = True,
-    threads: int = 16,
+    workers: int | None = None,
 ) -> list[Slide]:
-    """All versions of all slides."""
+    """All versions of all slides; base layers are coded in processes of their own."""
     slides: list[Slide] = []
-    with ThreadPoolExecutor(threads) as pool:
+    # Threads would wait for each other: much of a base layer's way is NumPy on small arrays.
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         waiting: list[tuple[Slide, list]] = []
         for number, source in enumerate(sources):
             source.open()
