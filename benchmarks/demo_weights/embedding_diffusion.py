@@ -19,7 +19,7 @@ from types import SimpleNamespace
 
 import torch
 from torch import Tensor
-from worlds import POOLED, Items, Windows, World
+from worlds import POOLED, EmbeddedSlides, Items, Windows
 
 from zoomldm.diffusion.learned_range import LearnedRange
 from zoomldm.geometry.levels import COUNT, NAMES
@@ -182,7 +182,7 @@ def train(arguments: argparse.Namespace) -> tuple[ContextDiT, Windows]:
     device = torch.device(arguments.device)
     summarizer = CNNSummarizer.from_pretrained(str(arguments.pipeline / "summarizer"))
     summarizer = summarizer.float().eval().requires_grad_(False).to(device)
-    world = World(arguments.world, device)
+    world = EmbeddedSlides(arguments.world, device)
     windows = Windows(world, summarizer)
     print(f"{world.count} slides, {world.tissue:,} tiles of tissue; patches a level:")
     print(" ", [len(p) for p in windows.starts], "withheld", [len(p) for p in windows.kept])

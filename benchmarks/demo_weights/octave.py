@@ -20,118 +20,26 @@ import numpy as np
 import torch
 import virtual
 from average import Average
-from parents import made_parents
-from PIL import Image
+from octave_check import held_out, sheet
+from octave_stage import GpuStage, SingleLevel, items
+from parents import MADE_LEVELS, put_parents
 from torch import Tensor
 from torch.nn import functional as F
 from windows import World
 
-from zoomldm.generation.octaves import (
-    ALONE_NOISE,
-    DRAWN_NOISE,
-    PARENT_NOISE,
-    Known,
-    make_latents,
-    octave_times,
-)
 from zoomldm.geometry.levels import COARSEST, COUNT, NAMES
-from zoomldm.networks.lowpass import LowPassAutoencoder, planes_image
-from zoomldm.networks.octave_denoiser import BASE, KINDS, NONE, PARENT, OctaveDenoiser
+from zoomldm.networks.lowpass import LowPassAutoencoder
+from zoomldm.networks.octave_denoiser import BASE, NONE, PARENT
 from zoomldm.networks.outline import Outline
 from zoomldm.networks.patch_encoder import TileCNN
 from zoomldm.networks.summarizers import CNNSummarizer, standardise
-from zoomldm.pixels import to_pixels
 from zoomldm.training.head_fit import RIDGE, fit_blend, latents_of
-from zoomldm.training.stages.octave import PARENTS, REPEATS, OctaveStage
 
 LEVEL_SHARES = (0.44, 0.18, 0.13, 0.09, 0.06, 0.04, 0.03, 0.03)
-STORED = (0.55, 0.2, 0.15)  # of the items of the finest levels that have a base layer
 WINDOWS = (24000, 12000, 8000, 6000, 4000, 2000, 768, 384)  # that the outline is fitted to
-MADE = 0.5  # of the parents, in the second part
-OTHER = 0.3  # of these that carry another noise than where contexts are a slide's own
-MADE_LEVELS = 4  # finest levels that may have a made parent
 SECOND = 0.45  # share of the time after which parents are made
 FROZEN = 0.5  # share of the time after which the summarizer stays as it is
 NULL = 0.1
-
-
-class SingleLevel(OctaveDenoiser):
-    """The denoiser where a batch is of one level: two maps in place of one for every item."""
-
-    level_now = 0
-
-    def _blend(self, both: Tensor, level: Tensor, kind: Tensor) -> Tensor:
-        first = (KINDS - 1) * self.level_now if self.config["blends"] > 1 else 0
-        made = [self.blend[first + i](both) for i in range(KINDS - 1)]
-        return torch.where((kind == BASE).view(-1, 1, 1, 1), made[1], made[0])
-
-
-class GpuStage(OctaveStage):
-    """The stage with hints that may be given."""
-
-    def _kinds(self, rng: np.random.Generator, level: int, count: int) -> np.ndarray:
-        if level == COARSEST:
-            return np.zeros(count, int)
-        base = STORED[level] if level < len(STORED) else 0.0
-        none = 0.15
-        return rng.choice(KINDS, size=count, p=(none, 1 - none - base, base))
-
-    def given(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents, hint and context of a batch; latents in float32."""
-        context = self.summarizer(
-            batch["grid"], batch["level"][:1].expand(len(batch["grid"])), batch.get("shift")
-        )[batch["where"]]
-        with torch.autocast(self.unet.alphas.device.type, enabled=False):
-            keep = self.summarizer
-            self.summarizer = _Nothing()
-            latents, hint, _ = super().given(batch)
-            self.summarizer = keep
-        if "made" in batch:
-            flags = batch["is_made"].view(-1, 1, 1, 1)
-            hint = torch.where(flags, batch["made"], hint)
-        return latents, hint, context
-
-
-class _Nothing(torch.nn.Module):
-    def forward(self, grid: Tensor, *_: Tensor) -> Tensor:
-        return grid.new_zeros(len(grid), 1, 1, dtype=torch.float32)
-
-
-def items(
-    world: World, stage: OctaveStage, level: int, size: int, rng, null: float, kinds=None
-) -> dict[str, Tensor]:
-    """A batch of one level, as `OctaveStage.batch` makes it."""
-    device, repeats = world.device, REPEATS[level]
-    n = -(-size // repeats)
-    drawn = world.draw(level, n)
-    kind = stage._kinds(rng, level, n) if kinds is None else np.full(n, kinds)
-    kind = torch.from_numpy(kind).to(device)
-    loss = torch.where(kind == BASE, 1 - drawn.quality.float() / 100, 0.0)
-    spoilt = PARENTS * torch.rand(n, device=device).square()
-    loss = torch.where(kind == PARENT, spoilt, loss)
-    where = torch.arange(n, device=device).repeat_interleave(repeats)[:size]
-    size = len(where)
-    span = (torch.randperm(size, device=device) + torch.rand(size, device=device)) / size
-    normal = torch.special.ndtri(span.double().clamp(1e-4, 1 - 1e-4))
-    spot = (torch.sigmoid(normal * 1.1 + 0.2) * 1000).long().clamp(0, 999)
-    shape = (size, 6, 32, 32)
-    out = {
-        "pixels": drawn.pixels[where],
-        "lossy": (drawn.pixels if drawn.lossy is None else drawn.lossy)[where],
-        "kind": kind[where],
-        "loss": loss[where],
-        "grid": drawn.grids,
-        "where": where,
-        "time": spot,
-        "noise": torch.randn(shape, device=device),
-        "spoil": torch.randn(shape, device=device),
-        "keep": (torch.rand(size, device=device) >= null).float(),
-        "level": torch.full((size,), level, device=device),
-        "places": torch.stack([drawn.slide, drawn.top, drawn.left], 1),
-    }
-    if drawn.shifts is not None:
-        out["shift"] = drawn.shifts
-    return out
 
 
 @torch.no_grad()
@@ -159,90 +67,6 @@ def fit(world: World, stage: GpuStage, windows=WINDOWS, pairs: int = 384) -> Non
             latents, hint, context = stage.given(batch)
             own, _ = stage.unet.head(context, batch["level"])
             fit_blend(stage.unet, level, kind, hint, own, latents)
-
-
-@torch.no_grad()
-def put_parents(world: World, average: Average, vae, level: int, batch: dict[str, Tensor]) -> None:
-    """Let half of the parents of a batch be made."""
-    device, size = world.device, len(batch["kind"])
-    which = (batch["kind"] == PARENT) & (torch.rand(size, device=device) < MADE)
-    most = int(0.4 * size)
-    number = torch.nonzero(which)[:most, 0]
-    if not len(number):
-        return
-    padded = torch.zeros(most, dtype=torch.long, device=device)
-    padded[: len(number)] = number
-    places = batch["places"][batch["where"][padded]]
-    hints = made_parents(world, average.unet, average.summarizer, vae, level, places)[: len(number)]
-    noise = torch.full((len(number),), ALONE_NOISE, device=device)
-    other = torch.rand(len(number), device=device)
-    noise = torch.where(other < OTHER, (DRAWN_NOISE * other / OTHER).clamp(min=PARENT_NOISE), noise)
-    spoilt = hints + noise.view(-1, 1, 1, 1) * batch["spoil"][number]
-    batch["made"] = torch.zeros_like(batch["noise"])
-    batch["made"][number] = spoilt.to(batch["made"])
-    batch["is_made"] = torch.zeros_like(which)
-    batch["is_made"][number] = True
-    batch["loss"][number] = noise
-
-
-@torch.no_grad()
-def held_out(world: World, stage: GpuStage, size: int = 256) -> str:
-    """v-loss on withheld windows: context | parent | made parent | base layer, a level each."""
-    rng, rows = np.random.default_rng(8), []
-    world.random.manual_seed(8)
-    torch.manual_seed(8)
-    for level in range(COUNT):
-        row = []
-        stage.unet.level_now = level
-        n = size if level < 5 else size // 4
-        for kind in (NONE, PARENT, BASE):
-            if (kind == PARENT and level == COARSEST) or (kind == BASE and level > 2):
-                continue
-            batch = items(world, stage, level, n, rng, 0, kind)
-            if kind == BASE:
-                pass
-            elif kind == PARENT:
-                batch["loss"] = torch.full_like(batch["loss"], ALONE_NOISE)
-            row.append(f"{float(stage.errors(batch)[0].mean()):.3f}")
-            if kind == PARENT and level < MADE_LEVELS:
-                made = made_parents(
-                    world, stage.unet, stage.summarizer, stage.vae[0], level, batch["places"]
-                )
-                made = made + ALONE_NOISE * batch["spoil"]
-                batch["made"], batch["is_made"] = made[batch["where"]], batch["kind"] == PARENT
-                stage.unet.level_now = level
-                row.append(f"m{float(stage.errors(batch)[0].mean()):.3f}")
-        rows.append(f"{NAMES[level]} {' '.join(row)}")
-    return " | ".join(rows)
-
-
-@torch.no_grad()
-def sheet(world: World, stage: GpuStage, path: Path, columns: int = 10) -> None:
-    """Withheld windows: real, from context, from a made parent, from the base layer."""
-    rows, rng = [], np.random.default_rng(3)
-    world.random.manual_seed(3)
-    torch.manual_seed(3)
-    vae = stage.vae[0]
-    for level in range(5):
-        batch = items(world, stage, level, columns, rng, 0, BASE if level < 3 else PARENT)
-        batch = {k: v[:columns] for k, v in batch.items()}
-        rows.append(np.concatenate(list(batch["pixels"].cpu().numpy()), 1))
-        _, hint, context = stage.given(batch)
-        choices = [(NONE, None, 0.0)]
-        if level < MADE_LEVELS:
-            made = made_parents(world, stage.unet, stage.summarizer, vae, level, batch["places"])
-            made = made + ALONE_NOISE * batch["spoil"][: len(made)]
-            choices.append((PARENT, made, ALONE_NOISE))
-        if level < 3:
-            choices.append((BASE, hint, float(batch["loss"].mean())))
-        stage.unet.level_now = level
-        for kind, given, loss in choices:
-            known = Known(level, context.float(), kind, given, loss)
-            x = make_latents(
-                stage.unet, known, batch["noise"], octave_times(stage.unet.alphas, 6)
-            ).float()
-            rows.append(np.concatenate(list(to_pixels(planes_image(vae.to_planes(x)))), 1))
-    Image.fromarray(np.concatenate(rows)).save(path)
 
 
 def networks(arguments, device) -> tuple[TileCNN, GpuStage]:
@@ -281,8 +105,8 @@ def quicker(stage: GpuStage, step: Callable[[], None], trial: int = 12) -> str:
         torch.cuda.synchronize(device)
         return (time.perf_counter() - start) / trial
 
-    plain, unet = timed(), stage.unet.unet
-    unet.to(memory_format=torch.channels_last)
+    unet = stage.unet.unet.to(memory_format=torch.channels_last)  # before the optimiser's state is
+    plain = timed()
     stage.unet.unet = torch.compile(unet, dynamic=False)
     start = time.perf_counter()
     try:
@@ -292,7 +116,7 @@ def quicker(stage: GpuStage, step: Callable[[], None], trial: int = 12) -> str:
     else:
         why = f", {time.perf_counter() - start:.0f} s to get there"
     if compiled > 1.3 * plain:  # others may have come to the device meanwhile
-        stage.unet.unet = unet.to(memory_format=torch.contiguous_format)
+        stage.unet.unet = unet
     return f"seconds a step: {plain:.3f}, compiled {compiled:.3f}{why}"
 
 
@@ -359,9 +183,7 @@ def main() -> None:
     decayed = [p for n, p in stage.named_parameters() if p.requires_grad and p.ndim > 1]
     others = [p for n, p in stage.named_parameters() if p.requires_grad and p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 0.02}, {"params": others, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(
-        groups, lr=arguments.rate, betas=(0.9, 0.99), fused=device.type == "cuda"
-    )
+    optimiser = torch.optim.AdamW(groups, lr=arguments.rate, betas=(0.9, 0.99))
     rng = np.random.default_rng(5)
     second, freeze = (0.0, -1.0) if arguments.start else (SECOND, FROZEN)
     if arguments.start:

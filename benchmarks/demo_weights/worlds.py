@@ -53,7 +53,7 @@ class Items:
             getattr(self, field.name)[places] = getattr(fresh, field.name)
 
 
-class World:
+class EmbeddedSlides:
     """Embeddings and masks of all slides in flat tensors on a device.
 
     Args:
@@ -158,7 +158,7 @@ class Windows:
         summarizer: frozen.
     """
 
-    def __init__(self, world: World, summarizer: CNNSummarizer) -> None:
+    def __init__(self, world: EmbeddedSlides, summarizer: CNNSummarizer) -> None:
         self.world, self.summarizer = world, summarizer
         found = [world.patches(level) for level in range(COUNT)]
         self.starts, self.kept = [f[0] for f in found], [f[1] for f in found]

@@ -1,7 +1,7 @@
 """`zoomldm sample`: new tissue."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -100,10 +100,10 @@ def sample(
             seed=seed,
             steps=steps,
             guidance=guidance,
-            context_steps=20 if context_steps is None else context_steps,
             context_guidance=context_guidance,
             precision=precision,
             batch=batch,
+            **_known(context_steps=context_steps),
         ),
     )
     with progress(quiet=json) as advance:
@@ -113,6 +113,11 @@ def sample(
         print_json(report.as_dict())
     else:
         typer.echo(f"{len(report.samples)} images, {out / report.sheet}")
+
+
+def _known(**options: Any) -> dict[str, Any]:
+    """Those that were given; the others have the library's defaults."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _slide(
@@ -145,10 +150,9 @@ def _slide(
         like=like,
         label=label,
         seed=seed,
-        steps=20 if steps is None else steps,
-        finer_steps=8 if finer_steps is None else finer_steps,
         guidance=guidance,
         batch=batch,
+        **_known(steps=steps, finer_steps=finer_steps),
     )
     with progress(quiet=json) as advance:
         report = sample_slide(
