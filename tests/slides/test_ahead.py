@@ -31,6 +31,14 @@ class TestInOrder:
         parts.close()
         assert len(begun) <= 5
 
+    def test_more_is_begun_where_that_is_asked_for(self):
+        begun = []
+        parts = in_order(begun.append, range(100), 2, ahead=20)
+        next(parts)
+        parts.close()  # waits for what is begun
+        assert len(begun) <= 21
+        assert len(list(in_order(begun.append, range(30), 2, ahead=50))) == 30
+
     def test_an_error_is_raised_at_its_part(self):
         def work(part):
             if part == 2:

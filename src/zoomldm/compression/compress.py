@@ -379,7 +379,7 @@ def _embed(
             writer.add_embeddings(positions, source.encode_tiles(tiles)[: len(positions)])
             positions.clear()
 
-    for position, pixels in read_tiles(slide, tissue.mask):
+    for position, pixels in read_tiles(slide, tissue.mask, source.batch):
         done += 1
         if pixels is None:
             lost.append(position)

@@ -14,14 +14,15 @@ MANY = min(8, os.cpu_count() or 1)  # where each holds a few tiles
 
 
 def in_order(
-    work: Callable[[Part], Made], parts: Iterable[Part], threads: int
+    work: Callable[[Part], Made], parts: Iterable[Part], threads: int, ahead: int = 0
 ) -> Iterator[tuple[Part, Made]]:
     """Each part with what `work` makes of it, begun ahead of what is asked for.
 
     Args:
         work: called in threads of its own; reads of slides let each other run.
         parts: taken as they are needed.
-        threads: at once; one more result than that is held.
+        threads: at once.
+        ahead: parts that are begun before they are asked for, `threads` at least.
 
     Raises:
         Exception: what `work` raised, at its part; parts that were not begun by then never are.
@@ -31,7 +32,7 @@ def in_order(
         try:
             for part in parts:
                 pending.append((part, pool.submit(work, part)))
-                if len(pending) > threads:
+                if len(pending) > max(threads, ahead):
                     first, future = pending.popleft()
                     yield first, future.result()
             while pending:

@@ -28,13 +28,15 @@ def tile_boxes(mask: np.ndarray) -> list[tuple[int, int, int, int]]:
 
 
 def read_tiles(
-    slide: Slide, mask: np.ndarray
+    slide: Slide, mask: np.ndarray, ahead: int = 0
 ) -> Iterator[tuple[tuple[int, int], np.ndarray | None]]:
     """Tissue tiles as ((row, column), pixels (256, 256, 3) or None), several blocks ahead.
 
     Args:
         slide: an open slide.
         mask: bool (rows, cols); tiles to read.
+        ahead: tiles, about, that are read before they are asked for: as many as are worked on at
+            once, so that reading goes on meanwhile. 0.2 MB each.
     """
 
     def read(box: tuple[int, int, int, int]) -> list[tuple[tuple[int, int], np.ndarray | None]]:
@@ -57,7 +59,7 @@ def read_tiles(
             for r, c in inside
         ]
 
-    for _, found in in_order(read, tile_boxes(mask), MANY):
+    for _, found in in_order(read, tile_boxes(mask), MANY, ahead // BLOCK**2):
         yield from found
 
 
