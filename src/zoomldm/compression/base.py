@@ -1,6 +1,7 @@
 """The base layer on its way into an archive: the slide at one level, chunk by chunk."""
 
 import math
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -76,15 +77,20 @@ def add_base(
         ratio: choose the quality so that the slide's file is this many times the archive's; the
             embeddings must be there already.
     """
+    seen = Seen()
     if ratio is not None:
-        quality = choose_quality(slide, tissue, writer, level, codec, ratio)
+        quality = choose_quality(slide, tissue, writer, level, codec, ratio, seen)
     facts = writer.start_base(level, codec, quality, ratio=ratio)
     chunks, what = stored_chunks(facts, tissue.mask), f"storing the slide at {NAMES[level]}"
     glass = np.zeros((3, 256), np.int64)
 
     def coded(place: tuple[int, int]) -> tuple[bytes, np.ndarray]:
-        pixels = _chunk(slide, tissue, facts, *place)
-        data = encode_picture(fill_chunk(pixels, facts.chunk), codec, facts.quality)
+        pixels = seen.pixels.pop(place, None)
+        if pixels is None:
+            pixels = _chunk(slide, tissue, facts, *place)
+        data = seen.coded.pop((place, facts.quality), None)
+        if data is None:
+            data = encode_picture(fill_chunk(pixels, facts.chunk), codec, facts.quality)
         return data, _glass(pixels, tissue.mask, facts, *place)
 
     for done, ((row, col), (data, counts)) in enumerate(in_order(coded, chunks, FEW), 1):
@@ -108,8 +114,27 @@ def _glass(pixels: np.ndarray, mask: np.ndarray, facts: Base, row: int, col: int
     return np.stack([np.bincount(channel, minlength=256) for channel in outside.T])
 
 
+@dataclass
+class Seen:
+    """What was read and coded while a quality was chosen, 32 chunks at most.
+
+    Attributes:
+        pixels: of a chunk, by its row and column.
+        coded: the bytes of a chunk, by that and the quality.
+    """
+
+    pixels: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
+    coded: dict[tuple[tuple[int, int], int | None], bytes] = field(default_factory=dict)
+
+
 def choose_quality(
-    slide: Slide, tissue: Tissue, writer: ArchiveWriter, level: int, codec: str, ratio: float
+    slide: Slide,
+    tissue: Tissue,
+    writer: ArchiveWriter,
+    level: int,
+    codec: str,
+    ratio: float,
+    seen: Seen,
 ) -> int:
     """The quality, 24 to 60, at which the whole archive is nearest to 1/ratio of the slide's file.
 
@@ -126,20 +151,28 @@ def choose_quality(
     wanted = slide.file_bytes / ratio - writer.embedding_bytes() - rest
     if not chunks or wanted <= 0:
         return QUALITIES[0]
-    total, largest = 0.0, []
     groups = np.array_split(np.array(order), min(SAMPLE, len(order)))
+    middles = [(len(group) - k % 2) // 2 for k, group in enumerate(groups)]  # of two, in turn
+    places = [chunks[int(group[i])] for group, i in zip(groups, middles, strict=True)]
 
-    def tried(k: int) -> tuple[int, np.ndarray]:
-        place = chunks[int(groups[k][(len(groups[k]) - k % 2) // 2])]  # of two, in turn
-        pixels = fill_chunk(_chunk(slide, tissue, facts, *place), facts.chunk)
-        return quick_size(pixels, codec, _TRIED), pixels
+    def tried(place: tuple[int, int]) -> tuple[int, np.ndarray]:
+        pixels = _chunk(slide, tissue, facts, *place)
+        return quick_size(fill_chunk(pixels, facts.chunk), codec, _TRIED), pixels
 
-    for k, (size, pixels) in in_order(tried, range(len(groups)), FEW):
-        total += len(groups[k]) * size
-        largest = sorted([*largest, (size, k, pixels)], key=lambda one: one[:2])[-_CLOSELY:]
+    sizes: list[int] = []
+    for place, (size, pixels) in in_order(tried, places, FEW):
+        sizes.append(size)
+        seen.pixels[place] = pixels
+    total = float(sum(len(group) * size for group, size in zip(groups, sizes, strict=True)))
     near = round(_within(_TRIED + math.log(wanted / total) / _SLOPE))
-    exact = sum(len(encode_picture(pixels, codec, near)) for _, _, pixels in largest)
-    total *= exact / sum(size for size, _, _ in largest)
+    largest = sorted(range(len(places)), key=lambda k: (sizes[k], k))[-_CLOSELY:]
+
+    def coded(k: int) -> bytes:
+        return encode_picture(fill_chunk(seen.pixels[places[k]], facts.chunk), codec, near)
+
+    for k, data in in_order(coded, largest, FEW):
+        seen.coded[places[k], near] = data
+    total *= sum(map(len, seen.coded.values())) / sum(sizes[k] for k in largest)
     return round(_within(near + math.log(wanted / total) / _SLOPE))
 
 
