@@ -168,3 +168,24 @@ def test_features_cut_short_give_the_maps_that_are_there(monkeypatch: pytest.Mon
     part = perceptual_features()
     assert whole is not None and part is not None
     assert part.channels == whole.channels[:4]
+
+
+def test_adversaries_see_the_real_image_as_it_is_where_the_low_image_is_of_another_place(
+    objective: DecoderObjective, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, other = pictures(2), pictures(3)
+    low = F.avg_pool2d(other, 4)
+    seen = []
+
+    def watched(images: Tensor, maps: list[Tensor], lows: Tensor) -> dict[str, list[Tensor]]:
+        seen.append((images, lows))
+        return DecoderAdversary.forward(objective.adversary, images, maps, lows)
+
+    monkeypatch.setattr(objective.adversary, "forward", watched)
+    objective(other.clone().requires_grad_(), real, low, torch.tensor([0.0, 1.0, 0.0, 0.3]))
+    images, lows = seen[0]
+    expected = moved(real, low)
+    for i, apart in enumerate((True, False, True, False)):
+        torch.testing.assert_close(images[4 + i], real[i] if apart else expected[i])
+        torch.testing.assert_close(lows[4 + i], F.avg_pool2d(real[i], 4) if apart else low[i])
+    torch.testing.assert_close(lows[:4], low)
