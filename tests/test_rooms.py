@@ -16,7 +16,7 @@ ORDER = (
     *("released", "encoders", "generation", "data", "pipeline"),
     *("cohort", "writers", "slides", "archive"),
     *("diffusion", "networks", "geometry"),
-    *("verbs", "files", "remote", "caching", "tables", "statistics", "pixels", "errors"),
+    *("verbs", "files", "remote", "caching", "cores", "tables", "statistics", "pixels", "errors"),
 )
 LONGEST = 400
 # Files that may be longer for now, and up to what.

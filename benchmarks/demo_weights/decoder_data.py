@@ -322,8 +322,7 @@ class MadePool:
         picks = pictures.numbers.integers(0, ready, self.chunk).tolist()
         tile = torch.tensor([self.ready[which][i] for i in picks])
         looks = draw_looks(self.chunk, pictures.rng, device)
-        stored = looks.of(to_signed(self.coded[which, tile].to(device)))
-        tile = tile.to(device)
+        coded, tile = self.coded[which, tile], tile.to(device)
         images = looks.of(to_signed(pictures.tiles[tile]))
         noise = torch.randn(self.chunk, 6, 32, 32, device=device)
         chance, agree = float(pictures.numbers.random()), AGREE
@@ -331,6 +330,7 @@ class MadePool:
             parent = chance < ALONE / 2
             low, agree = draw_lows(self.pipeline, images, noise, parent), 0.0
         else:
+            stored = looks.of(to_signed(coded.to(device)))
             low = make_lows(self.pipeline, images, stored, QUALITIES[which], noise)
         rows = (torch.arange(self.chunk, device=device) + self.next) % self.size
         self.low[rows], self.tile[rows], self.agree[rows] = low.half(), tile, agree

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from zoomldm.cohort.work import Job, Outcome, Ticket, work
+from zoomldm.cores import cores
 from zoomldm.verbs import Progress, silent
 
 
@@ -177,7 +178,7 @@ class ProcessPool:
 
 def _environment(index: int, workers: int) -> dict[str, str | None]:
     """Share cores and GPUs among the processes, for the one started next; what was there before."""
-    given = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}
+    given = {"OMP_NUM_THREADS": str(max(1, cores() // workers))}
     cards = len(list(Path("/dev").glob("nvidia[0-9]*")))
     if cards > 1:
         given["CUDA_VISIBLE_DEVICES"] = str(index % cards)

@@ -77,9 +77,10 @@ def add_base(
         ratio: choose the quality so that the slide's file is this many times the archive's; the
             embeddings must be there already.
     """
-    seen = Seen()
+    seen = Chosen(quality)
     if ratio is not None:
-        quality = choose_quality(slide, tissue, writer, level, codec, ratio, seen)
+        seen = choose_quality(slide, tissue, writer, level, codec, ratio)
+        quality = seen.quality
     facts = writer.start_base(level, codec, quality, ratio=ratio)
     chunks, what = stored_chunks(facts, tissue.mask), f"storing the slide at {NAMES[level]}"
     glass = np.zeros((3, 256), np.int64)
@@ -88,7 +89,7 @@ def add_base(
         pixels = seen.pixels.pop(place, None)
         if pixels is None:
             pixels = _chunk(slide, tissue, facts, *place)
-        data = seen.coded.pop((place, facts.quality), None)
+        data = seen.coded.pop(place, None)
         if data is None:
             data = encode_picture(fill_chunk(pixels, facts.chunk), codec, facts.quality)
         return data, _glass(pixels, tissue.mask, facts, *place)
@@ -115,27 +116,23 @@ def _glass(pixels: np.ndarray, mask: np.ndarray, facts: Base, row: int, col: int
 
 
 @dataclass
-class Seen:
-    """What was read and coded while a quality was chosen, 32 chunks at most.
+class Chosen:
+    """A quality, and what was read and coded while it was chosen, of 32 chunks at most.
 
     Attributes:
-        pixels: of a chunk, by its row and column.
-        coded: the bytes of a chunk, by that and the quality.
+        quality: of the codec.
+        pixels: of chunks, by row and column.
+        coded: bytes of chunks at that quality, likewise.
     """
 
+    quality: int | None
     pixels: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
-    coded: dict[tuple[tuple[int, int], int | None], bytes] = field(default_factory=dict)
+    coded: dict[tuple[int, int], bytes] = field(default_factory=dict)
 
 
 def choose_quality(
-    slide: Slide,
-    tissue: Tissue,
-    writer: ArchiveWriter,
-    level: int,
-    codec: str,
-    ratio: float,
-    seen: Seen,
-) -> int:
+    slide: Slide, tissue: Tissue, writer: ArchiveWriter, level: int, codec: str, ratio: float
+) -> Chosen:
     """The quality, 24 to 60, at which the whole archive is nearest to 1/ratio of the slide's file.
 
     Chunks are sorted by their tissue and put into groups of as many; one in the middle of each
@@ -150,7 +147,7 @@ def choose_quality(
     rest = _REST + _MEMBER * len(chunks)
     wanted = slide.file_bytes / ratio - writer.embedding_bytes() - rest
     if not chunks or wanted <= 0:
-        return QUALITIES[0]
+        return Chosen(QUALITIES[0])
     groups = np.array_split(np.array(order), min(SAMPLE, len(order)))
     middles = [(len(group) - k % 2) // 2 for k, group in enumerate(groups)]  # of two, in turn
     places = [chunks[int(group[i])] for group, i in zip(groups, middles, strict=True)]
@@ -159,21 +156,20 @@ def choose_quality(
         pixels = _chunk(slide, tissue, facts, *place)
         return quick_size(fill_chunk(pixels, facts.chunk), codec, _TRIED), pixels
 
-    sizes: list[int] = []
-    for place, (size, pixels) in in_order(tried, places, FEW):
-        sizes.append(size)
-        seen.pixels[place] = pixels
+    seen = dict(in_order(tried, places, FEW))
+    sizes = [seen[place][0] for place in places]
     total = float(sum(len(group) * size for group, size in zip(groups, sizes, strict=True)))
     near = round(_within(_TRIED + math.log(wanted / total) / _SLOPE))
     largest = sorted(range(len(places)), key=lambda k: (sizes[k], k))[-_CLOSELY:]
 
     def coded(k: int) -> bytes:
-        return encode_picture(fill_chunk(seen.pixels[places[k]], facts.chunk), codec, near)
+        return encode_picture(fill_chunk(seen[places[k]][1], facts.chunk), codec, near)
 
-    for k, data in in_order(coded, largest, FEW):
-        seen.coded[places[k], near] = data
-    total *= sum(map(len, seen.coded.values())) / sum(sizes[k] for k in largest)
-    return round(_within(near + math.log(wanted / total) / _SLOPE))
+    exact = {places[k]: data for k, data in in_order(coded, largest, FEW)}
+    total *= sum(map(len, exact.values())) / sum(sizes[k] for k in largest)
+    quality = round(_within(near + math.log(wanted / total) / _SLOPE))
+    pixels = {place: one for place, (_, one) in seen.items()}
+    return Chosen(quality, pixels, exact if quality == near else {})
 
 
 def _within(quality: float) -> float:

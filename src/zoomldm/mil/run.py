@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from zoomldm.cores import cores
 from zoomldm.errors import ConfigError, TargetError, ZoomLDMError
 from zoomldm.files import claim
 from zoomldm.mil.bags import Bags, read_bags
@@ -261,7 +262,7 @@ def _run_source(
 def _train_all(
     tasks: list[Task], bags: Bags, folds: list[Fold], options: MilOptions, out: Path
 ) -> Iterator[FoldResult]:
-    jobs = min(options.jobs or os.cpu_count() or 1, len(tasks))
+    jobs = min(options.jobs or cores(), len(tasks))
     if jobs <= 1:
         threads = torch.get_num_threads()
         _prepare(bags, folds, options, out)

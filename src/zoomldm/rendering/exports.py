@@ -1,7 +1,6 @@
 """Decompression into a file or folder, with its provenance beside."""
 
 import json
-import os
 import time
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from zoomldm.archive import Archive, open_archive
+from zoomldm.cores import cores
 from zoomldm.errors import ConfigError, RegionError
 from zoomldm.files import atomic_path, claim
 from zoomldm.generation.options import RenderOptions
@@ -291,8 +291,7 @@ def _threads(workers: int) -> int | None:
     """Threads of torch in each of several processes."""
     if workers == 1:
         return None
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(torch.get_num_threads(), max(1, (cores or 1) // workers))
+    return min(torch.get_num_threads(), max(1, cores() // workers))
 
 
 def _bytes(target: Path) -> int:

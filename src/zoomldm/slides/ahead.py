@@ -1,16 +1,17 @@
 """Work on many parts of a slide, several at once, taken in order."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from zoomldm.cores import cores
+
 Part = TypeVar("Part")
 Made = TypeVar("Made")
 
-FEW = min(4, os.cpu_count() or 1)  # where each holds up to 200 MB of what it reads
-MANY = min(8, os.cpu_count() or 1)  # where each holds a few tiles
+FEW = min(4, cores())  # where each holds up to 200 MB of what it reads
+MANY = min(8, cores())  # where each holds a few tiles
 
 
 def in_order(
