@@ -85,6 +85,10 @@ def enlarged(planes: Planes) -> Planes:
     return Planes(*(p.repeat_interleave(2, -1).repeat_interleave(2, -2) for p in planes))
 
 
+def _bicubic(small: Tensor) -> Tensor:
+    return F.interpolate(small, scale_factor=4, mode="bicubic", align_corners=False)
+
+
 class _Block(nn.Module):
     """Residual block without normalisation over space: what it gives depends on what is near."""
 
@@ -108,7 +112,8 @@ class LowPassAutoencoder(ModelMixin, ConfigMixin):
 
     `decode` adds to the enlarged low-pass image what a network without any normalisation over
     space makes of latents and noise, and then sets the mean of every 4 x 4 px to what the latents
-    ask for: the image averaged down is that of its latents by construction.
+    ask for: the image averaged down is that of its latents by construction. What a block lacks,
+    added to it alone, would show as squares of 4 px; so nearly all of it is added smoothly before.
 
     Args:
         latent_channels: 6.
@@ -118,6 +123,7 @@ class LowPassAutoencoder(ModelMixin, ConfigMixin):
         levels: levels that the decoder is told apart.
         fine_noise: channels of noise that enter at 1/4 and at 1/2 of the side. They are the last
             of `noise_channels`, 4 and 16 for each, so that noise stays a map of cells.
+        smooth: times that what the means lack is added bicubically, before it is added to blocks.
     """
 
     factor = CELL
@@ -133,6 +139,7 @@ class LowPassAutoencoder(ModelMixin, ConfigMixin):
         depths: tuple[int, int, int] = (6, 5, 3),
         levels: int = 8,
         fine_noise: tuple[int, int] = (0, 0),
+        smooth: int = 0,
     ) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(BANDS))
@@ -220,8 +227,9 @@ class LowPassAutoencoder(ModelMixin, ConfigMixin):
     def assembled(self, latents: Tensor, details: Tensor) -> Tensor:
         """Image of latents with details (B, 3, 8 h, 8 w) less what these change of its means."""
         small = planes_image(self.to_planes(latents))
-        low = F.interpolate(small, scale_factor=4, mode="bicubic", align_corners=False)
-        image = low + details
+        image = _bicubic(small) + details
+        for _ in range(int(self.config["smooth"])):
+            image = image + _bicubic(small - F.avg_pool2d(image, 4))
         missing = small - F.avg_pool2d(image, 4)
         return image + F.interpolate(missing, scale_factor=4, mode="nearest")
 

@@ -1,0 +1,233 @@
+"""Take the lattice of blocks out of a low-pass decoder, on a processor, with no adversary.
+
+    python benchmarks/demo_weights/even_decoder.py ARCHIVES/*.zldm --slides FOLDER -o OUT
+
+Pictures are decoded in blocks of 16 px. A new decoder learns to paint what the old one does, pixel
+by pixel, but for the steps across the lines of that lattice, which it learns from the slides. What
+it decodes is what archives are drawn from: low images that the denoiser made under base layers, and
+those of archives without one, in whole squares with the borders of windows in them; and real ones.
+OUT gets `vae/`, `lows/` and a log; archives of validation cases have no place among ARCHIVES.
+"""
+
+import argparse
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from zoomldm.archive import Archive, open_archive
+from zoomldm.geometry.lattice import tiles_within
+from zoomldm.geometry.levels import TILE
+from zoomldm.networks.lowpass import BLOCK, LowPassAutoencoder, coarse_planes, planes_image
+from zoomldm.pipeline import load_pipeline
+from zoomldm.pixels import to_signed
+from zoomldm.rendering import RenderOptions
+from zoomldm.rendering.opening import open_renderer
+from zoomldm.rendering.pyramid import Pyramid
+from zoomldm.slides import open_slide
+from zoomldm.training.decoder_objective import lattice_loss, line_steps
+
+SQUARE = 1024  # px of 20x that are drawn
+CROP, BORDER = 208, 16  # px of crops, and of their borders without a loss
+LEVELS = 5  # of real images
+PUSH = 30.0  # weight of the lattice beside mean absolute differences
+EXACT = 0.3  # share of real low images
+
+
+@dataclass(frozen=True)
+class Square:
+    """A drawn square and the real one.
+
+    Attributes:
+        low: (3, 256, 256) signed, what is decoded.
+        real: (1024, 1024, 3) uint8.
+        coarse: (LEVELS - 1, 512, 512, 3) uint8, real tissue near at the levels above.
+    """
+
+    low: Tensor
+    real: np.ndarray
+    coarse: np.ndarray
+
+
+def corner(archive: Archive, half: bool) -> tuple[int, int]:
+    """Corner (px at 20x) of the square with most tissue, or with about half of it."""
+    side = SQUARE // TILE
+    rows, cols = (np.arange(n // TILE - side + 1) for n in reversed(archive.size))
+    inside = tiles_within(archive.mask, rows[:, None], cols, side)
+    wanted = side * side // 2 if half else side * side
+    row, col = np.unravel_index(np.abs(inside - wanted).argmin(), inside.shape)
+    return int(col) * TILE, int(row) * TILE
+
+
+def draw(paths: list[Path], slides: Path, folder: Path, pipeline: str) -> list[Square]:
+    """Squares of archives, two of each, kept in a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    networks, found = load_pipeline(pipeline, "cpu"), []
+    for path in paths:
+        for half in (False, True):
+            kept = folder / f"{path.parent.name}-{path.stem}-{int(half)}.npz"
+            if not kept.is_file():
+                with (
+                    open_archive(path) as archive,
+                    open_slide(slides / archive.manifest.slide.name) as slide,
+                    open_renderer(archive, networks, RenderOptions()) as renderer,
+                ):
+                    assert isinstance(renderer, Pyramid)
+                    x, y = corner(archive, half)
+                    side = SQUARE // 4
+                    field = renderer.latents.field(0, y // 4, x // 4, side, side)
+                    coarse = []
+                    for level in range(1, LEVELS):
+                        at = [
+                            max(0, min(v >> level, (n >> level) - SQUARE // 2))
+                            for v, n in zip((x, y), slide.size, strict=True)
+                        ]
+                        coarse.append(slide.read(level, *at, SQUARE // 2, SQUARE // 2))
+                    real = slide.read(0, x, y, SQUARE, SQUARE)
+                    np.savez(
+                        kept,
+                        low=planes_image(field)[0].half().numpy(),
+                        real=real,
+                        coarse=np.stack(coarse),
+                    )
+                print(kept.name, flush=True)
+            with np.load(kept) as read:
+                low = torch.from_numpy(read["low"]).float()
+                found.append(Square(low, read["real"], read["coarse"]))
+    return found
+
+
+def crops(squares: list[Square], size: int, seed: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Low images (B, 3, 52, 52), real ones (B, 3, 208, 208), both signed, and levels (B,)."""
+    rng = np.random.default_rng(seed)
+    while True:
+        lows, reals, levels = [], [], []
+        for _ in range(size):
+            square = squares[int(rng.integers(len(squares)))]
+            exact = rng.random() < EXACT
+            level = int(rng.integers(LEVELS)) if exact else 0
+            whole = square.coarse[level - 1] if level else square.real
+            y, x = (BLOCK * int(v) for v in rng.integers(0, (len(whole) - CROP) // BLOCK + 1, 2))
+            real = to_signed(whole[None, y : y + CROP, x : x + CROP])[0]
+            low = square.low[:, y // 4 : (y + CROP) // 4, x // 4 : (x + CROP) // 4]
+            if exact:
+                low = F.avg_pool2d(real, 4)
+            turn, mirrored = int(rng.integers(4)), bool(rng.integers(2))
+            low, real = (
+                torch.rot90(v.flip(2) if mirrored else v, turn, (1, 2)) for v in (low, real)
+            )
+            lows.append(low)
+            reals.append(real)
+            levels.append(level)
+        yield torch.stack(lows), torch.stack(reals), torch.tensor(levels)
+
+
+def told(vae: LowPassAutoencoder, squares: list[Square]) -> str:
+    """Steps across the lines of the lattice: of drawn squares, and of real low images."""
+    rows = []
+    for exact in (False, True):
+        steps = []
+        for number, square in enumerate(squares):
+            real = to_signed(square.real[None, :512, :512])
+            low = F.avg_pool2d(real, 4) if exact else square.low[None, :, :128, :128]
+            random = torch.Generator().manual_seed(number)
+            noise = torch.randn(1, int(vae.config["noise_channels"]), 64, 64, generator=random)
+            with torch.no_grad():
+                made = vae.decode(vae.from_planes(coarse_planes(low)), noise)
+            steps.append(line_steps(made.add(1).mul(127.5).round().clamp(0, 255)).mean(1)[0])
+        mean = torch.stack(steps).mean(0)
+        rows.append(" ".join(f"{float(v):.3f}" for v in mean.roll(1)))
+    return "\n".join(f"    {k:5s} {row}" for k, row in zip(("made", "real"), rows, strict=True))
+
+
+def main() -> None:
+    """Draw, train, save."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("archives", type=Path, nargs="+")
+    parser.add_argument("--slides", type=Path, required=True)
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--pipeline", default="demo")
+    parser.add_argument("--minutes", type=float, default=40, help="of training")
+    parser.add_argument("--rate", type=float, default=1e-4)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--smooth", type=int, default=2, help="see LowPassAutoencoder")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    squares = draw(sorted(args.archives), args.slides, args.out / "lows", args.pipeline)
+    old = load_pipeline(args.pipeline, "cpu").vae
+    assert isinstance(old, LowPassAutoencoder)
+    old.eval().requires_grad_(False)
+    settings = {k: v for k, v in old.config.items() if not k.startswith("_")}
+    new = LowPassAutoencoder(**settings | {"smooth": args.smooth})
+    new.load_state_dict(old.state_dict())
+    for network in (old, new):
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimiser = torch.optim.Adam(new.parameters(), args.rate, betas=(0.9, 0.99))
+    average = {k: v.clone() for k, v in new.state_dict().items()}
+    shown = squares[:: max(1, len(squares) // 8)]
+    print(f"{len(squares)} squares; old:\n{told(old, shown)}", flush=True)
+    inner = slice(BORDER, -BORDER)
+    began = said = time.monotonic()
+    sums, steps = torch.zeros(3), 0
+    step = 0
+    for low, real, levels in crops(squares, args.batch, 0):
+        done = (time.monotonic() - began) / (60 * args.minutes)
+        if done >= 1:
+            break
+        fall = 0.5 * (1 + np.cos(np.pi * done))
+        optimiser.param_groups[0]["lr"] = args.rate * min(1, (step + 1) / 20) * (0.02 + 0.98 * fall)
+        latents = old.from_planes(coarse_planes(low))
+        noise = torch.randn(len(low), int(old.config["noise_channels"]), *latents.shape[2:])
+        with torch.no_grad():
+            wanted = old.decode(latents, noise, levels)[..., inner, inner]
+        made = new.decode(latents, noise, levels)[..., inner, inner]
+        apart = (made - wanted).abs().mean()
+        lattice = lattice_loss(made, real[..., inner, inner])
+        loss = apart + PUSH * lattice
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(new.parameters(), 1.0)
+        optimiser.step()
+        step += 1
+        with torch.no_grad():
+            keep = min(0.995, step / (step + 10))
+            for name, value in new.state_dict().items():
+                average[name].lerp_(value, 1 - keep)
+            ratio = made.diff(dim=-1).abs().mean() / wanted.diff(dim=-1).abs().mean()
+            sums += torch.stack([apart, lattice, ratio])
+        steps += 1
+        if time.monotonic() - said > 60:
+            a, b, c = (sums / steps).tolist()
+            print(
+                f"{time.monotonic() - began:5.0f} s  step {step}  apart {a:.4f}  "
+                f"lattice {b:.5f}  steps' size {c:.3f}",
+                flush=True,
+            )
+            sums, steps, said = torch.zeros(3), 0, time.monotonic()
+            if step % 5 == 0:
+                save(new, average, settings | {"smooth": args.smooth}, args.out / "vae")
+    final = save(new, average, settings | {"smooth": args.smooth}, args.out / "vae")
+    print(f"new, {step} steps:\n{told(final, shown)}", flush=True)
+
+
+def save(
+    network: LowPassAutoencoder, average: dict[str, Tensor], settings: dict, folder: Path
+) -> LowPassAutoencoder:
+    """The averaged weights, contiguous, in a folder."""
+    copy = LowPassAutoencoder(**settings)
+    copy.load_state_dict({k: v.contiguous() for k, v in average.items()})
+    copy.save_pretrained(folder)
+    return copy.eval().requires_grad_(False)
+
+
+if __name__ == "__main__":
+    main()
