@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from zoomldm.networks.lowpass import BLOCK, CELL
+from zoomldm.networks.lowpass import CELL
 from zoomldm.training.adversaries import (
     DetailDiscriminator,
     FeatureDiscriminator,
@@ -42,39 +42,6 @@ def phase_loss(error: Tensor, side: int = CELL) -> Tensor:
     fine = fine[..., : h // side * side, : w // side * side]
     cells = fine.reshape(b, c, h // side, side, w // side, side).mean((2, 4))
     return cells.square().mean()
-
-
-def line_steps(images: Tensor, side: int = BLOCK) -> Tensor:
-    """Steps across the lines of a lattice, over those across all lines: 1 where none is seen.
-
-    Args:
-        images: (B, C, H, W), each side over `side`.
-        side: of the lattice's squares, in px.
-
-    Returns:
-        (B, 2, side): mean absolute difference of the columns, or rows, that meet in line
-        1, 2, ... `side` of each square, over the mean of all.
-    """
-    found = []
-    for axis in (-1, -2):
-        steps = images.diff(dim=axis).abs().mean((1, -3 - axis))
-        steps = steps[:, : steps.shape[1] // side * side].unflatten(1, (-1, side)).mean(1)
-        found.append(steps / (steps.mean(1, keepdim=True) + 1e-4))
-    return torch.stack(found, 1)
-
-
-def lattice_loss(made: Tensor, real: Tensor, side: int = BLOCK) -> Tensor:
-    """Mean square of how far steps across the lines of a lattice are from the real images'.
-
-    A picture is decoded in blocks, whose borders would show as lines of steps too large or too
-    small; `phase_loss` sees errors of one sign alone.
-
-    Args:
-        made: (B, C, H, W), of any unit.
-        real: the same places.
-        side: of the lattice's squares, in px.
-    """
-    return (line_steps(made, side) - line_steps(real, side)).mean(0).square().mean()
 
 
 class LossBalance(nn.Module):
