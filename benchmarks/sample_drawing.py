@@ -39,7 +39,9 @@ class Told:
         judge: features.
     """
 
-    def __init__(self, level: int, real: np.ndarray, public: PublicFeatures, judge: Describe) -> None:
+    def __init__(
+        self, level: int, real: np.ndarray, public: PublicFeatures, judge: Describe
+    ) -> None:
         self.level, self.public, self.judge = level, public, judge
         self.known = public(real), judge(real)
         self.nuclei = np.mean([find_nuclei(p).density for p in real])
