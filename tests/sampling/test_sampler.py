@@ -11,9 +11,11 @@ from tiny import filled_pipeline, watch_octaves
 from zoomldm.errors import ConfigError, PipelineError
 from zoomldm.generation import batch
 from zoomldm.generation.batch import upsampled_quarter
-from zoomldm.generation.octaves import DRAWN_NOISE
+from zoomldm.generation.contexts import picture_noise
+from zoomldm.generation.octaves import DRAWN_NOISE, Known, make_latents, octave_times
 from zoomldm.geometry.levels import COARSEST, COUNT, TILE
 from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline
+from zoomldm.pixels import to_pixels
 from zoomldm.sampling.draw import sample
 from zoomldm.sampling.options import SampleOptions
 from zoomldm.sampling.sampler import Sampler, fullest_quarter
@@ -198,6 +200,27 @@ def test_an_octave_pipeline_zooms_under_a_noisy_parent(monkeypatch) -> None:
     told = watch_octaves(batch, monkeypatch)
     sampler = Sampler(filled_pipeline("tiny-octaves"), QUICK)
     pictures, _ = sampler.zoom(2)
-    assert [known.loss for known in told] == [DRAWN_NOISE] * len(told) and len(told) >= 7
+    assert {known.level: known.loss for known in told} == {
+        level: DRAWN_NOISE * (level < COARSEST) for level in range(COUNT)
+    }
     again, _ = sampler.zoom(1, first=1)
     assert all(np.array_equal(again[k][0], pictures[k][1]) for k in range(COUNT))
+
+
+def test_an_octave_pipeline_samples_as_archives_are_drawn() -> None:
+    """Of the pipeline's own scheduler as many evaluations would be too near their mean."""
+    model = filled_pipeline("tiny-octaves")
+    sampler = Sampler(model, QUICK)
+    context = sampler.contexts(2, 1)
+    noise = picture_noise(0, 2, 999, 0, model.latent_shape)[None]
+    times = octave_times(model.unet.alphas, 2)
+    latents = make_latents(model.unet, Known(2, context), noise, times, 1.5)
+    expected = to_pixels(model.decode_latents(latents, 2))
+    assert np.array_equal(sampler.pictures(2, context), expected)
+
+
+@pytest.mark.parametrize(("preset", "steps"), [("tiny", 20), ("tiny-octaves", 8)])
+def test_default_steps_are_those_of_the_solver(preset: str, steps: int) -> None:
+    sampler = Sampler(filled_pipeline(preset))
+    assert (sampler.drawing.steps, sampler.drawing.guidance) == (steps, 1.5)
+    assert Sampler(filled_pipeline(preset), SampleOptions(steps=3)).drawing.steps == 3

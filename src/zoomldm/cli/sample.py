@@ -48,8 +48,14 @@ def sample(
     ] = None,
     pipeline: Pipeline = "demo",
     seed: Annotated[int, typer.Option(help="0 or more.")] = 0,
-    steps: Annotated[int, typer.Option(help="Of the denoiser.")] = 20,
-    guidance: Annotated[float, typer.Option(help="Of the denoiser; 1 is none.")] = 1.5,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Of the denoiser.", show_default="8, or 20 where it takes no parent"),
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(help="Of the denoiser; 1 is none.", show_default="1.5"),
+    ] = None,
     context_steps: Annotated[
         int | None,
         typer.Option(help="Of the embedding diffusion.", show_default="20"),

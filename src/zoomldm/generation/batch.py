@@ -7,7 +7,13 @@ from PIL import Image
 from torch import Tensor
 
 from zoomldm.diffusion.schedule import Schedule
-from zoomldm.generation.octaves import DRAWN_NOISE, make_latents, octave_times, under_parent
+from zoomldm.generation.octaves import (
+    DRAWN_NOISE,
+    Known,
+    make_latents,
+    octave_times,
+    under_parent,
+)
 from zoomldm.geometry.levels import TILE
 from zoomldm.networks.lowpass import enlarged, pooled
 from zoomldm.networks.octave_denoiser import OctaveDenoiser
@@ -44,28 +50,43 @@ def make_pixels(
     if starts is not None:
         pictures = starts.to(pipeline.device).float().div_(127.5).sub_(1)
         if isinstance(pipeline.unet, OctaveDenoiser):
-            latents = _child(pipeline, schedule, guidance, context, drawn, pictures, level or 0)
-            return to_pixels(pipeline.decode_latents(latents, level))
+            times = octave_times(pipeline.unet.alphas, len(schedule.timesteps))
+            return octave_pixels(pipeline, times, guidance, context, drawn, pictures, level)
         latents = schedule.noised(pipeline.encode_images(pictures), drawn)
     model = pipeline.denoise(context, guidance, level=level)
     return to_pixels(pipeline.decode_latents(schedule.denoised(model, latents), level))
 
 
-def _child(
+@torch.no_grad()
+def octave_pixels(
     pipeline: ZoomLDMPipeline,
-    schedule: Schedule,
+    times: tuple[int, ...],
     guidance: float,
     context: Tensor,
     drawn: Tensor,
-    pictures: Tensor,
-    level: int,
-) -> Tensor:
-    """Latents under a parent, whose quarter, upsampled, is given as images."""
-    vae = pipeline.vae
-    hint = vae.from_planes(enlarged(pooled(vae.planes(pictures))))
-    known = under_parent(level, context, hint, drawn, DRAWN_NOISE)
-    times = octave_times(pipeline.unet.alphas, len(schedule.timesteps))
-    return make_latents(pipeline.unet, known, drawn, times, guidance)
+    pictures: Tensor | None = None,
+    level: int | None = None,
+) -> NDArray[np.uint8]:
+    """One batch of images by an octave denoiser, see `make_latents`.
+
+    Args:
+        pipeline: its denoiser is an `OctaveDenoiser`.
+        times: see `octave_times`.
+        guidance: scale of classifier-free guidance; 1 is none.
+        context: (B, tokens, width).
+        drawn: (B, C, h, w) standard normal.
+        pictures: (B, 3, 256, 256) in [-1, 1], the quarters of the parents upsampled; None for none.
+        level: of the patches; None for 20x.
+
+    Returns:
+        (B, 256, 256, 3) uint8 sRGB.
+    """
+    known = Known(level or 0, context)
+    if pictures is not None:
+        hint = pipeline.vae.from_planes(enlarged(pooled(pipeline.vae.planes(pictures))))
+        known = under_parent(level or 0, context, hint, drawn, DRAWN_NOISE)
+    latents = make_latents(pipeline.unet, known, drawn, times, guidance)
+    return to_pixels(pipeline.decode_latents(latents, level))
 
 
 def upsampled_quarter(parent: NDArray[np.uint8], row: int, col: int) -> NDArray[np.uint8]:

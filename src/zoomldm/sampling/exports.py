@@ -162,7 +162,13 @@ def write_samples(
     origin: dict[str, Any] = {
         "seed": chosen.seed,
         "pipeline_digest": model.digest(),
-        "options": {**asdict(chosen), "batch": sampler.batch, "context_guidance": guidance},
+        "options": {
+            **asdict(chosen),
+            "steps": sampler.drawing.steps,
+            "guidance": sampler.drawing.guidance,
+            "batch": sampler.batch,
+            "context_guidance": guidance,
+        },
         "reference": None if reference is None else reference.source,
         "label": options.label,
         "device": model.device.type,

@@ -1,23 +1,26 @@
 """New tissue: a context drawn by the embedding diffusion, then an image under it."""
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zoomldm.diffusion.schedule import make_schedule
+from zoomldm.diffusion.schedule import Schedule, make_schedule
 from zoomldm.errors import ConfigError, PipelineError
-from zoomldm.generation.batch import make_pixels, upsampled_quarter
+from zoomldm.generation.batch import make_pixels, octave_pixels, upsampled_quarter
 from zoomldm.generation.contexts import (
     check_conditions,
     context_noise,
     draw_contexts,
     picture_noise,
 )
+from zoomldm.generation.octaves import LAST, octave_times
 from zoomldm.geometry.levels import COARSEST, COUNT, NAMES, TILE
 from zoomldm.networks.context_dit import matching_quarter
+from zoomldm.networks.octave_denoiser import OctaveDenoiser
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.sampling.options import SampleOptions
 
@@ -50,14 +53,15 @@ class Sampler:
     ) -> None:
         self.pipeline = pipeline
         self.options = options or SampleOptions()
-        self._drawing = self.options.resolved("cascade")
+        self._octaves = isinstance(pipeline.unet, OctaveDenoiser)
+        self.drawing = self.options.drawing(self._octaves)
         self.on_picture = on_picture
         missing = [n for n in _NEEDED if getattr(pipeline, n) is None]
         if missing:
             raise PipelineError(
                 f"pipeline has no {', '.join(missing)}; sampling needs all networks"
             )
-        self._whole = make_schedule(pipeline.scheduler, self._drawing.steps)
+        self._whole = make_schedule(pipeline.scheduler, self.drawing.steps)
         self.batch = self.options.batch_on(pipeline.device)
         guidance = self.options.guidance_of_contexts(asked=False)
         check_conditions(pipeline.embedding_diffusion, guidance)
@@ -135,28 +139,38 @@ class Sampler:
         n = len(contexts)
         _check(level, n, first)
         pipeline, options = self.pipeline, self.options
-        shape, schedule, begin = pipeline.latent_shape, self._whole, None
+        shape, at = pipeline.latent_shape, LAST if self._octaves else self._whole.first
+        begin = None
         if starts is not None:
-            drawing = self._drawing
-            schedule = make_schedule(pipeline.scheduler, drawing.steps, drawing.start)
             begin = torch.from_numpy(starts).permute(0, 3, 1, 2)
+            at = LAST if self._octaves else self._begun.first
         parts = []
         for numbers, rows in self._batches(n, first):
-            noise = [picture_noise(options.seed, level, schedule.first, i, shape) for i in numbers]
+            noise = [picture_noise(options.seed, level, at, i, shape) for i in numbers]
+            drawn = torch.stack(noise).to(pipeline.device)
             with options.autocast(pipeline.device):
-                made = make_pixels(
-                    pipeline,
-                    schedule,
-                    self._drawing.guidance,
-                    contexts[rows],
-                    torch.stack(noise).to(pipeline.device),
-                    None if begin is None else begin[rows],
-                    level,
+                made = self._draw(
+                    level, contexts[rows], drawn, None if begin is None else begin[rows]
                 )
             parts.append(made)
             if self.on_picture:
                 self.on_picture(sum(first <= i < first + n for i in numbers))
         return self._cut(np.concatenate(parts), n, first)
+
+    @cached_property
+    def _begun(self) -> Schedule:
+        """Of images that start from others."""
+        return make_schedule(self.pipeline.scheduler, self.drawing.steps, self.drawing.start)
+
+    def _draw(self, level: int, context: Tensor, drawn: Tensor, begin: Tensor | None) -> Pictures:
+        """One batch, from images (B, 3, 256, 256) uint8 or from noise alone."""
+        model, chosen = self.pipeline, self.drawing
+        if not self._octaves:
+            schedule = self._whole if begin is None else self._begun
+            return make_pixels(model, schedule, chosen.guidance, context, drawn, begin, level)
+        times = octave_times(model.unet.alphas, chosen.steps)
+        signed = None if begin is None else begin.to(model.device).float().div(127.5).sub(1)
+        return octave_pixels(model, times, chosen.guidance, context, drawn, signed, level)
 
     def zoom(
         self,
