@@ -104,7 +104,7 @@ class Source:
         self._float = (self.mosaic.permute(2, 0, 1).float() - glass)[None].contiguous()
 
     def close(self) -> None:
-        """Free the float mosaic."""
+        """Free the float mosaic of `open`."""
         self._float = None
 
     def read(self, matrix: np.ndarray, change: np.ndarray | None, tops: Tensor, lefts: Tensor):

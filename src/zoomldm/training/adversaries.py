@@ -17,7 +17,7 @@ def detail(image: Tensor) -> Tensor:
 
 
 def moved(image: Tensor, low: Tensor) -> Tensor:
-    """A real image shifted to another low image: the best that a decoder can make of that one.
+    """A real image adjusted to another low image: the best that a decoder can make of that one.
 
     The difference is added smoothly, without steps between the 4 x 4 px blocks. An adversary that
     saw the real image itself would recognise it by its low image, which the decoder can't choose.

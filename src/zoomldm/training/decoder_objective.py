@@ -48,7 +48,7 @@ class LossBalance(nn.Module):
     """Weights losses by their gradients at the image, whatever units the losses are in.
 
     Each loss is divided by a moving average of the norm of its gradient with respect to the image
-    (after Defossez et al. 2022, section 3.4), so that weights are fractions of the total gradient.
+    (after Defossez et al. 2022, section 3.4), so that weights are relative parts of the gradient.
 
     Args:
         names: names of the losses.
@@ -140,13 +140,13 @@ class Push:
 class DecoderObjective:
     """Loss of decoded images and of the discriminators that judge them.
 
-    Images are compared with the real ones shifted onto the decoded low image; statistics with
+    Images are compared with the real ones adjusted to the decoded low image; statistics with
     the real ones themselves, so that details compensate for what a denoiser's low image lacks.
 
     Args:
         adversary: discriminators and scales.
         features: see `Features`; None to compare pixels and details alone.
-        shares: fractions of the total gradient, by name in `LOSSES`.
+        shares: relative parts of the losses in the gradient, by name in `LOSSES`.
     """
 
     def __init__(

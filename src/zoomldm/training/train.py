@@ -39,14 +39,13 @@ class TrainOptions:
         finetune: start from the pipeline's weights instead of untrained ones.
         encoder: id of the patch encoder that made the archives, if it is not the pipeline's:
             the summarizer is built for its embeddings; with `finetune` only the layers that read
-            them are.
+            them are new.
         holdout: cases to hold out.
         cases: CSV with the columns `file` and `case`.
         labels: CSV with the column `file` and `label_column`; the embedding diffusion then learns
             to sample tissue of a label.
         label_column: column of `labels`.
         minutes: stop with a checkpoint after this time; the same call resumes.
-        minutes: stop after so long, checkpointed; the same call goes on.
         device: see `pick_device`; of several processes each takes its own GPU, or all the CPU.
 
     Raises:

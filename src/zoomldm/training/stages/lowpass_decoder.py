@@ -52,7 +52,7 @@ class LowPassDecoderStage(Stage):
         crops: training crops; None for a stage without data.
         held_out: crops of held-out cases, or None.
         features: network whose maps are compared; None to compare pixels and details alone.
-        adversary: share of each discriminator in the total gradient; the other losses have 3.5.
+        adversary: part of each discriminator in the gradient; the other losses together have 3.5.
         warmup: number of steps for which the discriminators train alone first.
         discriminator: discriminator to continue with; None for an untrained one.
     """
