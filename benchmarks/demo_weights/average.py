@@ -22,14 +22,14 @@ class Average:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the weights of now."""
+        """Include the current weights."""
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         torch._foreach_lerp_(self.kept, [p.detach() for p in self.live], 1 - decay)
         self.steps += 1
 
     @contextlib.contextmanager
     def in_place(self, stage: OctaveStage):
-        """The stage with the averaged networks."""
+        """Put the averaged networks into the stage within the block."""
         live = stage.unet, stage.summarizer
         stage.unet, stage.summarizer = self.unet, self.summarizer
         yield

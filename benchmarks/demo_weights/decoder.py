@@ -1,8 +1,8 @@
-"""Train the low-pass decoder on packed slides, on one GPU and against the clock.
+"""Train the low-pass decoder on packed slides, on one GPU and within a time limit.
 
     python benchmarks/demo_weights/decoder.py PACKED PIPELINE OUT --minutes 14 --octave NEWER
 
-PACKED holds what pack.py wrote; PIPELINE is `demo` or a folder with a whole pipeline; OUT gets
+PACKED is written by pack.py; PIPELINE is `demo` or a folder with a whole pipeline; OUT gets
 `last/` and `best/` (each a vae), `log.jsonl` and sheets. Weights start from the pipeline's.
 """
 
@@ -26,15 +26,15 @@ from zoomldm.training.decoder_objective import LOSSES, DecoderAdversary, Decoder
 from zoomldm.training.ema import EMA
 from zoomldm.training.perceptual import perceptual_features
 
-BORDER = 8  # px of a crop without a loss: they lack a neighbourhood
-NOISY, STRONGEST = 0.3, 0.2  # share of exact latents that carry noise, and its largest deviation
+BORDER = 8  # px on each side of a crop without a loss: they lack a neighbourhood
+NOISY, STRONGEST = 0.3, 0.2  # fraction of exact latents that carry noise, and its largest std
 MEASURE = 10  # steps between measurements of the losses' gradients
-REFRESH = 16  # steps between refreshes of made low images
-QUIET = 0.03  # of the time, in which the adversaries learn alone
-STEADY = 0.5  # of the time, after which the learning rate falls
+REFRESH = 16  # steps between refreshes of generated low images
+QUIET = 0.03  # fraction of the time for which only the adversaries learn
+STEADY = 0.5  # fraction of the time after which the learning rate falls
 
-# Shares of the push on the decoder's picture, in the order of LOSSES, and channels of noise that
-# enter at 1/4 and at 1/2 of the side.
+# Shares of the losses in the gradient at the decoder's image, in the order of LOSSES, and channels
+# of noise that enter at 1/4 and at 1/2 of the side.
 VARIANTS = {
     "plain": ((0.5, 1.0, 2.0, 1.0, 1.0), (0, 0)),
     "grain": ((0.5, 1.0, 2.0, 1.0, 1.0), (2, 1)),
@@ -47,10 +47,10 @@ class Trainer:
     """Decoder, adversaries and their optimisers.
 
     Args:
-        vae: the decoder that is trained.
-        weights: of the losses, see VARIANTS.
+        vae: the decoder to train.
+        weights: weights of the losses, see VARIANTS.
         device: where it runs.
-        fast: bfloat16 where it is safe.
+        fast: use bfloat16 where it is safe.
         rate: learning rate of the decoder.
     """
 
@@ -81,7 +81,7 @@ class Trainer:
         self.step_number = self.skipped = 0
 
     def amp(self) -> torch.autocast:
-        """bfloat16 where asked for."""
+        """Autocast to bfloat16 if asked for."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.fast)
 
     def maps(self, images: Tensor) -> list[Tensor]:
@@ -90,7 +90,7 @@ class Trainer:
             return self.lite(images.contiguous(memory_format=torch.channels_last))
 
     def decode(self, latents: Tensor, levels: Tensor) -> Tensor:
-        """Images under fresh noise; the means of 4 x 4 px in float32."""
+        """Decode images with fresh noise; the means of 4 x 4 px in float32."""
         shape = (len(latents), int(self.vae.config["noise_channels"]), *latents.shape[2:])
         noise = torch.randn(shape, device=self.device)
         with self.amp():
@@ -100,14 +100,14 @@ class Trainer:
     def step(
         self, images: Tensor, low: Tensor, levels: Tensor, agree: Tensor, done: float
     ) -> dict[str, Tensor]:
-        """One step of adversaries and decoder.
+        """Take one step of adversaries and decoder.
 
         Args:
-            images: (B, 3, S, S) signed, the first of which have a made low image.
+            images: (B, 3, S, S) signed, the first of which have a generated low image.
             low: (B, 3, S / 4, S / 4) signed.
             levels: (B,).
-            agree: (made,) how far pixels and places can agree, of those.
-            done: share of the time, 0 to 1.
+            agree: (made,) how far pixels and positions can agree, for these.
+            done: fraction of the time that has passed, 0 to 1.
 
         Returns:
             Losses by name, tensors.
@@ -122,7 +122,7 @@ class Trainer:
         noisy[:made] = False
         spread = noisy * torch.rand(n, device=self.device) * STRONGEST
         latents = latents + spread.view(-1, 1, 1, 1) * torch.randn_like(latents)
-        kind = torch.ones(n, device=self.device)  # how far pixels and places can agree
+        kind = torch.ones(n, device=self.device)  # how far pixels and positions can agree
         kind[noisy] = 0.5
         kind[:made] = agree
         fake = self.decode(latents, levels)
@@ -144,7 +144,7 @@ class Trainer:
         return push.parts
 
     def _take(self, optimiser: torch.optim.Optimizer, network: nn.Module) -> None:
-        """A step, unless a gradient is not finite."""
+        """Take an optimiser step, unless a gradient is not finite."""
         norm = nn.utils.clip_grad_norm_(network.parameters(), 10.0)
         if torch.isfinite(norm):
             optimiser.step()
@@ -153,7 +153,7 @@ class Trainer:
 
 
 def widened(old: LowPassAutoencoder, fine_noise: tuple[int, int]) -> LowPassAutoencoder:
-    """A decoder that makes what an old one does, with more noise at finer scales."""
+    """A decoder with the weights of an old one, and more noise at finer scales."""
     settings = {k: v for k, v in old.config.items() if not k.startswith("_")}
     extra = 4 * fine_noise[0] + 16 * fine_noise[1]
     settings |= {
@@ -169,7 +169,7 @@ def widened(old: LowPassAutoencoder, fine_noise: tuple[int, int]) -> LowPassAuto
 
 
 def save(vae: LowPassAutoencoder, folder: Path) -> None:
-    """Weights in float32, whole or not at all."""
+    """Write weights in float32, replacing each file atomically."""
     fresh = folder.with_name(folder.name + ".new")
     copy = frozen(vae)
     nn.Module.cpu(copy)
@@ -182,7 +182,7 @@ def save(vae: LowPassAutoencoder, folder: Path) -> None:
 
 
 def main() -> None:
-    """Run."""
+    """Run the training."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("packed", type=Path)
     parser.add_argument("pipeline")
@@ -252,7 +252,7 @@ def main() -> None:
 
     now = time.monotonic()
     look("shipped", before)
-    end -= 2 * (time.monotonic() - now) + 10  # for what comes after the last step
+    end -= 2 * (time.monotonic() - now) + 10  # time for the work after the last step
     while pool.filled < min(pool.size, 4 * pool.chunk):
         pool.refresh()
         time.sleep(0.05)
@@ -286,7 +286,7 @@ def main() -> None:
             save(trainer.average, args.out / "last")
             saved = now
         if now - checked > args.check and end - now > args.check / 3:
-            if pool.newer != newer:  # scores by another denoiser can't be compared
+            if pool.newer != newer:  # scores with another denoiser can't be compared
                 check.remake(pipeline)
                 best, newer = float("inf"), pool.newer
             score = look(f"step {trainer.step_number}", trainer.average)

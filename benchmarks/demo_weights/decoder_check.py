@@ -1,4 +1,4 @@
-"""A decoder on tissue withheld from training: distances, retrieval, details, a sheet."""
+"""Check of a decoder on withheld tissue: distances, retrieval, details, a sheet."""
 
 import copy
 from dataclasses import dataclass
@@ -24,26 +24,26 @@ from zoomldm.training.decoder_objective import phase_loss
 
 AROUND = 64  # px around a tile that are decoded with it
 QUALITY = 37
-MOST = 32  # tiles a slide
+MOST = 32  # tiles per slide
 LEAST = 8  # tiles below which a slide has no distance of its own
 
 
 @dataclass
 class _Shown:
     real: NDArray[np.uint8]  # (n, 256, 256, 3)
-    exact: Tensor  # latents of the tile and what is around, (n, 6, 48, 48)
-    coded: Tensor  # the same of the coded low image
+    exact: Tensor  # latents of the tile and its surroundings, (n, 6, 48, 48)
+    coded: Tensor  # the same from the coded low image
     stored: Tensor  # coded low image of the tile, (n, 3, 64, 64) signed
     slide: NDArray[np.int64]
 
 
 class Check:
-    """Tiles of the withheld blocks with their surroundings, drawn by a decoder.
+    """Tiles of the withheld blocks with their surroundings, rendered by a decoder.
 
     Args:
-        slides: packed ones.
-        pipeline: encodes; its denoiser makes low images.
-        most: tiles a slide.
+        slides: packed slides.
+        pipeline: encodes; its denoiser generates low images.
+        most: tiles per slide.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Check:
 
     @torch.no_grad()
     def remake(self, pipeline: ZoomLDMPipeline) -> None:
-        """Make the tiles' latents anew, by another denoiser; around them stays what was coded."""
+        """Regenerate the tiles' latents with another denoiser; those around them stay coded."""
         edge = AROUND // 8
         self.made = self.shown.coded.clone()
         for part in chunks(len(self.noise), 64):
@@ -119,7 +119,7 @@ class Check:
         return torch.cat(out)
 
     def _distances(self, pixels: NDArray[np.uint8]) -> dict[str, float]:
-        """Means over slides, features in the unit of the slide's real tiles."""
+        """Means over slides, with features in units of the slide's real tiles."""
         found = self.public(pixels)
         rows = []
         for number in np.unique(self.shown.slide):
@@ -133,12 +133,12 @@ class Check:
         return {"frechet": float(distance), "kernel": float(kernel), "hit": 100 * float(hit)}
 
     def measure(self, vae: LowPassAutoencoder) -> dict[str, dict[str, float]]:
-        """Figures of exact and of made latents.
+        """Return figures of exact and of generated latents.
 
         Returns:
             By `exact` and `made`: `frechet`, `kernel` and `hit` (%) as means over slides, `ratio`
-            of the first to the coded low image's, `detail` (absolute Laplacian over the real
-            one), `psnr` (dB) and `phase`.
+            of the first to the coded low image's, `detail` (absolute Laplacian relative to the
+            real one), `psnr` (dB) and `phase`.
         """
         found = {}
         real = to_signed(self.shown.real)
@@ -153,7 +153,7 @@ class Check:
         return found
 
     def _patches(self, slides: list[PackedSlide]) -> NDArray[np.uint8]:
-        """Four patches at 5x about withheld blocks, with surroundings."""
+        """Four patches at 5x around withheld blocks, with surroundings."""
         found, wide = [], TILE + 2 * AROUND
         for slide in slides[:4]:
             whole = padded_pyramid(slide)[2]
@@ -164,7 +164,7 @@ class Check:
         return np.stack(found)
 
     def sheet(self, vae: LowPassAutoencoder, before: LowPassAutoencoder, path: Path) -> None:
-        """Columns: real, enlarged, before and now of exact latents, before and now of made."""
+        """Columns: real, enlarged, before and now of exact latents, before and now of generated."""
         from PIL import Image
 
         chosen = np.linspace(0, len(self.shown.real) - 1, 12).astype(int)
@@ -184,7 +184,7 @@ class Check:
 
 
 def frozen(vae: LowPassAutoencoder) -> LowPassAutoencoder:
-    """A copy that stays as it is."""
+    """A frozen copy."""
     return copy.deepcopy(vae).eval().requires_grad_(False)
 
 

@@ -1,4 +1,4 @@
-"""Crops of packed slides on the GPU, and low images that a denoiser makes of coded ones."""
+"""Crops of packed slides on the GPU, and low images that a denoiser generates from coded ones."""
 
 import multiprocessing
 from collections.abc import Iterator
@@ -31,25 +31,25 @@ from zoomldm.networks.octave_denoiser import BASE
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pixels import to_signed
 
-FINE = 0.5  # share of exact crops at 20x; made ones are all of it
-QUALITIES = (24, 30, 36, 42, 50, 60)  # of AVIF at 5x, those that every tile is coded at
+FINE = 0.5  # fraction of exact crops that are at 20x; generated ones all are
+QUALITIES = (24, 30, 36, 42, 50, 60)  # AVIF qualities at 5x that every tile is coded with
 STEPS = 4
-ALONE = 0.35  # share of made low images that no base layer stood behind ...
+ALONE = 0.35  # fraction of low images generated without a base layer
 ALONE_STEPS = 6
-AGREE = 0.3  # how far pixels and places can agree with what is made under a base layer
-MARGIN = 16  # px of 5x around a tile that the codec sees as well
-STAINED = 0.6  # share of crops whose stain is changed
-ALIGN = 8  # px that crops of 20x start at multiples of, as the slides' own JPEG blocks do
+AGREE = 0.3  # how far pixels and positions can agree with images generated from a base layer
+MARGIN = 16  # px at 5x around a tile that the codec also sees
+STAINED = 0.6  # fraction of crops whose stain is changed
+ALIGN = 8  # px; crops at 20x start at multiples of it, as the slides' own JPEG blocks do
 
 
 @dataclass
 class Looks:
-    """How crops are turned and stained.
+    """Orientation and stain of crops.
 
     Attributes:
-        turns: (n,) 0 to 7.
-        gains: (n, 3) that optical densities are multiplied by.
-        offsets: (n, 3) that are added to them then.
+        turns: (n,) orientations, 0 to 7.
+        gains: (n, 3) factors of optical densities.
+        offsets: (n, 3) added to the densities afterwards.
     """
 
     turns: Tensor
@@ -57,7 +57,7 @@ class Looks:
     offsets: Tensor
 
     def of(self, images: Tensor) -> Tensor:
-        """Signed images (n, 3, S, S), turned and stained."""
+        """Apply them to signed images (n, 3, S, S)."""
         out = torch.empty_like(images)
         for turn in range(TURNS):
             chosen = (self.turns == turn).nonzero()[:, 0]
@@ -72,12 +72,12 @@ class Looks:
         return torch.where(same[:, None, None, None], out, stained)
 
     def part(self, rows: Tensor) -> "Looks":
-        """Of some of the crops."""
+        """Select some of the crops."""
         return Looks(self.turns[rows], self.gains[rows], self.offsets[rows])
 
 
 def draw_looks(count: int, rng: torch.Generator, device: torch.device) -> Looks:
-    """All eight turns, and for most crops a change of stain."""
+    """Draw all eight orientations, and for most crops a change of stain."""
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return torch.rand(shape, generator=rng) * (high - low) + low
@@ -96,9 +96,9 @@ class Pictures:
     """Training tissue of packed slides: tiles at 20x, and mosaics averaged down to other levels.
 
     Args:
-        slides: with mosaics on the device, which are not kept.
-        side: px of crops, a multiple of 16 up to 256.
-        seed: of what is drawn.
+        slides: slides with mosaics on the device; they are not kept.
+        side: side of crops in px, a multiple of 16 up to 256.
+        seed: random seed.
     """
 
     def __init__(self, slides: list[PackedSlide], side: int, seed: int = 0) -> None:
@@ -124,7 +124,7 @@ class Pictures:
         self.levels = [k for k in range(1, COUNT) if self.starts[k]]
 
     def exact(self, count: int) -> tuple[Tensor, Tensor]:
-        """Signed crops (n, 3, side, side) and their levels (n,)."""
+        """Draw signed crops (n, 3, side, side) and their levels (n,)."""
         crops, levels = [], []
         free = TILE - self.side
         for _ in range(count):
@@ -146,9 +146,9 @@ class Pictures:
 
 
 def padded_pyramid(slide: PackedSlide) -> list[Tensor]:
-    """Mosaics (h, w, 3) uint8 of all levels, 256 px of background around each.
+    """Mosaics (h, w, 3) uint8 of all levels, with 256 px of background around each.
 
-    Missing tiles get the colour of those that are stored and not tissue.
+    Missing tiles get the colour of stored tiles without tissue.
     """
     mosaic = slide.mosaic
     beside = np.argwhere(slide.stored & ~slide.mask)[:64]
@@ -168,7 +168,7 @@ def padded_pyramid(slide: PackedSlide) -> list[Tensor]:
             for part in x.split(1024, 1)
         ]
         x = torch.cat(strips, 1)
-        if level == 1:  # filled once averaged: a quarter of the work, and of the memory
+        if level == 1:  # filled after averaging: a quarter of the work, and of the memory
             holes = missing.repeat_interleave(128, 0).repeat_interleave(128, 1)
             x = torch.where(holes, colour.round().to(torch.uint8)[:, None, None], x)
         frame = colour.round().to(torch.uint8)[:, None, None]
@@ -179,7 +179,7 @@ def padded_pyramid(slide: PackedSlide) -> list[Tensor]:
 
 
 def _starts(slide: PackedSlide, level: int) -> list[tuple[int, int]]:
-    """First pixels, in the padded mosaic of a level, of patches that may be trained on."""
+    """First pixels, in the padded mosaic of a level, of patches to train on."""
     side, step = 2**level, max(1, 2**level // 4)
     rows, cols = (np.arange(-side // 2, n, step) for n in slide.mask.shape)
     rows, cols = (v.ravel() for v in np.meshgrid(rows, cols, indexing="ij"))
@@ -197,13 +197,13 @@ def _starts(slide: PackedSlide, level: int) -> list[tuple[int, int]]:
 def make_lows(
     pipeline: ZoomLDMPipeline, tiles: Tensor, stored: Tensor, quality: int, noise: Tensor
 ) -> Tensor:
-    """What the denoiser makes of coded low images: (n, 3, 64, 64) signed.
+    """Denoise coded low images: (n, 3, 64, 64) signed.
 
     Args:
         pipeline: patch encoder, summarizer, denoiser and autoencoder on the device.
-        tiles: (n, 3, 256, 256) signed, which are embedded.
-        stored: (n, 3, 64, 64) signed, what the codec left.
-        quality: of the codec.
+        tiles: (n, 3, 256, 256) signed, to be embedded.
+        stored: (n, 3, 64, 64) signed, the codec's output.
+        quality: quality of the codec.
         noise: (n, 6, 32, 32) standard normal.
     """
     vae = pipeline.vae
@@ -217,13 +217,13 @@ def make_lows(
 
 @torch.no_grad()
 def draw_lows(pipeline: ZoomLDMPipeline, tiles: Tensor, noise: Tensor, parent: bool) -> Tensor:
-    """What the denoiser draws without a base layer: (n, 3, 64, 64) signed.
+    """Generate low images without a base layer: (n, 3, 64, 64) signed.
 
     Args:
         pipeline: see `make_lows`.
-        tiles: (n, 3, 256, 256) signed, which are embedded.
+        tiles: (n, 3, 256, 256) signed, to be embedded.
         noise: (n, 6, 32, 32) standard normal.
-        parent: whether the tiles' own parent is given, with the noise that drawn ones get.
+        parent: whether to give the tiles' own parent, with the noise of generated parents.
     """
     vae = pipeline.vae
     embeddings = pipeline.patch_encoder(tiles.add(1).div(2)).float()
@@ -236,20 +236,20 @@ def draw_lows(pipeline: ZoomLDMPipeline, tiles: Tensor, noise: Tensor, parent: b
 
 
 def coded_tile(around: np.ndarray) -> np.ndarray:
-    """A tile (64 + margins, ..., 3) as base layers of each quality keep it: (k, 64, 64, 3)."""
+    """Code a tile (64 + margins, ..., 3) as base layers of each quality: (k, 64, 64, 3)."""
     inner = slice(MARGIN, -MARGIN)
     return np.stack([as_base_layer(around, q, speed=6)[inner, inner] for q in QUALITIES])
 
 
 class MadePool:
-    """Low images that the denoiser made, of tiles in all turns and stains, replaced bit by bit.
+    """Generated low images of tiles in all orientations and stains, replaced gradually.
 
     Args:
         pictures: the tiles.
-        pipeline: what makes them; its autoencoder must not be the one that is trained.
-        folder: holds newer `unet` and `summarizer` as they come, or None.
-        size: low images that are held.
-        chunk: made at once.
+        pipeline: generates them; its autoencoder must not be the one that is trained.
+        folder: folder in which newer `unet` and `summarizer` appear, or None.
+        size: number of low images in the pool.
+        chunk: number generated at once.
         workers: processes that code tiles in the background.
     """
 
@@ -288,7 +288,7 @@ class MadePool:
                     ready.append(i)
 
     def look_for_newer(self) -> None:
-        """Take a newer denoiser and summarizer from the folder, where there are any."""
+        """Load a newer denoiser and summarizer from the folder, if there are any."""
         if self.folder is None:
             return
         files = [
@@ -300,7 +300,7 @@ class MadePool:
                 return
             unet = type(self.pipeline.unet).from_pretrained(files[0].parent)
             summarizer = type(self.pipeline.summarizer).from_pretrained(files[1].parent)
-        except Exception as error:  # being written at this moment: the next time will do
+        except Exception as error:  # probably being written: try again next time
             print(f"octave: not yet ({type(error).__name__})", flush=True)
             return
         self.times = times
@@ -313,7 +313,7 @@ class MadePool:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Make one chunk."""
+        """Generate one chunk."""
         pictures, device = self.pictures, self.pictures.device
         which = int(pictures.numbers.integers(len(QUALITIES)))
         ready = len(self.ready[which])
@@ -340,9 +340,9 @@ class MadePool:
         self.filled = min(self.size, self.filled + self.chunk)
 
     def draw(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Signed crops (n, 3, side, side), made low images (n, 3, side / 4, side / 4), agreement.
+        """Signed crops (n, 3, side, side), low images (n, 3, side / 4, side / 4), agreement.
 
-        Agreement (n,) is 0 where the low image is of another place than the crop.
+        Agreement (n,) is 0 if the low image is of another place than the crop.
         """
         side, numbers = self.pictures.side, self.pictures.numbers
         rows = torch.from_numpy(numbers.integers(0, self.filled, count)).to(self.low.device)
@@ -358,6 +358,6 @@ class MadePool:
 
 
 def chunks(count: int, size: int) -> Iterator[slice]:
-    """Slices of up to `size` that cover `count`."""
+    """Yield slices of up to `size` that cover `count`."""
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))

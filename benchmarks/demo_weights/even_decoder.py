@@ -1,12 +1,12 @@
-"""Take the lattice of blocks out of a low-pass decoder, on a processor, with no adversary.
+"""Remove the block lattice from a low-pass decoder, on a CPU, without an adversary.
 
     python benchmarks/demo_weights/even_decoder.py ARCHIVES/*.zldm --slides FOLDER -o OUT
 
-Pictures are decoded in blocks of 16 px. A new decoder learns to paint what the old one does, pixel
-by pixel, but for the steps across the lines of that lattice, which it learns from the slides. What
-it decodes is what archives are drawn from: low images that the denoiser made under base layers, and
-those of archives without one, in whole squares with the borders of windows in them; and real ones.
-OUT gets `vae/`, `lows/` and a log; archives of validation cases have no place among ARCHIVES.
+Images are decoded in blocks of 16 px. A new decoder learns to reproduce the old one's output, pixel
+by pixel, except for the steps across the lines of that lattice, which it learns from the slides.
+It decodes what archives are rendered from: low images that the denoiser generated from base layers,
+and those of archives without one, in whole squares that contain borders of windows; and real ones.
+OUT gets `vae/`, `lows/` and a log; don't include archives of validation cases in ARCHIVES.
 """
 
 import argparse
@@ -31,23 +31,23 @@ from zoomldm.rendering.opening import open_renderer
 from zoomldm.rendering.pyramid import Pyramid
 from zoomldm.slides import open_slide
 
-SQUARE = 1024  # px of 20x that are drawn
+SQUARE = 1024  # side in px at 20x of a rendered square
 CROP, BORDER = 208, 16  # px of crops, and of their borders without a loss
 LEVELS = 5  # of real images
-PUSH = 10.0  # weight of the lattice beside mean absolute differences
-FLAT = 0.02  # added to a crop's mean step, so that little is made of those of glass
-KEEP = 0.9  # of the lattice that is known after each step
-EXACT = 0.375  # share of real low images
+PUSH = 10.0  # weight of the lattice relative to mean absolute differences
+FLAT = 0.02  # added to a crop's mean step, so that crops of glass have little weight
+KEEP = 0.9  # decay of the running lattice at each step
+EXACT = 0.375  # fraction of real low images
 
 
 @dataclass(frozen=True)
 class Square:
-    """A drawn square and the real one.
+    """A rendered square and the real one.
 
     Attributes:
-        low: (3, 256, 256) signed, what is decoded.
+        low: (3, 256, 256) signed, the decoder's input.
         real: (1024, 1024, 3) uint8.
-        coarse: (LEVELS - 1, 512, 512, 3) uint8, real tissue near at the levels above.
+        coarse: (LEVELS - 1, 512, 512, 3) uint8, real tissue nearby at the levels above.
     """
 
     low: Tensor
@@ -66,7 +66,7 @@ def corner(archive: Archive, half: bool) -> tuple[int, int]:
 
 
 def draw(paths: list[Path], slides: Path, folder: Path, pipeline: str) -> list[Square]:
-    """Squares of archives, two of each, kept in a folder."""
+    """Render squares of archives, two of each, stored in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     networks, found = load_pipeline(pipeline, "cpu"), []
     for path in paths:
@@ -104,9 +104,9 @@ def draw(paths: list[Path], slides: Path, folder: Path, pipeline: str) -> list[S
 
 
 def crops(squares: list[Square], size: int, seed: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Low images (B, 3, 52, 52), real ones (B, 3, 208, 208), both signed, and levels (B,).
+    """Yield low images (B, 3, 52, 52) and real ones (B, 3, 208, 208), signed, and levels (B,).
 
-    The first EXACT of each batch are of real low images.
+    The first fraction EXACT of each batch have real low images.
     """
     rng = np.random.default_rng(seed)
     while True:
@@ -132,7 +132,7 @@ def crops(squares: list[Square], size: int, seed: int) -> Iterator[tuple[Tensor,
 
 
 def line_steps(images: Tensor, flat: float = FLAT) -> Tensor:
-    """Steps across the lines of the lattice, over those across all lines: 1 where none is seen.
+    """Steps across the lattice's lines relative to those across all lines: 1 if none is visible.
 
     Args:
         images: (B, 3, H, W) signed.
@@ -140,7 +140,7 @@ def line_steps(images: Tensor, flat: float = FLAT) -> Tensor:
 
     Returns:
         (B, 16): mean absolute difference of the columns, and rows, that meet in line 1, 2, ... 16
-        of each square, over the mean of all.
+        of each block, relative to the mean of all.
     """
     found = []
     for axis in (-1, -2):
@@ -152,7 +152,7 @@ def line_steps(images: Tensor, flat: float = FLAT) -> Tensor:
 
 
 def told(vae: LowPassAutoencoder, squares: list[Square]) -> str:
-    """Steps across the lines of the lattice: of drawn squares, and of real low images."""
+    """Steps across the lattice's lines, as text: of rendered squares, and of real low images."""
     rows = []
     for exact in (False, True):
         steps = []
@@ -170,7 +170,7 @@ def told(vae: LowPassAutoencoder, squares: list[Square]) -> str:
 
 
 def main() -> None:
-    """Draw, train, save."""
+    """Render, train, save."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -218,7 +218,7 @@ def main() -> None:
         apart = (made - wanted).abs().mean()
         off = line_steps(made) - line_steps(real[..., inner, inner])
         off = torch.stack([off[:exact].mean(0), off[exact:].mean(0)])
-        # The mean of many steps' is what is taken down: a square of one's own is mostly chance.
+        # The mean over many steps is reduced: the square of a single step's is mostly chance.
         known = known.lerp(off.detach(), 1 - KEEP)
         lattice = (known * off).mean()
         loss = apart + 2 * PUSH * lattice
@@ -251,7 +251,7 @@ def main() -> None:
 def save(
     network: LowPassAutoencoder, average: dict[str, Tensor], settings: dict, folder: Path
 ) -> LowPassAutoencoder:
-    """The averaged weights, contiguous, in a folder."""
+    """Save the averaged weights, contiguous, in a folder."""
     copy = LowPassAutoencoder(**settings)
     copy.load_state_dict({k: v.contiguous() for k, v in average.items()})
     copy.save_pretrained(folder)

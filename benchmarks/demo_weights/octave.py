@@ -1,14 +1,14 @@
-"""Demo's summarizer and denoiser, trained on one GPU on virtual slides, within a time limit.
+"""Train the demo's summarizer and denoiser on virtual slides, on one GPU, within a time limit.
 
     python benchmarks/demo_weights/octave.py PACKED PIPELINE -o OUT --minutes 12
 
-PACKED is what `pack.py` writes; of PIPELINE the patch encoder and the autoencoder are taken. The
-stage is `zoomldm train`'s, `OctaveStage`, fed from the GPU; in the second part of the time half
-of the parents are made by the denoiser itself, as those are that it meets where there is no base
-layer, and the summarizer, then in `frozen`, no longer changes. Gone on with (`--start`), both hold
-from the first step: what was trained on the summarizer's contexts stays right. OUT gets `unet`
-and `summarizer` (averaged weights, float32), `world.pt` for `embedding_diffusion.py`, a sheet of
-withheld windows and a log.
+PACKED is written by `pack.py`; PIPELINE provides the patch encoder and the autoencoder. The
+stage is `zoomldm train`'s, `OctaveStage`, fed from the GPU. In the second part of the time the
+denoiser itself generates half of the parents, as it meets them without a base layer, and the
+summarizer, then in `frozen`, no longer changes. With `--start`, both hold from the first step, so
+that networks trained on the summarizer's contexts stay valid. OUT gets `unet` and `summarizer`
+(averaged weights, float32), `world.pt` for `embedding_diffusion.py`, a sheet of withheld windows
+and a log.
 """
 
 import argparse
@@ -36,15 +36,15 @@ from zoomldm.networks.summarizers import CNNSummarizer, standardise
 from zoomldm.training.head_fit import RIDGE, fit_blend, latents_of
 
 LEVEL_SHARES = (0.44, 0.18, 0.13, 0.09, 0.06, 0.04, 0.03, 0.03)
-WINDOWS = (24000, 12000, 8000, 6000, 4000, 2000, 768, 384)  # that the outline is fitted to
-SECOND = 0.45  # share of the time after which parents are made
-FROZEN = 0.5  # share of the time after which the summarizer stays as it is
+WINDOWS = (24000, 12000, 8000, 6000, 4000, 2000, 768, 384)  # windows to fit the outline, by level
+SECOND = 0.45  # fraction of the time after which parents are generated
+FROZEN = 0.5  # fraction of the time after which the summarizer is frozen
 NULL = 0.1
 
 
 @torch.no_grad()
 def fit(world: World, stage: GpuStage, windows=WINDOWS, pairs: int = 384) -> None:
-    """`OctaveStage.fit` on the device."""
+    """Do `OctaveStage.fit` on the device."""
     outline = stage.summarizer.outline
     for level in range(COUNT):
         side, second, cross = 1 << level, 0.0, 0.0
@@ -70,7 +70,7 @@ def fit(world: World, stage: GpuStage, windows=WINDOWS, pairs: int = 384) -> Non
 
 
 def networks(arguments, device) -> tuple[TileCNN, GpuStage]:
-    """Patch encoder, and the stage with new networks or with those of `--start`."""
+    """Patch encoder, and the stage with new networks or those of `--start`."""
     folder = arguments.pipeline
     encoder = TileCNN.from_pretrained(folder / "patch_encoder").float().to(device).eval()
     vae = LowPassAutoencoder.from_pretrained(folder / "vae").float().to(device)
@@ -86,12 +86,12 @@ def networks(arguments, device) -> tuple[TileCNN, GpuStage]:
 
 
 def quicker(stage: GpuStage, step: Callable[[], None], trial: int = 12) -> str:
-    """Compile the U-Net, channels last, unless that fails or a step takes far longer then.
+    """Compile the U-Net, channels last, unless that fails or makes a step much slower.
 
     Args:
-        stage: whose U-Net it is.
-        step: one of training.
-        trial: steps that are timed each way.
+        stage: stage of the U-Net.
+        step: takes one training step.
+        trial: number of steps timed each way.
     """
     device = stage.unet.alphas.device
 
@@ -105,7 +105,7 @@ def quicker(stage: GpuStage, step: Callable[[], None], trial: int = 12) -> str:
         torch.cuda.synchronize(device)
         return (time.perf_counter() - start) / trial
 
-    unet = stage.unet.unet.to(memory_format=torch.channels_last)  # before the optimiser's state is
+    unet = stage.unet.unet.to(memory_format=torch.channels_last)  # before optimiser state exists
     plain = timed()
     stage.unet.unet = torch.compile(unet, dynamic=False)
     start = time.perf_counter()
@@ -115,13 +115,13 @@ def quicker(stage: GpuStage, step: Callable[[], None], trial: int = 12) -> str:
         compiled, why = float("inf"), f" ({type(error).__name__}: {str(error)[:200]})"
     else:
         why = f", {time.perf_counter() - start:.0f} s to get there"
-    if compiled > 1.3 * plain:  # others may have come to the device meanwhile
+    if compiled > 1.3 * plain:  # other jobs may have started on the device meanwhile
         stage.unet.unet = unet
     return f"seconds a step: {plain:.3f}, compiled {compiled:.3f}{why}"
 
 
 def outline_in_float32(device_type: str) -> None:
-    """Keep the outline out of autocast: half precision would blur what it tells."""
+    """Keep the outline out of autocast: half precision would blur it."""
     plain = Outline.forward
 
     def forward(self, embeddings: Tensor, level: int, shift: Tensor | None = None) -> Tensor:
@@ -191,7 +191,7 @@ def main() -> None:
     losses: dict[str, list[Tensor]] = {}
 
     def gradients(share: float) -> None:
-        """One step's."""
+        """Accumulate the gradients of one step."""
         chosen = rng.choice(COUNT, size=arguments.levels_a_step, p=LEVEL_SHARES)
         for level in chosen.tolist():
             size = arguments.batch if level < 5 or arguments.compile else arguments.batch // 2
@@ -206,7 +206,7 @@ def main() -> None:
             losses.setdefault(NAMES[level], []).append(errors.detach().mean())
 
     def take(rate: float) -> None:
-        """One step of the optimiser."""
+        """Take one optimiser step."""
         for group in optimiser.param_groups:
             group["lr"] = max(rate, 1e-6)
         torch.nn.utils.clip_grad_norm_([*decayed, *others], 1.0)

@@ -1,4 +1,4 @@
-"""The octave stage on withheld windows: losses, and a sheet."""
+"""Check of the octave stage on withheld windows: losses, and a sheet."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from zoomldm.pixels import to_pixels
 
 @torch.no_grad()
 def held_out(world: World, stage: GpuStage, size: int = 256) -> str:
-    """v-loss on withheld windows: context | parent | made parent | base layer, a level each."""
+    """v-loss on withheld windows by level: context | parent | generated parent | base layer."""
     rng, rows = np.random.default_rng(8), []
     world.random.manual_seed(8)
     torch.manual_seed(8)
@@ -49,7 +49,7 @@ def held_out(world: World, stage: GpuStage, size: int = 256) -> str:
 
 @torch.no_grad()
 def sheet(world: World, stage: GpuStage, path: Path, columns: int = 10) -> None:
-    """Withheld windows: real, from context, from a made parent, from the base layer."""
+    """Withheld windows: real, from context, from a generated parent, from the base layer."""
     rows, rng = [], np.random.default_rng(3)
     world.random.manual_seed(3)
     torch.manual_seed(3)

@@ -1,4 +1,4 @@
-"""The octave stage with batches that are drawn on the device, each of one level."""
+"""The octave stage with batches drawn on the device, each of one level."""
 
 import numpy as np
 import torch
@@ -9,11 +9,11 @@ from zoomldm.geometry.levels import COARSEST
 from zoomldm.networks.octave_denoiser import BASE, KINDS, PARENT, OctaveDenoiser
 from zoomldm.training.stages.octave import PARENTS, REPEATS, OctaveStage
 
-STORED = (0.55, 0.2, 0.15)  # of the items of the finest levels that have a base layer
+STORED = (0.55, 0.2, 0.15)  # fraction of items with a base layer, at the finest levels
 
 
 class SingleLevel(OctaveDenoiser):
-    """The denoiser where a batch is of one level: two maps in place of one for every item."""
+    """The denoiser for batches of one level: two maps in place of one for every item."""
 
     level_now = 0
 
@@ -24,7 +24,7 @@ class SingleLevel(OctaveDenoiser):
 
 
 class GpuStage(OctaveStage):
-    """The stage with hints that may be given."""
+    """The stage with hints that may be supplied in the batch."""
 
     def _kinds(self, rng: np.random.Generator, level: int, count: int) -> np.ndarray:
         if level == COARSEST:
@@ -57,7 +57,7 @@ class _Nothing(torch.nn.Module):
 def items(
     world: World, stage: OctaveStage, level: int, size: int, rng, null: float, kinds=None
 ) -> dict[str, Tensor]:
-    """A batch of one level, as `OctaveStage.batch` makes it."""
+    """A batch of one level, in the form of `OctaveStage.batch`."""
     device, repeats = world.device, REPEATS[level]
     n = -(-size // repeats)
     drawn = world.draw(level, n)

@@ -1,8 +1,8 @@
-"""Tissue tiles of slides in one small file a slide, as the GPU scripts beside this one read them.
+"""Pack tissue tiles of slides into one small file each, for the GPU scripts in this folder.
 
     python benchmarks/demo_weights/pack.py SLIDE... -o FOLDER [--quality 80]
 
-Tissue tiles and those beside them, in the format that `packed.py` describes.
+Packs tissue tiles and those beside them, in the format that `packed.py` describes.
 """
 
 import argparse
@@ -25,7 +25,7 @@ def ring(mask: np.ndarray) -> np.ndarray:
 
 
 def main() -> None:
-    """Write a file a slide."""
+    """Write one file per slide."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("slides", type=Path, nargs="+")
     parser.add_argument("-o", "--out", type=Path, required=True)

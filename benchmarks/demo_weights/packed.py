@@ -1,8 +1,8 @@
-"""Slides packed as coded tiles, one file each: written on a machine with slides, read on another.
+"""Slides packed as coded tiles, one file each, to move them to a machine without the slides.
 
 A file `<name>.npz` holds `tiles` (AVIF or JPEG bytes of 256 px RGB tiles, joined, uint8), `offsets`
 (n + 1, int64), `where` (n, 2) int16 row and column, `shape` (2,) rows and columns, `mask` (R, C)
-bool tissue and `block` (R, C) bool withheld tissue. Tiles that are not there are white.
+bool tissue and `block` (R, C) bool withheld tissue. Missing tiles are white.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,7 +20,7 @@ from torch import Tensor
 TILE = 256
 WHITE = 255
 JPEG = b"\xff\xd8"
-GROUP = 256  # tiles that are copied to the device at once
+GROUP = 256  # tiles copied to the device at once
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class PackedSlide:
     """A slide at 20x.
 
     Attributes:
-        name: of its file, without the suffix.
-        mosaic: (R * 256, C * 256, 3) uint8 on the device that was asked for.
+        name: name of its file, without the suffix.
+        mosaic: (R * 256, C * 256, 3) uint8 on the requested device.
         mask: (R, C) tissue.
         block: (R, C) tissue withheld from training.
-        stored: (R, C) whether a tile is there; the others are white.
+        stored: (R, C) whether a tile is stored; the others are white.
     """
 
     name: str
@@ -53,8 +53,8 @@ def write_packed(
 
     Args:
         path: the file, `<name>.npz`.
-        tiles: AVIF or JPEG bytes of each.
-        where: (n, 2) row and column of each.
+        tiles: AVIF or JPEG bytes of each tile.
+        where: (n, 2) row and column of each tile.
         mask: (R, C) tissue.
         block: (R, C) tissue withheld from training.
     """
@@ -73,7 +73,7 @@ def write_packed(
 def encode_tiles(
     tiles: Iterable[NDArray[np.uint8]], quality: int = 80, threads: int = 2
 ) -> list[bytes]:
-    """AVIF bytes of tiles (256, 256, 3)."""
+    """Encode tiles (256, 256, 3) as AVIF bytes."""
 
     def encode(tile: NDArray[np.uint8]) -> bytes:
         return imagecodecs.avif_encode(tile, level=quality, speed=8, numthreads=1)
@@ -88,13 +88,13 @@ def read_packed(
     threads: int = 16,
     names: Sequence[str] | None = None,
 ) -> list[PackedSlide]:
-    """All slides of a folder, or those named, by name.
+    """Read all slides of a folder, or those named, sorted by name.
 
     Args:
-        folder: holds the files.
-        device: where the mosaics are laid out.
-        threads: that decode.
-        names: of slides; None for all.
+        folder: folder of the files.
+        device: device of the mosaics.
+        threads: number of decoding threads.
+        names: names of slides; None for all.
 
     Raises:
         FileNotFoundError: there are none.
@@ -128,5 +128,5 @@ def _read(path: Path, device: torch.device, pool: ThreadPoolExecutor) -> PackedS
 
 
 def _decode(data: bytes) -> NDArray[np.uint8]:
-    """AVIF or JPEG bytes to (256, 256, 3) uint8."""
+    """Decode AVIF or JPEG bytes to (256, 256, 3) uint8."""
     return imagecodecs.jpeg8_decode(data) if data[:2] == JPEG else imagecodecs.avif_decode(data)

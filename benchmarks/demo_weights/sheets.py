@@ -1,8 +1,8 @@
-"""Sheets of new tissue under an embedding diffusion, and what its outlines are like.
+"""Sheets of sampled tissue with an embedding diffusion, and statistics of its outlines.
 
     python benchmarks/demo_weights/sheets.py PIPELINE WORLD OUT [--embedding-diffusion FOLDER]
 
-The whole PIPELINE draws; WORLD is that of `embedding_diffusion.py`, for real contexts beside.
+The whole PIPELINE samples; WORLD is that of `embedding_diffusion.py`, for real contexts beside.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from zoomldm.sampling.sampler import Sampler
 
 
 def main() -> None:
-    """Draw them of a pipeline."""
+    """Write the sheets of a pipeline."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pipeline", type=Path)
     parser.add_argument("world", type=Path)
@@ -46,10 +46,10 @@ def main() -> None:
 
 
 def draw_sheets(arguments: argparse.Namespace, network: ContextDiT, windows: Windows) -> None:
-    """Write sheets of a row a level: drawn contexts as they are and softened, real ones, a zoom.
+    """Write sheets with a row per level: sampled contexts, raw and softened, real ones, a zoom.
 
-    Printed for each level are mean differences of neighbouring cells of the outlines' luminance,
-    and those across tokens over those inside.
+    For each level, mean differences of neighbouring cells in the outlines' luminance are printed,
+    and the ratio of those across tokens to those inside.
     """
     out, count = arguments.out, arguments.each
     pipeline = load_pipeline(str(arguments.pipeline), arguments.device)
@@ -85,7 +85,7 @@ def draw_sheets(arguments: argparse.Namespace, network: ContextDiT, windows: Win
 
 
 def differences(contexts: Tensor, channels: int) -> tuple[float, float]:
-    """Mean difference of cells beside each other inside tokens, and across tokens."""
+    """Mean difference of neighbouring cells inside tokens, and across tokens."""
     tokens = contexts[:, :, : channels * SPAN**2].transpose(1, 2).unflatten(2, (TOKENS, TOKENS))
     latents = F.pixel_shuffle(tokens, SPAN)[:, 0]
     apart = (latents[:, :, 1:] - latents[:, :, :-1]).abs().mean((0, 1))

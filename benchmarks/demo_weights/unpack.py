@@ -1,9 +1,9 @@
-"""Slides out of packed tiles again, as tiled pyramidal TIFFs that every verb and benchmark reads.
+"""Write packed slides back as tiled pyramidal TIFFs that every verb and benchmark reads.
 
     python benchmarks/demo_weights/unpack.py PACKED ARCHIVES -o FOLDER [--names NAME...]
 
-For measuring where the slides themselves are not: each file carries the name of its slide, its
-size and scale (those of its archive), tissue and the tiles beside it; everything else is white.
+For measurements on machines without the slides: each file has the name of its slide, its
+size and scale (from its archive), tissue and the tiles beside it; everything else is white.
 The pixels went through two lossy codecs.
 """
 
@@ -21,11 +21,11 @@ from zoomldm.archive import open_archive
 from zoomldm.geometry.levels import BASE_MPP, TILE
 
 QUALITY = 95
-SMALLEST = 512  # px, where the pyramid ends
+SMALLEST = 512  # px; the pyramid ends at this size
 
 
 def tiles_of(picture: np.ndarray) -> Iterator[np.ndarray]:
-    """Tiles (256, 256, 3) of an image, filled up with white."""
+    """Tiles (256, 256, 3) of an image, padded with white."""
     rows, cols = (-(-n // TILE) for n in picture.shape[:2])
     for row in range(rows):
         for col in range(cols):
@@ -35,7 +35,7 @@ def tiles_of(picture: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def write_slide(path: Path, pixels: np.ndarray) -> None:
-    """A pyramid of an image (h, w, 3) at 0.5 mpp, which OpenSlide reads as a generic TIFF."""
+    """Write a pyramid of an image (h, w, 3) at 0.5 mpp, which OpenSlide reads as a generic TIFF."""
     image, number = Image.fromarray(pixels), 0
     with tifffile.TiffWriter(path, bigtiff=True) as tiff:
         while True:
@@ -62,7 +62,7 @@ def write_slide(path: Path, pixels: np.ndarray) -> None:
 
 
 def unpack(packed: Path, archives: Path, out: Path, name: str) -> Path:
-    """One slide; its file."""
+    """Write one slide and return its file."""
     with open_archive(archives / f"{name}.zldm") as archive:
         target, (width, height) = out / archive.manifest.slide.name, archive.size
     slide = read_packed(packed, threads=2, names=[name])[0]
@@ -72,7 +72,7 @@ def unpack(packed: Path, archives: Path, out: Path, name: str) -> Path:
 
 
 def main() -> None:
-    """Write a file a slide, several at once."""
+    """Write one file per slide, several at once."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("packed", type=Path)
     parser.add_argument("archives", type=Path)

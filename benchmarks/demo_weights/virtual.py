@@ -1,8 +1,8 @@
-"""Virtual slides: packed slides turned, warped and stained otherwise, embedded, and kept in memory.
+"""Virtual slides: packed slides rotated, warped and restained, embedded, and held in memory.
 
-A few thousand tiles are little to train on. Each slide is therefore seen in all eight
-orientations, and further under random angles, scales (0.92 to 1.08), origins of the tile grid and
-stains, with embeddings of its own for every version. Everything lies on one device.
+A few thousand tiles are too few to train on. Each slide is therefore used in all eight
+orientations, and also under random angles, scales (0.92 to 1.08), origins of the tile grid and
+stains; every version has its own embeddings. Everything lies on one device.
 """
 
 import math
@@ -31,7 +31,7 @@ HE = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))  # Ruifrok and
 
 
 def stain(rng: np.random.Generator) -> np.ndarray:
-    """A random change of optical densities (3, 3) that leaves white as it is."""
+    """A random linear change of optical densities (3, 3) that leaves white unchanged."""
     he = np.array(HE) + rng.normal(0, 0.02, (3, 3))
     gains = np.exp(rng.normal(0, (0.15, 0.15, 0.05)))
     return np.linalg.inv(np.array(HE)) @ np.diag(gains) @ he
@@ -42,19 +42,19 @@ class Slide:
     """A virtual slide.
 
     Attributes:
-        name: of the slide.
-        source: its number.
+        name: name of the slide.
+        source: index of the slide.
         version: below 8 an exact orientation.
         matrix: (2, 3) from its pixels (x, y) at 20x, centres at halves, to those of the slide.
         stain: (3, 3) change of optical density, or None.
         pixels: (R 64, C 64, 3) uint8 at 5x.
-        lossy: the same as a base layer keeps it.
-        quality: (chunks down, chunks right) of the base layer.
+        lossy: the same as decoded from a base layer.
+        quality: (chunks down, chunks right) quality of the base layer.
         embeddings: (R, C, D) float16.
-        background: (D,).
-        mask: (R, C) bool.
-        withheld: (R, C) bool.
-        glass: (3,) uint8, colour of what lies outside.
+        background: (D,) embedding of a white tile.
+        mask: (R, C) bool, tissue.
+        withheld: (R, C) bool, withheld tissue.
+        glass: (3,) uint8, colour outside the slide.
     """
 
     name: str
@@ -73,9 +73,9 @@ class Slide:
 
 
 def glass(slide: PackedSlide) -> Tensor:
-    """Colour (3,) uint8 of a slide where there is no tissue: the median of packed tiles beside it.
+    """Colour (3,) uint8 of a slide's glass: the median of packed tiles beside the tissue.
 
-    What was not packed is filled with it. White there would teach that glass has two colours.
+    Missing tiles are filled with it. White there would teach that glass has two colours.
     """
     at = np.argwhere(slide.stored & ~slide.mask)
     if not len(at):
@@ -87,7 +87,7 @@ def glass(slide: PackedSlide) -> Tensor:
 
 
 class Source:
-    """One slide on the device, from which pixels of its versions are read."""
+    """One slide on the device, from which the pixels of its versions are read."""
 
     def __init__(self, slide: PackedSlide) -> None:
         self.name, self.mask, self.block = slide.name, slide.mask, slide.block
@@ -104,11 +104,11 @@ class Source:
         self._float = (self.mosaic.permute(2, 0, 1).float() - glass)[None].contiguous()
 
     def close(self) -> None:
-        """Free what `open` took."""
+        """Free the float mosaic of `open`."""
         self._float = None
 
     def read(self, matrix: np.ndarray, change: np.ndarray | None, tops: Tensor, lefts: Tensor):
-        """Tiles (n, 256, 256, 3) uint8 at pixels (tops, lefts) of a version."""
+        """Read tiles (n, 256, 256, 3) uint8 at pixels (tops, lefts) of a version."""
         assert self._float is not None
         n, (height, width) = len(tops), self.mosaic.shape[:2]
         line = torch.arange(TILE, device=self.device, dtype=torch.float64) + 0.5
@@ -161,7 +161,7 @@ def placed(source: Source, version: int, rng: np.random.Generator):
 
 
 def covered(flags: np.ndarray, matrix: np.ndarray, rows: int, cols: int, points: int) -> np.ndarray:
-    """Fraction of each tile of a version that lies in tiles of the slide with a flag."""
+    """Fraction of each tile of a version that lies in flagged tiles of the slide."""
     line = (np.arange(points) + 0.5) / points
     y = (np.arange(rows)[:, None] + line).reshape(-1) * TILE
     x = (np.arange(cols)[:, None] + line).reshape(-1) * TILE
@@ -175,7 +175,7 @@ def covered(flags: np.ndarray, matrix: np.ndarray, rows: int, cols: int, points:
 
 
 def base_chunk(around: np.ndarray, quality: int, first: int) -> np.ndarray:
-    """A chunk with its margin as the slide's own JPEG and then a base layer leave it."""
+    """Code a chunk with its margin as the slide's own JPEG and then as a base layer."""
     around = imagecodecs.jpeg8_decode(imagecodecs.jpeg8_encode(around, level=first))
     return as_base_layer(around, quality, MARGIN)
 
@@ -189,7 +189,7 @@ def make(
     encoder: nn.Module,
     pool: Executor | None,
 ) -> tuple[Slide, list[tuple[slice, slice, Future]]]:
-    """A version of an opened slide, and the chunks of its base layer that are still encoded."""
+    """Make a version of an opened slide; also returns the base-layer chunks still being encoded."""
     rng = np.random.default_rng([seed, number, version])
     matrix, rows, cols = placed(source, version, rng)
     change = stain(rng) if version >= TURNS and rng.random() < 0.8 else None
@@ -257,9 +257,9 @@ def make_all(
     codec: bool = True,
     workers: int | None = None,
 ) -> list[Slide]:
-    """All versions of all slides; base layers are coded in processes of their own."""
+    """Make all versions of all slides; base layers are coded in separate processes."""
     slides: list[Slide] = []
-    # Threads would wait for each other: much of a base layer's way is NumPy on small arrays.
+    # Threads would wait for each other: much of a base layer's work is NumPy on small arrays.
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         waiting: list[tuple[Slide, list]] = []
         for number, source in enumerate(sources):
@@ -276,12 +276,12 @@ def make_all(
 
 
 def load_sources(folder: Path, device, only: int | None = None) -> list[Source]:
-    """All packed slides of a folder, or the first of them."""
+    """Load all packed slides of a folder, or the first `only` of them."""
     return [Source(slide) for slide in read_packed(folder, device)[:only]]
 
 
 def embeddings_of(slides: Sequence[Slide]) -> list[dict]:
-    """What the embedding diffusion's contexts are made from."""
+    """The input from which the embedding diffusion's contexts are computed."""
     return [
         {
             "name": s.name,

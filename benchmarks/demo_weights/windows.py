@@ -1,4 +1,4 @@
-"""Windows of virtual slides, drawn at random and gathered at once on their device."""
+"""Windows of virtual slides, drawn at random and gathered in bulk on their device."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from virtual import BASES, CHUNK, FINE, LEVELS, SIDE, TOKEN, Slide
 
 
 def halved(pixels: Tensor) -> Tensor:
-    """Averaged over 2 x 2, rounded; an odd edge is filled up with white first."""
+    """Average over 2 x 2, rounded; an odd edge is first padded with white."""
     x = pixels.permute(2, 0, 1)[None].float()
     x = F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2), value=255)
     return F.avg_pool2d(x, 2)[0].add(0.5).floor().to(torch.uint8).permute(1, 2, 0)
 
 
 def pixel_pool(images: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Arrays (h, w, ...) as one (n + 1, ...), with the start and the width of each."""
+    """Join arrays (h, w, ...) to one (n + 1, ...), with the start and the shape of each."""
     sizes = torch.tensor([i.shape[0] * i.shape[1] for i in images])
     starts = torch.cumsum(sizes, 0) - sizes
     device = images[0].device
@@ -31,7 +31,7 @@ class Pool:
 
     Args:
         images: (h, w, ...) of each slide.
-        fill: of each slide what lies outside; (slides, ...) or one number.
+        fill: value outside each slide; (slides, ...) or one number.
     """
 
     def __init__(self, images: Sequence[Tensor], fill: Tensor | float) -> None:
@@ -39,7 +39,7 @@ class Pool:
         self.fill = fill
 
     def windows(self, slide: Tensor, top: Tensor, left: Tensor, side: int) -> Tensor:
-        """Windows (B, side, side, ...)."""
+        """Gather windows (B, side, side, ...)."""
         line = torch.arange(side, device=top.device)
         y, x = top[:, None] + line, left[:, None] + line
         high, wide = self.shapes[slide].unbind(1)
@@ -60,12 +60,12 @@ class Drawn:
     """Windows of one level.
 
     Attributes:
-        slide: (n,) number of the virtual slide.
-        top: (n,) in pixels of level + 2, which are a quarter of those of the level.
+        slide: (n,) index of the virtual slide.
+        top: (n,) in pixels of level + 2, which are four times as large as the level's.
         left: likewise.
         pixels: (n, 64, 64, 3) uint8 of level + 2.
-        lossy: the same of the base layer, None from 2.5x on.
-        quality: (n,) of the base layer.
+        lossy: the same from the base layer, None from 2.5x on.
+        quality: (n,) quality of the base layer.
         grids: (n, s, s, D).
         shifts: (n, 2), or None from 2.5x on.
     """
@@ -81,13 +81,13 @@ class Drawn:
 
 
 class World:
-    """Windows of virtual slides, drawn on their device; rules as `zoomldm.data.rasters`.
+    """Windows of virtual slides, drawn on their device by the rules of `zoomldm.data.rasters`.
 
     Args:
         slides: the virtual slides.
-        withheld: whether to draw from what is kept out of training.
+        withheld: whether to draw from tissue withheld from training.
         least: see `RasterPatches`.
-        seed: of the windows.
+        seed: seed of the windows.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class World:
         return good & (kept * 2 > mask if self.withheld else kept * 2 <= mask)
 
     def at(self, level: int, slide: Tensor, top: Tensor, left: Tensor) -> Drawn:
-        """Windows at places in pixels of level + 2."""
+        """Windows at places given in pixels of level + 2."""
         pixels = self.pixels[level].windows(slide, top, left, SIDE)
         lossy = self.lossy[level].windows(slide, top, left, SIDE) if level < BASES else None
         half = SIDE // 2
@@ -176,5 +176,5 @@ class World:
         return Drawn(slide, top, left, pixels, lossy, quality, grids, shifts)
 
     def draw(self, level: int, count: int, whole: bool = False) -> Drawn:
-        """`count` windows of a level."""
+        """Draw `count` windows of a level."""
         return self.at(level, *self.places(level, count, whole))

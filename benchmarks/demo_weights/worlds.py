@@ -1,4 +1,4 @@
-"""Virtual slides on a device, and contexts of their patches: everything by index, in bulk."""
+"""Virtual slides on a device, and contexts of their patches: all by index, in bulk."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,19 +12,19 @@ from zoomldm.generation.contexts import softened
 from zoomldm.geometry.levels import COUNT, patch_tiles
 from zoomldm.networks.summarizers import SIDE, CNNSummarizer
 
-POOLED = 5  # level from which contexts are kept
-SOFT = 0.5  # share of parents that are softened, as drawn ones may be
-SHARE = 0.25  # least tissue of a patch, of the most that one of its level has on its slide
+POOLED = 5  # level from which contexts are stored
+SOFT = 0.5  # fraction of parents that are softened, as sampled ones may be
+SHARE = 0.25  # least tissue of a patch, relative to its level's largest on the slide
 MARGIN = 2  # tiles around a patch that a reference may lie in
-TRIES = 16  # at finding one
-MOST = 4000  # patches of a slide and level among which is drawn
+TRIES = 16  # attempts at finding a reference
+MOST = 4000  # patches per slide and level to draw from
 SHARED_FROM, SHARED_MOST = 4, 0.25  # see zoomldm.geometry.withheld
-CHUNK = (2048, 2048, 1024, 512, 256, 96, 48, 16)  # grids summarised at once, a level
+CHUNK = (2048, 2048, 1024, 512, 256, 96, 48, 16)  # grids summarised at once, by level
 
 
 @dataclass
 class Items:
-    """Contexts with what they are drawn under.
+    """Contexts with the conditions for them.
 
     Attributes:
         contexts: (n, 64, width) float16.
@@ -40,15 +40,15 @@ class Items:
 
     @classmethod
     def joined(cls, parts: list["Items"]) -> "Items":
-        """Several behind each other."""
+        """Concatenate several."""
         return cls(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(cls)))
 
     def take(self, places: Tensor) -> "Items":
-        """Those at places (m,)."""
+        """Return the items at indices (m,)."""
         return Items(*(getattr(self, f.name)[places] for f in fields(self)))
 
     def put(self, places: Tensor, fresh: "Items") -> None:
-        """Set those at places (m,)."""
+        """Set the items at indices (m,)."""
         for field in fields(self):
             getattr(self, field.name)[places] = getattr(fresh, field.name)
 
@@ -57,8 +57,8 @@ class EmbeddedSlides:
     """Embeddings and masks of all slides in flat tensors on a device.
 
     Args:
-        path: of a list of dicts, see this folder's `embedding_diffusion.py`.
-        device: where they lie.
+        path: file with a list of dicts, see this folder's `embedding_diffusion.py`.
+        device: device of the tensors.
     """
 
     def __init__(self, path: Path, device: torch.device) -> None:
@@ -71,7 +71,7 @@ class EmbeddedSlides:
         self.begin = _starts(shapes.prod(1)).to(device)
         self.sums_begin = _starts((shapes + 1).prod(1)).to(device)
         flat = [s["embeddings"].flatten(0, 1).half() for s in slides]
-        self.outside = sum(len(f) for f in flat)  # where the backgrounds lie
+        self.outside = sum(len(f) for f in flat)  # where the backgrounds start
         grounds = torch.stack([s["background"].half() for s in slides])
         self.embeddings = torch.cat([*flat, grounds]).to(device)
         masks = [s["mask"].bool().to(device) for s in slides]
@@ -83,7 +83,7 @@ class EmbeddedSlides:
         self.tissue = sum(int(m.sum()) for m in masks)
 
     def within(self, sums: Tensor, slide: Tensor, r: Tensor, c: Tensor, side: int) -> Tensor:
-        """Tiles of `tissue_sums` or `block_sums` in squares of `side` that start at (r, c)."""
+        """Sum `tissue_sums` or `block_sums` over squares of `side` tiles that start at (r, c)."""
         rows, cols = self.rows[slide], self.cols[slide]
         first, width = self.sums_begin[slide], cols + 1
         zero = torch.zeros_like(rows)
@@ -93,7 +93,7 @@ class EmbeddedSlides:
         return below - sums[first + top + right] + sums[first + top + left]
 
     def withheld(self, level: int, slide: Tensor, r: Tensor, c: Tensor, more: int = 0) -> Tensor:
-        """Which patches are kept out of training, as `zoomldm.geometry.withheld` says."""
+        """Which patches are withheld from training, by the rules of `zoomldm.geometry.withheld`."""
         side = patch_tiles(level) + more
         hit = self.within(self.block_sums, slide, r, c, side)
         if level < SHARED_FROM:
@@ -101,7 +101,7 @@ class EmbeddedSlides:
         return hit > SHARED_MOST * self.within(self.tissue_sums, slide, r, c, side)
 
     def grids(self, slide: Tensor, r: Tensor, c: Tensor, side: int) -> Tensor:
-        """Embeddings (n, side, side, D) of squares; background beyond a slide."""
+        """Embeddings (n, side, side, D) of squares; the background outside a slide."""
         cells = torch.arange(side, device=self.device)
         rows, cols = (r[:, None] + cells)[:, :, None], (c[:, None] + cells)[:, None]
         high, wide = self.rows[slide, None, None], self.cols[slide, None, None]
@@ -110,9 +110,9 @@ class EmbeddedSlides:
         return self.embeddings[torch.where(inside, place, self.outside + slide[:, None, None])]
 
     def references(self, level: int, slide: Tensor, r: Tensor, c: Tensor) -> Tensor:
-        """Embeddings (n, D) of tissue in or beside patches; zeros where none was found.
+        """Embeddings (n, D) of tissue in or beside patches; zeros if none was found.
 
-        At 20x it is another tile than the patch.
+        At 20x it is a tile other than the patch.
         """
         span = patch_tiles(level) + 2 * MARGIN
         shape, device = (len(slide), TRIES), self.device
@@ -130,7 +130,7 @@ class EmbeddedSlides:
         return torch.where(fits.gather(1, pick), found, 0)
 
     def patches(self, level: int) -> tuple[Tensor, Tensor]:
-        """First tiles (n, 3) of patches to train on, and of withheld ones; `MOST` a slide."""
+        """First tiles (n, 3) of patches to train on, and of withheld ones; up to `MOST` a slide."""
         side, kept, out = patch_tiles(level), [], []
         for number in range(self.count):
             r, c = torch.meshgrid(
@@ -155,7 +155,7 @@ class Windows:
 
     Args:
         world: the slides.
-        summarizer: frozen.
+        summarizer: frozen summarizer.
     """
 
     def __init__(self, world: EmbeddedSlides, summarizer: CNNSummarizer) -> None:
@@ -169,22 +169,22 @@ class Windows:
 
     @torch.no_grad()
     def draw(self, level: int, count: int, parents: float, kept: bool = False) -> Items:
-        """Random items of a level.
+        """Draw random items of a level.
 
-        Below 2.5x a patch starts at any token of its first tile. A parent lies as it does in
-        sampling: its first token or the middle one over the child's first, or, as those of
-        overlapping windows do, half a token before that.
+        At levels finer than 2.5x a patch starts at any token of its first tile. A parent lies as
+        in sampling: its first token or its middle one over the child's first, or, as for
+        overlapping windows, half a token before that.
 
         Args:
             level: 0 to 7.
-            count: of items.
-            parents: share of them that are given theirs, where it is not withheld.
-            kept: of withheld patches, whose parents may be withheld, too.
+            count: number of items.
+            parents: fraction of items with a parent, unless that is withheld.
+            kept: draw withheld patches, whose parents may be withheld, too.
         """
         world, device = self.world, self.world.device
         pool = self.kept[level] if kept else self.starts[level]
         slide, r, c = pool[torch.randint(len(pool), (count,), device=device)].unbind(1)
-        tokens = SIDE >> level  # a side of a tile, 0 above 2.5x
+        tokens = SIDE >> level  # tokens per side of a tile, 0 coarser than 2.5x
         first = torch.stack([r, c], 1)
         if tokens > 1:
             shift = torch.randint(tokens, (count, 2), device=device)
@@ -201,7 +201,7 @@ class Windows:
         return Items(contexts, above, references.half(), levels)
 
     def _contexts(self, level: int, slide: Tensor, first: Tensor) -> Tensor:
-        """Contexts (n, 64, width) float16 of windows that start at tokens (below 2.5x) or tiles."""
+        """Contexts (n, 64, width) float16 of windows at tokens (finer than 2.5x) or tiles."""
         tokens, side, parts = SIDE >> level, patch_tiles(level), []
         for start in range(0, len(slide), CHUNK[level]):
             own, at = slide[start : start + CHUNK[level]], first[start : start + CHUNK[level]]
@@ -214,7 +214,7 @@ class Windows:
         return torch.cat(parts)
 
     def _digits(self) -> float:
-        """Largest relative error, of any level, of contexts made in float16."""
+        """Largest relative error over levels of contexts computed in float16."""
         worst = 0.0
         for level, starts in enumerate(self.starts):
             tokens = SIDE >> level
@@ -230,10 +230,10 @@ class Windows:
         return worst
 
     def _parents(self, level: int, slide: Tensor, first: Tensor, kept: bool) -> Tensor:
-        """Tokens (n, 16, width) of parents over windows, zeros where the parent is withheld."""
+        """Tokens (n, 16, width) of parents over windows, zeros if the parent is withheld."""
         pick = torch.randint(5, first.shape, device=first.device)
-        offset = torch.tensor([0, 0, 7, 8, 8], device=first.device)[pick]  # in child's tokens
-        if level < 3:  # a parent starts at a token of its own, two of the child's
+        offset = torch.tensor([0, 0, 7, 8, 8], device=first.device)[pick]  # in child tokens
+        if level < 3:  # a parent starts at one of its tokens, which are two child tokens
             whole = torch.where(pick < 3, 0, 8)
             offset = torch.where(first % 2 == 0, whole, 7)
             start = (first - offset).div(2, rounding_mode="floor")
@@ -256,9 +256,9 @@ def quarters(contexts: Tensor, offset: Tensor) -> Tensor:
     """Tokens (n, 16, width) of parents (n, 64, width) that a child lies over.
 
     Args:
-        contexts: the parents'.
-        offset: (n, 2) child's tokens from the parent's first to the child's, 0 to 8; an odd one
-            lies between two of the parent's, which are averaged.
+        contexts: contexts of the parents.
+        offset: (n, 2) child tokens from the parent's start to the child's, 0 to 8; an odd offset
+            lies between two parent tokens, which are averaged.
     """
     out = contexts.unflatten(1, (SIDE, SIDE))
     cells = torch.arange(SIDE // 2, device=contexts.device)
@@ -270,7 +270,7 @@ def quarters(contexts: Tensor, offset: Tensor) -> Tensor:
 
 
 def as_tensor(value: Any) -> Any:
-    """An array as a tensor, anything else as it is."""
+    """Convert an array to a tensor; anything else is returned as it is."""
     return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
 
 

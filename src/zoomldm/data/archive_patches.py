@@ -10,8 +10,8 @@ from zoomldm.geometry.lattice import cut_square, tiles_within
 from zoomldm.geometry.levels import COUNT, patch_tiles
 from zoomldm.geometry.withheld import is_withheld, withheld_block
 
-MEMORY = 4 << 30  # bytes up to which everything is kept in memory
-FIELDS = 4  # of a patch: archive, index of its latents, row and column of its first tile
+MEMORY = 4 << 30  # bytes up to which everything is held in memory
+FIELDS = 4  # fields of a patch: archive, index of its latents, row and column of its first tile
 
 
 class ArchivePatches:
@@ -19,12 +19,12 @@ class ArchivePatches:
 
     Attributes:
         patches: per level (n, 4) int: archive, index of its latents, row, column.
-        withheld: the same for the patches that the spatial hold-out regions keep out.
+        withheld: the same for patches in the spatial hold-out regions.
 
     Args:
         archives: opened archives that hold latents.
-        share: of each archive's tissue that is withheld; 0 for none.
-        levels: how many levels are taken, from 20x on; those that a pipeline knows.
+        share: fraction of each archive's tissue that is withheld; 0 for none.
+        levels: number of levels to use, from 20x on; those that a pipeline knows.
         memory: bytes up to which embeddings and latents are held in memory; beyond it they are
             read from the archives whenever they are needed.
 
@@ -90,11 +90,11 @@ class ArchivePatches:
 
     @property
     def levels(self) -> list[int]:
-        """Levels that there are patches of, finest first."""
+        """Levels that have patches, finest first."""
         return [k for k in range(COUNT) if len(self.patches[k])]
 
     def fullest(self, level: int, count: int) -> np.ndarray:
-        """Up to `count` patches (m, 4) of a level, spread over the quarter with most tissue."""
+        """Up to `count` patches (m, 4) spread over a level's quarter with most tissue."""
         patches = self.patches[level]
         tissue = np.zeros(len(patches), np.int64)
         for number, archive in enumerate(self.archives):

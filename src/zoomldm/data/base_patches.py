@@ -14,25 +14,25 @@ from zoomldm.networks.lowpass import LowPassAutoencoder, coarse_planes
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pixels import to_signed
 
-MOST = 8192  # patches a level
+MOST = 8192  # patches per level
 
 
 class BasePatches:
     """Patches at any tile offset of several archives, by level, for low-pass pipelines.
 
-    Their latents hold what the base layer's codec lost as errors: of a lossless one (`compress
-    --for-training`) there are none, of others they vanish where latents are averaged. Base layers
-    are held in memory.
+    Their latents contain the errors of the base layer's codec: none for a lossless one (`compress
+    --for-training`); for others they vanish when latents are averaged. Base layers are held in
+    memory.
 
     Attributes:
         patches: per level (n, 4) int: archive, number, row and column of the first tile.
-        withheld: the same for the patches that the spatial hold-out regions keep out.
+        withheld: the same for patches in the spatial hold-out regions.
 
     Args:
-        pipeline: its autoencoder makes the latents.
+        pipeline: its autoencoder encodes the latents.
         archives: opened archives with a base layer at 5x or finer.
-        share: of each archive's tissue that is withheld; 0 for none.
-        most: patches a level, chosen at random among more.
+        share: fraction of each archive's tissue that is withheld; 0 for none.
+        most: most patches per level; chosen at random if there are more.
 
     Raises:
         ArchiveError: no base layer, or a coarser one.

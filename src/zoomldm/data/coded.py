@@ -1,4 +1,4 @@
-"""Pixels as a base layer shows them, for training on base layers that are not stored."""
+"""Pixels as a base layer renders them, to train on base layers that are not stored."""
 
 import imagecodecs
 import numpy as np
@@ -10,13 +10,13 @@ from zoomldm.archive.borders import even_blocks
 def as_base_layer(
     pixels: NDArray[np.uint8], quality: float, margin: int = 0, speed: int = 8
 ) -> NDArray[np.uint8]:
-    """An image as a base layer of AVIF shows it: coded, and read as archives are.
+    """Encode an image as an AVIF base layer and decode it as archives are read.
 
     Args:
         pixels: (h, w, 3) sRGB.
-        quality: of the codec, 0 to 100, rounded.
-        margin: px around the image that the codec is to see and that are cut off.
-        speed: of the codec, 0 to 10; base layers are coded at 6.
+        quality: quality of the codec, 0 to 100, rounded.
+        margin: px around the image that the codec sees and that are then cut off.
+        speed: speed of the codec, 0 to 10; base layers are encoded at 6.
 
     Returns:
         (h - 2 margin, w - 2 margin, 3).

@@ -1,4 +1,4 @@
-"""Training contexts: what a frozen summarizer makes of grids of archives, held in memory."""
+"""Training contexts: a frozen summarizer's output for grids of archives, held in memory."""
 
 import logging
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ from zoomldm.pipeline import ZoomLDMPipeline
 
 _log = logging.getLogger(__name__)
 
-MOST = (4096, 4096, 3072, 2048, 2048, 1024, 512, 384)  # contexts a level: bounds memory and start
-_CHUNK = (64, 64, 64, 64, 32, 16, 8, 4)  # grids summarised at once, a level
-_SHARE = 0.25  # least tissue of a patch, of the most that one of its level has on its slide
-_AT_ONCE = 256  # contexts whose moments are taken at once
+MOST = (4096, 4096, 3072, 2048, 2048, 1024, 512, 384)  # contexts by level: bounds memory and start
+_CHUNK = (64, 64, 64, 64, 32, 16, 8, 4)  # grids summarised at once, by level
+_SHARE = 0.25  # least tissue of a patch, relative to its level's largest on the slide
+_AT_ONCE = 256  # contexts whose moments are computed at once
 _MARGIN = 2  # tiles around a patch that a reference may lie in
 
 
@@ -33,7 +33,7 @@ class LevelContexts:
         patches: (n, 3) int: archive, row and column of the first tile.
         contexts: (n, tokens, width) float16.
         parents: (n, tokens / 4, width) float16, the matching quarter of a parent's context; zeros
-            where there is none.
+            if there is none.
     """
 
     patches: np.ndarray
@@ -44,16 +44,16 @@ class LevelContexts:
 class ContextStore:
     """Contexts of patches of several archives at any tile offset, with parents and references.
 
-    What it holds is a function of pipeline, archives and arguments: a run that is broken off
-    finds the same numbers again.
+    The contents are a function of pipeline, archives and arguments: a run that was interrupted
+    gets the same values again.
 
     Args:
-        pipeline: its summarizer.
+        pipeline: its summarizer computes the contexts.
         archives: opened archives; latents aren't needed.
-        share: of each archive's tissue that is withheld; 0 for none.
-        withheld: hold the patches of the spatial hold-out regions in place of the others.
-        most: contexts a level; None for `MOST`. What is left out of training is logged.
-        seed: of the choice among more than `most`.
+        share: fraction of each archive's tissue that is withheld; 0 for none.
+        withheld: store the patches of the spatial hold-out regions in place of the others.
+        most: most contexts per level; None for `MOST`. What is left out of training is logged.
+        seed: seed of the choice if there are more than `most`.
         hold: `patches` alone, their `contexts` too, or `all`, parents too; the rest is empty.
 
     Raises:
@@ -81,7 +81,7 @@ class ContextStore:
         self._embeddings = [
             a.embeddings(0, a.rows, 0, a.cols).astype(np.float16) for a in self.archives
         ]
-        self.found = [0] * COUNT  # patches that there are of each level
+        self.found = [0] * COUNT  # patches available at each level
         self.levels = [
             self._level(k, withheld, MOST[k] if most is None else most, seed) for k in range(COUNT)
         ]
@@ -130,7 +130,7 @@ class ContextStore:
         return LevelContexts(patches, contexts, parents)
 
     def _starts(self, number: int, level: int, withheld: bool) -> np.ndarray:
-        """First tiles (n, 3) of an archive's patches that hold enough tissue."""
+        """First tiles (n, 3) of an archive's patches that have enough tissue."""
         mask, side = self._masks[number], patch_tiles(level)
         r, c = np.meshgrid(*(np.arange(1 - side, n) for n in mask.shape), indexing="ij")
         r, c = r.ravel(), c.ravel()
@@ -165,9 +165,9 @@ class ContextStore:
         return np.concatenate(parts)
 
     def reference(self, level: int, index: int, rng: np.random.Generator) -> np.ndarray:
-        """Embedding (D,) float32 of a tissue tile in or beside a patch, zeros where there is none.
+        """Embedding (D,) float32 of a tissue tile in or beside a patch; zeros if there is none.
 
-        At level 0 it is another tile than the patch: what is asked for is tissue like it.
+        At level 0 it is never the patch's own tile: a reference asks for tissue like it.
         """
         number, row, col = self.levels[level].patches[index].tolist()
         top, left = max(row - _MARGIN, 0), max(col - _MARGIN, 0)
@@ -184,7 +184,7 @@ class ContextStore:
         return self._embeddings[number][top + r, left + c].astype(np.float32)
 
     def statistics(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and std (width,) float32 of each dimension; every level weighs the same."""
+        """Mean and std (width,) float32 of each dimension; every level has the same weight."""
         held = [k.contexts for k in self.levels if len(k.contexts)]
         mean = np.mean([c.mean((0, 1), dtype=np.float64) for c in held], 0)
         square = np.mean([np.square(c, dtype=np.float32).mean((0, 1)) for c in held], 0)
@@ -192,7 +192,7 @@ class ContextStore:
         return mean.astype(np.float32), deviation.astype(np.float32)
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """Means (levels, width) and covariances (levels, width, width) float32 of levels' tokens.
+        """Means (levels, width) and covariances (levels, width, width) float32 of tokens by level.
 
         Both are zeros for a level without contexts.
         """

@@ -1,4 +1,4 @@
-"""Crops of patches with their low image: what the low-pass decoder is trained on."""
+"""Crops of patches with their low image, the training data of the low-pass decoder."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,17 +12,17 @@ from zoomldm.geometry.levels import COUNT, TILE
 from zoomldm.geometry.orientation import TURNS, turn_array
 
 BLOCK = 16  # crops start at multiples of it, as the latents' blocks do
-FINE = 0.7  # probability of level 0; the others share the rest alike
+FINE = 0.7  # probability of level 0; the other levels have equal parts of the rest
 
 
 @dataclass(frozen=True)
 class Crops:
-    """A batch of images and what is known of them two octaves coarser.
+    """A batch of images with their low images two octaves coarser.
 
     Attributes:
         images: (n, S, S, 3) uint8.
         low: (n, S / 4, S / 4, 3) uint8.
-        levels: (n,) level of each.
+        levels: (n,) level of each crop.
     """
 
     images: NDArray[np.uint8]
@@ -31,10 +31,10 @@ class Crops:
 
 
 class CropSource(Protocol):
-    """Where crops come from."""
+    """A source of crops."""
 
     def draw(self, rng: np.random.Generator, count: int, side: int) -> Crops:
-        """`count` crops of `side` pixels, a multiple of 16."""
+        """Draw `count` crops of `side` pixels, a multiple of 16."""
         ...
 
 
@@ -42,7 +42,7 @@ class PatchCrops:
     """Crops of stored patches, in all eight orientations.
 
     Args:
-        patches: of all levels.
+        patches: patches of all levels.
     """
 
     def __init__(self, patches: SlidePatches) -> None:

@@ -1,4 +1,4 @@
-"""A folder or table of archives or slides as what a run reads."""
+"""Find the archives or slides that a run reads, in a folder or table."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ from zoomldm.pipeline.compatibility import check_encoder, check_latents
 from zoomldm.remote import is_url, listed
 
 Source = Archive | Path
-"""An archive that was opened, or a slide's file."""
+"""An opened archive, or a slide's file."""
 
 
 def find_split(
@@ -23,20 +23,20 @@ def find_split(
     holdout: Sequence[str] = (),
     cases: Path | None = None,
 ) -> tuple[Mapping[str, Source], Split]:
-    """What is trained on and what is held out.
+    """Find the data to train on and the data to hold out.
 
     Args:
-        data: as of `find_sources`, or a table (`slide,case,label,split`, CSV or Parquet). Where
-            that has splits, the rows of train are trained on, those of val held out, and those of
-            test not opened; where it has none, `holdout` are cases of its column `case`.
+        data: as in `find_sources`, or a table (`slide,case,label,split`, CSV or Parquet). If
+            it has splits, the train rows are trained on, the val rows held out, and the test rows
+            not opened; if it has none, `holdout` names cases of its column `case`.
         archives: whether archives are wanted, or slides.
-        stage: that wants them, for the error.
+        stage: stage that wants them, for the error message.
         holdout: cases to hold out.
         cases: CSV of cases.
 
     Raises:
-        ConfigError: as of `find_sources`, `split_cases` and `read_cohort`; cases to hold out
-            beside a table's splits.
+        ConfigError: as in `find_sources`, `split_cases` and `read_cohort`; cases to hold out
+            although the table has splits.
     """
     if is_url(data) or Path(data).suffix.lower() not in TABLES or Path(data).is_dir():
         found = find_sources(data, archives, stage)
@@ -64,16 +64,16 @@ def find_split(
 
 
 def find_sources(data: Path | str, archives: bool, stage: str) -> Mapping[str, Source]:
-    """Archives, opened once, or slides of a folder by the name of their slide.
+    """Return the archives (opened) or slides of a folder, by the name of their slide.
 
     Args:
-        data: the folder; of archives also a URL, which ends in `/`.
+        data: the folder; for archives also a URL, which ends in `/`.
         archives: whether archives are wanted, or slides.
-        stage: that wants them, for the error.
+        stage: stage that wants them, for the error message.
 
     Raises:
         ConfigError: no folder, none of the wanted files in it, or two archives of one slide.
-        ArchiveError: an archive that is none.
+        ArchiveError: a file that is not an archive.
         RemoteError: a URL that can't be listed.
     """
     if is_url(data):
@@ -101,7 +101,7 @@ def find_sources(data: Path | str, archives: bool, stage: str) -> Mapping[str, S
 
 
 def _slides(sources: Sequence[str], stage: str) -> Mapping[str, Path]:
-    """Files of slides that a table names, by their names."""
+    """Slide files listed in a table, by name."""
     named: dict[str, Path] = {}
     for source in sources:
         if is_url(source):
@@ -114,7 +114,7 @@ def _slides(sources: Sequence[str], stage: str) -> Mapping[str, Path]:
 
 
 def _behind(url: str, archives: bool, stage: str) -> Sequence[str]:
-    """URLs of the archives in a folder."""
+    """URLs of the archives in a remote folder."""
     if not archives:
         raise ConfigError(f"{url}: the stage {stage} takes slides, which are read from disk")
     if not url.endswith("/"):
@@ -140,7 +140,7 @@ def _opened(found: Sequence[Path | str]) -> Mapping[str, Archive]:
 
 
 def identity(sources: Mapping[str, Source]) -> str:
-    """Digest of what is trained on: archives by their content, slides by name and size."""
+    """Digest of the training data: archives by their content, slides by name and size."""
     sha = hashlib.sha256()
     for name, source in sources.items():
         mark = source.digest if isinstance(source, Archive) else str(source.stat().st_size)
@@ -149,14 +149,14 @@ def identity(sources: Mapping[str, Source]) -> str:
 
 
 def common_encoder(archives: Iterable[Archive], wanted: str) -> Encoder:
-    """The one patch encoder that made all of the archives.
+    """Return the one patch encoder that made all of the archives.
 
     Args:
         archives: the archives.
-        wanted: its id.
+        wanted: id of the encoder.
 
     Raises:
-        ArchiveError: one that another encoder made, or the same with other weights.
+        ArchiveError: an archive made by another encoder, or by the same with other weights.
     """
     first: Encoder | None = None
     for archive in archives:
@@ -177,12 +177,12 @@ def common_encoder(archives: Iterable[Archive], wanted: str) -> Encoder:
 
 
 def check_archives(base: ZoomLDMPipeline, archives: Iterable[Archive], latents: bool) -> None:
-    """Refuse archives that other networks made than the pipeline's frozen ones.
+    """Refuse archives made by networks other than the pipeline's frozen ones.
 
     Args:
         base: the pipeline.
         archives: the archives.
-        latents: whether its autoencoder must have made theirs, too.
+        latents: whether its autoencoder must have encoded their latents as well.
 
     Raises:
         ArchiveError: made by other networks.

@@ -1,4 +1,4 @@
-"""Slides as what an octave is trained on: a lossless 2 mpp raster and a grid of embeddings."""
+"""Slides as training data for octaves: a lossless 2 mpp raster and a grid of embeddings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ from zoomldm.geometry.levels import COUNT, NAMES
 from zoomldm.geometry.withheld import withheld_block
 
 STORED = 2  # level of the raster; latents of level k are pixels of level k + 2
-SIDE = 64  # pixels of level k + 2 a side of a patch of level k
-TOKEN = 8  # the same of a context token
-MARGIN = 32  # pixels around a window that a codec sees as well
-FINE = 3  # below it, a patch may start inside a tile, at any token
+SIDE = 64  # side of a patch of level k in pixels of level k + 2
+TOKEN = 8  # side of a context token in the same pixels
+MARGIN = 32  # pixels around a window that a codec also sees
+FINE = 3  # at finer levels a patch may start inside a tile, at any token
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Raster:
 
     Attributes:
         pixels: for each level k the image two octaves coarser, from (rows 64, cols 64, 3) uint8
-            sRGB at 2 mpp down, each averaged from the one before; white outside of the slide.
+            sRGB at 2 mpp down, each averaged from the one before; white outside the slide.
         embeddings: (rows, cols, D), any float type.
         background: (D,), embedding of a white tile.
         mask: (rows, cols) bool, tissue.
-        withheld: (rows, cols) bool, tissue that is kept out of training.
+        withheld: (rows, cols) bool, tissue withheld from training.
     """
 
     pixels: tuple[NDArray[np.uint8], ...]
@@ -49,8 +49,8 @@ class Windows:
         level: 0..7.
         pixels: (n, 64, 64, 3) uint8 of level + 2.
         around: (n, 128, 128, 3) the same with a margin of 32 px.
-        grids: (n, s, s, D), s tiles a side, one more where `shifts` is given.
-        shifts: (n, 2) tokens that each starts inside its first tile; None from 2.5x on.
+        grids: (n, s, s, D), s tiles a side, plus one if `shifts` is given.
+        shifts: (n, 2) tokens by which each starts inside its first tile; None at 2.5x and coarser.
     """
 
     level: int
@@ -61,7 +61,7 @@ class Windows:
 
 
 def cut(values: NDArray, top: int, left: int, height: int, width: int, fill: object) -> NDArray:
-    """A window of an array (R, C, ...), `fill` where it lies outside."""
+    """Cut a window from an array (R, C, ...), with `fill` where it lies outside."""
     out = np.empty((height, width, *values.shape[2:]), values.dtype)
     out[:] = fill
     y0, x0 = max(top, 0), max(left, 0)
@@ -77,7 +77,7 @@ def tiles_of(level: int, pixels: int) -> int:
 
 
 def coarser(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], ...]:
-    """An image and, by averaging, those one to seven octaves coarser."""
+    """An image and its averages one to seven octaves coarser."""
     out = [pixels]
     for _ in range(COUNT - 1):
         out.append(halved(out[-1]))
@@ -85,18 +85,18 @@ def coarser(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], ...]:
 
 
 def halved(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Averaged over 2 x 2, rounded; an odd edge is filled up with white first."""
+    """Average over 2 x 2, rounded; an odd edge is first padded with white."""
     h, w = pixels.shape[:2]
     return halve(np.pad(pixels, ((0, h % 2), (0, w % 2), (0, 0)), constant_values=255), 1)
 
 
 def load_raster(archive: Archive, folder: Path, share: float = 0.1) -> Raster:
-    """Raster of an archive, unpacked once into files that are then mapped, not held.
+    """Return the raster of an archive, unpacked once into files that are memory-mapped.
 
     Args:
         archive: has a lossless base layer at 5x (`compress --for-training`).
-        folder: where the unpacked arrays lie, named by the archive's digest; exists.
-        share: of the tissue that is withheld.
+        folder: existing folder for the unpacked arrays, named by the archive's digest.
+        share: fraction of the tissue that is withheld.
 
     Raises:
         ArchiveError: its base layer is of another level or lossy, or there is none.
@@ -131,16 +131,16 @@ def _save(path: Path, values: NDArray) -> None:
 
 
 class RasterPatches:
-    """Windows at every level of some rasters, drawn by a generator.
+    """Windows at every level of several rasters, drawn at random.
 
-    A window starts at any token inside a tile below 2.5x, and at any tile from there on, also
-    partly outside of the slide. Those with any (below 2.5x) or mostly withheld tissue belong to
-    the withheld set.
+    A window starts at any token inside a tile at levels finer than 2.5x, and at any tile from
+    2.5x on, also partly outside the slide. Windows with any (finer than 2.5x) or mostly withheld
+    tissue belong to the withheld set.
 
     Args:
         rasters: the slides.
         withheld: whether to draw from the withheld set rather than from the rest.
-        least: fraction of a window's tiles that are tissue at least, up to 2.5x; any tissue
+        least: least fraction of a window's tiles that must be tissue, finer than 2.5x; any tissue
             is enough at coarser levels.
     """
 
@@ -155,10 +155,10 @@ class RasterPatches:
     def draw(
         self, rng: np.random.Generator, level: int, count: int, whole: bool = False
     ) -> Windows:
-        """`count` windows of a level, with `whole` only such as begin where a tile does.
+        """Draw `count` windows of a level; with `whole` only those that start where a tile does.
 
-        At fine levels a slide is drawn by how much tissue it has, at coarse ones by its root,
-        where patches hold much of a slide each.
+        At fine levels slides are drawn in proportion to their tissue, at coarse ones to its square
+        root, since a patch there covers much of a slide.
         """
         weight = self._share ** (1.0 if level < FINE else 0.5)
         picked = rng.choice(len(weight), size=count, p=weight / weight.sum())
@@ -166,7 +166,7 @@ class RasterPatches:
         return self.windows(level, places)
 
     def tiles(self, count: int) -> Windows:
-        """Up to `count` whole tiles at 20x, spread over withheld tissue, over all without any."""
+        """Up to `count` whole tiles at 20x, spread over withheld tissue, or all if none is."""
         where = [
             (number, int(row) * SIDE, int(col) * SIDE)
             for number, raster in enumerate(self.rasters)
@@ -234,12 +234,12 @@ class RasterPatches:
 def load_patches(
     run: Path, archives: Sequence[Archive], kept: Sequence[Archive]
 ) -> tuple[RasterPatches, RasterPatches | None]:
-    """Windows to train on, and all those of held-out cases; rasters lie in the folder of the run.
+    """Return windows to train on, and windows of held-out cases; rasters go into the run's folder.
 
     Args:
         run: exists; unpacked arrays go into its folder `rasters`.
-        archives: of training cases, see `load_raster`.
-        kept: of held-out cases.
+        archives: archives of training cases, see `load_raster`.
+        kept: archives of held-out cases.
     """
     folder = run / "rasters"
     folder.mkdir(exist_ok=True)

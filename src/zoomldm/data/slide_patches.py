@@ -20,21 +20,21 @@ from zoomldm.verbs import Progress, silent
 
 _log = logging.getLogger(__name__)
 
-STRIDES = (256, 256, 128, 128, 64, 64, 64, 64)  # px, by level: whole tiles all of them
-MARGIN = 128  # px of white around a slide from 1.25x on, where it is smaller than a patch
-TISSUE = 0.05  # least fraction of a patch's tiles
+STRIDES = (256, 256, 128, 128, 64, 64, 64, 64)  # px, by level; each a whole number of tiles
+MARGIN = 128  # px of white around a slide from 1.25x on, where it may be smaller than a patch
+TISSUE = 0.05  # least fraction of a patch's tiles that have tissue
 _VERSION = 1
 
 
 def patch_starts(mask: np.ndarray, level: int, share: float = 0.1) -> np.ndarray:
-    """Where the training images of a level start: (n, 2) int, y and x in px of the level.
+    """Return where the training images of a level start: (n, 2) int, y and x in px of the level.
 
     Each has tissue on at least 5 % of its tiles, and lies outside the spatial hold-out region.
 
     Args:
         mask: bool (rows, cols), the tissue.
         level: 0 to 7.
-        share: of the tissue that is withheld; 0 for none.
+        share: fraction of the tissue that is withheld; 0 for none.
     """
     block = withheld_block(mask, share) if share else np.zeros_like(mask)
     margin, stride = (MARGIN if level >= 4 else 0), STRIDES[level]
@@ -59,17 +59,17 @@ def cache_tiles(
     share: float = 0.1,
     progress: Progress = silent,
 ) -> None:
-    """Read the training images of slides into `folder`, as `SlidePatches` takes them.
+    """Read the training images of slides into `folder`, in the form that `SlidePatches` reads.
 
-    A slide that is there already is passed over, so a killed run goes on with the next slide.
-    The spatial hold-out region of every slide is left out, of held-out ones too. Images that
+    A slide that is already there is skipped, so a killed run resumes with the next slide.
+    The spatial hold-out region of every slide is left out, also of held-out ones. Images that
     can't be read are left out, counted in the JSON and logged.
 
     Args:
-        slides: slide files of different names.
-        folder: the cache; made if it is missing.
-        mpp: micrometres per pixel of the slides, over what they say.
-        share: of each slide's tissue that is withheld.
+        slides: slide files with different names.
+        folder: the cache; created if it is missing.
+        mpp: micrometres per pixel of the slides, overriding their metadata.
+        share: fraction of each slide's tissue that is withheld.
         progress: called as slides are read.
 
     Raises:
@@ -105,7 +105,7 @@ def _cache_slide(slide: Slide, folder: Path, share: float, facts: dict) -> None:
     rows: list[tuple[int, float, float]] = []
     lost = [0] * COUNT
     with atomic_path(target) as fresh:
-        # The header is written for as many images as are found readable, at the end.
+        # The header needs the number of readable images, so it is written at the end.
         raw = fresh.with_suffix(".raw")
         try:
             with raw.open("wb") as file:
@@ -135,16 +135,16 @@ def _cache_slide(slide: Slide, folder: Path, share: float, facts: dict) -> None:
 
 
 class SlidePatches:
-    """Patches of several slides: one `NAME.npy` (n, 256, 256, 3) uint8 and `NAME.json` a slide.
+    """Patches of several slides: `NAME.npy` (n, 256, 256, 3) uint8 and `NAME.json` for each slide.
 
     The JSON holds `rows`, a list of (level, row, column): where a patch starts, in tiles.
 
     Args:
-        folder: where the pairs lie.
+        folder: folder of the pairs.
         names: the slides to use.
 
     Raises:
-        DamagedError: a pair that does not belong together.
+        DamagedError: a pair that does not match.
     """
 
     def __init__(self, folder: Path, names: list[str]) -> None:
@@ -163,7 +163,7 @@ class SlidePatches:
 
     @classmethod
     def none(cls) -> "SlidePatches":
-        """No patches of no slides."""
+        """An empty set: no patches of no slides."""
         made = cls.__new__(cls)
         made.pixels = []
         made.slide = made.index = made.level = np.zeros(0, int)
@@ -174,7 +174,7 @@ class SlidePatches:
         return len(self.slide)
 
     def read(self, i: int) -> np.ndarray:
-        """Patch i: (256, 256, 3) uint8."""
+        """Return patch i: (256, 256, 3) uint8."""
         return self.pixels[self.slide[i]][self.index[i]]
 
     def at_level(self, level: int) -> np.ndarray:
@@ -182,7 +182,7 @@ class SlidePatches:
         return np.nonzero(self.level == level)[0]
 
     def neighbours(self) -> np.ndarray:
-        """For each patch one that touches it on the same slide and level, itself if none."""
+        """For each patch, one that touches it on the same slide and level; itself if none does."""
         found = np.arange(len(self))
         spots = {
             (s, k, *start): i

@@ -13,7 +13,7 @@ def guided(
     scale: float = 1.0,
     interval: tuple[float, float] | None = None,
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """Denoiser under a context as a function of (latents, time).
+    """Return the denoiser with a fixed context, as a function of (latents, time).
 
     Args:
         denoiser: called as `denoiser(latents, time, context)`.
@@ -21,7 +21,7 @@ def guided(
         scale: s in u + s (c - u) (Ho and Salimans 2022, in the usual convention, where 1 is no
             guidance); at 1 the null condition is not evaluated.
         interval: first and last timestep that are guided (Kynkäänniemi et al. 2024); outside
-            them the null condition has no say, nor is it evaluated. None for all.
+            them the null condition is neither used nor evaluated. None for all.
     """
 
     def plain(x: Tensor, time: Tensor) -> Tensor:

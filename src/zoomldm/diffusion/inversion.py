@@ -1,4 +1,4 @@
-"""Conditions found by inversion: the grid of embeddings under which an image is likeliest."""
+"""Conditions found by inversion: the grid of embeddings that makes an image likeliest."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ class InversionSettings:
     """Constants of inversion; the defaults are the published ones.
 
     Attributes:
-        steps: of the optimiser, 1 to 10,000.
-        rate: of Adam.
-        most: noise that is looked at first, 1 to 1000.
-        least: noise that is looked at last.
-        together: weight of the mean cosine between tokens, which keeps them of one tissue.
+        steps: steps of the optimiser, 1 to 10,000.
+        rate: learning rate of Adam.
+        most: noise level of the first step, 1 to 1000.
+        least: noise level of the last step.
+        together: weight of the mean cosine between tokens, which keeps them to one tissue.
 
     Raises:
         ConfigError: a value out of its range.
@@ -44,7 +44,7 @@ class InversionSettings:
 
     @property
     def times(self) -> tuple[int, ...]:
-        """Noise of each step, falling."""
+        """Noise level of each step, decreasing."""
         return tuple(int(t) for t in torch.linspace(self.most, self.least, self.steps).tolist())
 
 
@@ -59,22 +59,22 @@ def invert_grid(
     exact_time: bool = True,
     on_step: Callable[[int, float], None] | None = None,
 ) -> Tensor:
-    """Embeddings under which a denoiser takes the noise out of an image best.
+    """Find the embeddings under which a denoiser removes noise from an image best.
 
-    As published: Adam on a grid that begins as noise; in each step the latents are noised, and
-    the squared error of the noise that the denoiser finds is weighed by sqrt(a) (1 - a), a being
-    the cumulative alpha; the mean cosine of all pairs of tokens is rewarded.
+    As published: Adam on a grid that starts as noise. In each step the latents are noised, and
+    the squared error of the predicted noise is weighted by sqrt(a) (1 - a), where a is the
+    cumulative alpha; the mean cosine of all pairs of tokens is rewarded.
 
     Args:
-        denoise: noise in latents (B, C, h, w) from them, times (B,) and contexts.
-        summarise: grids (1, n, n, D) to contexts, with a gradient.
+        denoise: predicts noise from latents (B, C, h, w), times (B,) and contexts.
+        summarise: maps grids (1, n, n, D) to contexts, with a gradient.
         latents: (1, C, h, w) of the image.
         start: (n, n, D) standard normal.
-        noise: standard normal (1, C, h, w) of each step, from 0 on.
+        noise: returns standard normal noise (1, C, h, w) of each step, from 0 on.
         alphas: (1000,) cumulative alphas.
         settings: constants.
         exact_time: give the network the time of its noise, t - 1, and not t as released.
-        on_step: called with the steps done and the last one's loss.
+        on_step: called with the number of steps done and the last step's loss.
 
     Returns:
         (n, n, D), each token standardised.
@@ -90,7 +90,7 @@ def invert_grid(
             tokens = standardise(grid)
             found = denoise(noised, given, summarise(tokens[None]))
             error = (alpha.sqrt() * (1 - alpha) * (found - drawn).square()).mean()
-            # Tokens have zero mean and one length: their mean's length is the mean cosine.
+            # Tokens have zero mean and equal length: their mean's squared norm is the mean cosine.
             unit = torch.nn.functional.normalize(tokens.flatten(0, 1), dim=-1)
             loss = error - settings.together * unit.mean(0).square().sum()
             (grid.grad,) = torch.autograd.grad(loss, [grid])

@@ -1,9 +1,9 @@
-"""Joint sampling of a large image and of its own view at a lower magnification.
+"""Joint sampling of a large image and its own view at a lower magnification.
 
-As published with the released model: tiles of 20x and one patch of a coarser level, the guide, are
-denoised side by side; in each step tiles are moved so that, averaged down, they become what the
-guide is about to be. The move is found by finite differences (no back-propagation): the difference
-of pixels is pushed through the encoder, and then through the denoiser.
+As published with the released model: tiles at 20x and one patch of a coarser level, the guide, are
+denoised side by side. In each step tiles are moved so that, averaged down, they match what the
+guide is about to become. The move is found by finite differences (no back-propagation): the pixel
+difference is pushed through the encoder, and then through the denoiser.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from zoomldm.diffusion.large_image import added_variance, resized
 from zoomldm.errors import ConfigError
 
 Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
-_TINY = 1e-12  # a difference that is met exactly moves nothing
+_TINY = 1e-12  # so that a zero difference moves nothing
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,13 @@ class JointSettings:
     """Constants of joint sampling; the defaults are the released ones.
 
     Attributes:
-        start: noise that sampling starts at, 1 to 1000.
-        stride: noise taken away in a step.
+        start: noise level that sampling starts at, 1 to 1000.
+        stride: noise removed in a step.
         extra: guidance in the "+w" convention, see `guided_beyond`.
-        inner: times that tiles are moved towards the guide in a step.
+        inner: number of moves of the tiles towards the guide in a step.
         push: length of the finite differences.
         rate: length of a move.
-        seams: noise from which the whole is denoised once more by overlapping windows; 0: not.
+        seams: noise level from which the image is denoised again in overlapping windows; 0: not.
 
     Raises:
         ConfigError: a value out of its range.
@@ -56,16 +56,16 @@ class JointSettings:
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """Noise of each step, falling."""
+        """Noise level of each step, decreasing."""
         return tuple(range(self.start, 0, -self.stride))
 
 
 @dataclass(frozen=True)
 class JointNetworks:
-    """What joint sampling runs, as functions on tensors.
+    """The networks of joint sampling, as functions on tensors.
 
     Attributes:
-        fine: noise (B, C, s, s) in tiles from latents, times (B,) and contexts.
+        fine: predicts noise (B, C, s, s) in tiles from latents, times (B,) and contexts.
         guide: the same at the guide's level.
         encode: images (B, 3, S, S) in [-1, 1] to latents.
         decode: latents to images.
@@ -82,7 +82,7 @@ class JointNetworks:
 
 
 def from_velocity(denoiser: Denoise, alphas: Tensor) -> Denoise:
-    """A denoiser of v as one of noise; its times must be those of the noise."""
+    """Turn a denoiser of v into one of noise; its times must be those of the noise."""
 
     def noise(latents: Tensor, time: Tensor, context: Tensor) -> Tensor:
         alpha = alphas[time].view(-1, 1, 1, 1)
@@ -98,7 +98,7 @@ def _largest(x: Tensor) -> Tensor:
 def _predicted(
     networks: JointNetworks, model: Callable[[Tensor, Tensor], Tensor], x: Tensor, step: int
 ) -> tuple[Tensor, Tensor]:
-    """Noise in latents, and what they are without it."""
+    """Predicted noise in latents, and the clean latents."""
     given = step - 1 if networks.exact_time else step
     error = model(x, torch.full((len(x),), given, device=x.device))
     alpha = networks.alphas[step - 1]
@@ -108,7 +108,7 @@ def _predicted(
 def _stepped(
     networks: JointNetworks, step: int, after: int, clean: Tensor, error: Tensor, fresh: Tensor
 ) -> Tensor:
-    """Latents with the noise of `after` steps, some of it fresh, so that the variance is kept."""
+    """Latents with the noise of `after` steps, part of it fresh, so that the variance is right."""
     before = networks.alphas[max(after - 1, 0)]
     added = added_variance(networks.alphas, step, before)
     return before.sqrt() * clean + (1 - before - added).sqrt() * error + added.sqrt() * fresh
@@ -126,23 +126,23 @@ def sample_joint(
     on_batch: Callable[[int], None] | None = None,
     view: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Latents of n x n tiles, and of the guide.
+    """Sample latents of n x n tiles and of the guide.
 
     Args:
         networks: see JointNetworks.
         contexts: (n n, tokens, width) of the tiles in raster order.
         guide_context: (1, tokens, width).
-        noise: standard normal noise of the tiles from one to another (not included), added at a
-            step; `settings.start + 1` is the noise that they start from.
-        guide_noise: the same of the guide.
+        noise: called with a step and a range of tiles (end excluded); returns the standard normal
+            noise added to them then; `settings.start + 1` gives the noise that they start from.
+        guide_noise: the same for the guide.
         settings: constants.
         batch: tiles at once.
-        on_batch: called with the number of tiles that a step was taken with.
-        view: (1, 3, S, S) in [-1, 1], an image that is known in place of the guide's, which is
-            then not drawn (super-resolution).
+        on_batch: called with the number of tiles of each batch that has taken a step.
+        view: (1, 3, S, S) in [-1, 1], a known image that replaces the guide's, which is then not
+            sampled (super-resolution).
 
     Returns:
-        (n n, C, s, s) and (1, C, s, s), of a given view its own latents.
+        (n n, C, s, s) and (1, C, s, s); for a given view, the latter are its own latents.
     """
     count = len(contexts)
     n = round(count**0.5)

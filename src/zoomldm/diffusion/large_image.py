@@ -1,4 +1,4 @@
-"""What the released code makes large images with: resizing, windows, seam removal."""
+"""Large images as in the released code: resizing, windows, seam removal."""
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -44,7 +44,7 @@ def _cubic(x: Tensor) -> Tensor:
 
 
 def resized(pictures: Tensor, factor: float) -> Tensor:
-    """Images (..., H, W) with sides times `factor` (2, 1/8, ...), see `resize_matrix`."""
+    """Resize images (..., H, W) by `factor` (2, 1/8, ...), see `resize_matrix`."""
     h, w = pictures.shape[-2:]
     rows = resize_matrix(h, round(h * factor)).to(pictures)
     cols = resize_matrix(w, round(w * factor)).to(pictures)
@@ -54,8 +54,8 @@ def resized(pictures: Tensor, factor: float) -> Tensor:
 def slerp(share: float, a: Tensor, b: Tensor) -> Tensor:
     """Spherical interpolation from a (share 0) to b (1) along the last axis.
 
-    The weights are those of the angle between the vectors; straight where that is under 1.8
-    degrees or next to 180.
+    The weights use the angle between the vectors; interpolation is linear if that is under 1.8
+    degrees or close to 180.
     """
     cosine = F.cosine_similarity(a, b, dim=-1)[..., None]
     straight = cosine.abs() > 0.9995
@@ -68,7 +68,7 @@ def window_embedding(grid: Tensor, row: int, col: int, side: int = WINDOW) -> Te
     """Embedding (D,) of a window off the lattice, standardised.
 
     Args:
-        grid: (rows, cols, D) raw embeddings; repeated at its lower and right border.
+        grid: (rows, cols, D) raw embeddings; repeated at the lower and right border.
         row: first row of the window in latent cells, 0 to rows * side.
         col: first column.
         side: latent cells of a tile.
@@ -83,19 +83,19 @@ def window_embedding(grid: Tensor, row: int, col: int, side: int = WINDOW) -> Te
 
 
 def window_starts(size: int, side: int = WINDOW, stride: int = 16) -> list[int]:
-    """Where windows start along an axis; a last one lies flush with its end."""
+    """Start positions of windows along an axis; the last window is flush with the end."""
     return sorted({*range(0, size - side + 1, stride), size - side})
 
 
 def windows(height: int, width: int, stride: int, side: int = WINDOW) -> Iterator[tuple[int, int]]:
-    """Row and column of each window's first cell, in raster order."""
+    """Yield row and column of each window's first cell, in raster order."""
     for row in window_starts(height, side, stride):
         for col in window_starts(width, side, stride):
             yield row, col
 
 
 def gaussian_window(side: int) -> Tensor:
-    """Weights (side, side) of a window: Gaussian of std 0.8 / sqrt 2 half sides, peak 1."""
+    """Weights (side, side) of a window: Gaussian with a std of 0.8 / sqrt 2 half sides, peak 1."""
     axis = torch.linspace(-1, 1, side)
     weight = torch.exp(-(axis[:, None] ** 2 + axis**2) / 0.64)
     return weight / weight.max()
@@ -110,13 +110,13 @@ def decode_strips(
 ) -> Iterator[Tensor]:
     """Decode latents larger than a patch, from the top down; see `gaussian_window` for the blend.
 
-    No more than one row of windows is held as pixels.
+    At most one row of windows is held as pixels.
 
     Args:
         decode: latents (B, C, side, side) and their (row, col) to images (B, 3, f side, f side).
         latents: (1, C, h, w), h and w at least `side`.
-        stride: between windows.
-        side: of a window.
+        stride: step between windows.
+        side: side of a window.
         batch: windows decoded at once.
 
     Yields:
@@ -150,30 +150,30 @@ def decode_strips(
 def decode_large(
     decode: Callable[[Tensor], Tensor], latents: Tensor, stride: int = 16, side: int = WINDOW
 ) -> Tensor:
-    """Decode latents larger than a patch, as a whole (1, 3, f h, f w); see `decode_strips`."""
+    """Decode latents larger than a patch into one image (1, 3, f h, f w); see `decode_strips`."""
     strips = decode_strips(lambda part, _: decode(part), latents, stride, side, batch=1)
     return torch.cat(list(strips), 2)
 
 
 def to_bytes(pictures: Tensor) -> Tensor:
-    """Images in [-1, 1] to uint8, truncated (not rounded) as the released code does."""
+    """Convert images in [-1, 1] to uint8, truncated (not rounded) as in the released code."""
     return (255 * ((pictures + 1) / 2).clamp(0, 1)).to(torch.uint8)
 
 
 def join_tiles(tiles: Tensor, rows: int) -> Tensor:
-    """Tiles (rows * cols, C, s, s) in raster order to one map (1, C, rows * s, cols * s)."""
+    """Join tiles (rows * cols, C, s, s) in raster order to one map (1, C, rows * s, cols * s)."""
     x = tiles.unflatten(0, (rows, -1)).permute(2, 0, 3, 1, 4)
     return x.flatten(3, 4).flatten(1, 2)[None]
 
 
 def split_tiles(latents: Tensor, side: int = WINDOW) -> Tensor:
-    """One map (1, C, h, w) to its tiles (n, C, side, side) in raster order."""
+    """Split one map (1, C, h, w) into tiles (n, C, side, side) in raster order."""
     x = latents[0].unflatten(1, (-1, side)).unflatten(3, (-1, side))
     return x.permute(1, 3, 0, 2, 4).flatten(0, 1)
 
 
 def added_variance(alphas: Tensor, step: int, before: Tensor) -> Tensor:
-    """Variance of the noise that a step from `step` (1 to 1000) to alpha `before` adds anew."""
+    """Variance of the fresh noise added by a step from `step` (1 to 1000) to alpha `before`."""
     beta = 1 - alphas[step - 1] / alphas[step - 2] if step > 1 else 1 - alphas[0]
     return beta * (1 - before) / (1 - alphas[step - 1])
 
@@ -194,29 +194,30 @@ def remove_seams(
     begun: tuple[int, Tensor] | None = None,
     on_step: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
-    """Noise tiles made apart and denoise them by overlapping windows, so that they join.
+    """Add noise to separate tiles and denoise them in overlapping windows, so that they join.
 
-    In each step the clean latents that the windows predict are averaged where they overlap.
+    In each step the clean latents predicted by the windows are averaged where they overlap.
 
     Args:
         denoiser: `denoiser(latents, time, context)`, predicting noise.
         tiles: (n, C, side, side) in raster order.
-        contexts: contexts (B, tokens, width) of windows at (row, col) in latent cells.
+        contexts: returns contexts (B, tokens, width) of windows at (row, col) in latent cells.
         alphas: (1000,) cumulative alphas.
-        noise: standard normal noise of a shape: the tiles', then the map's (1, C, h, w) a step.
+        noise: returns standard normal noise of a shape: the tiles', then in each step the map's
+            (1, C, h, w).
         rows: rows of tiles.
-        start: steps of noise, 1 to 1000.
-        stride: steps of noise taken away at once.
+        start: steps of noise to add, 1 to 1000.
+        stride: steps of noise removed at once.
         extra: guidance in the "+w" convention, see `guided_beyond`.
         window_stride: latent cells between windows.
         exact_time: give the network the time of its noise, t - 1, and not t as released.
         batch: windows denoised at once.
-        begun: steps taken already, and the map (1, C, h, w) after them; `noise` then begins with
-            that of the next.
-        on_step: called with the steps taken and the map after each.
+        begun: number of steps already done, and the map (1, C, h, w) after them; `noise` then
+            starts with that of the next step.
+        on_step: called with the number of steps done and the map after each.
 
     Returns:
-        Tiles, as they came.
+        Tiles, laid out as the input.
     """
     side = tiles.shape[-1]
     alpha = alphas[start - 1]

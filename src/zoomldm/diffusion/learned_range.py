@@ -1,4 +1,4 @@
-"""Diffusion of the embedding diffusion: cosine schedule, clean prediction, learned variance."""
+"""Process of the embedding diffusion: cosine schedule, clean prediction, learned variance."""
 
 import math
 from collections.abc import Callable
@@ -27,11 +27,11 @@ def cosine_betas(steps: int = STEPS) -> Tensor:
 
 @dataclass(frozen=True)
 class LearnedRange:
-    """Gaussian diffusion whose network predicts the clean signal and a variance in its range.
+    """Gaussian diffusion whose network predicts the clean signal and a variance within its range.
 
     Attributes:
         betas: (T,) float64.
-        times: (T,) timesteps that the network is given; 0..T-1 unless respaced.
+        times: (T,) timesteps that are passed to the network; 0..T-1 unless respaced.
     """
 
     betas: Tensor
@@ -39,11 +39,11 @@ class LearnedRange:
 
     @classmethod
     def cosine(cls, steps: int = STEPS) -> "LearnedRange":
-        """The whole cosine schedule."""
+        """The full cosine schedule."""
         return cls(cosine_betas(steps), torch.arange(steps))
 
     def respaced(self, count: int) -> "LearnedRange":
-        """Keep `count` times, evenly spread and both ends among them; betas are remade to match.
+        """Keep `count` evenly spread times, both ends included; betas are recomputed to match.
 
         Raises:
             ConfigError: count not in 1..T.
@@ -76,7 +76,7 @@ class LearnedRange:
         return picked.reshape(-1, *(1,) * (like.ndim - 1))
 
     def noised(self, clean: Tensor, index: Tensor, noise: Tensor) -> Tensor:
-        """Clean signal (B, ...) with noise added as at steps `index` (B,)."""
+        """Add noise to a clean signal (B, ...) as at steps `index` (B,)."""
         alpha = self._at(self.alphas, index, clean)
         return alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
 
@@ -93,7 +93,7 @@ class LearnedRange:
             clean = model(x, self.times.to(x.device)[index])[..., : x.shape[-1]]
             alpha = self._at(self.alphas, index, x)
             before = self._at(self.before, index, x)
-            # In this form, and not over sqrt(1 - alpha), as the released code has it.
+            # As in the released code: this form, not a division by sqrt(1 - alpha).
             direction = (x / alpha.sqrt() - clean) / (1 / alpha - 1).sqrt()
             x = before.sqrt() * clean + (1 - before).sqrt() * direction
         return x

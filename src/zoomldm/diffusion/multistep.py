@@ -1,4 +1,4 @@
-"""A few evaluations of a denoiser, well spent: where they lie, and steps of second order."""
+"""Sampling with few evaluations of a denoiser: choice of timesteps, and second-order steps."""
 
 from dataclasses import dataclass, field
 
@@ -7,18 +7,18 @@ from torch import Tensor
 
 
 def spread_times(alphas: Tensor, count: int, first: int, last: int) -> tuple[int, ...]:
-    """Timesteps even in the log of signal over noise.
+    """Timesteps evenly spaced in the log of the signal-to-noise ratio.
 
-    Even timesteps spend most evaluations where there is hardly anything to see.
+    Evenly spaced timesteps spend most evaluations where hardly anything is visible.
 
     Args:
-        alphas: (T,) cumulative, falling.
-        count: how many, `first` + 1 at most.
+        alphas: (T,) cumulative, decreasing.
+        count: number of timesteps, `first` + 1 at most.
         first: the first timestep.
-        last: the last, or what comes nearest to it where `count` leaves no room.
+        last: the last timestep; the nearest possible if `count` leaves no room for it.
 
     Returns:
-        Strictly falling, 0 or more.
+        Strictly decreasing timesteps, 0 or more.
 
     Examples:
         >>> spread_times(torch.linspace(0.99, 0.01, 1000), 4, 999, 12)
@@ -47,21 +47,21 @@ class Multistep:
     _before: tuple[Tensor, Tensor] | None = field(default=None, init=False)
 
     def step(self, x: Tensor, clean: Tensor, now: Tensor, after: Tensor) -> Tensor:
-        """From one timestep to the next.
+        """Step from one timestep to the next.
 
         Args:
             x: noisy, at `now`.
-            clean: predicted from it.
+            clean: clean prediction from `x`.
             now: cumulative alpha, a scalar.
-            after: that of the next timestep.
+            after: cumulative alpha of the next timestep.
         """
         alpha, sigma = now.sqrt(), (1 - now).sqrt()
         alpha2, sigma2 = after.sqrt(), (1 - after).sqrt()
         place, aim = (alpha / sigma).log(), clean
-        if self.order == 2 and self._before is not None:  # where the prediction is heading
+        if self.order == 2 and self._before is not None:  # extrapolate the prediction
             earlier, was = self._before
             step, gap = (alpha2 / sigma2).log() - place, place - was
-            # In bfloat16 neighbouring timesteps may have one alpha.
+            # In bfloat16 neighbouring timesteps may have the same alpha.
             aim = clean + (clean - earlier) * torch.where(gap > 0, step / gap / 2, 0)
         self._before = clean, place
         return alpha2 * aim + sigma2 * (x - alpha * aim) / sigma

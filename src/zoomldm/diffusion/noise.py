@@ -1,4 +1,4 @@
-"""Counter-based normal noise: a value depends on where it is, never on what was drawn before."""
+"""Counter-based normal noise: a value depends on its position, never on earlier draws."""
 
 import hashlib
 
@@ -9,7 +9,7 @@ BLOCK = 16
 
 
 def _block(seed: int, level: int, step: int, row: int, col: int, channels: int) -> NDArray:
-    """(channels, BLOCK, BLOCK) float32 by Box and Muller from a Philox stream of its own."""
+    """(channels, BLOCK, BLOCK) float32 by Box-Muller from a Philox stream of its own."""
     name = f"zoomldm noise 1/{seed}/{level}/{step}/{row}/{col}".encode()
     key = int.from_bytes(hashlib.blake2b(name, digest_size=16).digest(), "little")
     # Raw Philox words are the same in every numpy version; its normal streams need not be.
@@ -23,9 +23,9 @@ def _block(seed: int, level: int, step: int, row: int, col: int, channels: int) 
 def noise(
     seed: int, level: int, step: int, y: int, x: int, shape: tuple[int, int, int]
 ) -> NDArray[np.float32]:
-    """Cut a window from the endless field of standard normal noise of (seed, level, step).
+    """Cut a window from the infinite field of standard normal noise of (seed, level, step).
 
-    Windows that overlap hold the same values where they do.
+    Overlapping windows have the same values where they overlap.
 
     Args:
         seed: any whole number.

@@ -1,4 +1,4 @@
-"""Samplers of the released system on its own grid of times, and others by name."""
+"""Samplers of the released system on its own timesteps, and others by name."""
 
 from collections.abc import Mapping
 from functools import wraps
@@ -23,10 +23,10 @@ _MULTISTEP = (
 
 
 def released_times(steps: int, train_steps: int = 1000) -> list[int]:
-    """Rising timesteps: 1 + multiples of floor(train_steps / steps).
+    """Increasing timesteps: 1 + multiples of floor(train_steps / steps).
 
-    There may be more than `steps` of them (7 gives 8). Where the last is `train_steps`, which is
-    no timestep and crashes the released code, `train_steps` - 1 stands in.
+    There may be more than `steps` of them (7 gives 8). If the last is `train_steps`, which is
+    not a timestep and crashes the released code, it is replaced by `train_steps` - 1.
 
     Raises:
         ConfigError: steps not in 1..train_steps.
@@ -40,18 +40,18 @@ def released_times(steps: int, train_steps: int = 1000) -> list[int]:
 def ddim_step(
     latents: Tensor, noise: Tensor, alpha: Tensor, before: Tensor, fresh: Tensor | None, eta: float
 ) -> tuple[Tensor, Tensor]:
-    """One step of DDIM (Song et al. 2021, equations 12 and 16), nothing clipped.
+    """One step of DDIM (Song et al. 2021, equations 12 and 16) without clipping.
 
     Args:
         latents: any shape.
         noise: predicted noise of that shape.
         alpha: cumulative alpha at the latents' time.
-        before: cumulative alpha at the time that is stepped to.
+        before: cumulative alpha at the time to step to.
         fresh: standard normal noise for eta > 0.
         eta: 0 is deterministic.
 
     Returns:
-        Latents at the earlier time, and the clean latents they point to.
+        Latents at the earlier time, and the predicted clean latents.
     """
     clean = (latents - (1 - alpha).sqrt() * noise) / alpha.sqrt()
     if not eta or fresh is None:
@@ -63,9 +63,9 @@ def ddim_step(
 
 # diffusers loads a component of a pipeline only if its module knows the name SchedulerMixin.
 class ReleasedDDIMScheduler(DDIMScheduler, SchedulerMixin):
-    """DDIM on the released grid of times (`released_times`); else diffusers' DDIMScheduler."""
+    """DDIM on the released timesteps (`released_times`); otherwise diffusers' DDIMScheduler."""
 
-    @wraps(DDIMScheduler.__init__)  # its signature says what a configuration may hold
+    @wraps(DDIMScheduler.__init__)  # its signature defines what a configuration may contain
     def __init__(self, *settings: Any, **named: Any) -> None:
         super().__init__(*settings, **named)
         config = self.config
@@ -95,7 +95,7 @@ class ReleasedDDIMScheduler(DDIMScheduler, SchedulerMixin):
         self._before = dict(zip(times, before, strict=True))
 
     def begin_below(self, start: int) -> Tensor:
-        """Keep the timesteps that are set below `start`, and return them: (n,), n may be 0."""
+        """Keep only the timesteps below `start` and return them: (n,), n may be 0."""
         times = [t for t in self._before if t < start]
         self.timesteps = torch.tensor(self._order(times) if times else [], dtype=torch.long)
         return self.timesteps
@@ -105,7 +105,7 @@ class ReleasedDDIMScheduler(DDIMScheduler, SchedulerMixin):
         return times[::-1]
 
     def _noise(self, output: Tensor, sample: Tensor, alpha: Tensor) -> Tensor:
-        """Predicted noise from whatever the denoiser predicts."""
+        """Predicted noise from the denoiser's output of any prediction type."""
         kind = self.config["prediction_type"]
         if kind == "epsilon":
             return output
@@ -150,7 +150,7 @@ class PLMSScheduler(ReleasedDDIMScheduler):
     """Linear multistep sampling (Liu et al. 2022) as released: S steps cost S + 1 evaluations.
 
     The first step averages the noise at its two ends (improved Euler); later ones extrapolate
-    from up to three older predictions. `timesteps` names the second time twice for that.
+    from up to three older predictions. For this, `timesteps` contains the second time twice.
     """
 
     @staticmethod
@@ -177,7 +177,7 @@ class PLMSScheduler(ReleasedDDIMScheduler):
         variance_noise: Tensor | None = None,
         return_dict: bool = True,
     ) -> DDIMSchedulerOutput | tuple:
-        """Take the next step; to be called once for each of `timesteps`, in their order.
+        """Take the next step; call once for each of `timesteps`, in their order.
 
         Raises:
             ConfigError: eta is not 0.
@@ -211,7 +211,7 @@ SAMPLERS: dict[str, tuple[type, dict[str, Any]]] = {
 
 
 def make_sampler(name: str, config: Mapping[str, Any]) -> Any:
-    """Scheduler of a name, for `pipeline.scheduler`.
+    """Return the scheduler of a name, for `pipeline.scheduler`.
 
     Args:
         name: `ddim`, `plms`, `dpm++` (Lu et al. 2022) or `unipc` (Zhao et al. 2023).

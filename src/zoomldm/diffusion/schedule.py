@@ -1,4 +1,4 @@
-"""One layout of timesteps and one loop over them, whichever scheduler a pipeline has."""
+"""One layout of timesteps and one sampling loop for any scheduler of a pipeline."""
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
@@ -18,8 +18,8 @@ from torch import Tensor
 from zoomldm.diffusion.samplers import ReleasedDDIMScheduler
 from zoomldm.errors import ConfigError
 
-STEPS, GUIDANCE = 20, 1.5  # what every verb and call takes unless told otherwise
-SPACING = "trailing"  # of diffusers' names for layouts, the one that pipelines are made with
+STEPS, GUIDANCE = 20, 1.5  # defaults of every verb and call
+SPACING = "trailing"  # name in diffusers of the layout that pipelines are built with
 _KNOWN = (
     DDIMScheduler,
     PNDMScheduler,
@@ -31,12 +31,12 @@ _KNOWN = (
 
 @dataclass(frozen=True)
 class Schedule:
-    """Steps of a scheduler from noise, or from the middle, to clean latents.
+    """Steps of a scheduler from noise, or from an intermediate level, to clean latents.
 
     Attributes:
-        scheduler: a scheduler of diffusers with its timesteps set; knows the betas and what the
-            denoiser predicts. It is copied for each run, for some remember earlier steps.
-        timesteps: falling, 0..999; the first is the level of noise that sampling starts at.
+        scheduler: a diffusers scheduler with its timesteps set; knows the betas and what the
+            denoiser predicts. It is copied for each run, since some store earlier steps.
+        timesteps: decreasing, 0..999; the first is the noise level that sampling starts at.
     """
 
     scheduler: Any
@@ -49,12 +49,12 @@ class Schedule:
 
     @property
     def name(self) -> str:
-        """Of the sampler, for provenance: `ddim`, or the scheduler's class."""
+        """Name of the sampler, for provenance: `ddim`, or the scheduler's class."""
         kind = type(self.scheduler)
         return "ddim" if kind is DDIMScheduler else kind.__name__
 
     def noised(self, latents: Tensor, noise: Tensor) -> Tensor:
-        """Latents (n, C, h, w) with noise of the same shape added, as they are at `first`."""
+        """Add noise of the same shape to latents (n, C, h, w), as at timestep `first`."""
         time = torch.full((len(latents),), self.first, device=latents.device)
         return self.scheduler.add_noise(latents, noise, time)
 
@@ -67,9 +67,9 @@ class Schedule:
         """Run all steps.
 
         Args:
-            model: (latents, time (n,)) -> what the scheduler's prediction type names.
-            latents: (n, C, h, w) as they are at `first`.
-            each: wraps the timesteps, such as a progress bar.
+            model: (latents, time (n,)) -> output of the scheduler's prediction type.
+            latents: (n, C, h, w) at the noise level of `first`.
+            each: wraps the timesteps, for example in a progress bar.
         """
         scheduler = copy.deepcopy(self.scheduler)
         for t in each(self.timesteps):
@@ -82,22 +82,22 @@ class Schedule:
 def make_schedule(
     scheduler: Any | Mapping[str, Any], steps: int, start: int | None = None
 ) -> Schedule:
-    """Lay a scheduler's steps over the whole schedule and keep those up to `start`.
+    """Lay a scheduler's steps over the whole schedule and keep those below `start`.
 
-    A scheduler lays them as its configuration says. Pipelines are made with DDIM and "trailing":
-    counted back from pure noise, so that the whole schedule starts at pure noise, and one from
-    the middle of it at just that noise: 20 steps with start 500 are 499, 449, ..., 49 (timesteps
-    count from 0, so 499 is the 500th).
+    A scheduler lays them out as configured. Pipelines are built with DDIM and "trailing":
+    counted back from pure noise, so that a whole schedule starts at pure noise, and one that
+    starts in the middle starts at exactly that noise: 20 steps with start 500 are 499, 449, ...,
+    49 (timesteps count from 0, so 499 is the 500th).
 
     Args:
-        scheduler: a pipeline's, which is left as it is; or a configuration of one, of which DDIM
-            with the layout of pipelines is made.
-        steps: steps of the whole schedule, 1 up to its training timesteps.
-        start: of the training timesteps, how many are kept; None for all.
+        scheduler: a pipeline's scheduler, which is not changed; or a configuration, from which
+            DDIM with the layout of pipelines is built.
+        steps: steps of the whole schedule, from 1 to the number of training timesteps.
+        start: number of training timesteps to keep; None for all.
 
     Raises:
-        ConfigError: steps out of range, or so few that none is left; a scheduler that draws noise
-            of its own, which no seed could repeat, or that can't start in the middle.
+        ConfigError: steps out of range, or so few that none is left; a scheduler that draws its
+            own noise, which no seed could reproduce, or that can't start in the middle.
     """
     if isinstance(scheduler, Mapping):
         own: Any = DDIMScheduler.from_config(dict(scheduler), timestep_spacing=SPACING)
@@ -134,7 +134,7 @@ def _check_known(scheduler: Any) -> None:
 
 
 def _begin_below(scheduler: Any, start: int) -> Tensor:
-    """The timesteps below `start`, from which the scheduler is told to begin."""
+    """The timesteps below `start`, where the scheduler is set to begin."""
     if isinstance(scheduler, ReleasedDDIMScheduler):
         return scheduler.begin_below(start)
     left = scheduler.timesteps < start

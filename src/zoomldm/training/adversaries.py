@@ -1,4 +1,4 @@
-"""Discriminators of a decoder's images, and what they are shown: details, and a network's maps."""
+"""Discriminators of a decoder's images, and their inputs: details, and a network's maps."""
 
 from collections.abc import Sequence
 
@@ -7,20 +7,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-GAIN = 8.0  # details of tissue have a deviation of about a tenth
-LOW = 4  # px a side of what one value of the low image stands for
+GAIN = 8.0  # details of tissue have a standard deviation of about a tenth
+LOW = 4  # side in px of what one value of the low image covers
 
 
 def detail(image: Tensor) -> Tensor:
-    """What an image (B, 3, H, W), sides multiples of 4, has beyond the means of its 4 x 4 px."""
+    """An image (B, 3, H, W), sides multiples of 4, without the means of its 4 x 4 px blocks."""
     return image - F.interpolate(F.avg_pool2d(image, LOW), scale_factor=LOW, mode="nearest")
 
 
 def moved(image: Tensor, low: Tensor) -> Tensor:
-    """A real image whose low image is another: the best that a decoder can make of that.
+    """A real image adjusted to another low image: the best that a decoder can make of that one.
 
-    The difference is added smoothly, so that there are no steps between the 4 x 4 px. An adversary
-    that saw the real image itself would tell it by a low image that is not the decoder's choice.
+    The difference is added smoothly, without steps between the 4 x 4 px blocks. An adversary that
+    saw the real image itself would recognise it by its low image, which the decoder can't choose.
 
     Args:
         image: (B, 3, H, W), sides multiples of 4.
@@ -31,7 +31,7 @@ def moved(image: Tensor, low: Tensor) -> Tensor:
 
 
 def hinge(fake: Tensor, real: Tensor) -> Tensor:
-    """Loss of a discriminator (Lim and Ye 2017) by its logits."""
+    """Hinge loss of a discriminator (Lim and Ye 2017) from its logits."""
     return F.relu(1 + fake).mean() + F.relu(1 - real).mean()
 
 
@@ -50,7 +50,7 @@ class DetailDiscriminator(nn.Module):
         self.scales = nn.ModuleList(_patches(6, width, depth) for depth in (3, 2))
 
     def forward(self, details: Tensor, low: Tensor) -> list[Tensor]:
-        """Logits at 1/8 of the side for each scale, high for real ones.
+        """Logits at 1/8 of the side for each scale, high for real images.
 
         Args:
             details: (B, 3, H, W), sides multiples of 8.
@@ -78,8 +78,8 @@ class FeatureDiscriminator(nn.Module):
     """Heads on maps of a frozen network, beside the low image (after Sauer et al. 2021).
 
     Args:
-        channels: of each map.
-        strides: pixels that a place of each map stands for, 4 or more.
+        channels: channels of each map.
+        strides: side in pixels that a position of each map covers, 4 or more.
         width: channels of a head.
     """
 
@@ -100,10 +100,10 @@ class FeatureDiscriminator(nn.Module):
             )
 
     def forward(self, maps: Sequence[Tensor], low: Tensor) -> list[Tensor]:
-        """Logits of each map, high for real ones.
+        """Logits of each map, high for real images.
 
         Args:
-            maps: (B, C, H / stride, W / stride), each channel of about unit deviation.
+            maps: (B, C, H / stride, W / stride), each channel with about unit std.
             low: (B, 3, H / 4, W / 4).
         """
         out = []

@@ -1,4 +1,4 @@
-"""Representation alignment: the middle of a denoiser is held to the patch encoder's embeddings."""
+"""Representation alignment of a denoiser's middle block with the patch encoder's embeddings."""
 
 from typing import Any
 
@@ -10,14 +10,14 @@ from zoomldm.networks.summarizers import SIDE, standardise
 
 
 class Alignment(nn.Module):
-    """Cosine between what a U-Net's middle makes, projected, and the tiles' embeddings there.
+    """Cosine between a U-Net's projected middle activations and the tiles' embeddings there.
 
     Yu et al. 2024 (REPA, arXiv 2410.06940), section 3.2, with the stored embeddings in place of
-    features taken at every step. It is a help in training alone and has no part in a pipeline.
+    features computed at every step. It is used in training alone and is not part of a pipeline.
 
     Args:
         width: channels of the middle block.
-        dim: D, length of an embedding.
+        dim: D, embedding dimension.
     """
 
     def __init__(self, width: int, dim: int) -> None:
@@ -27,7 +27,7 @@ class Alignment(nn.Module):
         self.middle: Tensor | None = None
 
     def watch(self, block: nn.Module) -> None:
-        """Keep what a block gives out while training, from now on."""
+        """From now on, store a block's output while training."""
         if not self.watched:
             block.register_forward_hook(self._keep)
             self.watched = True
@@ -37,7 +37,7 @@ class Alignment(nn.Module):
             self.middle = out
 
     def forward(self, wanted: Tensor) -> Tensor:
-        """Mean of 1 - cosine, for what was kept last.
+        """Mean of 1 - cosine, for the block's last stored output.
 
         Args:
             wanted: (B, 64, D), see `at_tokens`.
@@ -56,7 +56,7 @@ def at_tokens(grid: Tensor, shift: Tensor | None = None) -> Tensor:
         shift: (n, 2) tokens, see `CNNSummarizer.forward`.
 
     Returns:
-        (n, 64, D) float32, standardised; of large grids means of 8 x 8 cells.
+        (n, 64, D) float32, standardised; for large grids, means of 8 x 8 cells.
     """
     x = standardise(grid)
     side = x.shape[1] - (shift is not None)

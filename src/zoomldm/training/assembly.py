@@ -1,4 +1,4 @@
-"""What a stage starts from, and the pipeline that its networks are put into."""
+"""The pipeline that a stage starts from, and the pipeline that its networks are put into."""
 
 import copy
 from pathlib import Path
@@ -21,7 +21,7 @@ from zoomldm.training.stage import Start
 
 
 def start_frozen_network(start: Start, part: str, keep: tuple[str, ...] = ()) -> ZoomLDMPipeline:
-    """Where an autoencoder or a patch encoder starts, which later stages take as it is.
+    """Return the start for an autoencoder or patch encoder, which later stages use frozen.
 
     Args:
         start: what the run begins with.
@@ -48,11 +48,11 @@ def start_frozen_network(start: Start, part: str, keep: tuple[str, ...] = ()) ->
 
 
 def start_embedding_diffusion(start: Start) -> ZoomLDMPipeline:
-    """Where the embedding diffusion starts, on the summarizer given.
+    """Return the start for the embedding diffusion, on the given summarizer.
 
     Raises:
-        PipelineError: a pipeline without one to go on with, or with another summarizer.
-        ConfigError: other labels than the pipeline's.
+        PipelineError: a pipeline without one to continue with, or with another summarizer.
+        ConfigError: labels other than the pipeline's.
     """
     given, labels = start.frozen, list(start.labels)
     if not start.finetune:
@@ -70,11 +70,11 @@ def start_embedding_diffusion(start: Start) -> ZoomLDMPipeline:
 
 
 def start_context_network(start: Start) -> ZoomLDMPipeline:
-    """Where the context network starts, on the summarizer and autoencoder given.
+    """Return the start for the context network, on the given summarizer and autoencoder.
 
     Raises:
         PipelineError: a pipeline whose denoiser takes no parent, with another summarizer, or
-            without a context network to go on with.
+            without a context network to continue with.
     """
     given = start.frozen
     if not isinstance(given.unet, OctaveDenoiser):
@@ -101,23 +101,23 @@ def start_context_network(start: Start) -> ZoomLDMPipeline:
 
 
 def _with(given: ZoomLDMPipeline, **parts: Any) -> ZoomLDMPipeline:
-    """The pipeline with some networks in place of its own."""
+    """The pipeline with the given networks in place of its own."""
     own: dict[str, Any] = {name: getattr(given, name) for name in (*PARTS, "scheduler")}
     own["source"] = _encoder_of(given)
     return ZoomLDMPipeline(**(own | parts))
 
 
 def start_denoiser(start: Start, frozen_summarizer: bool = False) -> ZoomLDMPipeline:
-    """Where summarizer and denoiser start, on the autoencoder and patch encoder given.
+    """Return the start for summarizer and denoiser, on the given autoencoder and patch encoder.
 
     Args:
         start: what the run begins with.
-        frozen_summarizer: take the summarizer as it is; contexts then stay as they are, and so
-            does what draws them.
+        frozen_summarizer: use the given summarizer frozen; contexts then stay valid, and so do
+            the networks that sample them.
 
     Raises:
         PipelineError: a pipeline with latents of another kind, or another summarizer.
-        ConfigError: a summarizer that is to stay as it is under another encoder's embeddings.
+        ConfigError: a frozen summarizer combined with another encoder's embeddings.
     """
     given, table, encoder = start.frozen, preset_table(start.preset), start.encoder
     parts = {
@@ -160,17 +160,17 @@ def start_denoiser(start: Start, frozen_summarizer: bool = False) -> ZoomLDMPipe
     return ZoomLDMPipeline(**parts, unet=unet, summarizer=summarizer, scheduler=scheduler)
 
 
-# Layers of summarizers that read embeddings, by the beginnings of their weights' names.
+# Layers of summarizers that read embeddings, by the prefixes of their weights' names.
 _READ = ("project.", "unpackers.", "outline.")
 
 
 def with_new_projection(summarizer: Any, dim: int, seed: int) -> Any:
-    """A summarizer for the embeddings of another encoder: what reads them is drawn anew.
+    """A summarizer for the embeddings of another encoder: layers that read them are reinitialised.
 
     Args:
-        summarizer: all else is its.
-        dim: D, length of the other embeddings.
-        seed: of the new weights.
+        summarizer: all other weights are taken from it.
+        dim: D, dimension of the other embeddings.
+        seed: seed of the new weights.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -195,7 +195,7 @@ def _with_embedding_diffusion(
 
 
 def _encoder_of(given: ZoomLDMPipeline) -> dict[str, Any] | None:
-    """What a pipeline says of the third party's encoder that it was trained with."""
+    """The pipeline's record of the third-party encoder that it was trained with."""
     known = (given.config["source"] or {}).get("encoder")
     return {"encoder": known} if known else None
 
@@ -212,15 +212,15 @@ def _eight_by_eight(given: ZoomLDMPipeline) -> CNNSummarizer:
 def assemble(
     base: ZoomLDMPipeline, networks: Path, out: Path, *, half: bool = False
 ) -> ZoomLDMPipeline:
-    """Write a pipeline directory: `base` with the networks that a run wrote in place of its own.
+    """Write a pipeline directory: `base` with the networks of a run in place of its own.
 
     Args:
-        base: gives every network that `networks` does not hold, and the scheduler.
+        base: provides every network that is not in `networks`, and the scheduler.
         networks: a run's `networks/`: folders `unet`, `summarizer`, `autoencoder`,
             `patch_encoder`, `embedding_diffusion` or `context_network`.
         out: the directory; replaced if it exists.
         half: store weights as float16. Networks that made archives must have been stored so
-            before, for their digest changes with their weights.
+            before, since their digest changes with their weights.
     """
     parts = {name: getattr(base, name) for name in PARTS}
     for name, part in parts.items():

@@ -8,15 +8,15 @@ import numpy as np
 def draw_levels(
     rng: np.random.Generator, size: int, counts: Sequence[int], power: float
 ) -> np.ndarray:
-    """Places (size,) in `counts`, ascending.
+    """Draw levels as indices (size,) into `counts`, ascending.
 
-    Sampling is systematic: every step has as many of each level as its share allows.
+    Sampling is systematic: every step has as many of each level as its proportion allows.
 
     Args:
-        rng: draws one number.
-        size: items.
+        rng: generator; one number is drawn.
+        size: number of items.
         counts: patches of each level, above zero.
-        power: levels are drawn in proportion to counts ** power; 0 draws all alike.
+        power: levels are drawn in proportion to counts ** power; 0 draws all equally.
     """
     shares = np.cumsum(np.asarray(counts, float) ** power)
     points = (np.arange(size) + rng.random()) / size * shares[-1]

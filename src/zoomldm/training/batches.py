@@ -1,4 +1,4 @@
-"""Batches of successive steps, each a function of the seed and its place alone."""
+"""Batches of successive steps, each determined by the seed and its position alone."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -12,12 +12,12 @@ Batch = dict[str, Tensor]
 
 
 class Batches:
-    """Draws the batches of a run; beside a GPU the next one is drawn while a step runs.
+    """Draws the batches of a run; with a GPU the next one is drawn while a step runs.
 
     Args:
-        stage: draws them.
-        config: its seed, `batch_size` and `accumulate` count.
-        process: number of this process.
+        stage: stage that draws them.
+        config: gives the seed, `batch_size` and `accumulate`.
+        process: index of this process.
         ahead: whether to draw one batch ahead, in a thread.
     """
 
@@ -28,12 +28,12 @@ class Batches:
 
     def _draw(self, step: int, part: int) -> Batch:
         place = [self.config.seed, step, self.process]
-        if self.config.accumulate > 1:  # runs without it draw what they always drew
+        if self.config.accumulate > 1:  # without it, runs draw the same batches as before
             place.append(part)
         return self.stage.batch(np.random.default_rng(place), self.config.batch_size)
 
     def at(self, step: int, part: int = 0) -> Batch:
-        """The batch of a step; with `accumulate` the `part`-th of them, from 0. In order."""
+        """The batch of a step; with `accumulate` its `part`-th, from 0. Call in order."""
         if self.pool is None:
             return self._draw(step, part)
         batch = self.next.result() if self.next else self._draw(step, part)

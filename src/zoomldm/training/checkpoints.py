@@ -1,4 +1,4 @@
-"""Checkpoints that a kill can't break: staged, flushed, renamed, the manifest written last."""
+"""Checkpoints that survive a kill: staged, flushed, renamed, with the manifest written last."""
 
 import hashlib
 import json
@@ -34,14 +34,14 @@ def _digest(path: Path) -> str:
 def save_checkpoint(
     root: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict, keep: int = 2
 ) -> Path:
-    """Write `root/step-XXXXXXXX` so that it is whole or absent.
+    """Write `root/step-XXXXXXXX` so that it is either complete or absent.
 
     Args:
         root: folder of the checkpoints.
         step: optimiser steps done.
         tensors: file stem -> flat dictionary of tensors.
         state: small JSON values (step, configuration, versions).
-        keep: how many of the newest stay; older ones are removed.
+        keep: number of newest checkpoints to keep; older ones are removed.
 
     Raises:
         TargetError: it can't be written.
@@ -66,7 +66,7 @@ def _save(
             shutil.rmtree(stale)
     stage.mkdir()
     for stem, flat in tensors.items():
-        # Shared or strided storage is refused by safetensors, so every tensor is made its own.
+        # safetensors refuses shared or strided storage, so every tensor is copied.
         save_file(
             {k: v.detach().cpu().contiguous().clone() for k, v in flat.items()},
             stage / f"{stem}.safetensors",
@@ -103,7 +103,7 @@ def check_checkpoint(folder: Path) -> None:
 
 
 def latest_checkpoint(root: Path) -> Path | None:
-    """Newest whole checkpoint below `root`, or None; damaged ones are passed over and warned of."""
+    """Newest complete checkpoint below `root`, or None; damaged ones are skipped with a warning."""
     for folder in sorted(root.glob(f"{_PREFIX}*"), reverse=True):
         try:
             check_checkpoint(folder)
@@ -115,7 +115,7 @@ def latest_checkpoint(root: Path) -> Path | None:
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict]:
-    """Read what `save_checkpoint` wrote: tensors by file stem, and the state."""
+    """Read a checkpoint of `save_checkpoint`: tensors by file stem, and the state."""
     check_checkpoint(folder)
     tensors = {f.stem: load_file(f) for f in folder.glob("*.safetensors")}
     return tensors, json.loads((folder / "state.json").read_text())
@@ -131,9 +131,9 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, flat: dict[str, Tensor]) -> None:
-    """Put back what `flatten_optimizer` took; parameter groups stay as they are.
+    """Restore the output of `flatten_optimizer`; parameter groups stay as they are.
 
-    Moments get their parameter's layout in memory, for sums in another order differ in bits.
+    Moments get their parameter's memory layout, since sums in another order differ in bits.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
@@ -154,7 +154,7 @@ def flatten(networks: dict[str, nn.Module]) -> dict[str, Tensor]:
 
 
 def restore(networks: dict[str, nn.Module], flat: dict[str, Tensor]) -> None:
-    """Put back what `flatten` took."""
+    """Restore the output of `flatten`."""
     for name, network in networks.items():
         start = f"{name}."
         network.load_state_dict(

@@ -1,4 +1,4 @@
-"""torch.compile where it works, and what was before where it does not."""
+"""torch.compile where it works; eager mode where it does not."""
 
 import logging
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ _log = logging.getLogger(__name__)
 
 
 def compile_modules(modules: Sequence[nn.Module]) -> None:
-    """Have modules compiled at their next call, for the shapes that they then get."""
+    """Compile modules at their next call, for the shapes they get then."""
     for module in modules:
         module.compile(dynamic=False)
 
 
 def give_up(modules: Sequence[nn.Module], error: Exception) -> None:
-    """Take compiling back, and say in one line why."""
+    """Undo compiling, and log the reason in one line."""
     for module in modules:
         uncompiled: Any = module
         uncompiled._compiled_call_impl = None

@@ -1,10 +1,10 @@
-"""Settings of a training run: frozen tables, one for all stages and one each for some."""
+"""Settings of a training run: frozen models, one for all stages and one each for some."""
 
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-# What a run may be continued with other values of.
+# Settings that may differ when a run is continued.
 FREE = frozenset(
     {
         *("steps", "log_every", "save_every", "show_every", "validate_every"),
@@ -68,7 +68,7 @@ class LargeConfig(TrainConfig):
 
 
 class OctaveConfig(LargeConfig):
-    """Settings of the denoiser of octaves and its summarizer."""
+    """Settings of the octave denoiser and its summarizer."""
 
     repa: float = _REPA
 
@@ -91,7 +91,7 @@ class EmbeddingConfig(LargeConfig):
 
 
 class DecoderConfig(LargeConfig):
-    """Settings of the decoder of low-pass latents."""
+    """Settings of the low-pass latents' decoder."""
 
     made: float = Field(
         0,
@@ -232,7 +232,7 @@ TABLE: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def rate_at(step: int, config: TrainConfig) -> float:
-    """Learning rate of a step: linear warm-up, constant, linear fall over the last part."""
+    """Learning rate of a step: linear warm-up, constant, linear decay over the last part."""
     rise = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
     tail = config.cooldown * config.steps
     fall = min(1.0, (config.steps - step) / tail) if tail else 1.0

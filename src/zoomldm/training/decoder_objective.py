@@ -1,4 +1,4 @@
-"""What the low-pass decoder is trained for: pixels, a public network's maps, and adversaries."""
+"""Objective of the low-pass decoder: pixels, a public network's maps, and adversaries."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,21 +21,21 @@ from zoomldm.training.adversaries import (
 from zoomldm.training.map_losses import MapScales, map_loss
 
 Features = Callable[[Tensor], list[Tensor]]
-"""Images (B, 3, H, W) in [-1, 1] to maps at 1/2, 1/4, 1/8, 1/16, 1/32 and any others there."""
+"""Images (B, 3, H, W) in [-1, 1] to maps at 1/2, 1/4, 1/8, 1/16, 1/32 and any further ones."""
 
 LOSSES: tuple[str, ...] = ("pixels", "maps", "statistics", "details", "features")
 ADVERSARIES: tuple[str, ...] = ("details", "features")
-PLACES = 4  # maps that are compared place by place, down to 1/16 of the side
+PLACES = 4  # maps that are compared position by position, down to 1/16 of the side
 STRIDES = (4, 8, 16, 32)  # of the maps that a discriminator sees: all but the first
-KEEP = 0.9  # of moving averages at each measurement
+KEEP = 0.9  # decay of the moving averages at each measurement
 
 
 def phase_loss(error: Tensor, side: int = CELL) -> Tensor:
-    """Mean square over the places of a cell of the mean error there: zero without a chequerboard.
+    """Mean square, over the positions in a cell, of the mean error: zero without a chequerboard.
 
     Args:
         error: (B, 3, H, W).
-        side: of a cell.
+        side: side of a cell.
     """
     fine = error - F.avg_pool2d(error, 3, 1, 1)
     b, c, h, w = fine.shape
@@ -45,13 +45,13 @@ def phase_loss(error: Tensor, side: int = CELL) -> Tensor:
 
 
 class LossBalance(nn.Module):
-    """Weights of losses by what they ask of an image, not by the units they come in.
+    """Weights losses by their gradients at the image, whatever units the losses are in.
 
     Each loss is divided by a moving average of the norm of its gradient with respect to the image
-    (after Defossez et al. 2022, section 3.4), so that weights are shares of the whole push.
+    (after Defossez et al. 2022, section 3.4), so that weights are relative parts of the gradient.
 
     Args:
-        names: of the losses.
+        names: names of the losses.
     """
 
     norms: Tensor
@@ -62,7 +62,7 @@ class LossBalance(nn.Module):
         self.register_buffer("norms", torch.zeros(len(self.names)))
 
     def measure(self, losses: dict[str, Tensor], image: Tensor) -> None:
-        """Take the losses' gradients in; the graph is kept."""
+        """Update the averages from the losses' gradients; the graph is retained."""
         for name, loss in losses.items():
             (gradient,) = torch.autograd.grad(loss, image, retain_graph=True)
             norm, i = gradient.float().norm(), self.names.index(name)
@@ -71,11 +71,11 @@ class LossBalance(nn.Module):
             self.norms[i] = torch.where(torch.isfinite(norm), average, known)
 
     def total(self, losses: dict[str, Tensor], weights: dict[str, float | Tensor]) -> Tensor:
-        """Sum of the losses, each with its weight over its norm; one not measured yet is left out.
+        """Sum the losses, each times weight / norm; losses not yet measured are left out.
 
         Args:
             losses: by name.
-            weights: of the losses.
+            weights: weights of the losses, by name.
         """
         known = self.norms > 0
         factors = torch.where(known, 1 / self.norms.where(known, 1), 0)
@@ -86,15 +86,15 @@ class LossBalance(nn.Module):
 
 
 class DecoderAdversary(ModelMixin, ConfigMixin):
-    """Discriminators of details and of maps, with the scales that losses are measured in.
+    """Discriminators of details and of maps, with the scales in which losses are measured.
 
     Args:
-        channels: of each map that the features have; none without features.
-        width: of the discriminator of details at half of the side.
+        channels: channels of each map of the features; empty without features.
+        width: channels of the detail discriminator at half of the side.
     """
 
-    seen: Tensor  # batches that it was trained on
-    told: Tensor  # moving average of each discriminator's hinge loss, 2 where it knows nothing
+    seen: Tensor  # number of batches it was trained on
+    told: Tensor  # moving average of each discriminator's hinge loss; 2 if it can't tell at all
 
     @register_to_config
     def __init__(self, channels: tuple[int, ...] = (), width: int = 48) -> None:
@@ -114,7 +114,7 @@ class DecoderAdversary(ModelMixin, ConfigMixin):
 
         Args:
             image: (B, 3, H, W) signed, sides multiples of 32.
-            maps: of the image, none without features.
+            maps: maps of the image; empty without features.
             low: (B, 3, H / 4, W / 4).
         """
         found = {"details": self.details(detail(image), low)}
@@ -126,10 +126,10 @@ class DecoderAdversary(ModelMixin, ConfigMixin):
 
 @dataclass(frozen=True)
 class Push:
-    """What a step minimises.
+    """The loss of a step.
 
     Attributes:
-        loss: of decoder and discriminators, each of which has gradients of its own part alone.
+        loss: of decoder and discriminators; each gets gradients of its own part alone.
         parts: every loss by name.
     """
 
@@ -140,13 +140,13 @@ class Push:
 class DecoderObjective:
     """Loss of decoded images and of the discriminators that judge them.
 
-    Images are compared with the real ones moved onto the low image that was decoded; statistics
-    with the real ones themselves, so that details make good what a denoiser's low image lacks.
+    Images are compared with the real ones adjusted to the decoded low image; statistics with
+    the real ones themselves, so that details compensate for what a denoiser's low image lacks.
 
     Args:
         adversary: discriminators and scales.
-        features: see `Features`; None for pixels and details alone.
-        shares: of the whole push, by name of `LOSSES`.
+        features: see `Features`; None to compare pixels and details alone.
+        shares: relative parts of the losses in the gradient, by name in `LOSSES`.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class DecoderObjective:
 
     @torch.no_grad()
     def fit(self, images: Tensor, size: int = 32) -> None:
-        """Take the scales of maps from real images (n, 3, H, W), n of 2 or more."""
+        """Set the scales of maps from real images (n, 3, H, W), n of 2 or more."""
         if self.features is not None:
             parts = [self.features(part) for part in images.split(size)]
             self.adversary.scales.fit([torch.cat(x) for x in zip(*parts, strict=True)])
@@ -173,14 +173,14 @@ class DecoderObjective:
         """Compare decoded images with real ones.
 
         Args:
-            made: (B, 3, H, W) signed, sides multiples of 32 where there are features.
-            real: the same places.
+            made: (B, 3, H, W) signed; sides are multiples of 32 if there are features.
+            real: real images of the same places.
             low: (B, 3, H / 4, W / 4) signed, what was decoded.
-            agree: (B,) 0 to 1, how far pixels and places can agree: little where the low image is
-                a denoiser's guess; 0 where it is of another place. The adversaries then see the
-                real image as it is, for its details don't lie where those of the low image do.
-            rise: of the adversaries' shares, 0 to 1.
-            measure: whether the losses' gradients are taken in, which takes a few backward passes.
+            agree: (B,) 0 to 1, how far pixels and positions can agree: little if the low image is
+                a denoiser's guess; 0 if it is of another place. In that case the adversaries see
+                the real image as it is, since its details don't lie where the low image has them.
+            rise: factor on the adversaries' shares, 0 to 1.
+            measure: whether to measure the losses' gradients, which takes a few backward passes.
         """
         with torch.no_grad():
             apart = (agree == 0).view(-1, 1, 1, 1)
@@ -202,7 +202,7 @@ class DecoderObjective:
             self.adversary.balance.measure(parts, made)
         weights: dict[str, float | Tensor] = dict(self.shares)
         for i, name in enumerate(ADVERSARIES):
-            # A discriminator that can't tell images apart has nothing to say but noise.
+            # A discriminator that can't tell images apart contributes only noise.
             weights[name] = self.shares[name] * rise * (2 - self.adversary.told[i]).clamp(0, 1)
         loss = self.adversary.balance.total(parts, weights)
         for value in hinges.values():

@@ -1,4 +1,4 @@
-"""The moving average of the trained weights, which is what a run gives away."""
+"""The moving average of the trained weights, which is the result of a run."""
 
 import copy
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ from torch import nn
 class EMA:
     """Exponential moving average of networks.
 
-    Weights and floating buffers (running statistics) are averaged alike, so that statistics fit
-    the weights that they are used with; counters are copied.
+    Weights and floating-point buffers (running statistics) are averaged alike, so that statistics
+    match the weights they are used with; counters are copied.
 
     Args:
-        networks: what is averaged, by name; copied as they are now.
+        networks: networks to average, by name; copied as they are now.
         decay: largest decay; it begins at 1/10 and rises as (1 + step) / (10 + step).
     """
 
@@ -24,13 +24,13 @@ class EMA:
         self.decay = decay
 
     def to(self, device: torch.device | str) -> None:
-        """Hold the averages on a device, which need not be that of the weights."""
+        """Move the averages to a device, which need not be that of the weights."""
         for network in self.networks.values():
             network.to(device)
 
     @torch.no_grad()
     def update(self, networks: dict[str, nn.Module], step: int) -> None:
-        """Take in the weights after optimiser step `step` (from 0)."""
+        """Include the weights after optimiser step `step` (from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, average in self.networks.items():
             source = networks[name].state_dict()
@@ -51,7 +51,7 @@ class EMA:
 
     @contextmanager
     def swapped(self, networks: dict[str, nn.Module]) -> Iterator[None]:
-        """Averaged weights in place of `networks`', in evaluation mode, within the block."""
+        """Swap the averaged weights into `networks`, in evaluation mode, within the block."""
         modes = {k: v.training for k, v in networks.items()}
         self._exchange(networks)
         for network in networks.values():

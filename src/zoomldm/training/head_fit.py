@@ -1,4 +1,4 @@
-"""What of an octave is linear, by least squares before any training: outline, blends, spread."""
+"""Least-squares fit, before training, of an octave's linear parts: outline, blends, spread."""
 
 import numpy as np
 import torch
@@ -12,13 +12,13 @@ from zoomldm.networks.octave_denoiser import KINDS, NONE, OctaveDenoiser
 from zoomldm.networks.summarizers import CNNSummarizer, standardise
 from zoomldm.pixels import to_signed
 
-WINDOWS = (3072, 1536, 1024, 768, 512, 256, 96, 48)  # a level that the outline is fitted to
-PAIRS = 192  # the same for a blend
+WINDOWS = (3072, 1536, 1024, 768, 512, 256, 96, 48)  # windows by level to fit the outline
+PAIRS = 192  # items per level and kind of hint to fit a blend
 RIDGE = 0.03
 
 
 def latents_of(autoencoder: LowPassAutoencoder, pixels: Tensor) -> Tensor:
-    """Latents (B, 6, 32, 32) of pixels (B, 64, 64, 3) uint8 of two octaves coarser."""
+    """Latents (B, 6, 32, 32) of pixels (B, 64, 64, 3) uint8 two octaves coarser."""
     return autoencoder.from_planes(coarse_planes(to_signed(pixels)))
 
 
@@ -32,13 +32,13 @@ def fit_outline(
     """Fit a summarizer's outline to training windows.
 
     Args:
-        summarizer: its outline is set; nothing where it has none, or one that is set.
-        autoencoder: gives the latents.
+        summarizer: its outline is set, unless it has none or one that is already set.
+        autoencoder: encodes the latents.
         patches: training windows.
-        windows: number of them a level.
+        windows: number of windows by level.
 
     Returns:
-        Whether it was set.
+        Whether the outline was set.
     """
     outline = summarizer.outline
     if outline is None or outline.fitted:
@@ -65,10 +65,10 @@ def fit_outline(
 def fit_blend(
     denoiser: OctaveDenoiser, level: int, kind: int, hint: Tensor, own: Tensor, latents: Tensor
 ) -> None:
-    """Set one blend of a denoiser that has one a level, and the spread that it leaves.
+    """Set one blend of a denoiser that has one per level, and the spread that it leaves.
 
     Args:
-        denoiser: it is changed.
+        denoiser: changed in place.
         level: 0..7.
         kind: NONE (the spread alone), PARENT or BASE.
         hint: (B, C, h, w), as in training.
@@ -91,5 +91,5 @@ def fit_blend(
         own = layer(both)
     variance = (latents - own).square().mean((0, 2, 3)).clamp(min=1e-3).log()
     denoiser.spread[level, kind] = variance
-    if kind == NONE:  # without a context nothing is known at all
+    if kind == NONE:  # without a context nothing is known
         denoiser.spread[level, kind, 0] = latents.square().mean((0, 2, 3)).clamp(min=1e-3).log()

@@ -1,4 +1,4 @@
-"""One loop for every stage: run the same command again and it goes on, bit for bit."""
+"""One training loop for every stage; the same command run again resumes it, bit for bit."""
 
 import json
 import math
@@ -58,7 +58,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 class _Stop:
-    """Whether to end after this step: time is up in any process, or a signal came."""
+    """Whether to stop after this step: time is up in any process, or a signal came."""
 
     def __init__(self, accelerator: Accelerator, minutes: float | None) -> None:
         self.accelerator = accelerator
@@ -74,7 +74,7 @@ class _Stop:
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         self.signal = number
-        signal.signal(number, signal.default_int_handler)  # a second one ends it at once
+        signal.signal(number, signal.default_int_handler)  # a second one stops at once
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -91,7 +91,7 @@ class _Stop:
 
 
 class _Gradients:
-    """Adds up the gradients of a step's batches; compiles what the settings ask to compile."""
+    """Accumulates the gradients of a step's batches; compiles what the settings ask for."""
 
     def __init__(
         self,
@@ -103,12 +103,12 @@ class _Gradients:
     ) -> None:
         self.accelerator, self.module, self.low = accelerator, module, low
         self.parts = config.accumulate
-        # Until they have run once, it is not known whether they can be compiled here.
+        # Whether these can be compiled here is only known once they have run.
         self.untried = stage.compilable() if getattr(config, "compile", False) else []
         compile_modules(self.untried)
 
     def add(self, batch: dict[str, Tensor], part: int) -> dict[str, Tensor]:
-        """Losses of the `part`-th batch of a step, whose gradients are added."""
+        """Return losses of the `part`-th batch of a step and add its gradients."""
         device = self.accelerator.device
         batch = {k: v.to(device, non_blocking=True) for k, v in batch.items()}
         if not self.untried:
@@ -141,24 +141,24 @@ def train(
     device: str = "auto",
     progress: Progress = silent,
 ) -> Path:
-    """Train until `config.steps`, going on from the newest checkpoint in `run`.
+    """Train until `config.steps`, resuming from the newest checkpoint in `run`.
 
     Args:
         stage: networks, data and loss.
-        config: settings; a run that is continued with other ones than `steps` and the
-            intervals refuses. With other `steps` the rate follows the new schedule from there.
+        config: settings; a run can be continued only with the same ones, except `steps` and the
+            intervals. With other `steps` the rate follows the new schedule from there.
         run: existing folder of the run; holds `checkpoints/`, `log.jsonl`, `tensorboard/`,
             `pictures/` and, at the end, `networks/` with the averaged weights.
         extra: settings of the stage, recorded and compared in the same way.
-        minutes: stop after so long, checkpointed; the same command goes on.
+        minutes: stop with a checkpoint after this time; the same command resumes.
         device: see `pick_device`.
-        progress: called as steps are done; what a run says goes to the log as well.
+        progress: called as steps are done; messages go to the log as well.
 
     Returns:
         The folder `run/networks`.
 
     Raises:
-        ConfigError: other settings than the run began with.
+        ConfigError: the settings differ from those that the run began with.
         TargetError: another process trains in `run`, or it can't be written.
         ZoomLDMError: the loss is no longer a finite number.
         KeyboardInterrupt: on SIGINT, after a checkpoint.
@@ -186,7 +186,7 @@ def train(
 
 
 def _with_precision(config: TrainConfig, run: Path, device: str) -> TrainConfig:
-    """Settings with bfloat16 decided: as the run began, else by what is faster here."""
+    """Settings with bfloat16 decided: as the run began, or whichever is faster here."""
     if config.bf16:
         warn_if_slow(device)
     if config.bf16 is not None:
@@ -218,7 +218,7 @@ def _train(
     optimizer = torch.optim.AdamW(
         parameters, config.learning_rate, weight_decay=config.weight_decay
     )
-    # The fixed settings travel with every checkpoint, so that a resumed run can be compared.
+    # Every checkpoint holds the fixed settings, so that a resumed run can be compared.
     settings = {"config": config.model_dump(), "extra": extra, "environment": environment(device)}
     start = step = _resume(run, networks, average, optimizer, settings, type(config))
     if getattr(config, "checkpointing", False):
@@ -261,7 +261,7 @@ def _train(
             log.losses(step, {**means.take(), "learning_rate": rate_at(step - 1, config)})
             progress("steps", step, config.steps)
         if last or step % config.show_every == 0:
-            # Shapes differ outside of the steps: to compile for each would cost more than it saves.
+            # Shapes differ outside training steps; compiling each would cost more than it saves.
             eager = torch.compiler.set_stance("force_eager")
             with average.swapped(networks), torch.no_grad(), low, eager:
                 log.held_out(step, stage.held_out())
@@ -292,7 +292,7 @@ def _check_finite(run: Path, step: int, norm: Any) -> None:
 
 
 def _save_networks(stage: Stage, run: Path) -> None:
-    """Write `run/networks` beside its old self, then exchange the two."""
+    """Write `run/networks` beside the old folder, then swap the two."""
     with atomic_folder(run / "networks") as fresh:
         stage.save(fresh)
 
@@ -305,7 +305,7 @@ def _resume(
     settings: dict[str, Any],
     kind: type[TrainConfig],
 ) -> int:
-    """Take up the newest checkpoint and return its step, 0 where there is none."""
+    """Restore the newest checkpoint and return its step; 0 if there is none."""
     folder = latest_checkpoint(run / "checkpoints")
     if folder is None:
         return 0
@@ -313,7 +313,7 @@ def _resume(
     now = json.loads(json.dumps(settings))
     for part in ("config", "extra"):
         unset = {k: f.default for k, f in kind.model_fields.items()} if part == "config" else {}
-        # Runs of before have settings of all stages: those that mean nothing to this one are left.
+        # Older runs have settings of all stages: those without meaning for this one are ignored.
         begun = state[part] if part == "extra" else state[part].keys() & unset.keys()
         for key in {**now[part], **dict.fromkeys(begun)}:
             before, value = (have.get(key, unset.get(key)) for have in (state[part], now[part]))

@@ -1,4 +1,4 @@
-"""Crops whose low image a pipeline's denoiser made: what its decoder meets in an archive."""
+"""Crops whose low image comes from a pipeline's denoiser, as the decoder meets it in an archive."""
 
 from copy import deepcopy
 
@@ -19,27 +19,27 @@ from zoomldm.networks.octave_denoiser import BASE, OctaveDenoiser
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pixels import to_pixels, to_signed
 
-QUALITIES = (24, 60)  # of the codec, those that `compress` chooses from
+QUALITIES = (24, 60)  # codec qualities that `compress` chooses from
 STEPS = 4
-EACH = 3  # crops of a patch
-MARGIN = 32  # px around a patch that the codec sees as well, here mirrored
+EACH = 3  # crops per patch
+MARGIN = 32  # px around a patch that the codec also sees, here mirrored
 
 
 class MadeCrops:
-    """Crops of 20x of which a share has a made low image, the others come from another source.
+    """Crops at 20x, a fraction of them with a generated low image; the rest from another source.
 
-    A tile goes through the codec at 5x as a base layer, the denoiser takes the codec's loss away
-    under the tile's embedding, and what it makes is the low image of a few crops of the tile.
-    Nothing is kept between draws, so that a run that goes on draws the same.
+    A tile goes through the codec at 5x as a base layer; the denoiser removes the codec's loss,
+    conditioned on the tile's embedding; its output is the low image of a few crops of the tile.
+    No state is kept between draws, so that a resumed run draws the same crops.
 
     Args:
-        patches: of which those of 20x are taken; whole tiles.
+        patches: patches, of which those at 20x are used; whole tiles.
         pipeline: its patch encoder, summarizer and denoiser, frozen.
-        exact: gives the crops that are left.
-        share: of the crops, 0 to 1, whose low image is made.
+        exact: source of the other crops.
+        share: fraction of the crops, 0 to 1, whose low image is generated.
 
     Raises:
-        PipelineError: the pipeline's denoiser is not one of octaves.
+        PipelineError: the pipeline's denoiser is not an octave denoiser.
         ConfigError: no patches at 20x.
     """
 
@@ -56,7 +56,7 @@ class MadeCrops:
         if not len(self.places):
             raise ConfigError("there are no patches at 20x, which made latents are trained on")
         self.times = octave_times(pipeline.unet.alphas, STEPS)
-        self.vae = deepcopy(pipeline.vae)  # the one that is trained may move to another device
+        self.vae = deepcopy(pipeline.vae)  # the trained one may move to another device
 
     def draw(self, rng: np.random.Generator, count: int, side: int) -> Crops:
         """See `CropSource.draw`; up to 256 px."""
@@ -93,7 +93,7 @@ class MadeCrops:
 
     @torch.no_grad()
     def lows(self, tiles: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-        """What the denoiser makes of tiles (n, 256, 256, 3) stored at 5x: (n, 64, 64, 3)."""
+        """Denoised low images of tiles (n, 256, 256, 3) stored at 5x: (n, 64, 64, 3)."""
         model, device = self.pipeline, self.pipeline.device
         quality = round(rng.uniform(*QUALITIES))
         sides = ((MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0))

@@ -1,4 +1,4 @@
-"""How pictures differ by a public network's maps: place by place, or in their statistics."""
+"""Distances of images in a public network's maps: position by position, or in their statistics."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def map_loss(made: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
-    """Squared difference of maps, every place of unit length over channels: (B,)."""
+    """Squared difference of maps, each position of unit length over channels: (B,)."""
     parts = [
         (_unit(a.float()) - _unit(b.float())).square().sum(1).mean((1, 2))
         for a, b in zip(made, real, strict=True)
@@ -20,10 +20,10 @@ def _unit(x: Tensor) -> Tensor:
 
 
 class MapScales(nn.Module):
-    """Maps of real images: each channel's mean and deviation, and how far pictures differ.
+    """Maps of real images: each channel's mean and std, and how far images differ.
 
     Args:
-        channels: of each map.
+        channels: number of channels of each map.
     """
 
     def __init__(self, channels: Sequence[int]) -> None:
@@ -36,10 +36,10 @@ class MapScales(nn.Module):
 
     @torch.no_grad()
     def fit(self, maps: Sequence[Tensor]) -> None:
-        """From maps (n, C, h, w) of real images, n of 2 or more.
+        """Set the scales from maps (n, C, h, w) of real images, n of 2 or more.
 
         Raises:
-            ValueError: a map is the same everywhere, as where weights are missing.
+            ValueError: a map is constant, as when weights are missing.
         """
         for i, x in enumerate(maps):
             x = x.float()
@@ -60,7 +60,7 @@ class MapScales(nn.Module):
         return self.get_buffer(f"{name}{index}")
 
     def scaled(self, maps: Sequence[Tensor], first: int = 0) -> list[Tensor]:
-        """Maps, from number `first` on, with each channel of mean 0 and deviation 1."""
+        """Maps, from number `first` on, each channel with mean 0 and std 1."""
         found = []
         for i, x in enumerate(maps, first):
             mean, deviation = (
@@ -70,15 +70,15 @@ class MapScales(nn.Module):
         return found
 
     def statistics_loss(self, made: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
-        """How far each picture's means and deviations of maps are from its real counterpart's.
+        """Distance of each image's means and stds of maps from its real counterpart's.
 
-        In units of how real pictures differ from each other: what distances of sets of pictures
-        (Heusel et al. 2017) and the search for a picture's source go by. Where every place has to
-        agree, the mean of what is possible wins, which is too smooth; statistics over a picture
-        only agree where there is as much texture.
+        In units of how real images differ from each other, the statistics that distances between
+        sets of images (Heusel et al. 2017) and the search for an image's source rely on. If every
+        position has to agree, the mean of the possible images wins, which is too smooth;
+        statistics over an image only agree if it has as much texture.
 
         Returns:
-            (B,) 0 for equal ones.
+            (B,) 0 for equal images.
         """
         total = torch.zeros(len(made[0]), device=made[0].device)
         for i, (a, b) in enumerate(zip(made, real, strict=True)):

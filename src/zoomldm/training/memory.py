@@ -1,9 +1,9 @@
-"""What a stage of training takes of a device's memory, counted without the memory.
+"""Device memory that a training stage takes, estimated without allocating it.
 
-The networks are built at full size of PyTorch's fake tensors: those of the `meta` device, which
-have shapes and no numbers, and say that they are on the CPU, so that autocast treats them as such.
-A step is made with them, forward and backward, and every storage that it makes is counted while it
-lives.
+The networks are built at full size from PyTorch's fake tensors. Like tensors on the `meta` device
+they have shapes and no values, but they report the CPU as their device, so that autocast applies.
+A step is run on them, forward and backward, and every storage that it allocates is counted for as
+long as it lives.
 """
 
 import warnings
@@ -24,21 +24,21 @@ from torch.utils._pytree import tree_leaves
 from zoomldm.training.recompute import recompute
 from zoomldm.training.stage import Stage, Start
 
-COUNTER = 4  # bytes of the number of steps that AdamW keeps for each tensor
+COUNTER = 4  # bytes of AdamW's step counter for each tensor
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes of a device that a stage of training takes, in each process.
+    """Device memory in bytes that a training stage takes, in each process.
 
     Attributes:
-        stage: its name.
+        stage: name of the stage.
         batch: items held at once.
-        trained: numbers that are trained.
-        parameters: of the networks, trained and frozen ones, buffers included.
-        gradients: of the trained ones.
-        optimizer: AdamW's moments.
-        average: the averaged weights; 0 where they lie in the CPU's memory.
+        trained: number of trained parameters.
+        parameters: bytes of the networks, trained and frozen, buffers included.
+        gradients: bytes of the trained parameters' gradients.
+        optimizer: bytes of AdamW's moments.
+        average: bytes of the averaged weights; 0 if they lie in the CPU's memory.
         activations: most that a forward and backward pass hold at once besides the gradients.
     """
 
@@ -53,7 +53,7 @@ class MemoryEstimate:
 
     @property
     def total(self) -> int:
-        """All together: at most, for gradients are whole only when activations are gone."""
+        """The sum, an upper bound: gradients are complete only once activations are freed."""
         parts = (self.parameters, self.gradients, self.optimizer, self.average, self.activations)
         return sum(parts)
 
@@ -61,25 +61,25 @@ class MemoryEstimate:
 def estimate_memory(
     stage: type[Stage], start: Start, name: str | None = None, gpu: bool = True
 ) -> MemoryEstimate:
-    """What a step of a stage takes of its device.
+    """Estimate what a step of a stage takes of its device.
 
-    Weights, gradients, moments and averages are exact. Activations are what PyTorch's operations
-    give out: what a kernel takes for itself while it runs, what the allocator loses to rounding,
-    and other processes' buckets are not in it.
+    Weights, gradients, moments and averages are exact. Activations are the outputs of PyTorch's
+    operations. Not included are a kernel's workspace, what the allocator loses to rounding, and
+    communication buckets of several processes.
 
     Args:
         stage: the stage.
         start: what a run would begin with.
-        name: to call it by.
-        gpu: whether attention is the fused one of GPUs, and bfloat16 is taken where the settings
-            leave it open.
+        name: name to report it by.
+        gpu: whether to assume the fused attention of GPUs, and bfloat16 if the settings leave it
+            open.
 
     Raises:
         PipelineError: a pipeline that the stage can't take.
     """
     config = start.config
     with torch.device("meta"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "for .*no-op")  # weights that are given, put into none
+        warnings.filterwarnings("ignore", "for .*no-op")  # weights copied into meta tensors
         base = stage.start(start)
     with FakeTensorMode(allow_non_fake_inputs=True):
         made = stage.sketch(base, start)
@@ -111,12 +111,12 @@ def estimate_memory(
 
 
 def step_peak(stage: Stage, batch: dict[str, Tensor], bf16: bool) -> int:
-    """Most bytes that a step's tensors take at once, its batch included, its gradients not.
+    """Most bytes that a step's tensors take at once, including its batch but not its gradients.
 
     Args:
-        stage: whose `loss` is taken, on real tensors or fake ones.
-        batch: what it takes.
-        bf16: whether under bfloat16 autocast.
+        stage: stage whose `loss` is computed, on real or fake tensors.
+        batch: its input.
+        bf16: whether to run under bfloat16 autocast.
     """
     live = Live()
     parameters = [p for p in stage.parameters() if p.requires_grad]
@@ -132,10 +132,10 @@ def step_peak(stage: Stage, batch: dict[str, Tensor], bf16: bool) -> int:
 
 
 class Live(TorchDispatchMode):
-    """Counts the bytes of the storages that operations make, for as long as each lives.
+    """Counts the bytes of the storages that operations allocate, for as long as each lives.
 
     Attributes:
-        most: bytes that lived at once.
+        most: most bytes that lived at once.
     """
 
     def __init__(self) -> None:
@@ -153,7 +153,7 @@ class Live(TorchDispatchMode):
         return out
 
     def add(self, value: Tensor) -> None:
-        """Count a tensor's storage, unless it is counted already."""
+        """Count a tensor's storage, unless it is already counted."""
         storage = value.untyped_storage()
         key = storage._cdata
         if key in self.known:
@@ -168,7 +168,7 @@ class Live(TorchDispatchMode):
 
     @contextmanager
     def without_gradients(self, parameters: Iterable[Tensor]) -> Iterator[Self]:
-        """Leave gradients out from when they are whole."""
+        """Stop counting gradients once they are complete."""
 
         def leave(parameter: Tensor) -> None:
             assert parameter.grad is not None
@@ -185,7 +185,7 @@ class Live(TorchDispatchMode):
 
 
 def _emptied(module: nn.Module) -> None:
-    """Put fake tensors laid out as training lays weights in the place of a module's own."""
+    """Replace a module's tensors by fake ones with the memory layout used in training."""
     for part in module.modules():
         stores: list[tuple[dict[str, Any], bool]] = [
             (part._parameters, True),

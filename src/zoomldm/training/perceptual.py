@@ -1,4 +1,4 @@
-"""Features of a public network, by which a decoder's images are compared with real ones."""
+"""Features of a public network, for comparing a decoder's images with real ones."""
 
 from typing import Any
 
@@ -13,15 +13,15 @@ PYRAMID = (*TAPS, 19)  # and at 1/32
 class LiteFeatures(nn.Module):
     """EfficientNet-Lite1 trained on ImageNet (Apache-2.0), from its PyPI wheels.
 
-    Evaluation takes Lite0, another network of that family, so that no figure is measured by what
-    it was trained on.
+    Evaluation uses Lite0, another network of that family, so that no figure is measured with the
+    network that was trained against.
 
     Args:
-        taps: blocks whose maps are given, in order; the last are 14 (at 1/16) and 20 (at 1/32).
-        head: whether the network's last map is given as well, (B, 1280, h, w) at 1/32.
+        taps: blocks whose maps are returned, in order; the last are 14 (at 1/16) and 20 (at 1/32).
+        head: whether to return the network's last map as well, (B, 1280, h, w) at 1/32.
 
     Raises:
-        ImportError: `pip install 'zoomldm[train]'` brings the wheels.
+        ImportError: the wheels are missing; `pip install 'zoomldm[train]'` installs them.
     """
 
     def __init__(self, taps: tuple[int, ...] = TAPS, head: bool = False) -> None:
@@ -37,7 +37,7 @@ class LiteFeatures(nn.Module):
 
     @property
     def channels(self) -> tuple[int, ...]:
-        """Of each map."""
+        """Number of channels of each map."""
         network: Any = self.network
         found = [int(network._blocks[tap]._project_conv.out_channels) for tap in self.taps]
         return (*found, int(network._conv_head.out_channels)) if self.head else tuple(found)
@@ -59,9 +59,9 @@ class LiteFeatures(nn.Module):
 
 
 def perceptual_features() -> LiteFeatures | None:
-    """EfficientNet-Lite1 with its maps of `PYRAMID` and its last, or None without its wheels.
+    """Return EfficientNet-Lite1 with the maps of `PYRAMID` and the last; None without its wheels.
 
-    Of a file that was cut short, with zeros past 1/16 of the side, the maps of `TAPS` alone.
+    If the file was cut short, with zeros past 1/16 of the side, only the maps of `TAPS`.
     """
     try:
         network = LiteFeatures(PYRAMID, head=True)
@@ -69,5 +69,5 @@ def perceptual_features() -> LiteFeatures | None:
         return None
     deep: Any = network.network
     weight = deep._conv_head.weight
-    short = not isinstance(weight, FakeTensor) and not bool(weight.any())  # a plan's has no numbers
+    short = not isinstance(weight, FakeTensor) and not bool(weight.any())  # fake: no values
     return (LiteFeatures() if short else network).eval()

@@ -1,4 +1,4 @@
-"""What a run would do and take, before it is begun."""
+"""What a run would do and what memory it would take, before it starts."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -23,14 +23,14 @@ class TrainPlan(Report):
     """What `train` would do.
 
     Attributes:
-        stage: that would be trained.
-        preset: of the networks' sizes and the settings.
-        settings: all settings of the stage, as they would be; None is decided when it begins.
+        stage: stage that would be trained.
+        preset: preset of network sizes and settings.
+        settings: all settings of the stage as they would be; None is decided when the run starts.
         training: slides that would be trained on; empty without data.
-        held_out: slides that would be kept out.
+        held_out: slides that would be held out.
         gpu: whether the estimates are for a GPU.
-        memory: of `stage` in each process, with its settings and on the pipeline that was given;
-            then of the preset's other stages as the preset has them.
+        memory: estimate per process of `stage`, with its settings and the given pipeline; then
+            of the preset's other stages with the preset's settings.
     """
 
     stage: str
@@ -48,14 +48,14 @@ def plan_training(
     *,
     pipeline: str | None = None,
 ) -> TrainPlan:
-    """Say what `train` would do with these arguments, and what memory it would take.
+    """Report what `train` would do with these arguments, and what memory it would take.
 
-    Nothing is written and no network is built in memory, but the one of `pipeline`.
+    Nothing is written, and no network is built in memory except that of `pipeline`.
 
     Args:
-        data: as of `train`; None for an estimate alone.
+        data: as in `train`; None for an estimate alone.
         options: see TrainOptions. The estimates are for a GPU unless `device` is the CPU.
-        pipeline: as of `train`; None takes the sizes of the preset alone.
+        pipeline: as in `train`; None takes the sizes of the preset alone.
 
     Raises:
         ConfigError: settings, cases or data that don't fit.
@@ -71,19 +71,19 @@ def plan_training(
     options = options or TrainOptions()
     gpu = options.device == "auto" or pick_device(options.device).type != "cpu"
     source = STAGES[options.stage][0].source
-    make_config(options.preset, options.stage, STAGES[options.stage][0])  # the preset is one
+    make_config(options.preset, options.stage, STAGES[options.stage][0])  # checks the preset
     training, held_out, encoder = _sources(data, options, source)
     bare = dataclasses.replace(options, settings={}, finetune=False, encoder=None)
     own = begin(options, pipeline, source, (), encoder, own=pipeline is not None)
     memory = [estimate_memory(*own, options.stage, gpu)]
     for name in TABLE[options.preset]:
-        if name in (options.stage, "judge"):  # a judge has no part in any pipeline
+        if name in (options.stage, "judge"):  # a judge is not part of any pipeline
             continue
         other = dataclasses.replace(bare, stage=name)
         begun = begin(other, None, STAGES[name][0].source, own=False)
         try:
             memory.append(estimate_memory(*begun, name, gpu))
-        except PipelineError:  # of networks that the preset does not have
+        except PipelineError:  # a stage for networks that the preset does not have
             continue
     config = own[1].config.model_dump()
     return TrainPlan(options.stage, options.preset, config, training, held_out, gpu, memory)
@@ -92,7 +92,7 @@ def plan_training(
 def _sources(
     data: Path | str | None, options: TrainOptions, source: str
 ) -> tuple[list[str], list[str], Encoder | None]:
-    """Slides trained on and kept out, and the encoder of archives that is not the pipeline's."""
+    """Slides trained on and held out, and the archives' encoder if it is not the pipeline's."""
     if data is None:
         return [], [], _known(options.encoder) if options.encoder else None
     cases = Path(options.cases) if options.cases else None

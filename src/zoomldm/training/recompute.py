@@ -1,4 +1,4 @@
-"""Gradient checkpointing: activations of blocks are made again in the backward pass."""
+"""Gradient checkpointing: activations of blocks are recomputed in the backward pass."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -11,12 +11,12 @@ from torch.utils.checkpoint import checkpoint
 
 
 def recompute(blocks: Iterable[nn.Module]) -> None:
-    """Let modules keep their inputs alone while they are trained (Chen et al. 2016).
+    """Let modules store only their inputs in training (Chen et al. 2016).
 
-    Gradients stay what they are. Nothing may be drawn at random within a block.
+    Gradients do not change. A block must not draw random numbers.
 
     Args:
-        blocks: modules that keep no running statistics; of a U-Net of diffusers its own blocks.
+        blocks: modules without running statistics; for a U-Net of diffusers, its own blocks.
     """
     for block in blocks:
         if isinstance(block, UNet2DConditionModel):

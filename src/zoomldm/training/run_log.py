@@ -1,4 +1,4 @@
-"""What a run logs while it trains: lines, a JSON-lines file, TensorBoard, images."""
+"""The log of a training run: lines, a JSON-lines file, TensorBoard, images."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 class RunningMeans:
-    """Means of named values over the steps since they were last taken."""
+    """Means of named values since the last call of `take`."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Any] = {}
@@ -31,19 +31,19 @@ class RunningMeans:
             self.counts[key] = self.counts.get(key, 0) + 1
 
     def take(self) -> dict[str, float]:
-        """Give the means and start anew."""
+        """Return the means and start anew."""
         means = {key: float(value) / self.counts[key] for key, value in self.sums.items()}
         self.sums, self.counts = {}, {}
         return means
 
 
 class RunLog:
-    """Writes `log.jsonl`, `tensorboard/` and `pictures/` below the run, and logs one line each.
+    """Writes `log.jsonl`, `tensorboard/` and `pictures/` below the run, and logs one line for each.
 
     Args:
         run: folder of the run.
         total: steps of the whole run.
-        start: step that this process begins at; later entries of an interrupted run are dropped.
+        start: step at which this process begins; an interrupted run's later entries are dropped.
     """
 
     def __init__(self, run: Path, total: int, start: int) -> None:
@@ -76,7 +76,7 @@ class RunLog:
         """Log losses on held-out data."""
         if values:
             self._write(step, "held-out", values)
-            # One number a set: those of single levels, `set/20x`, are in the files.
+            # One number for each set; those of single levels, `set/20x`, are in the files.
             brief = "  ".join(f"{k} {v:.4f}" for k, v in values.items() if "/" not in k)
             _log.info(f"step {step}  {brief}")
 
@@ -85,7 +85,7 @@ class RunLog:
         self._write(step, "validation", values)
 
     def image(self, step: int, image: np.ndarray | None) -> None:
-        """Keep an image (H, W, 3) uint8 as PNG and in TensorBoard."""
+        """Save an image (H, W, 3) uint8 as PNG and to TensorBoard."""
         if image is not None:
             self.folder.mkdir(exist_ok=True)
             Image.fromarray(image).save(self.folder / f"step-{step:08d}.png")
@@ -101,6 +101,6 @@ def _entries(file: Path) -> list[dict]:
     for line in file.read_text().splitlines():
         try:
             entries.append(json.loads(line))
-        except ValueError:  # the line that a kill cut short
+        except ValueError:  # a line cut short when the process was killed
             continue
     return entries

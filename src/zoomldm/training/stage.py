@@ -1,4 +1,4 @@
-"""What a stage of training is: what it reads, trains and needs, and how a batch becomes a loss."""
+"""A training stage: what it reads, trains and needs, and how a batch becomes a loss."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,15 +19,15 @@ Kinds = dict[str, type]
 
 @dataclass(frozen=True)
 class Start:
-    """What a run begins with.
+    """What a run starts with.
 
     Attributes:
-        preset: sizes of untrained networks.
-        given: pipeline with the frozen networks; None where the stage may do without.
-        finetune: begin with the weights of `given` in place of untrained ones.
+        preset: preset of the untrained networks' sizes.
+        given: pipeline with the frozen networks; None if the stage may do without.
+        finetune: start from the weights of `given` instead of untrained ones.
         config: the stage's settings.
-        labels: that the embedding diffusion is to know, each once, in order.
-        encoder: patch encoder that the archives are of, in place of the pipeline's.
+        labels: labels that the embedding diffusion is to know, each once, in order.
+        encoder: patch encoder of the archives, in place of the pipeline's.
     """
 
     preset: str
@@ -50,16 +50,16 @@ class Start:
 
 @dataclass(frozen=True)
 class Data:
-    """What a stage is given to train on; archives or patches, as its `source` says.
+    """What a stage trains on; archives or patches, depending on its `source`.
 
     Attributes:
         run: folder of the run.
         names: slides trained on.
-        archives: of training cases.
-        kept_archives: of held-out cases.
-        patches: of training cases.
-        kept_patches: of held-out cases, None without any.
-        labels: of the slides trained on, in their order; empty without labels.
+        archives: archives of training cases.
+        kept_archives: archives of held-out cases.
+        patches: patches of training cases.
+        kept_patches: patches of held-out cases; None without any.
+        labels: labels of the slides trained on, in their order; empty without labels.
     """
 
     run: Path
@@ -72,18 +72,18 @@ class Data:
 
 
 class Stage(nn.Module):
-    """What is trained: networks as submodules, and how a batch becomes a loss.
+    """The networks to train, as submodules, and how a batch becomes a loss.
 
     Everything random in a step is drawn in `batch`, from the generator it is given, so a step
     is a function of (weights, seed, step, process) and nothing needs storing to resume.
 
     Attributes:
-        name: of the stage in its messages.
+        name: name of the stage in messages.
         source: what it reads: `archives` or `slides`.
         trains: networks of the pipeline that it trains.
-        needs: networks that it takes as they are, and that archives must have been made by.
+        needs: networks that it uses frozen, and that archives must have been made by.
         latents: whether archives must hold latents.
-        Config: its settings; another one's are errors.
+        Config: its settings; settings of other stages are errors.
         sparse: whether a step may leave some weights without gradient.
     """
 
@@ -102,33 +102,33 @@ class Stage(nn.Module):
 
     @classmethod
     def start(cls, start: Start) -> ZoomLDMPipeline | None:
-        """The pipeline that it begins with; None where it has no part in any.
+        """Return the pipeline that it starts from; None if it has no part in any.
 
         Raises:
             PipelineError: a pipeline that the stage can't take.
-            ConfigError: what goes together with no such stage.
+            ConfigError: options that don't fit the stage.
         """
         raise NotImplementedError
 
     @classmethod
     def from_data(cls, base: ZoomLDMPipeline | None, start: Start, data: Data) -> "Stage":
-        """The stage on its data.
+        """Build the stage on its data.
 
         Args:
-            base: what `start` gave.
-            start: the same.
+            base: the pipeline that `start` returned.
+            start: as given to `start`.
             data: what it trains on.
         """
         raise NotImplementedError
 
     @classmethod
     def sketch(cls, base: ZoomLDMPipeline | None, start: Start) -> "Stage":
-        """The stage on its networks alone, without data: `blank` and `loss` can be asked of it."""
+        """Build the stage without data, on its networks alone, for `blank` and `loss`."""
         raise NotImplementedError
 
     @classmethod
     def finish(cls, networks: Path, run: Path) -> Path:
-        """Put trained networks that have no part in a pipeline where they are used.
+        """Store trained networks that have no part in a pipeline where they are used.
 
         Args:
             networks: folder of the trained networks.
@@ -148,43 +148,43 @@ class Stage(nn.Module):
         raise NotImplementedError
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Loss under the key `loss`; other entries are logged as they are."""
+        """Loss under the key `loss`; other entries are only logged."""
         raise NotImplementedError
 
     def blank(self, size: int) -> dict[str, Tensor]:
-        """What `batch` draws, of the step that takes most memory, as shapes without content."""
+        """Empty tensors in the shapes that `batch` draws, for the step that takes most memory."""
         raise NotImplementedError
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """What `forward` minimises, without a look at any number: tensors may have none."""
+        """What `forward` minimises, without reading any value: fake tensors have none."""
         return self(batch)["loss"]
 
     def frozen(self) -> list[nn.Module]:
-        """Networks that lie beside the trained ones and are run as they are."""
+        """Networks that lie beside the trained ones and are used frozen."""
         return []
 
     def blocks(self) -> list[nn.Module]:
-        """Modules that `checkpointing` makes activations of again, in place of keeping them."""
+        """Modules whose activations `checkpointing` recomputes instead of storing them."""
         return []
 
     def compilable(self) -> list[nn.Module]:
-        """Modules whose inputs keep their shapes, for `compile` in the settings."""
+        """Modules whose inputs have constant shapes, for the setting `compile`."""
         return []
 
     def held_out(self) -> dict[str, float]:
-        """Losses on what was kept out of training, with the averaged weights in place."""
+        """Losses on data held out of training, with the averaged weights in place."""
         return {}
 
     def score(self, found: dict[str, float]) -> float:
-        """What of `held_out` chooses the best weights, the higher the better."""
+        """The figure from `held_out` that selects the best weights; higher is better."""
         raise NotImplementedError
 
     def can_validate(self) -> bool:
-        """Whether `validate` has anything to say of this data."""
+        """Whether `validate` can be run on this data."""
         return True
 
     def validate(self) -> dict[str, float]:
-        """Figures of the averaged weights, `score` among them."""
+        """Figures of the averaged weights, including `score`."""
         found = self.held_out()
         return {"score": self.score(found), **found}
 

@@ -1,4 +1,4 @@
-"""From a command to a run: data found and split by case, one stage trained, its networks placed."""
+"""A training run: find and split the data by case, train one stage, and store its networks."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -29,26 +29,27 @@ from zoomldm.verbs import Progress, Report, silent
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What is trained, and how.
+    """What to train, and how.
 
     Attributes:
         stage: `diffusion` (summarizer and denoiser) or `embedding-diffusion`, from archives;
             `autoencoder`, `patch-encoder` or `judge`, from slides.
         preset: sizes of the networks and settings.
-        settings: other settings than the preset's, by name.
-        finetune: begin with the weights that the pipeline has in place of untrained ones.
-        encoder: id of the patch encoder that made the archives, where it is not the pipeline's:
-            the summarizer is made for its embeddings, with `finetune` only what reads them.
-        holdout: cases to keep out.
+        settings: settings that replace the preset's, by name.
+        finetune: start from the pipeline's weights instead of untrained ones.
+        encoder: id of the patch encoder that made the archives, if it is not the pipeline's:
+            the summarizer is built for its embeddings; with `finetune` only the layers that read
+            them are new.
+        holdout: cases to hold out.
         cases: CSV with the columns `file` and `case`.
         labels: CSV with the column `file` and `label_column`; the embedding diffusion then learns
-            to draw tissue of a label.
-        label_column: of `labels`.
-        minutes: stop after so long, checkpointed; the same call goes on.
+            to sample tissue of a label.
+        label_column: column of `labels`.
+        minutes: stop with a checkpoint after this time; the same call resumes.
         device: see `pick_device`; of several processes each takes its own GPU, or all the CPU.
 
     Raises:
-        ConfigError: no such stage, or labels where they mean nothing.
+        ConfigError: no such stage, or labels or an encoder for a stage that takes none.
     """
 
     stage: StageName = "diffusion"
@@ -78,16 +79,16 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class TrainReport(Report):
-    """What a run came to.
+    """Result of a run.
 
     Attributes:
         stage: see TrainOptions.
         run: folder of the run.
-        pipeline: folder of the pipeline with the averaged networks in it; of the judge alone
-            where that was trained.
-        steps: steps that the schedule has.
+        pipeline: folder of the pipeline with the averaged networks; for the judge, the folder of
+            the judge alone.
+        steps: steps of the schedule.
         training: slides trained on.
-        held_out: slides kept out.
+        held_out: slides held out.
     """
 
     stage: str
@@ -106,16 +107,16 @@ def train(
     pipeline: str | None = None,
     progress: Progress | None = None,
 ) -> TrainReport:
-    """Train one stage, or go on with it if `out` holds its checkpoints.
+    """Train one stage, or resume it if `out` holds its checkpoints.
 
     Args:
         data: folder of archives (for `diffusion` made with --for-training), or its URL, which
             ends in `/`; or of slides; or a table (`slide,case,label,split`) of either, see
             `find_split`.
-        out: folder of the run; made if its parent exists.
+        out: folder of the run; created if its parent exists.
         options: see TrainOptions.
-        pipeline: id or directory of the frozen networks; None takes the preset's own, for stages
-            on slides an untrained one. Its other networks go into the run's pipeline.
+        pipeline: id or directory of the frozen networks; None takes the preset's own, or for
+            stages on slides an untrained one. Its other networks go into the run's pipeline.
         progress: called as slides are read and steps are done.
 
     Raises:
@@ -127,9 +128,9 @@ def train(
     options, progress = options or TrainOptions(), progress or silent
     place = pick_device(options.device)
     if place.type == "cuda":
-        torch.cuda.set_device(place)  # which accelerate then takes
+        torch.cuda.set_device(place)  # accelerate then uses it
     out, source = Path(out), STAGES[options.stage][0].source
-    make_config(options.preset, options.stage, STAGES[options.stage][0])  # the preset is one
+    make_config(options.preset, options.stage, STAGES[options.stage][0])  # checks the preset
     cases = Path(options.cases) if options.cases else None
     archives = source == "archives"
     found, split = find_split(data, archives, options.stage, options.holdout, cases)
@@ -149,7 +150,7 @@ def train(
     _make_folder(out)
     with processes.main_process_first():
         given = _data(stage, base, out, files, split, progress)
-        torch.manual_seed(start.config.seed)  # the heads that a stage adds
+        torch.manual_seed(start.config.seed)  # for the heads that a stage adds
         built = stage.from_data(base, start, dataclasses.replace(given, labels=tuple(labels)))
     networks = run_stage(
         built,
@@ -190,15 +191,15 @@ def begin(
     encoder: Encoder | None = None,
     own: bool = True,
 ) -> tuple[type[Stage], Start]:
-    """The stage that fits, and what it begins with.
+    """Return the stage that fits, and what it starts with.
 
     Args:
         options: see TrainOptions.
-        pipeline: as of `train`.
+        pipeline: as in `train`.
         source: what the stage reads, `archives` or `slides`.
-        labels: that it is to know.
-        encoder: of the archives, where it is not the pipeline's.
-        own: whether the preset's own pipeline is taken where none is named.
+        labels: labels that it is to know.
+        encoder: the archives' encoder, if it is not the pipeline's.
+        own: whether to use the preset's own pipeline if none is named.
     """
     name = pipeline
     usual = options.preset if options.preset.startswith("tiny") else SHIPPED
@@ -237,7 +238,7 @@ def _data(
 
 
 def _origin(stage: type[Stage], base: ZoomLDMPipeline | None, finetune: bool) -> dict[str, str]:
-    """What a run is only continued with: digests of the networks that it builds on."""
+    """What must stay the same for a run to resume: digests of the networks that it builds on."""
     if base is None:
         return {}
     names = [name for name in stage.needs if getattr(base, name) is not None]

@@ -1,4 +1,4 @@
-"""Which weights of a run were best: a cheap measure of what they make, and the best kept."""
+"""Validation of a run's weights: a cheap measure of their images, and storage of the best."""
 
 import json
 import logging
@@ -20,16 +20,16 @@ _NOTE = "best.json"
 
 
 def likeness(encoder: Any, images: Tensor, own: Tensor) -> dict[str, float]:
-    """How well a patch encoder knows tiles again by what was made of their embeddings alone.
+    """How well a patch encoder recognises tiles in images generated from their embeddings alone.
 
     Args:
         encoder: the patch encoder.
         images: (n, 3, 256, 256) in [-1, 1], generated.
-        own: (n, D) embeddings that each was made of.
+        own: (n, D) embedding that each image was generated from.
 
     Returns:
-        `cosine` of the two embeddings, its mean; `retrieved`, the share whose embedding is nearest
-        to its own of all n.
+        `cosine`, the mean cosine of the two embeddings; `retrieved`, the fraction of images whose
+        own embedding is the nearest of all n.
     """
     tiles = ((images + 1) / 2).clamp(0, 1)
     codes = torch.cat([encoder(part).float() for part in tiles.split(16)])
@@ -45,7 +45,7 @@ class Best:
     """Keeps `run/best/`: the averaged networks of the validation with the highest score.
 
     Args:
-        run: folder of the run; a best one of before is taken into account.
+        run: folder of the run; the score of an earlier best is taken into account.
     """
 
     def __init__(self, run: Path) -> None:
@@ -56,11 +56,11 @@ class Best:
             self.score = float(json.loads(note.read_text())[SCORE])
 
     def offer(self, step: int, figures: dict[str, float], save: Callable[[Path], None]) -> bool:
-        """Keep the networks if their score is higher than any before; says whether.
+        """Save the networks if their score is higher than any before; return whether it is.
 
         Args:
-            step: of the run.
-            figures: with the key `score`; not a finite number counts as worst.
+            step: step of the run.
+            figures: must have the key `score`; a NaN is never the best.
             save: writes the networks into a folder.
 
         Raises:

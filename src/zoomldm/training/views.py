@@ -1,4 +1,4 @@
-"""Random views of tiles for self-supervised learning: cut, turned, flipped, recoloured."""
+"""Random views of tiles for self-supervised learning: cropped, rotated, flipped, recoloured."""
 
 import math
 
@@ -9,11 +9,11 @@ from torch.nn import functional as F
 
 
 def warp(tiles: Tensor, rng: np.random.Generator, smallest: float = 0.6) -> Tensor:
-    """Cut a random square, turn it by a multiple of 90 degrees, flip it, and scale it back.
+    """Crop a random square, rotate it by a multiple of 90 degrees, flip it, and scale it back.
 
     Args:
         tiles: (B, 3, S, S).
-        rng: source of the draws.
+        rng: random generator.
         smallest: least side of the square, as a fraction of S.
     """
     size = len(tiles)
@@ -34,7 +34,7 @@ def recolour(tiles: Tensor, rng: np.random.Generator, strength: float = 1.0) -> 
 
     Args:
         tiles: (B, 3, S, S) in [0, 1].
-        rng: source of the draws.
+        rng: random generator.
         strength: 1 changes each channel's density by up to 30 % and the whole by up to 30 %.
     """
     size = len(tiles)

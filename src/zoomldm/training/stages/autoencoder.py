@@ -25,12 +25,12 @@ def _difference(out: Tensor, pictures: Tensor) -> Tensor:
 
 
 class AutoencoderStage(Stage):
-    """Images read back from latents that a denoiser can learn; half of them are of level 0.
+    """Reconstruction of images from latents that a denoiser can learn; half are of level 0.
 
-    Two things push the latents towards the spectrum of images, strong at low frequencies, where
-    left alone they tend to white noise, which cannot be predicted. Latents of halved side must
+    Two terms push the latents towards the spectrum of images, strong at low frequencies. Left
+    alone they tend to white noise, which cannot be predicted. Latents of halved side must
     decode to the halved image (scale equivariance: Kouzelis et al. 2025, EQ-VAE, equation 4);
-    and some crops are decoded under noise, so that what matters most is held most strongly.
+    and some crops are decoded under noise, so that what matters most is encoded most strongly.
 
     Args:
         autoencoder: the network.
@@ -40,7 +40,7 @@ class AutoencoderStage(Stage):
         noise: standard deviation of the noise that all latents carry while training.
         strong: largest standard deviation under which a crop is decoded.
         noisy: fraction of the crops that get strong noise.
-        equivariance: weight of the halved images.
+        equivariance: weight of the loss on halved images.
     """
 
     name = "autoencoder"
@@ -49,12 +49,12 @@ class AutoencoderStage(Stage):
 
     @classmethod
     def start(cls, start: Start) -> ZoomLDMPipeline:
-        """Contexts stay as they are, and so does what draws them."""
+        """Contexts stay valid, and so does the embedding diffusion."""
         return start_frozen_network(start, "vae", keep=("embedding_diffusion",))
 
     @classmethod
     def from_data(cls, base: ZoomLDMPipeline | None, start: Start, data: Data) -> Stage:
-        """On patches of all levels."""
+        """Train on patches of all levels."""
         assert base is not None and data.patches is not None
         autoencoder: FoldedAutoencoder = base.vae.requires_grad_(True)
         return cls(autoencoder, data.patches, data.kept_patches)
@@ -88,7 +88,7 @@ class AutoencoderStage(Stage):
         return {"autoencoder": self.autoencoder}
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
-        """Crops (size, 3, crop, crop) in [-1, 1], flipped and turned; noise of the latents."""
+        """Crops (size, 3, crop, crop) in [-1, 1], flipped and rotated; noise of the latents."""
         crops = np.empty((size, self.crop, self.crop, 3), np.uint8)
         for i in range(size):
             pool = self.levels[0 if rng.random() < 0.5 else rng.integers(len(self.levels))]
@@ -122,7 +122,7 @@ class AutoencoderStage(Stage):
         return self._losses(batch)[0]
 
     def _losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss, that of the halved images, and what was decoded."""
+        """Loss, the loss of the halved images, and what was decoded."""
         pictures = batch["pictures"]
         latents = self.autoencoder.encode(pictures) + batch["noise"]
         out = self.autoencoder.decode(latents).float()
@@ -131,7 +131,7 @@ class AutoencoderStage(Stage):
         return _difference(out, pictures) + self.equivariance * halved, halved, out
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Losses; `psnr` is that of the crops without strong noise, `halved` the equivariance."""
+        """Losses; `psnr` is that of crops without strong noise, `halved` the equivariance loss."""
         loss, halved, out = self._losses(batch)
         square = (out - batch["pictures"]).detach()[batch["clean"]].square().mean()
         return {
@@ -161,11 +161,11 @@ class AutoencoderStage(Stage):
         return found["psnr"]
 
     def can_validate(self) -> bool:
-        """On held-out cases alone."""
+        """Whether there are held-out cases."""
         return self.kept is not None
 
     def images(self) -> np.ndarray:
-        """Six patches above their round trips."""
+        """Six patches above their reconstructions."""
         x = self._fixed(6)
         device = next(self.autoencoder.parameters()).device
         out = to_pixels(self.autoencoder(to_signed(x).to(device)))

@@ -1,4 +1,4 @@
-"""Stage: the context network, which reads contexts off images where there are no embeddings."""
+"""Stage: the context network, which predicts contexts from images without embeddings."""
 
 import numpy as np
 import torch
@@ -14,17 +14,17 @@ from zoomldm.training.assembly import start_context_network
 from zoomldm.training.stage import Data, Stage, Start
 from zoomldm.training.stages.octave import PARENTS, REPEATS
 
-LEVELS = (0.4, 0.25, 0.15, 0.1, 0.05, 0.03, 0.02)  # none has a level above at the coarsest
+LEVELS = (0.4, 0.25, 0.15, 0.1, 0.05, 0.03, 0.02)  # without the coarsest: no level is above it
 _FIXED, _COUNTED = 16, 64
 
 
 class ContextNetworkStage(Stage):
     """Squared error of standardised contexts, predicted from the level above.
 
-    Hints carry noise of a random level, as the denoiser's parents do in training.
+    Hints carry noise of a random strength, as the denoiser's parents do in training.
 
     Args:
-        pipeline: its `context_network` is trained, under its summarizer and autoencoder.
+        pipeline: its `context_network` is trained; its summarizer and autoencoder stay frozen.
         patches: training windows; None for a stage without data.
         held_out: windows of held-out cases, or None.
     """
@@ -35,12 +35,12 @@ class ContextNetworkStage(Stage):
 
     @classmethod
     def start(cls, start: Start) -> ZoomLDMPipeline:
-        """On the summarizer and autoencoder given."""
+        """Start from the given summarizer and autoencoder."""
         return start_context_network(start)
 
     @classmethod
     def from_data(cls, base: ZoomLDMPipeline | None, start: Start, data: Data) -> Stage:
-        """On windows of the rasters that archives hold."""
+        """Train on windows of the rasters stored in archives."""
         assert base is not None
         patches, kept = load_patches(data.run, data.archives, data.kept_archives)
         stage = cls(base, patches, kept)
@@ -61,7 +61,7 @@ class ContextNetworkStage(Stage):
         held_out: RasterPatches | None = None,
     ) -> None:
         super().__init__()
-        self.given = [pipeline]  # in a list: not this stage's
+        self.given = [pipeline]  # in a list: not a submodule
         self.network: ContextNetwork = pipeline.context_network.requires_grad_(True)
         if patches is not None:
             self.patches = patches
@@ -73,11 +73,11 @@ class ContextNetworkStage(Stage):
         return {"context_network": self.network}
 
     def frozen(self) -> list[nn.Module]:
-        """What gives hints and contexts."""
+        """The networks that compute hints and contexts."""
         return [self.given[0].vae, self.given[0].summarizer]
 
     def blank(self, size: int) -> dict[str, Tensor]:
-        """See `Stage.blank`: of the coarsest level that has one above."""
+        """See `Stage.blank`: items of the coarsest level that has one above."""
         level = len(self.levels) - 1
         grids, side = -(-size // REPEATS[level]), 1 << level
         none = torch.zeros(size, dtype=torch.long)
@@ -96,13 +96,13 @@ class ContextNetworkStage(Stage):
         return self._errors(batch).mean()
 
     def score(self, found: dict[str, float]) -> float:
-        """Less loss, on held-out cases where there are any."""
+        """Negative loss, on held-out cases if there are any."""
         name = "held-out" if self.kept is not None else "seen"
         return -float(np.mean([v for k, v in found.items() if k.startswith(f"{name}/")]))
 
     @torch.no_grad()
     def standardise(self) -> None:
-        """Give an untrained network the statistics of training contexts, every level alike."""
+        """Give an untrained network the statistics of training contexts, levels weighed equally."""
         found = []
         for level in range(len(self.levels)):
             windows = self.patches.draw(np.random.default_rng([6, level]), level, _COUNTED)
@@ -138,7 +138,7 @@ class ContextNetworkStage(Stage):
         return out
 
     def _errors(self, batch: dict[str, Tensor]) -> Tensor:
-        """Squared error of each item, (size,); 1 is that of the mean context."""
+        """Squared error of each item, (size,); the mean context has 1."""
         vae, summarizer = self.given[0].vae, self.given[0].summarizer
         device = batch["spoil"].device
         if vae.mean.device != device:
@@ -154,12 +154,12 @@ class ContextNetworkStage(Stage):
         return (found.float() - self.network.standardised(wanted)).square().mean((1, 2))
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Mean loss, and that of the level as `level/20x` and so on."""
+        """Mean loss, and the level's loss as `level/20x` and so on."""
         loss = self._errors(batch).mean()
         return {"loss": loss, f"level/{NAMES[int(batch['level'][0])]}": loss.detach()}
 
     def held_out(self) -> dict[str, float]:
-        """Losses on fixed windows by level; 1 is that of the mean context."""
+        """Losses on fixed windows by level; the mean context has 1."""
         found = {}
         device = self.network.mean.device
         for name, store in (("seen", self.patches), ("held-out", self.kept)):

@@ -1,4 +1,4 @@
-"""Stage 3: the summarizer and the denoiser together, on archives made with --for-training."""
+"""Stage 3: summarizer and denoiser, trained together on archives made with --for-training."""
 
 import logging
 from pathlib import Path
@@ -27,8 +27,8 @@ _log = logging.getLogger(__name__)
 
 NULL = 0.1  # probability of the null condition (supplement, section 5)
 REPEATS = (1, 1, 1, 1, 1, 2, 4, 4)  # items of a step that share one grid, by level
-_FIXED = 16  # patches a level for losses on what was kept out
-_CHUNK = 16  # items denoised at once outside of training
+_FIXED = 16  # patches per level for losses on withheld and held-out data
+_CHUNK = 16  # items denoised at once outside training
 
 
 def _own(start: Start) -> DiffusionConfig:
@@ -37,11 +37,11 @@ def _own(start: Start) -> DiffusionConfig:
 
 
 class DiffusionStage(Stage):
-    """Denoising loss of the latents of patches under their summarised grids.
+    """Denoising loss of the latents of patches, conditioned on their summarised grids.
 
-    Levels are drawn by `draw_levels`, uniformly unless told otherwise, times uniformly from the
-    schedule. At the coarse levels, whose grids are large, a few items of a step share
-    one patch under different times and noise: that changes no expectation.
+    Levels are drawn by `draw_levels`, uniformly by default; times uniformly from the schedule.
+    At the coarse levels, whose grids are large, a few items of a step share one patch under
+    different times and noise; this changes no expectation.
 
     Args:
         pipeline: its `unet` and `summarizer` are trained; `vae` and `scheduler` stay as they are.
@@ -51,8 +51,8 @@ class DiffusionStage(Stage):
         level_power: see `draw_levels`.
         freeze_summarizer: train the denoiser alone.
         repa: weight of the alignment with the patch encoder.
-        snr_limit: weigh each item by min(SNR, limit) in units of x0's error (Hang et al. 2023,
-            equation 8); None weighs all alike.
+        snr_limit: weight each item by min(SNR, limit) in units of x0's error (Hang et al. 2023,
+            equation 8); None weights all items equally.
     """
 
     name = "diffusion"
@@ -65,12 +65,12 @@ class DiffusionStage(Stage):
 
     @classmethod
     def start(cls, start: Start) -> ZoomLDMPipeline:
-        """On the autoencoder and patch encoder given, and perhaps the summarizer."""
+        """Start from the given autoencoder and patch encoder, and perhaps the summarizer."""
         return start_denoiser(start, _own(start).freeze_summarizer)
 
     @classmethod
     def from_data(cls, base: ZoomLDMPipeline | None, start: Start, data: Data) -> Stage:
-        """On the latents that archives hold."""
+        """Train on the latents stored in archives."""
         assert base is not None
         levels, config = base.levels, _own(start)
         if levels < COUNT:
@@ -146,7 +146,7 @@ class DiffusionStage(Stage):
             )
 
     def networks(self) -> dict[str, nn.Module]:
-        """Denoiser and, where it is trained, summarizer."""
+        """Denoiser and, if it is trained, summarizer."""
         networks: dict[str, nn.Module] = {"unet": self.unet, "summarizer": self.summarizer}
         if self.freeze_summarizer:
             del networks["summarizer"]
@@ -155,7 +155,7 @@ class DiffusionStage(Stage):
         return networks
 
     def save(self, folder: Path) -> None:
-        """Write all but the alignment, which is dropped."""
+        """Write all networks but the alignment, which is dropped."""
         for name, network in self.networks().items():
             if name != "alignment":
                 network.save_pretrained(folder / name)  # type: ignore[operator]
@@ -165,16 +165,16 @@ class DiffusionStage(Stage):
         return [self.unet.unet] if hasattr(self.unet, "unet") else [self.unet]
 
     def frozen(self) -> list[nn.Module]:
-        """The autoencoder, which decodes what is shown."""
+        """The autoencoder, which decodes the images shown."""
         return [self.pipeline.vae]
 
     def blocks(self) -> list[nn.Module]:
-        """The U-Net's, and the summarizer's."""
+        """The blocks of the U-Net and of the summarizer."""
         own = [] if self.freeze_summarizer else [*self.summarizer.blocks]
         return [*self.compilable(), *own, *getattr(self.summarizer, "trunk", [])]
 
     def blank(self, size: int) -> dict[str, Tensor]:
-        """See `Stage.blank`: levels as `batch` draws them, the coarsest of a step of a few."""
+        """See `Stage.blank`: levels as `batch` draws them; a step of few items has the coarsest."""
         levels, shape = self.pipeline.levels, (size, *self.pipeline.latent_shape)
         batch = {"latents": torch.empty(shape), "noise": torch.empty(shape)}
         for level in range(levels):
@@ -191,7 +191,7 @@ class DiffusionStage(Stage):
 
         Returns:
             `latents` and `noise` (size, C, h, w) and `keep` (size,), ordered by level; for each
-            level drawn `time/k` (n,) and `grid/k` (ceil(n / repeats), 2**k, 2**k, D) float16.
+            level drawn, `time/k` (n,) and `grid/k` (ceil(n / repeats), 2**k, 2**k, D) float16.
         """
         levels = self.patches.levels
         pools = {k: self.patches.patches[k] for k in levels}
@@ -210,10 +210,10 @@ class DiffusionStage(Stage):
         rng: np.random.Generator,
         null: float,
     ) -> dict[str, Tensor]:
-        """Items of `chosen`: level -> (patches, number of items that they are repeated to)."""
+        """Items of `chosen`: level -> (patches, number of items to repeat them to)."""
         batch, latents = {}, []
         size = sum(count for _, count in chosen.values())
-        # One time out of each of `size` equal spans: uniform for each item, even over the step.
+        # One time from each of `size` equal spans: uniform for each item, even over the step.
         times = (rng.permutation(size) + rng.random(size)) / size * len(self.alphas)
         begin = 0
         for level, (patches, count) in sorted(chosen.items()):
@@ -262,7 +262,7 @@ class DiffusionStage(Stage):
         return errors, counts
 
     def _aligned(self, batch: dict[str, Tensor]) -> Tensor:
-        """The alignment's loss, after the denoiser has run on a batch."""
+        """The alignment loss, after the denoiser has run on a batch."""
         wanted = []
         for level in range(COUNT):
             grid = batch.get(f"grid/{level}")
@@ -272,7 +272,7 @@ class DiffusionStage(Stage):
         return self.alignment(torch.cat(wanted))
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Mean loss, and that of each level in the batch as `level/20x` and so on."""
+        """Mean loss, and the loss of each level in the batch as `level/20x` and so on."""
         if self.repa:
             self.alignment.watch(self.compilable()[0].mid_block)  # type: ignore[arg-type]
         errors, counts = self._errors(batch)
@@ -284,7 +284,7 @@ class DiffusionStage(Stage):
         return {"loss": errors.mean() + self.repa * apart, **named, "repa": apart.detach()}
 
     def _kept_out(self) -> dict[str, tuple[ArchivePatches, list[np.ndarray]]]:
-        """Fixed patches by the set that they show: seen, hold-out regions, held-out cases."""
+        """Fixed patches by set: seen, spatial hold-out regions, held-out cases."""
         sets = {
             "seen": (self.patches, self.patches.patches),
             "withheld": (self.patches, self.patches.withheld),
@@ -299,7 +299,7 @@ class DiffusionStage(Stage):
     def held_out(self) -> dict[str, float]:
         """Losses, conditioned and unweighted, on fixed patches with fixed times and noise.
 
-        Each of `seen` (training patches), `withheld` and `held-out` alone and as
+        Each of `seen` (training patches), `withheld` and `held-out`, overall and by level as
         `held-out/20x` and so on.
         """
         found = {}
@@ -327,7 +327,7 @@ class DiffusionStage(Stage):
     def images(
         self, columns: int = 2, steps: int = STEPS, guidance: float = GUIDANCE
     ) -> np.ndarray:
-        """One row a level: real patches (round trips), each beside one generated from its grid."""
+        """One row per level: real patches (round trips), each beside one sampled from its grid."""
         store = self.patches if self.kept is None else self.kept
         chosen = {}
         for level in store.levels:
@@ -348,7 +348,7 @@ class DiffusionStage(Stage):
     def _made(
         self, store: ArchivePatches, chosen: dict[int, np.ndarray], steps: int, guidance: float
     ) -> Tensor:
-        """Latents drawn from the grids of patches, level -> patches."""
+        """Latents sampled from the grids of patches, level -> patches."""
         device = self.alphas.device
         contexts = torch.cat(
             [
@@ -370,7 +370,7 @@ class DiffusionStage(Stage):
         return [vae.decode(part).float() for part in latents.split(8)]
 
     def validate(self, count: int = 16, steps: int = 12) -> dict[str, float]:
-        """Likeness of tiles at 20x made of their embeddings alone; without an encoder the loss."""
+        """Likeness of 20x tiles generated from their embeddings; the loss if there's no encoder."""
         if self.pipeline.patch_encoder is None or 0 not in self.patches.levels:
             found = self.held_out()
             names = (name for name in ("held-out", "withheld", "seen") if name in found)

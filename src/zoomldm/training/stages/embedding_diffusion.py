@@ -1,4 +1,4 @@
-"""Stage 4: the embedding diffusion, on contexts that the frozen summarizer makes."""
+"""Stage 4: the embedding diffusion, trained on contexts from the frozen summarizer."""
 
 from collections.abc import Sequence
 
@@ -16,27 +16,27 @@ from zoomldm.training.balance import draw_levels
 from zoomldm.training.config import EmbeddingConfig
 from zoomldm.training.stage import Data, Stage, Start
 
-NULL = 0.1  # probability that everything is left out, level included
+NULL = 0.1  # probability that every condition is left out, level included
 REFERENCE = 0.3  # probability of a reference otherwise
 PARENT = 0.5  # probability of the parent otherwise
 LABEL = 0.5  # probability of the label otherwise
-FIXED = 24  # contexts a level for losses on what was kept out
+FIXED = 24  # contexts per level for losses on withheld and held-out data
 
 
 class EmbeddingDiffusionStage(Stage):
-    """Squared error of clean contexts predicted from noised ones, of v for networks with axes.
+    """Squared error of clean contexts predicted from noised ones; of v for networks with axes.
 
-    Levels are drawn by `draw_levels`, uniformly unless told otherwise, times uniformly.
-    Contexts are standardised by statistics that the network keeps (an untrained one needs
+    Levels are drawn by `draw_levels`, uniformly by default; times uniformly.
+    Contexts are standardised by statistics stored in the network (an untrained one needs
     `standardise` first); the schedule is the squared cosine (`LearnedRange.cosine`).
 
     Args:
         pipeline: its `embedding_diffusion` is trained.
-        contexts: of training patches; None for a stage without data.
-        withheld: of patches in the spatial hold-out regions.
-        held_out: of held-out cases, or None.
+        contexts: contexts of training patches; None for a stage without data.
+        withheld: contexts of patches in the spatial hold-out regions.
+        held_out: contexts of held-out cases, or None.
         level_power: see `draw_levels`.
-        labels: place in the network's labels of each archive of `contexts`; None for none.
+        labels: index, in the network's labels, of each archive of `contexts`; None without labels.
     """
 
     name = "embedding-diffusion"
@@ -46,12 +46,12 @@ class EmbeddingDiffusionStage(Stage):
 
     @classmethod
     def start(cls, start: Start) -> ZoomLDMPipeline:
-        """On the summarizer given."""
+        """Start from the given summarizer."""
         return start_embedding_diffusion(start)
 
     @classmethod
     def from_data(cls, base: ZoomLDMPipeline | None, start: Start, data: Data) -> Stage:
-        """On the contexts of the archives' grids."""
+        """Train on the contexts of the archives' grids."""
         config = start.config
         assert base is not None and isinstance(config, EmbeddingConfig)
         kept = None
@@ -105,11 +105,11 @@ class EmbeddingDiffusionStage(Stage):
         return {"embedding_diffusion": self.network}
 
     def compilable(self) -> list[nn.Module]:
-        """The network: every step has the same shapes."""
+        """The network, since every step has the same shapes."""
         return [self.network]
 
     def blocks(self) -> list[nn.Module]:
-        """The transformer's."""
+        """The transformer's blocks."""
         return list(self.network.blocks)
 
     def blank(self, size: int) -> dict[str, Tensor]:
@@ -133,8 +133,8 @@ class EmbeddingDiffusionStage(Stage):
 
         Returns:
             `contexts` and `noise` (size, tokens, width), `parent` (size, tokens / 4, width) and
-            `reference` (size, D), zeros for their nulls; `time`, `level`, `shown` (size,), the
-            last being the level that the network is told; with labels `label` (size,).
+            `reference` (size, D), zeros where null; `time`, `level`, `shown` (size,), where
+            `shown` is the level given to the network; with labels also `label` (size,).
         """
         counts = [len(self.store.levels[k].patches) for k in self.pools]
         levels = np.asarray(self.pools)[draw_levels(rng, size, counts, self.level_power)]
@@ -177,7 +177,7 @@ class EmbeddingDiffusionStage(Stage):
         parents[~parent] = 0
         references = np.stack([store.reference(k, i, rng) for k, i in pairs])
         references[~reference] = 0
-        # One time out of each of `size` equal spans: uniform for each item, even over the step.
+        # One time from each of `size` equal spans: uniform for each item, even over the step.
         times = (rng.permutation(size) + rng.random(size)) / size * len(self.diffusion.betas)
         return {
             "contexts": torch.from_numpy(contexts),
@@ -205,7 +205,7 @@ class EmbeddingDiffusionStage(Stage):
         return errors * self.network.error_scale(batch["time"])
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Mean loss, and that of each level in the batch as `level/20x` and so on."""
+        """Mean loss, and the loss of each level in the batch as `level/20x` and so on."""
         errors = self.errors(batch)
         seen = errors.detach()
         named = {
@@ -218,9 +218,9 @@ class EmbeddingDiffusionStage(Stage):
     def held_out(self) -> dict[str, float]:
         """Losses on fixed contexts with fixed times and noise, without reference and parent.
 
-        Each of `seen` (trained on), `withheld` and `held-out` alone and as `held-out/20x` and so
-        on; `reference` and `parent` are the last of them again under that condition (all levels
-        but the coarsest have a parent).
+        Each of `seen` (trained on), `withheld` and `held-out`, overall and by level as
+        `held-out/20x` and so on; `reference` and `parent` repeat the last set under that condition
+        (all levels but the coarsest have a parent).
         """
         found: dict[str, float] = {}
         sets = {"seen": self.store, "withheld": self.withheld, "held-out": self.kept}
@@ -233,7 +233,7 @@ class EmbeddingDiffusionStage(Stage):
         return found
 
     def score(self, found: dict[str, float]) -> float:
-        """Less loss on what was kept out."""
+        """Negative loss on held-out cases, else on withheld or training patches."""
         names = (name for name in ("held-out", "withheld", "seen") if name in found)
         return -found[next(names)]
 

@@ -1,4 +1,4 @@
-"""A second patch encoder that judges images and has no part in making them."""
+"""The judge: an evaluation feature extractor, a second patch encoder with no part in generation."""
 
 import shutil
 from pathlib import Path
@@ -22,19 +22,19 @@ SHIPPED = {"dim": 192, "widths": (24, 48, 96, 160), "map_channels": 8}
 
 
 def judge_size(preset: str) -> dict[str, Any]:
-    """Sizes of a preset's judge: those of the shipped one, but for tests."""
+    """Sizes of a preset's judge: those of the shipped one, except for tests."""
     return TINY if preset.startswith("tiny") else SHIPPED
 
 
 class JudgeStage(Stage):
     """Barlow Twins (Zbontar et al. 2021, equation 1) on grey, colour-jittered level-0 tiles.
 
-    Another method, another size and grey input: what the pipeline's patch encoder prefers and
-    what colour gives away do not help an image before this judge.
+    It has another method, another size and grey input, so that an image gains nothing before this
+    judge from what the pipeline's patch encoder prefers or from what colour gives away.
 
     Args:
         encoder: the network; `grey` should be set.
-        tiles: training patches; level 0 is used.
+        tiles: training patches; only level 0 is used.
         held_out: patches of held-out cases, or None.
         redundancy: weight of the off-diagonal terms.
     """
@@ -44,13 +44,13 @@ class JudgeStage(Stage):
 
     @classmethod
     def start(cls, start: Start) -> None:
-        """A judge has no part in any pipeline."""
+        """Refuse a given pipeline: a judge is not part of any."""
         if start.given is not None or start.finetune:
             raise ConfigError("--stage judge takes no pipeline: a judge has no part in any")
 
     @classmethod
     def from_data(cls, base: ZoomLDMPipeline | None, start: Start, data: Data) -> Stage:
-        """On patches at 20x."""
+        """Train on patches at 20x."""
         assert data.patches is not None
         network = TileCNN(layout=0, grey=True, **judge_size(start.preset))
         return cls(network, data.patches, data.kept_patches)
@@ -114,7 +114,7 @@ class JudgeStage(Stage):
         return {"loss": (on + self.redundancy * off) / 100, "on": on.detach(), "off": off.detach()}
 
     def held_out(self) -> dict[str, float]:
-        """Fraction of up to 100 held-out tiles of which two views are each other's nearest."""
+        """Fraction of up to 100 held-out tiles whose two views are nearest to each other."""
         if self.kept is None:
             return {}
         pool = self.kept.at_level(0)
@@ -129,11 +129,11 @@ class JudgeStage(Stage):
         return {"recognised": float((nearest == np.arange(len(chosen))).mean())}
 
     def score(self, found: dict[str, float]) -> float:
-        """Tiles recognised."""
+        """Fraction of tiles recognised."""
         return found["recognised"]
 
     def can_validate(self) -> bool:
-        """On held-out cases alone."""
+        """Whether there are held-out cases."""
         return self.kept is not None
 
     def save(self, folder: Path) -> None:

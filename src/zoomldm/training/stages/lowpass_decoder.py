@@ -1,4 +1,4 @@
-"""Stage: the decoder of low-pass latents, by pixels, a public network's maps and adversaries."""
+"""Stage: the low-pass latents' decoder, trained on pixels, a public network's maps, adversaries."""
 
 import numpy as np
 import torch
@@ -17,24 +17,24 @@ from zoomldm.training.made_crops import MadeCrops
 from zoomldm.training.perceptual import LiteFeatures, perceptual_features
 from zoomldm.training.stage import Data, Kinds, Stage, Start
 
-CROP = 144  # pixels a side that are decoded
-BORDER = 8  # of them on each side without a loss: they lack a neighbourhood
+CROP = 144  # side of the decoded crops in pixels
+BORDER = 8  # pixels on each side left out of the loss: they lack a neighbourhood
 INNER = slice(BORDER, -BORDER)
-APART = 0.01  # of a low image from the real one's means, beyond which a denoiser made it
-RISE = 500  # steps in which the adversaries' shares rise
+APART = 0.01  # distance of a low image from the real one's means beyond which a denoiser made it
+RISE = 500  # steps over which the adversaries' shares rise
 NOISY = 0.3  # fraction of the crops whose latents carry noise
-STRONGEST = 0.2  # standard deviation of that noise
+STRONGEST = 0.2  # largest standard deviation of that noise
 
-FITTED = 64  # crops that the maps' scales are taken from
-MEASURE = 10  # steps between measurements of what each loss asks for
-AGREE = {"noisy": 0.5, "made": 0.3}  # how far places can agree with latents that are not exact
+FITTED = 64  # crops that the maps' scales are fitted to
+MEASURE = 10  # steps between measurements of the losses' gradients
+AGREE = {"noisy": 0.5, "made": 0.3}  # how far positions can agree if latents are not exact
 SHARES = {"pixels": 0.5, "maps": 1.0, "statistics": 2.0, "details": 1.0, "features": 1.0}
 
 
 def fit_bands(
     autoencoder: LowPassAutoencoder, crops: CropSource, seed: int, count: int = 256
 ) -> None:
-    """Set the scaling of the latents' bands from crops; nothing where it is set already."""
+    """Set the scaling of the latents' bands from crops, unless it is already set."""
     if not bool((autoencoder.scale == 1).all()):
         return
     drawn = crops.draw(np.random.default_rng([seed, 1]), count, 256)
@@ -43,18 +43,18 @@ def fit_bands(
 
 
 class LowPassDecoderStage(Stage):
-    """Images back from latents, by `DecoderObjective`; the discriminators have a warm-up.
+    """Decoding of images from latents, by `DecoderObjective`; the discriminators have a warm-up.
 
-    The latents are those of real images, or, where the crops say so, what a denoiser made.
+    The latents are those of real images or, where the crops say so, a denoiser's output.
 
     Args:
         autoencoder: its decoder is trained; its bands are scaled already.
         crops: training crops; None for a stage without data.
         held_out: crops of held-out cases, or None.
-        features: network whose maps are compared; None for pixels and details alone.
-        adversary: share of each discriminator in the whole push, beside 3.5 of what else there is.
-        warmup: steps before which the discriminators train alone.
-        discriminator: goes on with one; None for an untrained one.
+        features: network whose maps are compared; None to compare pixels and details alone.
+        adversary: part of each discriminator in the gradient; the other losses together have 3.5.
+        warmup: number of steps for which the discriminators train alone first.
+        discriminator: discriminator to continue with; None for an untrained one.
     """
 
     name = "lowpass-decoder"
@@ -64,17 +64,17 @@ class LowPassDecoderStage(Stage):
 
     @classmethod
     def fits(cls, kinds: Kinds) -> bool:
-        """Latents that are a fixed map of the pixels."""
+        """Whether the latents are a fixed map of the pixels."""
         return kinds["vae"] is LowPassAutoencoder
 
     @classmethod
     def start(cls, start: Start) -> ZoomLDMPipeline:
-        """Contexts stay as they are, and so does what draws them."""
+        """Contexts stay valid, and so do the networks that sample them."""
         return start_frozen_network(start, "vae", keep=("embedding_diffusion", "context_network"))
 
     @classmethod
     def from_data(cls, base: ZoomLDMPipeline | None, start: Start, data: Data) -> Stage:
-        """On crops of patches, of which `made` have a low image that the denoiser made."""
+        """Train on crops of patches, a fraction `made` of them with a denoiser's low image."""
         config, patches, kept = start.config, data.patches, data.kept_patches
         assert base is not None and patches is not None and isinstance(config, DecoderConfig)
         crops: CropSource = PatchCrops(patches)
@@ -121,16 +121,16 @@ class LowPassDecoderStage(Stage):
         return {"autoencoder": self.vae, "discriminator": self.discriminator}
 
     def frozen(self) -> list[nn.Module]:
-        """The network of the features, where there is one."""
+        """The network of the features, if there is one."""
         features = self.objective.features
         return [features] if isinstance(features, nn.Module) else []
 
     def compilable(self) -> list[nn.Module]:
-        """The decoder's three trunks: crops are of one size."""
+        """The decoder's three trunks, since crops are of one size."""
         return [self.vae.coarse, self.vae.middle, self.vae.fine]
 
     def blocks(self) -> list[nn.Module]:
-        """The decoder's."""
+        """The decoder's blocks."""
         return [*self.vae.coarse, *self.vae.middle, *self.vae.fine]
 
     def blank(self, size: int) -> dict[str, Tensor]:
@@ -146,7 +146,7 @@ class LowPassDecoderStage(Stage):
         }
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
-        """Crops with their low images, the decoder's noise and that of the latents."""
+        """Crops with their low images, the decoder's noise and the noise of the latents."""
         drawn = self.crops.draw(rng, size, CROP)
         return self._items(drawn, rng)
 
@@ -167,7 +167,7 @@ class LowPassDecoderStage(Stage):
         }
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """See `Stage.loss`: the discriminators are at work."""
+        """See `Stage.loss`: with the discriminators at full weight."""
         return self._push(batch, 1.0, False).loss
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -186,7 +186,7 @@ class LowPassDecoderStage(Stage):
         made = self.vae.decode(latents, batch["noise"], batch["levels"]).float()
         with torch.no_grad():
             seen = planes_image(self.vae.to_planes(latents)).float()
-            # Exact low images are the real ones' means but for rounding.
+            # Exact low images equal the real ones' means up to rounding.
             apart = (low - F.avg_pool2d(real, 4)).abs().mean((1, 2, 3)) > APART
             agree = torch.where(
                 batch["spread"] > 0, AGREE["noisy"], torch.ones_like(batch["spread"])
@@ -200,8 +200,8 @@ class LowPassDecoderStage(Stage):
         """Figures of fixed crops by level.
 
         Returns:
-            `psnr` (dB), `detail` (fraction of the real image's finest) and, with features,
-            `statistics`: how far those of maps are, in units of how real crops differ.
+            `psnr` (dB), `detail` (as a fraction of the real image's finest detail) and, with
+            features, `statistics`: distance of map statistics, in units of how real crops differ.
         """
         found = {}
         for name, store in (("seen", self.crops), ("held-out", self.kept)):
@@ -229,9 +229,9 @@ class LowPassDecoderStage(Stage):
         return total / len(made)
 
     def score(self, found: dict[str, float]) -> float:
-        """By statistics of maps, or PSNR without any; of held-out cases where there are any.
+        """By map statistics, or PSNR without features; of held-out cases if there are any.
 
-        PSNR would choose the softest weights there were.
+        PSNR would choose the softest weights.
         """
         name = "held-out" if self.kept is not None else "seen"
         of = {k: v for k, v in found.items() if k.startswith(f"{name}/")}
@@ -255,7 +255,7 @@ class LowPassDecoderStage(Stage):
         return torch.cat(out).clamp(-1, 1).cpu(), batch["images"], drawn.levels
 
     def images(self) -> np.ndarray:
-        """Real crops, their low-pass image enlarged, and decoded."""
+        """Real crops, their low-pass images enlarged, and decoded."""
         out, real, _ = self._shown(self.kept or self.crops, 8)
         low = F.interpolate(
             planes_image(self.vae.planes(real.to(self.vae.mean.device))).cpu(),

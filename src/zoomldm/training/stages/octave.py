@@ -1,4 +1,4 @@
-"""Stage: summarizer and denoiser together, on the octaves of slides' 2 mpp rasters."""
+"""Stage: summarizer and denoiser together, on octaves of slides' 2 mpp rasters."""
 
 from pathlib import Path
 from typing import Any
@@ -33,16 +33,16 @@ from zoomldm.training.validation import likeness
 NULL = 0.1  # probability of the null condition (supplement, section 5)
 LEVELS = (0.46, 0.18, 0.12, 0.08, 0.06, 0.04, 0.03, 0.03)
 REPEATS = (1, 1, 1, 1, 1, 2, 4, 4)  # items that share one grid
-PARENTS = 0.5  # most noise that a parent carries
-QUALITIES = (20, 75)  # of the codec that a base layer went through
+PARENTS = 0.5  # largest standard deviation of a parent's noise
+QUALITIES = (20, 75)  # range of codec quality for base layers
 _FIXED = 16
 
 
 class OctaveStage(Stage):
-    """v-loss of latents under context and hint, and the likelihood of the denoiser's linear head.
+    """v-loss of latents given context and hint, and the likelihood of the denoiser's linear head.
 
     Args:
-        autoencoder: gives the latents; stays as it is.
+        autoencoder: encodes the latents; stays frozen.
         summarizer: trained.
         denoiser: trained.
         patches: training windows; None for a stage without data.
@@ -50,7 +50,7 @@ class OctaveStage(Stage):
         levels: probability of each level.
         null: probability of the null condition.
         repa: weight of the alignment with the patch encoder.
-        encoder: patch encoder that validates; None to validate by losses.
+        encoder: patch encoder used in validation; None to validate by losses.
     """
 
     name = "octave"
@@ -61,17 +61,17 @@ class OctaveStage(Stage):
 
     @classmethod
     def fits(cls, kinds: Kinds) -> bool:
-        """A denoiser that takes a parent."""
+        """Whether the denoiser takes a parent."""
         return kinds["unet"] is OctaveDenoiser
 
     @classmethod
     def start(cls, start: Start) -> ZoomLDMPipeline:
-        """On the autoencoder and patch encoder given."""
+        """Start from the given autoencoder and patch encoder."""
         return start_denoiser(start)
 
     @classmethod
     def from_data(cls, base: ZoomLDMPipeline | None, start: Start, data: Data) -> Stage:
-        """On windows of the rasters that archives hold."""
+        """Train on windows of the rasters stored in archives."""
         assert base is not None
         patches, kept = load_patches(data.run, data.archives, data.kept_archives)
         stage = cls(
@@ -105,12 +105,12 @@ class OctaveStage(Stage):
         encoder: Any = None,
     ) -> None:
         super().__init__()
-        self.encoder = [] if encoder is None else [encoder]  # likewise
+        self.encoder = [] if encoder is None else [encoder]  # in a list: not a submodule
         self.repa = repa
         if repa:
             width, dim = denoiser.config["widths"][-1], summarizer.config["dim"]
             self.alignment = Alignment(int(width), int(dim))
-        self.vae = [autoencoder.requires_grad_(False).eval()]  # in a list: not this stage's
+        self.vae = [autoencoder.requires_grad_(False).eval()]  # in a list: not a submodule
         self.summarizer = summarizer.requires_grad_(True)
         self.unet = denoiser.requires_grad_(True)
         if not torch.cuda.is_available():
@@ -123,11 +123,11 @@ class OctaveStage(Stage):
 
     @torch.no_grad()
     def fit(self, windows: tuple[int, ...] = WINDOWS, pairs: int = PAIRS) -> None:
-        """Fit what is linear by least squares: an outline that is not set yet, and its blends.
+        """Fit the linear parts by least squares: an outline that is not set yet, and its blends.
 
         Args:
-            windows: number of training windows a level for the outline.
-            pairs: the same a level and kind of hint for a blend.
+            windows: number of training windows per level for the outline.
+            pairs: number of training items per level and kind of hint for a blend.
         """
         if not fit_outline(self.summarizer, self.vae[0], self.patches, windows):
             return
@@ -146,7 +146,7 @@ class OctaveStage(Stage):
                 fit_blend(self.unet, level, kind, hint, own, latents)
 
     def networks(self) -> dict[str, nn.Module]:
-        """Denoiser and summarizer, and what aligns the denoiser."""
+        """Denoiser and summarizer, and the alignment if there is one."""
         networks: dict[str, nn.Module] = {"unet": self.unet, "summarizer": self.summarizer}
         if self.repa:
             networks["alignment"] = self.alignment
@@ -158,7 +158,7 @@ class OctaveStage(Stage):
         self.summarizer.save_pretrained(folder / "summarizer")
 
     def frozen(self) -> list[nn.Module]:
-        """The autoencoder, which gives the latents."""
+        """The autoencoder, which encodes the latents."""
         return list(self.vae)
 
     def compilable(self) -> list[nn.Module]:
@@ -166,11 +166,11 @@ class OctaveStage(Stage):
         return [self.unet.unet]
 
     def blocks(self) -> list[nn.Module]:
-        """The U-Net's, and what the summarizer does with large grids."""
+        """The U-Net, and the summarizer's trunk and blocks for large grids."""
         return [self.unet.unet, *self.summarizer.trunk, *self.summarizer.blocks]
 
     def blank(self, size: int) -> dict[str, Tensor]:
-        """See `Stage.blank`: of the coarsest level, whose grids are largest."""
+        """See `Stage.blank`: items of the coarsest level, whose grids are largest."""
         grids, side = -(-size // REPEATS[COARSEST]), 1 << COARSEST
         none, shape = torch.zeros(size, dtype=torch.long), (size, 6, 32, 32)
         pixels = torch.empty(size, SIDE, SIDE, 3, dtype=torch.uint8)
@@ -215,7 +215,7 @@ class OctaveStage(Stage):
             loss[i] = codec_loss("avif", round(chosen))
         loss[kinds == PARENT] = PARENTS * rng.random(int((kinds == PARENT).sum())) ** 2
         where = np.arange(n).repeat(repeats)[:size]
-        # times: logit-normal, one of each of `size` equal spans of its distribution
+        # times: logit-normal, one from each of `size` equal spans of its distribution
         span = (rng.permutation(size) + rng.random(size)) / size
         normal = torch.special.ndtri(torch.from_numpy(span).clamp(1e-4, 1 - 1e-4))
         time = (torch.sigmoid(normal * 1.1 + 0.2) * 1000).long().clamp(0, 999)
@@ -254,7 +254,7 @@ class OctaveStage(Stage):
         return latents, hint, context[batch["where"]]
 
     def errors(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Squared error of v of each item, and the head's negative log-likelihood, (size,)."""
+        """Squared error of v, and the head's negative log-likelihood, of each item (size,)."""
         x, hint, context = self.given(batch)
         context = context * batch["keep"][:, None, None]
         level, kind = batch["level"], batch["kind"]
@@ -280,7 +280,7 @@ class OctaveStage(Stage):
         return self._losses(batch)[0]
 
     def _losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Loss, v-loss of each item, and the alignment's loss where there is one."""
+        """Loss, v-loss of each item, and the alignment's loss if there is one."""
         if self.repa:
             self.alignment.watch(self.unet.unet.mid_block)
         errors, likelihood = self.errors(batch)
@@ -307,7 +307,7 @@ class OctaveStage(Stage):
 
     @torch.no_grad()
     def held_out(self) -> dict[str, float]:
-        """v-loss on fixed windows: nothing, context, context with parent, with base layer."""
+        """v-loss on fixed windows: null, context, context with parent, context with base layer."""
         found = {}
         for name, store in (("seen", self.patches), ("held-out", self.kept)):
             if store is None:
@@ -326,7 +326,7 @@ class OctaveStage(Stage):
         return found
 
     def validate(self, count: int = 16, steps: int = 6) -> dict[str, float]:
-        """Likeness of tiles at 20x made of their embeddings alone; without an encoder the loss."""
+        """Likeness of 20x tiles generated from their embeddings; the loss if there's no encoder."""
         if not self.encoder:
             found = self.held_out()
             name = "held-out" if self.kept is not None else "seen"
@@ -353,7 +353,7 @@ class OctaveStage(Stage):
         return {"score": found["cosine"], **found}
 
     def images(self, columns: int = 6, steps: int = 8) -> np.ndarray:
-        """For each level real windows above those drawn from context, with parent, with base."""
+        """For each level real windows above those sampled from context, with parent, with base."""
         rows = []
         store = self.kept or self.patches
         for level in (0, 1, 2, 3, 4):

@@ -1,4 +1,4 @@
-"""Stage 2: the patch encoder, without labels: contrast of views and a coarse look."""
+"""Stage 2: the patch encoder, without labels: contrast of views and a decoded thumbnail."""
 
 import numpy as np
 import torch
@@ -29,13 +29,14 @@ def _shrunk(tiles: SlidePatches, pool: np.ndarray, side: int) -> np.ndarray:
 
 
 class PatchEncoderStage(Stage):
-    """SimCLR's contrast (Chen et al. 2020, equation 1) plus a 32 x 32 thumbnail read back.
+    """SimCLR's contrastive loss (Chen et al. 2020, equation 1) plus a decoded 32 x 32 thumbnail.
 
-    Two views of a tile attract each other; for `neighbours` of the pairs the second view is of
-    the tile beside it, for tissue is continuous. The contrast is on what the embedding says of
-    the tile's make, not on its layout, and each batch is of few slides, so that tiles of one slide
-    must be told apart. The contrast forgets where things lie and what shade they have, which the
-    denoiser needs, so a small decoder must recover each view's thumbnail from the embedding.
+    Two views of a tile attract each other. For a fraction `neighbours` of the pairs the second
+    view is of the adjacent tile, since tissue is continuous. The contrast uses the embedding's
+    content dimensions, not those of layout, and each batch comes from few slides, so that tiles of
+    one slide must be told apart. The contrast discards where things lie and what shade they have,
+    which the denoiser needs, so a small decoder must recover each view's thumbnail from the
+    embedding.
 
     Args:
         encoder: the network.
@@ -43,10 +44,10 @@ class PatchEncoderStage(Stage):
         held_out: patches of held-out cases, or None.
         neighbours: fraction of pairs made of adjacent tiles.
         jitter: strength of the colour changes; strong ones teach the encoder to ignore stain,
-            which within a slide is one of the better signs of place.
+            which within a slide is one of the better cues of position.
         thumbnail: weight of the thumbnail's squared error.
-        temperature: of the contrast.
-        slides: of how many slides a batch is.
+        temperature: temperature of the contrast.
+        slides: number of slides that a batch comes from.
     """
 
     name = "patch-encoder"
@@ -55,12 +56,12 @@ class PatchEncoderStage(Stage):
 
     @classmethod
     def start(cls, start: Start) -> ZoomLDMPipeline:
-        """All other networks are the pipeline's."""
+        """All other networks are the given pipeline's."""
         return start_frozen_network(start, "patch_encoder")
 
     @classmethod
     def from_data(cls, base: ZoomLDMPipeline | None, start: Start, data: Data) -> Stage:
-        """On patches of the two finest levels."""
+        """Train on patches of the two finest levels."""
         assert base is not None and data.patches is not None
         encoder: TileCNN = base.patch_encoder.requires_grad_(True)
         return cls(encoder, data.patches, data.kept_patches)
@@ -105,11 +106,11 @@ class PatchEncoderStage(Stage):
         self.content_dims = dim - encoder.config["layout"]
 
     def networks(self) -> dict[str, nn.Module]:
-        """The encoder and its head (kept so that a run resumes)."""
+        """The encoder and its head (saved so that a run can resume)."""
         return {"patch_encoder": self.patch_encoder, "look": self.thumbnail_decoder}
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
-        """Two views (size, 3, S, S) in [0, 1] of tiles or of neighbours."""
+        """Two views (size, 3, S, S) in [0, 1] of tiles, or of a tile and its neighbour."""
         of = self.tiles.slide[self.pool]
         names, counts = np.unique(of, return_counts=True)
         few = min(self.slides, len(names))
@@ -179,7 +180,7 @@ class PatchEncoderStage(Stage):
         return found["auc"]
 
     def can_validate(self) -> bool:
-        """On held-out cases alone."""
+        """Whether there are held-out cases."""
         return self.kept is not None
 
     def save(self, folder) -> None:  # noqa: D102
