@@ -51,7 +51,7 @@ class CompressOptions:
             fewer bytes than int8), `int8` or `float16`; each keeps cosine 0.999.
         mpp: micrometres per pixel of the slide, if the file states none or a wrong one.
         tissue: `otsu`, or `all` for every tile.
-        for_training: also store training data: a lossless base layer at 5x, whose pixels are the
+        for_training: also store training data: a lossless base layer at 5x, which provides the
             latents of all levels; for pipelines with other latents, the latents of patches at
             every level.
         turn: reorient the slide first, 0 to 7 (see `zoomldm.geometry.orientation`), for more
