@@ -1,13 +1,13 @@
-"""ZoomLDM: whole-slide images kept as embeddings and turned back into images.
+"""ZoomLDM: whole-slide images stored as embeddings and turned back into images.
 
-Every name of `__all__` is loaded when it is first used.
+Each name in `__all__` is imported when it is first used.
 """
 
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # what a checker and an editor see; at run time `__getattr__` imports
+if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` imports
     from zoomldm.archive import open_archive as open_archive
     from zoomldm.archive import verify_archive as verify_archive
     from zoomldm.archive.verify import VerifyReport as VerifyReport
@@ -56,7 +56,7 @@ if TYPE_CHECKING:  # what a checker and an editor see; at run time `__getattr__`
 
 try:
     __version__ = version("zoomldm")
-except PackageNotFoundError:  # run from a checkout that is not installed
+except PackageNotFoundError:  # running from a checkout that is not installed
     __version__ = "0"
 
 _HOMES = {

@@ -2,5 +2,5 @@
 
 from zoomldm.cli import main
 
-if __name__ == "__main__":  # processes of a pool read this module too
+if __name__ == "__main__":  # processes of a pool import this module too
     main()

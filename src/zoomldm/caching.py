@@ -1,4 +1,4 @@
-"""Values kept up to a number of bytes: the last used in memory, the last written on disk."""
+"""Caches of limited size: recently used values in memory, recently written ones on disk."""
 
 import logging
 import os
@@ -22,10 +22,10 @@ Value = TypeVar("Value")
 
 
 class Recent(Generic[Value]):
-    """The values used last, up to a number of bytes in all; safe to share between threads.
+    """A cache of recently used values, limited by total bytes; safe to share between threads.
 
     Args:
-        most: bytes. A value of more is not kept.
+        most: limit in bytes. A larger value is not cached.
     """
 
     def __init__(self, most: int) -> None:
@@ -40,14 +40,14 @@ class Recent(Generic[Value]):
 
     @property
     def bytes(self) -> int:
-        """Bytes of all values kept."""
+        """Bytes of all cached values."""
         return self._bytes
 
     def __len__(self) -> int:
         return len(self._values)
 
     def get(self, key: Hashable) -> Value | None:
-        """The value of a key, None where it is not kept."""
+        """The value of a key, None if it is not cached."""
         with self._lock:
             if key not in self._values:
                 return None
@@ -55,7 +55,7 @@ class Recent(Generic[Value]):
             return self._values[key][0]
 
     def put(self, key: Hashable, value: Value, size: int) -> None:
-        """Keep a value of so many bytes; one that is kept already stays."""
+        """Cache a value of `size` bytes; a key's existing value is not replaced."""
         with self._lock:
             if key in self._values or size > self.most:
                 return
@@ -65,7 +65,7 @@ class Recent(Generic[Value]):
                 self._bytes -= self._values.popitem(last=False)[1][1]
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all values."""
         with self._lock:
             self._values.clear()
             self._bytes = 0
@@ -75,7 +75,7 @@ _ALL: "weakref.WeakSet[Recent[Any]]" = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    """Start anew in a child: a lock that another thread held while forking stays locked there."""
+    """Start empty in a child: a lock held by another thread at the fork would stay locked there."""
     for recent in list(_ALL):
         recent._start()
 
@@ -83,12 +83,12 @@ def _after_fork() -> None:
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
-# Decoded chunks of all archives: training opens hundreds at once.
+# Decoded chunks of all archives together: training opens hundreds at once.
 CHUNKS: Recent[NDArray] = Recent(_BUDGET)
 
 
 def kept_chunk(key: Hashable, load: Callable[[], NDArray]) -> NDArray:
-    """A chunk of an archive, loaded if it isn't there. Two threads may load the same one."""
+    """A chunk of an archive, loaded if it is not cached. Two threads may load the same one."""
     array = CHUNKS.get(key)
     if array is None:
         array = load()
@@ -97,15 +97,15 @@ def kept_chunk(key: Hashable, load: Callable[[], NDArray]) -> NDArray:
 
 
 class DiskCache:
-    """Bytes by name in a folder, up to a number of bytes in all; the oldest go first.
+    """A cache of bytes by name in a folder, limited by total bytes; the oldest are removed first.
 
-    Threads and processes may share the folder: SQLite keeps them apart (the package diskcache).
-    What is read is checked, and no pickle is ever loaded. Mismatches of the disk, such as its being
-    full, are logged once and cost a miss, never an answer.
+    Threads and processes may share the folder: SQLite coordinates them (the package diskcache).
+    Data is checked when read, and no pickle is ever loaded. Faults of the disk, such as a full one,
+    are logged once and count as a cache miss, never as an error.
 
     Args:
-        folder: made where it isn't there, for this user alone.
-        most: bytes.
+        folder: created if missing, accessible only to this user.
+        most: limit in bytes.
 
     Raises:
         TargetError: the folder can't be used.
@@ -145,14 +145,14 @@ class DiskCache:
 
     @property
     def held(self) -> int:
-        """Bytes on disk, 0 where it can't be asked."""
+        """Bytes on disk, 0 if this can't be determined."""
         try:
             return int(self._cache.volume())
         except self._errors:
             return 0
 
     def get(self, key: str) -> bytes | None:
-        """The bytes of a name, None where they are not kept or not as they were written."""
+        """The bytes stored under a name, None if they are missing or damaged."""
         try:
             data = self._cache.get(key)
         except self._errors as error:
@@ -164,7 +164,7 @@ class DiskCache:
         return data if zlib.crc32(data).to_bytes(4, "big") == mark else None
 
     def put(self, key: str, data: bytes) -> None:
-        """Keep bytes, in place of others of that name."""
+        """Store bytes under a name, replacing existing ones."""
         try:
             self._cache.set(key, zlib.crc32(data).to_bytes(4, "big") + data)
         except self._errors as error:

@@ -1,13 +1,13 @@
-"""How many cores this process may use."""
+"""The number of cores that this process may use."""
 
 import os
 
 
 def cores() -> int:
-    """Cores that the process is bound to, or its share of them where one was given.
+    """Number of cores that the process is bound to, or its share of them if one is set.
 
-    A scheduler binds a job to part of a machine; the processes of a cohort are given their share
-    as OMP_NUM_THREADS.
+    A scheduler binds a job to part of a machine; the processes of a cohort get their share as
+    OMP_NUM_THREADS.
 
     Examples:
         >>> cores() >= 1

@@ -1,8 +1,8 @@
-"""Errors meant for the user: what was found, what was expected, what to do."""
+"""Errors for the user: what was found, what was expected, what to do."""
 
 
 class ZoomLDMError(Exception):
-    """A mistake or fault that the user can act on; printed in one line, exit code 2."""
+    """An error that the user can act on; printed in one line, exit code 2."""
 
     exit_code = 2
 
@@ -12,7 +12,7 @@ class SlideError(ZoomLDMError):
 
 
 class ArchiveError(ZoomLDMError):
-    """An archive that is no archive, of a newer format, or does not fit the pipeline."""
+    """A file that is not an archive, is of a newer format, or does not fit the pipeline."""
 
 
 class DamagedError(ArchiveError):
@@ -20,11 +20,11 @@ class DamagedError(ArchiveError):
 
 
 class PipelineError(ZoomLDMError):
-    """A pipeline that can't be loaded or does not do what was asked."""
+    """A pipeline that can't be loaded or can't do what was requested."""
 
 
 class RegionError(ZoomLDMError):
-    """A region or level outside what a slide or archive has."""
+    """A region or level that a slide or archive does not have."""
 
 
 class TargetError(ZoomLDMError):
@@ -32,10 +32,10 @@ class TargetError(ZoomLDMError):
 
 
 class ConfigError(ZoomLDMError):
-    """An option or setting out of its range."""
+    """An option or setting that is out of range."""
 
 
 class SomeFailedError(ZoomLDMError):
-    """Of several inputs some failed and some succeeded; the message lists them."""
+    """Some of several inputs failed and some succeeded; the message lists them."""
 
     exit_code = 3

@@ -1,4 +1,4 @@
-"""Outputs that appear whole or not at all: a temporary file beside the target, then a rename."""
+"""Outputs that appear complete or not at all: a temporary file beside the target, then a rename."""
 
 import ctypes
 import errno
@@ -18,7 +18,7 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from zoomldm.errors import TargetError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} if hasattr(errno, "EDQUOT") else {errno.ENOSPC}
-# What file systems without locks answer: Lustre without the option flock, some NFS and FUSE.
+# Errors of file systems without locks: Lustre without the option flock, some NFS and FUSE.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
 _KEPT_APART: ContextVar[bool] = ContextVar("kept_apart", default=False)
 _PART = ".part"
@@ -26,20 +26,20 @@ _LOCK = ".lock"
 _MARKER = ".writing"  # not the lock's name: a refused lock leaves an empty file of that name
 _HERE, _RENAME_EXCHANGE = -100, 2  # AT_FDCWD and a flag of renameat2(2)
 _TOKEN = 16  # hexadecimal digits that make a temporary name unpredictable
-_NAME_BYTES = 255  # the most that nearly all file systems take
+_NAME_BYTES = 255  # the limit of nearly all file systems
 
 
 def _followed(target: Path) -> Path:
     """The target, or what it links to: an output written to a link goes where the link points.
 
     Raises:
-        TargetError: links that go round in a circle.
+        TargetError: circular links.
     """
     try:
         return target.resolve() if target.is_symlink() else target
     except (OSError, RuntimeError) as error:  # RuntimeError: Python up to 3.12
         if isinstance(error, OSError) and error.errno != errno.ELOOP:
-            return target  # the checks that follow say what is wrong with it
+            return target  # the checks that follow report what is wrong with it
         raise TargetError(
             f"{target}: is a link that leads back to itself; give another name"
         ) from error
@@ -56,7 +56,7 @@ def _check(target: Path) -> None:
     """Refuse a target that can't become a regular file.
 
     Raises:
-        TargetError: no such folder, or something other than a file has the name.
+        TargetError: no such folder, too long a name, or a name of something other than a file.
     """
     parent = target.parent
     if not parent.is_dir():
@@ -75,7 +75,7 @@ def _check(target: Path) -> None:
 
 
 def _hidden_stem(target: Path) -> str:
-    """What the names of a target's temporary files begin with; short where its own is long."""
+    """The prefix of a target's temporary file names; a short hash if its own name is long."""
     rest = 2 + _TOKEN + len(_PART)
     if len(os.fsencode(target.name)) + rest <= _name_limit(target.parent):
         return f".{target.name}"
@@ -90,7 +90,7 @@ def _refusal(target: Path, error: OSError) -> TargetError:
 
 
 def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # where folders can't be opened
+    if os.name == "nt":  # folders can't be opened there
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -104,14 +104,14 @@ def _sync_folder(folder: Path) -> None:
 
 @contextmanager
 def atomic_path(target: Path | str) -> Iterator[Path]:
-    """Give a temporary path beside `target`; flush it and rename it to `target` on success.
+    """Yield a temporary path beside `target`; on success, flush it and rename it to `target`.
 
     The temporary file exists, is empty and has an unpredictable name. On any exception it is
-    removed and `target` stays as it was. Where `target` is a symbolic link, it stays one, and what
+    removed and `target` stays unchanged. If `target` is a symbolic link, it stays one, and the file
     it points to is written.
 
     Raises:
-        TargetError: missing folder, not writable, name too long, or full.
+        TargetError: missing folder, not writable, name too long, or disk full.
     """
     target = _followed(Path(target))
     _check(target)
@@ -144,14 +144,14 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(target: Path | str) -> Iterator[Path]:
-    """Give an empty folder beside `target`; on success it takes the name, whatever had it before.
+    """Yield an empty folder beside `target`; on success it replaces `target`.
 
-    What had the name is exchanged for it in one step where the system can (Linux), and removed
-    afterwards: whoever is killed at any moment leaves a whole folder of that name. On any
-    exception the new folder is removed and `target` stays as it was.
+    An existing folder is exchanged with it in one step if the system can (Linux), and removed
+    afterwards: a process killed at any moment leaves a complete folder of that name. On any
+    exception the new folder is removed and `target` stays unchanged.
 
     Raises:
-        TargetError: no such parent, a file has the name, not writable, or full.
+        TargetError: no such parent, the name belongs to a file, not writable, or disk full.
     """
     target = _followed(Path(target))
     if not target.parent.is_dir():
@@ -171,11 +171,11 @@ def atomic_folder(target: Path | str) -> Iterator[Path]:
     except OSError as error:
         raise _refusal(target, error) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # the new one, or what had the name
+        shutil.rmtree(temporary, ignore_errors=True)  # the new folder, or the replaced one
 
 
 def move_folder(made: Path, target: Path) -> None:
-    """Give a finished folder of the same file system its name, in one step, and remove what had it.
+    """Move a finished folder, on the same file system, to its name; replaces an existing folder.
 
     Raises:
         TargetError: not writable.
@@ -197,12 +197,12 @@ def _give_name(made: Path, target: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> None:
-    """Let two folders change names, in one step where the system has a call for that."""
+    """Exchange the names of two folders, in one step if the system has a call for that."""
     try:
         call = ctypes.CDLL(None, use_errno=True).renameat2
         if call(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _RENAME_EXCHANGE) == 0:
             return
-    except (AttributeError, OSError, TypeError):  # no Linux, or a C library without it
+    except (AttributeError, OSError, TypeError):  # not Linux, or a C library without it
         pass
     aside = one.with_name(f"{one.name}.old")
     other.rename(aside)
@@ -216,9 +216,10 @@ def _exchange(one: Path, other: Path) -> None:
 
 @contextmanager
 def kept_apart() -> Iterator[None]:
-    """Within it, another claim keeps processes apart: file systems without locks need no marker.
+    """Context in which another lock separates processes, so that no marker file is needed.
 
-    A marker would outlive a machine that dies; a cohort's claim has a heartbeat.
+    On file systems without locks, a marker would outlive a machine that dies; a cohort's lock has a
+    heartbeat.
     """
     token = _KEPT_APART.set(True)
     try:
@@ -228,16 +229,16 @@ def kept_apart() -> Iterator[None]:
 
 
 def _lock(target: Path) -> BaseFileLock | None:
-    """The lock of a target, held; None where another process holds it.
+    """Acquire the lock of a target; None if another process holds it.
 
-    Where the file system has no locks, a marker file that is created exclusively stands for one;
-    what a killed process of this machine left of it is taken over.
+    If the file system has no locks, a marker file that is created exclusively replaces the lock;
+    one left by a killed process of this machine is taken over.
 
     Raises:
-        OSError: no lock file can be made.
+        OSError: no lock file can be created.
     """
     path = target.with_name(_hidden_stem(target) + _LOCK)
-    # filelock takes a file that can't be made for one that another process holds.
+    # filelock mistakes a file that can't be created for one that another process holds.
     os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o666))
     lock = FileLock(path, thread_local=False, fallback_to_soft=False)
     try:
@@ -250,7 +251,7 @@ def _lock(target: Path) -> BaseFileLock | None:
         with suppress(OSError):
             path.unlink(missing_ok=True)
         if _KEPT_APART.get():
-            return FileLock(path)  # never acquired: the cohort's claim stands for it
+            return FileLock(path)  # never acquired: the cohort's lock replaces it
         warnings.warn(
             f"{target.parent}: this file system has no locks ({error.strerror}); a marker file is "
             "used, which keeps processes of one machine apart",
@@ -265,10 +266,10 @@ def _lock(target: Path) -> BaseFileLock | None:
 
 
 def _release(lock: BaseFileLock) -> None:
-    """Give a lock back and leave no file of it behind."""
+    """Release a lock and leave none of its files behind."""
     if not isinstance(lock, SoftFileLock):
-        # Before the release: who locked the old file meanwhile finds it unlinked and tries again.
-        # Windows can't unlink what is open, and removes it itself.
+        # Before the release: a process that locks the old file finds it unlinked and tries again.
+        # Windows can't unlink an open file, and removes it itself.
         with suppress(OSError):
             Path(lock.lock_file).unlink(missing_ok=True)
     lock.release()
@@ -276,17 +277,17 @@ def _release(lock: BaseFileLock) -> None:
 
 @contextmanager
 def claim(target: Path | str, *beside: Path) -> Iterator[Path]:
-    """Hold `target` for this process alone, so that two never write to one name.
+    """Lock `target` for this process, so that two processes never write to one name.
 
-    The lock ends with the process, however it ends. What a killed holder of the same name left
-    behind is removed. A file system without locks costs a warning.
+    The lock ends with the process, however it ends. Temporary files that a killed holder of the
+    same lock left behind are removed. A file system without locks causes a warning.
 
     Args:
-        target: what is held.
-        beside: what its holder alone writes too; what a killed one left of it is removed as well.
+        target: the output to lock.
+        beside: further outputs that only the holder writes; their leftovers are removed as well.
 
     Raises:
-        TargetError: another process holds it, or its folder is missing or not writable.
+        TargetError: another process holds the lock, or the folder is missing or not writable.
     """
     target = Path(target)
     place = _followed(target)

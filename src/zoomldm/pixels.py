@@ -1,4 +1,4 @@
-"""Pixels between uint8 (n, h, w, 3) and tensors (n, 3, h, w) in [-1, 1]."""
+"""Conversion of pixels between uint8 (n, h, w, 3) and tensors (n, 3, h, w) in [-1, 1]."""
 
 import numpy as np
 import torch
@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 def to_signed(pixels: NDArray[np.uint8] | Tensor) -> Tensor:
-    """Pixels (B, H, W, 3) uint8 to (B, 3, H, W) float32 in [-1, 1], channels last.
+    """Convert pixels (B, H, W, 3) uint8 to (B, 3, H, W) float32 in [-1, 1], channels last.
 
-    A tensor's device is kept.
+    A tensor stays on its device.
 
     Examples:
         >>> to_signed(np.full((1, 2, 3, 3), 255, np.uint8)).unique().tolist()
@@ -21,7 +21,7 @@ def to_signed(pixels: NDArray[np.uint8] | Tensor) -> Tensor:
 
 
 def to_pixels(images: Tensor) -> NDArray[np.uint8]:
-    """Images (B, 3, H, W) in [-1, 1] to (B, H, W, 3) uint8, clamped and rounded.
+    """Convert images (B, 3, H, W) in [-1, 1] to (B, H, W, 3) uint8, clamped and rounded.
 
     Examples:
         >>> to_pixels(torch.zeros(1, 3, 1, 1)).tolist()

@@ -1,6 +1,6 @@
 """Files by URL (`s3://`, `gs://`, `az://`, `https://`): read in parts, written whole or not at all.
 
-Credentials and endpoints come from where each service's own tools look for them (`AWS_*`,
+Credentials and endpoints are found where each service's own tools look for them (`AWS_*`,
 `GOOGLE_*`, `AZURE_*`).
 """
 
@@ -23,15 +23,15 @@ SCHEMES = ("s3", "gs", "az", "https", "http")
 
 
 class RemoteError(ZoomLDMError):
-    """A file behind a URL that isn't there, isn't given to us, or can't be reached."""
+    """A file behind a URL that does not exist, is refused, or can't be reached."""
 
 
 class MissingError(RemoteError):
-    """A file behind a URL that isn't there."""
+    """A file behind a URL that does not exist."""
 
 
 class ChangedError(RemoteError):
-    """A file behind a URL that is another one than was opened."""
+    """A file behind a URL that changed since it was opened."""
 
 
 class UnreachableError(RemoteError):
@@ -39,13 +39,13 @@ class UnreachableError(RemoteError):
 
 
 def is_url(source: object) -> bool:
-    """Whether a source is a URL and no path."""
+    """Whether a source is a URL rather than a path."""
     return "://" in str(source)
 
 
 @dataclass(frozen=True)
 class RemotePath:
-    """A URL with what of a `Path` is asked of archives.
+    """A URL with those properties of a `Path` that archives need.
 
     Attributes:
         url: the URL.
@@ -67,21 +67,21 @@ class RemotePath:
 
     @property
     def stem(self) -> str:
-        """The last part without its ending."""
+        """The last part without its suffix."""
         return self._path.stem
 
     @property
     def suffix(self) -> str:
-        """The ending."""
+        """The suffix of the last part."""
         return self._path.suffix
 
 
 def check_target(url: str) -> str:
-    """A URL that something can be written to: of a file, or of a folder, which ends in `/`.
+    """Return a URL if it can be written to: a file, or a folder, which ends in `/`.
 
     Raises:
-        RemoteError: no such URL.
-        TargetError: a web server's.
+        RemoteError: not a supported URL.
+        TargetError: the URL of a web server.
     """
     if urlsplit(url).scheme in ("http", "https"):
         raise TargetError(f"{url}: web servers aren't written to; expected s3://, gs:// or az://")
@@ -90,7 +90,7 @@ def check_target(url: str) -> str:
 
 
 def check_writable(url: str) -> None:
-    """Put an empty file beside a URL and remove it, before hours of work for that place.
+    """Write an empty file beside a URL and remove it, as a check before hours of work.
 
     Raises:
         RemoteError: nothing can be written there.
@@ -98,15 +98,15 @@ def check_writable(url: str) -> None:
     store, key = _place(url.rpartition("/")[0] + "/" + _PROBE)
     with _told(url):
         _obstore().put(store, key, b"")
-    with suppress(Exception):  # who may write and not remove leaves an empty file
+    with suppress(Exception):  # without permission to remove, an empty file is left
         _obstore().delete(store, key)
 
 
 def size_of(url: str) -> int | None:
-    """Bytes of a file behind a URL, None where there is none.
+    """Size in bytes of a file behind a URL, None if there is none.
 
     Raises:
-        RemoteError: it can't be asked for.
+        RemoteError: it can't be requested.
     """
     store, key = _place(url)
     with _told(url):
@@ -124,17 +124,17 @@ def as_path(source: Path | RemotePath | str) -> Path | RemotePath:
 
 
 class RemoteFile:
-    """A file behind a URL, read in the parts that are asked for, as long as it stays the same.
+    """A file behind a URL; only the requested parts are read, as long as it does not change.
 
     Args:
         path: the URL.
-        known: its `identity`, if it was opened before: then nothing is asked until a read.
+        known: its `identity`, if it was opened before; then there is no request until a read.
 
     Attributes:
-        size: bytes.
+        size: size in bytes.
 
     Raises:
-        RemoteError: it isn't there, isn't given to us, or can't be reached.
+        RemoteError: it does not exist, is refused, or can't be reached.
     """
 
     def __init__(self, path: RemotePath, known: tuple[Any, ...] | None = None) -> None:
@@ -149,12 +149,12 @@ class RemoteFile:
         self.size = int(known[1])
 
     def seek(self, offset: int) -> int:
-        """Go to a place, in bytes from the start."""
+        """Go to a position, in bytes from the start."""
         self._position = offset
         return offset
 
     def read(self, size: int) -> bytes:
-        """Up to `size` bytes from the place on.
+        """Read up to `size` bytes from the current position.
 
         Raises:
             RemoteError: it can't be read, or changed since it was opened.
@@ -163,7 +163,7 @@ class RemoteFile:
         end = min(start + size, self.size)
         if end <= start:
             return b""
-        first, kept = self._kept  # of the last read: an end and the directory before it
+        first, kept = self._kept  # the last read, such as an end with the directory before it
         if not first <= start <= end <= first + len(kept):
             e_tag, _, changed = self.identity
             options: dict[str, Any] = {"range": (start, end)}
@@ -187,7 +187,7 @@ class RemoteFile:
 
 
 def download(url: str, target: Path) -> None:
-    """Write a file behind a URL to a local one.
+    """Download a file behind a URL to a local one.
 
     Raises:
         RemoteError: see `RemoteFile`.
@@ -200,7 +200,7 @@ def download(url: str, target: Path) -> None:
 
 @contextmanager
 def local_copy(source: str) -> Iterator[Path]:
-    """A path as it is; of a URL a copy under its own name, as long as it is needed.
+    """Yield a path unchanged, or for a URL a temporary copy under its own name.
 
     Raises:
         RemoteError: see `RemoteFile`.
@@ -216,7 +216,7 @@ def local_copy(source: str) -> Iterator[Path]:
 
 
 def upload(source: Path, url: str) -> None:
-    """Put a finished local file behind a URL; nothing is seen there until all of it is.
+    """Upload a finished local file to a URL; nothing is visible there until it is complete.
 
     Raises:
         RemoteError: it can't be written there.
@@ -227,10 +227,10 @@ def upload(source: Path, url: str) -> None:
 
 
 def listed(url: str, endings: frozenset[str]) -> list[str]:
-    """URLs of the files in a folder (a URL that ends in `/`), by name.
+    """URLs of the files in a folder (a URL that ends in `/`), sorted by name.
 
     Raises:
-        RemoteError: see `RemoteFile`; web servers list nothing.
+        RemoteError: see `RemoteFile`; web servers can't list folders.
     """
     if urlsplit(url).scheme in ("http", "https"):
         raise RemoteError(f"{url}: web servers don't list folders; name the files, or give a table")
@@ -256,7 +256,7 @@ def _place(url: str) -> tuple[Any, str]:
 
 @lru_cache(maxsize=64)
 def _store(root: str) -> Any:
-    """The store of a bucket or host; one each, because each keeps its connections."""
+    """The store of a bucket or host; one for each, because a store keeps its connections."""
     _obstore()
     from obstore.store import from_url  # type: ignore[import-not-found]
 
@@ -284,7 +284,7 @@ def _obstore() -> Any:
 
 @contextmanager
 def _told(url: str) -> Iterator[None]:
-    """Errors of a store in one line."""
+    """Raise a store's errors as one-line errors."""
     try:
         yield
     except ZoomLDMError:
@@ -302,7 +302,7 @@ def _told(url: str) -> Iterator[None]:
                 "or not for this bucket: log in again with the service's own tool, or set its "
                 "variables (AWS_ACCESS_KEY_ID, ...)"
             ) from error
-        if isinstance(error, OSError) and error.filename:  # of the local file
+        if isinstance(error, OSError) and error.filename:  # an error of the local file
             raise TargetError(f"{error.filename}: {error.strerror}") from error
         raise UnreachableError(
             f"{url}: can't be reached ({text[:160]}); check the address and the network"
@@ -310,5 +310,5 @@ def _told(url: str) -> Iterator[None]:
 
 
 def _is_expired(text: str) -> bool:
-    """Whether an error is S3's of a token that has expired: a 400, without text to HEAD."""
+    """Whether an error is S3's for an expired token: a 400, with no text for HEAD requests."""
     return any(name in text for name in ("ExpiredToken", "InvalidToken", "400 Bad Request"))

@@ -1,4 +1,4 @@
-"""Tables as text, Markdown and CSV: a header and rows of text."""
+"""Tables (a header and rows of text) as plain text, Markdown and CSV."""
 
 import csv
 import io
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def as_text(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in columns."""
+    """A plain-text table with aligned columns."""
     widths = [max(len(line[i]) for line in (header, *rows)) for i in range(len(header))]
     lines = [header, ["-" * w for w in widths], *rows]
     return "\n".join(

@@ -1,7 +1,7 @@
 """What all verbs have in common: progress while they run, a report when they are done.
 
 A verb is `verb(input, output, options=None, *, pipeline=..., progress=None) -> XReport`: `options`
-is a frozen `XOptions`, and what `--json` prints is `report.as_dict()`.
+is a frozen `XOptions`, and `--json` prints `report.as_dict()`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,28 +15,28 @@ from pydantic import BaseModel
 
 
 class Progress(Protocol):
-    """A function that is called as work goes on."""
+    """A function that is called as work proceeds."""
 
     def __call__(self, what: str, done: int, total: int, /) -> None:
-        """Take note of progress.
+        """Report progress.
 
         Args:
-            what: is being done, a few words; several things may be under way at once.
+            what: the current work in a few words; several kinds may be in progress at once.
             done: items of it done.
-            total: items of it in all, as far as is known.
+            total: total number of its items, as far as known.
         """
 
 
 def silent(what: str, done: int, total: int, /) -> None:
-    """The `Progress` of a caller who gave none."""
+    """The default `Progress`, which does nothing."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a verb did; each verb's own says which fields it has."""
+    """What a verb did; each verb has its own subclass with its fields."""
 
     def as_dict(self) -> dict[str, object]:
-        """The fields as plain values, which JSON has: what `--json` prints.
+        """The fields as plain JSON values, as `--json` prints them.
 
         Examples:
             >>> from dataclasses import dataclass
@@ -51,10 +51,10 @@ class Report:
 
 
 def plain(value: object) -> object:
-    """A value as JSON has it: dataclasses and mappings as dicts, sequences as lists, paths as text.
+    """Convert a value for JSON: dataclasses, mappings to dicts, sequences to lists, paths to text.
 
     Raises:
-        TypeError: a value that JSON has no form for.
+        TypeError: a value that JSON can't represent.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value

@@ -1,4 +1,4 @@
-"""The .zldm format: one slide as a grid of embeddings, in a zip that is a Zarr v3 store."""
+"""The .zldm format: one slide as a grid of embeddings, in a zip file that is a Zarr v3 store."""
 
 from zoomldm.archive.base import BaseLayer
 from zoomldm.archive.manifest import (

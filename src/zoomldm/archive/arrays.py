@@ -1,4 +1,4 @@
-"""Zarr v3 arrays as members: their metadata, and their chunks to bytes and back."""
+"""Zarr v3 arrays as members: their metadata, and encoding and decoding of their chunks."""
 
 import math
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """One array: shape, type, chunk shape, and whether chunks go through zstd."""
+    """One array: shape, type, chunk shape, and whether its chunks are compressed with zstd."""
 
     name: str
     dtype: str
@@ -78,7 +78,7 @@ class ArraySpec:
         )
 
     def encode(self, chunk: NDArray) -> bytes:
-        """Bytes of a chunk, which may be cut short at the array's edge; the rest is zeros."""
+        """Encode a chunk; one cut short at the array's edge is padded with zeros."""
         if chunk.shape != self.chunk:
             whole = np.zeros(self.chunk, self.numpy)
             whole[tuple(slice(0, n) for n in chunk.shape)] = chunk
@@ -87,7 +87,7 @@ class ArraySpec:
         return bytes(zstd_encode(raw, level=ZSTD_LEVEL)) if self.zstd else raw
 
     def decode(self, data: bytes, what: str) -> NDArray:
-        """A chunk, read-only, from its bytes; never allocates more than one chunk's size.
+        """Decode a chunk (read-only) from its bytes; never allocates more than one chunk's size.
 
         Raises:
             ArchiveError: the bytes are not exactly one chunk; `what` names it.
@@ -95,7 +95,7 @@ class ArraySpec:
         if self.zstd:
             room = bytearray(self.chunk_bytes)
             try:
-                # zstd is given the room for one chunk: a forged frame can't ask for more.
+                # zstd gets a buffer of one chunk: a forged frame can't allocate more.
                 size = len(zstd_decode(data, out=room))
             except ZstdError as error:
                 raise ArchiveError(f"{what} can't be decompressed ({error})") from error
@@ -113,10 +113,10 @@ class ArraySpec:
 def parse_spec(
     data: bytes, name: str, dtypes: tuple[str, ...], shape: tuple[int, ...], path: object
 ) -> ArraySpec:
-    """Parse an array's `zarr.json`, which must have one of `dtypes` and just this shape.
+    """Parse an array's `zarr.json`, which must have one of `dtypes` and exactly this shape.
 
     Raises:
-        ArchiveError: it differs, or uses codecs or chunks that the format does not have.
+        ArchiveError: it differs, or uses codecs or chunks that are not part of the format.
     """
     what = f"{path}: member {name}/zarr.json"
     meta = parse_json(data, what)
@@ -148,5 +148,5 @@ def parse_spec(
 
 
 def whole_spec(name: str, array: NDArray, zstd: bool = True) -> ArraySpec:
-    """An array that is one chunk."""
+    """The spec of an array stored as one chunk."""
     return ArraySpec(name, array.dtype.name, array.shape, array.shape, zstd)

@@ -1,7 +1,7 @@
-"""The base layer: the real image stored at one level, read in parts.
+"""The base layer: the real image stored at one level, read region by region.
 
-It is the array `overview`, cut into square chunks that are image files of their own. Only
-chunks that tissue touches are stored; the others have the background's colour.
+It is the array `overview`, cut into square chunks, each of which is an image file. Only chunks
+that tissue touches are stored; the others have the background's colour.
 """
 
 import itertools
@@ -18,12 +18,12 @@ from zoomldm.errors import ArchiveError
 from zoomldm.geometry.levels import COARSEST, TILE, level_size
 
 NAME = "overview"
-CHUNK = 1024  # px of the level along a chunk's side; those of 512 cost 2.6 % more bytes
+CHUNK = 1024  # side of a chunk in px of the level; a side of 512 costs 2.6 % more bytes
 MARGIN = 1  # tiles around tissue that are stored with it
 WHITE = 255
 LOSSLESS = "png"
-OVERVIEW_SIDE = 2048  # px: the most that a base layer shown as a whole has
-_REACH = 4  # px around a region that its px beside borders depend on
+OVERVIEW_SIDE = 2048  # px: the longest side at which a base layer is shown as a whole
+_REACH = 4  # px around a region that its px next to chunk borders depend on
 _STRIP = 1 << 22  # px read at once while a large layer is averaged
 
 Pixels = NDArray[np.uint8]
@@ -39,7 +39,7 @@ class Span(NamedTuple):
 
 
 def chunk_tiles(facts: Base, row: int, col: int, margin: int = 0) -> Span:
-    """Tiles that chunk (row, col) overlaps, and `margin` more on each side; may leave the grid."""
+    """Tiles that chunk (row, col) overlaps, plus `margin` on each side; may exceed the grid."""
     side = facts.chunk << facts.level
     return Span(
         row * side // TILE - margin,
@@ -50,18 +50,18 @@ def chunk_tiles(facts: Base, row: int, col: int, margin: int = 0) -> Span:
 
 
 def touches(mask: NDArray[np.bool_], span: Span) -> bool:
-    """Whether any tile of a span is true in a mask (rows, cols)."""
+    """Whether any tile of a span is True in a mask (rows, cols)."""
     return bool(mask[max(span.row0, 0) : span.row1, max(span.col0, 0) : span.col1].any())
 
 
 def count_tiles(facts: Base, mask: NDArray[np.bool_], row: int, col: int) -> int:
-    """Tissue tiles that chunk (row, col) overlaps."""
+    """Number of tissue tiles that chunk (row, col) overlaps."""
     span = chunk_tiles(facts, row, col)
     return int(mask[span.row0 : span.row1, span.col0 : span.col1].sum())
 
 
 def stored_chunks(facts: Base, mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """(row, col), in order, of the chunks that lie within a tile of tissue.
+    """(row, col), in order, of the chunks that lie within one tile of tissue.
 
     Args:
         facts: the base layer.
@@ -76,12 +76,12 @@ def stored_chunks(facts: Base, mask: NDArray[np.bool_]) -> list[tuple[int, int]]
 
 
 def chunk_name(row: int, col: int) -> str:
-    """Name of the member that is chunk (row, col)."""
+    """Name of the member that holds chunk (row, col)."""
     return f"{NAME}/c/{row}/{col}/0"
 
 
 def base_metadata(facts: Base) -> bytes:
-    """The array's `zarr.json`; the codecs' names are those of the package imagecodecs-zarr."""
+    """The array's `zarr.json`; codec names are those of the package imagecodecs-zarr."""
     return dump_json(
         {
             "zarr_format": 3,
@@ -101,10 +101,10 @@ def base_metadata(facts: Base) -> bytes:
 
 
 def check_metadata(data: bytes, facts: Base, path: object) -> None:
-    """Whether an array's `zarr.json` is of the base layer that the manifest describes.
+    """Check that an array's `zarr.json` matches the base layer described in the manifest.
 
     Raises:
-        ArchiveError: it is not.
+        ArchiveError: it does not.
     """
     what = f"{path}: member {NAME}/zarr.json"
     found, expected = parse_json(data, what), parse_json(base_metadata(facts), what)
@@ -123,7 +123,7 @@ def check_metadata(data: bytes, facts: Base, path: object) -> None:
 
 
 def decode_chunk(data: bytes, facts: Base, what: str) -> Pixels:
-    """Pixels (chunk, chunk, 3), read-only, of a chunk's file; of a lossy codec, its blocks evened.
+    """Decode a chunk's file to pixels (chunk, chunk, 3), read-only; evens a lossy codec's blocks.
 
     Raises:
         ArchiveError: it can't be decoded; `what` names it.
@@ -136,7 +136,7 @@ def decode_chunk(data: bytes, facts: Base, what: str) -> Pixels:
 
 
 def halve(pixels: Pixels, octaves: int) -> Pixels:
-    """Average blocks of 2**octaves px of (h, w, 3), h and w being multiples; rounded to nearest."""
+    """Average blocks of 2**octaves px of (h, w, 3), rounded; h and w must be multiples of that."""
     side = 2**octaves
     if side == 1:
         return pixels
@@ -148,15 +148,15 @@ def halve(pixels: Pixels, octaves: int) -> Pixels:
 class BaseLayer:
     """The real image of a slide at one level; see `Archive.base`.
 
-    Reads from several threads are safe; decoded chunks stay in a cache of bounded size.
+    Reading from several threads is safe; decoded chunks are cached in bounded memory.
 
     Attributes:
         level: 0 to 7.
-        codec: `avif`, `jpegxl`, `webp`, `jpeg` or `png`, which alone is lossless.
-        quality: of the codec, 1 to 100; None where it is lossless.
+        codec: `avif`, `jpegxl`, `webp`, `jpeg` or `png`; only `png` is lossless.
+        quality: codec quality, 1 to 100; None if it is lossless.
         size: width, height (px) of the slide at this level.
-        chunk: width, height (px) of what is coded and decoded at once.
-        background: RGB of what is not stored.
+        chunk: width, height (px) of a chunk, which is encoded and decoded as a whole.
+        background: RGB where nothing is stored.
     """
 
     def __init__(
@@ -169,34 +169,34 @@ class BaseLayer:
         load: Callable[[int, int], Pixels | None],
         background: tuple[int, int, int] | None = None,
     ) -> None:
-        """What `Archive.base` makes.
+        """Create a base layer; normally done by `Archive.base`.
 
         Args:
             level: 0 to 7.
-            codec: of the chunks.
-            quality: of the codec.
+            codec: codec of the chunks.
+            quality: codec quality.
             size: width, height (px) of the level.
             chunk: width, height (px) of a chunk.
-            load: gives chunk (row, col), (height, width, 3), None where nothing is stored.
-            background: RGB of that; None is white.
+            load: returns chunk (row, col), (height, width, 3), or None if it is not stored.
+            background: RGB where nothing is stored; None is white.
         """
         self.level, self.codec, self.quality, self.size = level, codec, quality, size
         self.chunk, self._load = chunk, load
         self.background = background or (WHITE, WHITE, WHITE)
 
     def read(self, x: int, y: int, w: int, h: int) -> Pixels:
-        """A region of this level's pixels.
+        """Read a region of this level's pixels.
 
         Args:
-            x: its left px; may be negative.
-            y: its top px; may be negative.
-            w: its width in px.
-            h: its height in px.
+            x: left px; may be negative.
+            y: top px; may be negative.
+            w: width in px.
+            h: height in px.
 
         Returns:
-            uint8 (h, w, 3) sRGB; `background` where nothing is stored, white outside the slide. Of
-            a lossy codec the steps that it leaves at borders of its blocks and between chunks
-            are evened out (see `zoomldm.archive.borders`).
+            uint8 (h, w, 3) sRGB; `background` where nothing is stored, white outside the slide.
+            Steps that a lossy codec leaves at the borders of its blocks and between chunks are
+            evened out (see `zoomldm.archive.borders`).
 
         Raises:
             ArchiveError: a chunk is damaged or can't be decoded.
@@ -209,7 +209,7 @@ class BaseLayer:
         return wider[_REACH:-_REACH, _REACH:-_REACH].copy()
 
     def _near_border(self, x: int, y: int, w: int, h: int) -> bool:
-        """Whether a border between chunks lies in the region or within reach of it."""
+        """Whether a border between chunks lies in the region or within `_REACH` px of it."""
         for start, length, size, side in zip((x, y), (w, h), self.size, self.chunk, strict=True):
             first = max(1, -(-(start - _REACH) // side)) * side
             if first <= min(start + length + _REACH, size - 1):
@@ -217,7 +217,7 @@ class BaseLayer:
         return False
 
     def _even_borders(self, pixels: Pixels, x: int, y: int) -> None:
-        """Even out the borders between stored chunks in pixels whose corner is (x, y)."""
+        """Even out borders between stored chunks, in place; the pixels' corner is (x, y)."""
         wide, high = self.chunk
         right = min(x + pixels.shape[1], self.size[0])
         bottom = min(y + pixels.shape[0], self.size[1])
@@ -238,7 +238,7 @@ class BaseLayer:
                 even_out(pixels[at : at + 4, left - x : min(right, (col + 1) * wide) - x])
 
     def _decoded(self, x: int, y: int, w: int, h: int) -> Pixels:
-        """The region as the chunks have it."""
+        """The region as decoded, before borders between chunks are evened out."""
         out = np.full((h, w, 3), WHITE, np.uint8)
         x0, y0 = max(x, 0), max(y, 0)
         x1, y1 = min(x + w, self.size[0]), min(y + h, self.size[1])
@@ -260,7 +260,7 @@ class BaseLayer:
         return out
 
     def read_level(self, level: int, x: int, y: int, w: int, h: int) -> Pixels:
-        """A region of this level or a coarser one, whose pixels are averages of this level's.
+        """Read a region of this level or a coarser one, by averaging this level's pixels.
 
         Args:
             level: `self.level` to 7.
@@ -270,10 +270,10 @@ class BaseLayer:
             h: height in px of that level.
 
         Returns:
-            uint8 (h, w, 3), as `read`.
+            uint8 (h, w, 3), as from `read`.
 
         Raises:
-            ValueError: a finer level, or none.
+            ValueError: the level is finer than this one, or does not exist.
         """
         if not self.level <= level <= COARSEST:
             raise ValueError(f"level {level} is not in {self.level}..{COARSEST}")
@@ -288,12 +288,12 @@ class BaseLayer:
         return out
 
     def levels(self) -> Iterator[tuple[int, tuple[int, int]]]:
-        """(level, (width, height)) of this level and all coarser ones."""
+        """Yield (level, (width, height)) of this level and all coarser ones."""
         for level in range(self.level, COARSEST + 1):
             yield level, level_size(*self.size, level - self.level)
 
     def overview(self) -> tuple[int, Pixels]:
-        """The whole slide at the finest level of at most 2048 px a side (else at the coarsest)."""
+        """Level and image of the whole slide: the finest level within 2048 px, or the coarsest."""
         level, size = next(
             ((k, s) for k, s in self.levels() if max(s) <= OVERVIEW_SIDE),
             (COARSEST, level_size(*self.size, COARSEST - self.level)),

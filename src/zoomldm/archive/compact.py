@@ -1,12 +1,12 @@
-"""Embeddings in a basis of the slide's own: the same D numbers in a third of the bytes.
+"""Embeddings in a basis computed for the slide: the same D numbers in a third of the bytes.
 
-Embeddings of one slide fill but a part of their space. Their uncentred principal axes (the
-Karhunen-Loeve transform), coarsely rounded, are stored once; a tile is whole multiples of one
-scale along each of the first K of them. Reading is a sum of products,
+Embeddings of one slide occupy only part of their space. Their uncentred principal axes (the
+Karhunen-Loeve transform), coarsely rounded, are stored once. A tile is stored as integer multiples
+of one scale along each of the first K axes. Reading is a sum of products,
 
     value[d] = scale * sum over k of code[k] * basis[k, d] * step[k],
 
-exact in float64 in whatever order, since codes and basis are bytes and steps powers of two.
+exact in float64 in any order, since codes and basis are bytes and steps are powers of two.
 """
 
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from zoomldm.archive.quantise import COSINE_MIN, LIMIT, round_up
 
-_MARGIN = 2e-6  # of the cosine: float32 and the manifest's six digits
-# What the cosine may lose is shared out: (part for what lies outside the basis in the worst tile,
-# energy for rounding the basis). The first that leaves enough for the codes is taken.
+_MARGIN = 2e-6  # of the cosine, for float32 and the manifest's six digits
+# How the allowed loss of cosine is split: (fraction for the worst tile's part outside the basis,
+# energy for rounding the basis). The first split that leaves enough for the codes is used.
 _SHARES = ((0.6, 3e-4), (0.5, 2e-4), (0.35, 2e-4), (0.15, 1e-4))
 _RANKS = 16  # K is a multiple of this
 _COARSEST, _FINER, _TRIES = 0.35, 2**-0.125, 40  # scales tried, in standard deviations of a tile
-_BLOCK = 4096  # tiles at once
+_BLOCK = 4096  # tiles processed at once
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Compact:
 
     @property
     def cost(self) -> int:
-        """About the bytes that this takes."""
+        """Approximate size in bytes once compressed."""
         parts = (self.basis, self.codes, self.scales)
         return sum(len(zstd_encode(part.tobytes(), level=3)) for part in parts)
 
@@ -56,14 +56,14 @@ def restore(
     basis: NDArray[np.int8],
     steps: NDArray[np.float32],
 ) -> NDArray[np.float32]:
-    """Embeddings (n, D) of codes (n, K), scales (n,), basis (K, D) and steps (K,)."""
+    """Embeddings (n, D) from codes (n, K), scales (n,), basis (K, D) and steps (K,)."""
     axes = basis.astype(np.float64) * steps[:, None].astype(np.float64)
     sums = codes.astype(np.float64) @ axes
     return (sums * scales[:, None].astype(np.float64)).astype(np.float32)
 
 
 def _axes(values: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Energies (D,), axes (D, D), largest first, and what the worst tile has beyond each (D,)."""
+    """Energies (D,), axes (D, D), largest first, and the worst tile's energy beyond each (D,)."""
     norms = np.linalg.norm(values, axis=1, keepdims=True)
     unit = values / np.where(norms > 0, norms, 1)
     energies, axes = np.linalg.eigh(unit.T.astype(np.float64) @ unit / max(1, len(unit)))
@@ -78,7 +78,7 @@ def _axes(values: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any], NDAr
 def _round_basis(
     energies: NDArray[Any], axes: NDArray[Any], loss: float
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Axes as bytes and their steps: the less energy along an axis, the coarser."""
+    """Axes as bytes, and their steps: the less energy along an axis, the coarser the step."""
     rank, dim = axes.shape
     allowed = np.sqrt(12 * loss / (rank * dim) / np.maximum(energies[:rank], 1e-12))
     finest = np.abs(axes).max(1) / LIMIT
@@ -87,9 +87,9 @@ def _round_basis(
 
 
 def compact(values: NDArray[np.float32]) -> Compact | None:
-    """Embeddings (n, D), finite, in their own basis; each keeps cosine 0.999.
+    """Code finite embeddings (n, D) in their own basis, each within cosine 0.999.
 
-    None where a tile can't, as with few tiles in many dimensions.
+    None if some tile can't meet that, as with few tiles in many dimensions.
     """
     if min(values.shape) < 2 or not np.abs(values).any(1).all():
         return None
@@ -108,7 +108,7 @@ def compact(values: NDArray[np.float32]) -> Compact | None:
 def _fit(
     values: NDArray[np.float32], basis: NDArray[np.int8], steps: NDArray[np.float32]
 ) -> Compact | None:
-    """All tiles in a basis, None if one of them can't keep its cosine."""
+    """Code all tiles in a basis; None if one of them can't keep its cosine."""
     axes = basis.astype(np.float64) * steps[:, None]
     gram = axes @ axes.T
     if np.linalg.cond(gram) > 1e6:
@@ -128,7 +128,7 @@ def _fit(
 def _code(
     exact: NDArray[Any], axes: NDArray[Any], gram: NDArray[Any], inverse: NDArray[Any]
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]] | None:
-    """Codes and scales of tiles (n, D): for each the coarsest scale that keeps the cosine."""
+    """Codes and scales of tiles (n, D), each with the coarsest scale that keeps the cosine."""
     along = exact @ axes.T
     places = along @ inverse
     norms, deviation = np.linalg.norm(exact, axis=1), exact.std(1)

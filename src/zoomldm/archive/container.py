@@ -1,4 +1,4 @@
-"""A file of named members whose every byte is covered by a digest: the zip under the format."""
+"""The zip file under the format: named members, with every byte covered by a digest."""
 
 import hashlib
 import os
@@ -32,8 +32,8 @@ _START = b"PK\3\4"
 class ContainerWriter:
     """Appends members to a temporary file beside `path`, hashing as it goes.
 
-    A context manager: `path` appears, whole and flushed, when the block ends without an exception
-    after `finish`; otherwise nothing is left.
+    A context manager: `path` appears, complete and flushed, when the block ends without an
+    exception after `finish`; otherwise nothing is left behind.
 
     Raises:
         TargetError: the target can't be written.
@@ -76,7 +76,7 @@ class ContainerWriter:
         self._position += len(data)
 
     def add(self, name: str, data: bytes) -> Member:
-        """Append a member; returns its size and digest."""
+        """Append a member and return its size and digest."""
         if name in self._names:
             raise ValueError(f"member {name} was added before")
         entry = Entry(name, len(data), zlib.crc32(data), self._position)
@@ -114,11 +114,11 @@ def _identity(file: File) -> tuple:
 
 @contextmanager
 def open_file(path: Path | RemotePath, known: tuple | None = None) -> Iterator[File]:
-    """Open for reading without a buffer.
+    """Open a file for unbuffered reading.
 
     Args:
-        path: of a file, local or behind a URL.
-        known: what its identity was; a remote file is then not asked for it again.
+        path: a file, local or behind a URL.
+        known: its identity if known; it is then not requested again for a remote file.
 
     Raises:
         ArchiveError: missing, a folder, or not readable.
@@ -149,8 +149,8 @@ def read_tail(file: File, path: Path | RemotePath) -> Tail:
     """Parse the end of an open file.
 
     Raises:
-        ArchiveError: empty, no archive, or of a newer major version.
-        DamagedError: cut off or changed.
+        ArchiveError: empty, not an archive, or of a newer major version.
+        DamagedError: truncated or changed.
     """
     size = _identity(file)[1]
     if size == 0:
@@ -166,7 +166,7 @@ def read_exactly(file: File, offset: int, size: int, path: Path | RemotePath) ->
     """Read `size` bytes at `offset`.
 
     Raises:
-        DamagedError: the file ends before.
+        DamagedError: the file ends too early.
     """
     file.seek(offset)
     parts = []
@@ -180,7 +180,7 @@ def read_exactly(file: File, offset: int, size: int, path: Path | RemotePath) ->
 
 
 def compare_members(manifest: Manifest, entries: dict[str, Entry]) -> list[str]:
-    """What differs between the manifest's list and the directory, one line each ([] = nothing)."""
+    """Differences between the manifest's list and the directory, one line each; [] if none."""
     listed = {member.name: member for member in manifest.members}
     problems = []
     if len(listed) != len(manifest.members):
@@ -201,10 +201,10 @@ def compare_members(manifest: Manifest, entries: dict[str, Entry]) -> list[str]:
 
 
 class Container:
-    """A read-only view of the members; every byte given out was checked against its digest.
+    """A read-only view of the members; every byte returned was checked against its digest.
 
-    No handle stays open: each read opens the file, makes sure that it is still the one that was
-    opened first, and closes it. So it may be pickled, forked and shared by threads.
+    No handle stays open: each read opens the file, checks that it is still the one opened first,
+    and closes it. A container may therefore be pickled, forked and shared by threads.
 
     Raises:
         ArchiveError: not an archive, of a newer version, or malformed.
@@ -245,16 +245,16 @@ class Container:
         return name in self._listed
 
     def size_of(self, name: str) -> int:
-        """Size of a member in bytes, 0 if there is none."""
+        """Size of a member in bytes, 0 if it does not exist."""
         return self._listed[name].size if name in self._listed else 0
 
     def __getstate__(self) -> dict:
-        # What was verified here may be damaged where it arrives.
+        # Members verified here may be damaged where the copy is unpickled.
         return self.__dict__ | {"_verified": set()}
 
     @contextmanager
     def open(self) -> Iterator["Handle"]:
-        """A handle for one or more reads.
+        """Open a handle for one or more reads.
 
         Raises:
             ArchiveError: the file was replaced or changed since it was first opened.
@@ -265,7 +265,7 @@ class Container:
             yield Handle(self, file)
 
     def read(self, name: str) -> bytes:
-        """The whole data of one member; see `Handle.read`."""
+        """Read one member's data; see `Handle.read`."""
         with self.open() as handle:
             return handle.read(name)
 
@@ -278,10 +278,10 @@ class Handle:
         self._file = file
 
     def read(self, name: str) -> bytes:
-        """The whole data of one member.
+        """Read one member's data.
 
         Raises:
-            DamagedError: its bytes or its local header differ from what is recorded.
+            DamagedError: its bytes or its local header differ from those recorded.
         """
         container = self._container
         entry, member = container.entries[name], container._listed[name]
@@ -290,7 +290,7 @@ class Handle:
         return data
 
     def read_part(self, name: str, offset: int, size: int) -> bytes:
-        """`size` bytes at `offset` of a member, all of which is checked on its first touch."""
+        """Read `size` bytes at `offset` of a member; its first read checks the whole member."""
         container = self._container
         if name not in container._verified:
             return self.read(name)[offset : offset + size]
@@ -303,7 +303,7 @@ def read_member(file: File, entry: Entry, sha256: str, path: Path | RemotePath) 
     """Read a member and check its local header and digest.
 
     Raises:
-        DamagedError: one of them differs, or the file ends before.
+        DamagedError: one of them differs, or the file ends too early.
     """
     header = entry.local_header()
     raw = read_exactly(file, entry.offset, len(header) + entry.size, path)

@@ -1,4 +1,4 @@
-"""Embeddings on their way into an archive: quantised as they come, or all at once in a basis."""
+"""Collection of embeddings for an archive: quantised on arrival, or all at once in a basis."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -21,22 +21,22 @@ from zoomldm.errors import ArchiveError
 
 Precision = Literal["compact", "int8", "float16"]
 
-TILE_CHUNK, COMPACT_CHUNK = 16, 32  # few numbers are coded better in larger chunks
-COMPACT_BYTES = 1 << 29  # of exact embeddings held in memory until the basis is known
+TILE_CHUNK, COMPACT_CHUNK = 16, 32  # fewer numbers per tile compress better in larger chunks
+COMPACT_BYTES = 1 << 29  # limit of exact embeddings in memory until the basis is known
 
 
 class EmbeddingStore:
     """The quantised grid of one slide, in memory.
 
     Args:
-        slide: its name, for errors.
+        slide: the slide's name, for error messages.
         shape: rows, columns and D of the grid.
         precision: see `ArchiveWriter`.
 
     Attributes:
-        mask: (rows, cols) bool, where a tile was put.
+        mask: (rows, cols) bool, True where a tile was added.
         scales: (rows, cols) float32.
-        basis: of the tiles, once they are settled, where there is one.
+        basis: the tiles in their basis, once settled; None if none is used.
     """
 
     def __init__(self, slide: str, shape: tuple[int, int, int], precision: Precision) -> None:
@@ -55,10 +55,10 @@ class EmbeddingStore:
         self._cosine_min = 1.0
 
     def add(self, tiles: NDArray[np.int64], exact: NDArray[np.float32]) -> None:
-        """Store tiles (n, 2) of (row, col), each at most once, and their embeddings (n, D).
+        """Add tiles (n, 2) of (row, col), each at most once, and their embeddings (n, D).
 
         Raises:
-            ArchiveError: the precision can't hold a tile within cosine 0.999.
+            ArchiveError: the precision can't store a tile within cosine 0.999.
         """
         rows, cols = tiles.T
         if self._settled or self.mask[rows, cols].any():
@@ -79,13 +79,13 @@ class EmbeddingStore:
         self.mask[rows, cols] = True
 
     def mark(self, mask: NDArray[np.bool_]) -> None:
-        """Say where tissue is, without embeddings."""
+        """Mark where tissue is, without embeddings."""
         if self._settled or self.mask.any():
             raise ValueError("tiles were added before")
         self.mask[:] = mask
 
     def _store_exact(self) -> None:
-        """Store as int8 what was kept for a basis, and all that follows."""
+        """Give up the basis: store all tiles so far, and all that follow, as int8."""
         self.precision = "int8"
         for tiles, exact in self._exact:
             self._store(tiles, exact)
@@ -120,7 +120,7 @@ class EmbeddingStore:
             self._chunks[key][row % side, col % side] = code
 
     def settle(self) -> None:
-        """Choose between a basis and int8, by bytes; nothing can be added any more."""
+        """Choose between a basis and int8 by size; nothing can be added afterwards."""
         if self._settled:
             return
         self._settled = True
@@ -142,7 +142,7 @@ class EmbeddingStore:
         self._cosine_min = min(self._cosine_min, float(cosines(exact, restored).min()))
 
     def spec(self) -> ArraySpec:
-        """The array `embeddings`; settled ones only."""
+        """The spec of the array `embeddings`; call after `settle`."""
         rows, cols, dim = self.shape
         depth = len(self.basis.basis) if self.basis else dim
         side = COMPACT_CHUNK if self.basis else TILE_CHUNK
@@ -151,11 +151,11 @@ class EmbeddingStore:
         return ArraySpec("embeddings", dtype, shape, chunk, zstd=True)
 
     def chunks(self) -> Iterator[tuple[tuple[int, ...], NDArray]]:
-        """Its chunks by index, in order."""
+        """Its chunks with their indices, in order."""
         return (((row, col, 0), self._chunks[row, col]) for row, col in sorted(self._chunks))
 
     def wholes(self) -> dict[str, NDArray]:
-        """Arrays beside it that are one chunk each, by name."""
+        """The accompanying arrays of one chunk each, by name."""
         out: dict[str, NDArray] = {}
         if self.precision != "float16":
             out["scales"] = self.scales
@@ -164,7 +164,7 @@ class EmbeddingStore:
         return out
 
     def count_bytes(self) -> int:
-        """Bytes that all of it takes in the file; settles it."""
+        """Settle the store and return the bytes it takes in the file."""
         self.settle()
         spec = self.spec()
         return sum(len(spec.encode(chunk)) for _, chunk in self.chunks()) + sum(
@@ -172,7 +172,7 @@ class EmbeddingStore:
         )
 
     def facts(self) -> Quantisation:
-        """What the manifest says of it; settled ones only."""
+        """The manifest's description of it; call after `settle`."""
         return Quantisation(
             precision=self.precision,
             cosine_min=round(self._cosine_min, 6),

@@ -1,4 +1,4 @@
-"""Latents on their way into an archive."""
+"""Collection of latents for an archive."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ LATENT_CHUNK = 4
 
 
 class LatentLevel:
-    """Latents of one level on their way into chunks of LATENT_CHUNK patches."""
+    """Latents of one level, written in chunks of LATENT_CHUNK patches."""
 
     def __init__(self, level: int, shape: tuple[int, int, int]) -> None:
         self.level = level
@@ -21,7 +21,7 @@ class LatentLevel:
         self.written = 0
 
     def spec(self) -> ArraySpec:
-        """The array as far as it is known."""
+        """The spec of the array, as known so far."""
         count = self.written * LATENT_CHUNK + len(self.pending)
         first = LATENT_CHUNK if self.written else min(count, LATENT_CHUNK)
         shape, chunk = (count, *self.shape), (first, *self.shape)

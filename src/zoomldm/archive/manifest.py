@@ -1,7 +1,7 @@
-"""What an archive says about itself: the attributes of its root `zarr.json`.
+"""An archive's manifest: the attributes of its root `zarr.json`.
 
 Every field is required when written; unknown keys are ignored when read, so that minor versions
-may add some.
+may add keys.
 """
 
 import json
@@ -35,11 +35,11 @@ class _Part(BaseModel):
 class SlideInfo(_Part):
     """The slide that was compressed; sizes are (width, height) in px, mpp in micrometres/px.
 
-    `native_size` is that of its finest stored level, `size` that of its 0.5 mpp raster;
-    `icc` describes the colour profile that was applied, None where there was none. `turn` says how
-    the raster was mirrored and turned (see `zoomldm.geometry.orientation`; from version 1.1 on).
-    `content` is a digest of what the slide's file holds (see `zoomldm.slides.content`; from
-    version 1.2 on), None where it isn't known.
+    `native_size` is the size of its finest stored level, `size` that of its 0.5 mpp raster.
+    `icc` describes the colour profile that was applied, None if there was none. `turn` is the
+    raster's orientation (see `zoomldm.geometry.orientation`; from version 1.1 on).
+    `content` is a digest of the slide file's content (see `zoomldm.slides.content`; from
+    version 1.2 on), None if unknown.
     """
 
     name: str
@@ -56,14 +56,14 @@ class SlideInfo(_Part):
 
     @property
     def version(self) -> str:
-        """The lowest format version that can say all of this."""
+        """The lowest format version that can hold these fields."""
         if self.content:
             return "1.2"
         return "1.1" if self.turn else "1.0"
 
 
 class TissueInfo(_Part):
-    """How tissue was found, with the threshold and the mpp of the view that it was found on."""
+    """How tissue was found, with the threshold and the mpp of the view used for it."""
 
     mode: str
     threshold: Finite
@@ -78,7 +78,7 @@ class Network(_Part):
 
 
 class Encoder(Network):
-    """The patch encoder; `dim` is D, the numbers per tile."""
+    """The patch encoder; `dim` is D, the embedding dimension."""
 
     dim: Annotated[int, Field(ge=1, le=1 << 16)]
 
@@ -93,8 +93,8 @@ class Grid(_Part):
 class Quantisation(_Part):
     """How embeddings are stored; `cosine_min` is the worst tile's cosine with its original.
 
-    `rank` is K, the axes of a `compact` archive, 0 in others. `asked` is the precision that the
-    writer was asked for where another took fewer bytes.
+    `rank` is K, the number of axes of a `compact` archive, 0 in others. `asked` is the precision
+    that was requested from the writer, if another one was used because it takes fewer bytes.
     """
 
     precision: Literal["compact", "int8", "float16"]
@@ -104,12 +104,12 @@ class Quantisation(_Part):
 
     @property
     def wanted(self) -> str:
-        """The precision that was asked for."""
+        """The precision that was requested."""
         return self.asked or self.precision
 
 
 class Overview(_Part):
-    """The image of versions 1.0 and 1.1, one JPEG: its level, quality and size in px."""
+    """The image in versions 1.0 and 1.1, a single JPEG: its level, quality and size in px."""
 
     level: Level
     codec: str
@@ -119,11 +119,11 @@ class Overview(_Part):
 
 
 class Base(_Part):
-    """The base layer: its level, how it is coded, its size and its chunks' side in px.
+    """The base layer: its level, codec, quality, size and its chunks' side in px.
 
-    `quality` is None where the codec is lossless; `ratio` is that of the slide's bytes to the
-    archive's which a quality was chosen for, None where the quality was asked for. `background` is
-    the RGB of what no chunk holds (from versions 1.4 and 2.2 on), None where that is white.
+    `quality` is None if the codec is lossless. `ratio` is the ratio of the slide's bytes to the
+    archive's for which the quality was chosen, None if the quality was given. `background` is
+    the RGB where no chunk is stored (from versions 1.4 and 2.2 on), None if that is white.
     """
 
     level: Level
@@ -155,9 +155,9 @@ class Member(_Part):
 
 
 class Origin(_Part):
-    """A place that tiles of an edited archive are from: a pixel of an archive's 0.5 mpp raster.
+    """The source of tiles in an edited archive: a pixel of an archive's 0.5 mpp raster.
 
-    `archive` is its file's name, `digest` its identity (see `Archive.digest`).
+    `archive` is the source's file name, `digest` its identity (see `Archive.digest`).
     """
 
     archive: str
@@ -167,11 +167,11 @@ class Origin(_Part):
 
 
 class Edit(_Part):
-    """A region that is not as the slide gave it (from versions 1.3 and 2.1 on).
+    """A region that was edited after compression (from versions 1.3 and 2.1 on).
 
     `region` is x, y, w, h in px of the 0.5 mpp raster. A `transplant` has one origin, the corner
-    of what was put there; an `interpolation` two, between whose tiles there are `steps`. `base`
-    says what became of the base layer.
+    of the inserted region. An `interpolation` has two, with `steps` between their tiles. `base`
+    says what was done with the base layer.
     """
 
     kind: Literal["transplant", "interpolation"]
@@ -182,7 +182,7 @@ class Edit(_Part):
 
 
 class Like(_Part):
-    """The tile that an imaginary slide resembles: where it is from, and its embedding."""
+    """The tile that an imaginary slide should resemble: its source and its embedding."""
 
     source: dict[str, str | int]
     embedding: Annotated[list[Finite], Field(min_length=1, max_length=1 << 16)]
@@ -192,13 +192,13 @@ Solver = Literal["ddim", "dpm-solver++"]
 
 
 class Generated(_Part):
-    """What an imaginary slide is drawn from (from version 3.0 on); it has no embeddings.
+    """What an imaginary slide is sampled from (from version 3.0 on); it has no embeddings.
 
-    `summarizer` and `embedding_diffusion` are digests of the networks that its contexts are of
-    and drawn by, from level `coarsest` down: with `steps` and `guidance` at the levels drawn with
-    it, with `finer_steps` at finer ones, by `solver` (from version 3.1 on). `reference` and
-    `label` say what tissue it is asked to be like, None where nothing is asked for. `attempt`
-    numbers the noise of the coarsest level.
+    `summarizer` and `embedding_diffusion` are digests of the networks that define its contexts
+    and sample them, from level `coarsest` down, by `solver` (from version 3.1 on). Levels sampled
+    with guidance take `steps` and `guidance`, finer ones `finer_steps`. `reference` and `label`
+    say what tissue is requested, None if nothing is. `attempt` numbers the noise of the coarsest
+    level.
     """
 
     seed: Annotated[int, Field(ge=0, lt=1 << 63)]
@@ -215,11 +215,11 @@ class Generated(_Part):
 
 
 class Header(_Part):
-    """The part of the manifest that the caller of the writer knows beforehand.
+    """The part of the manifest that the writer's caller supplies.
 
-    `autoencoder` and `pipeline` are None where the archive was made without; `creator` names the
-    program and its version. `edits` lists what was done to the grid since, in order. `generated`
-    says what an imaginary slide is drawn from, None where there is a slide.
+    `autoencoder` and `pipeline` are None if the archive was made without them; `creator` names the
+    program and its version. `edits` lists later changes to the grid, in order. `generated`
+    describes what an imaginary slide is sampled from, None for a real slide.
     """
 
     slide: SlideInfo
@@ -233,11 +233,11 @@ class Header(_Part):
 
 
 class Manifest(Header):
-    """All that an archive says about itself.
+    """The whole manifest of an archive.
 
-    `tissue_tiles` counts the stored tiles; `unreadable` lists the (row, col) of tissue tiles
-    that the slide's reader could not decode and that are therefore background here. There is an
-    `overview` (before version 1.2) or a `base` layer or neither.
+    `tissue_tiles` counts the stored tiles. `unreadable` lists the (row, col) of tissue tiles
+    that the slide's reader could not decode and that are therefore background here. An archive has
+    an `overview` (before version 1.2), a `base` layer or neither.
     """
 
     format: Literal["zldm"]
@@ -253,7 +253,7 @@ class Manifest(Header):
 
     @property
     def base_bytes(self) -> int:
-        """Bytes of the base layer's chunks, or of the overview's one."""
+        """Bytes of the base layer's chunks, or of the overview's single chunk."""
         return sum(m.size for m in self.members if m.name.startswith("overview/c/"))
 
     @model_validator(mode="after")
@@ -309,7 +309,7 @@ def parse_json(data: bytes, what: str) -> dict[str, Any]:
     """Parse a JSON object.
 
     Raises:
-        ArchiveError: it is none; `what` names it.
+        ArchiveError: it is not one; `what` names it.
     """
     try:
         value = json.loads(data)

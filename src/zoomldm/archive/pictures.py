@@ -1,4 +1,4 @@
-"""Pixels as image files: the codecs of a base layer, which imagecodecs holds."""
+"""Pixels as image files: the codecs of a base layer, provided by imagecodecs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class _Codec:
 
     Attributes:
         module: its name in imagecodecs, upper case.
-        quality: what `encode` takes if nothing is asked; None where the codec is lossless.
+        quality: default quality for `encode`; None if the codec is lossless.
         encode: (pixels, quality) to the file's bytes.
     """
 
@@ -33,7 +33,7 @@ class _Codec:
 
 
 def jpegxl_distance(quality: int) -> float:
-    """The scale of libjxl from quality (1 to 100) to Butteraugli distance (0 is lossless)."""
+    """Convert quality (1 to 100) to Butteraugli distance (0 is lossless), as libjxl does."""
     if quality >= 100:
         return 0.0
     if quality >= 30:
@@ -41,7 +41,7 @@ def jpegxl_distance(quality: int) -> float:
     return 53 / 3000 * quality**2 - 23 / 20 * quality + 25
 
 
-# One thread each: bytes must not depend on the machine, and chunks are coded side by side.
+# One thread each: bytes must not depend on the machine, and chunks are encoded in parallel.
 _CODECS = {
     "avif": _Codec(
         "AVIF",
@@ -70,10 +70,10 @@ CODECS = tuple(_CODECS)
 
 
 def find_codec(codec: str) -> _Codec:
-    """The codec of a name.
+    """Find a codec by name.
 
     Raises:
-        ConfigError: no such codec, or not in this installation's imagecodecs.
+        ConfigError: no such codec, or this installation's imagecodecs lacks it.
     """
     if codec not in _CODECS:
         raise ConfigError(f"base codec {codec!r} does not exist; codecs are {', '.join(CODECS)}")
@@ -86,10 +86,10 @@ def find_codec(codec: str) -> _Codec:
 
 
 def resolve_quality(codec: str, quality: int | None) -> int | None:
-    """The quality that a codec is used with, 1 to 100; None for a lossless one.
+    """The quality to use with a codec, 1 to 100; None for a lossless one.
 
     Raises:
-        ConfigError: no such codec, out of range, or asked of a lossless one.
+        ConfigError: no such codec, a quality out of range, or one given for a lossless codec.
     """
     default = find_codec(codec).quality
     if quality is None:
@@ -102,9 +102,10 @@ def resolve_quality(codec: str, quality: int | None) -> int | None:
 
 
 def fill_chunk(pixels: Pixels, side: int) -> Pixels:
-    """Pixels (h, w, 3) at a slide's edge filled up to (side, side, 3).
+    """Pad pixels (h, w, 3) at a slide's edge to (side, side, 3).
 
-    The last row and column are repeated: cheaper than an edge to white. Readers cut it off.
+    The last row and column are repeated, which costs fewer bytes than an edge to white. Readers
+    crop the padding.
     """
     high, wide = pixels.shape[:2]
     if (high, wide) == (side, side):
@@ -113,21 +114,21 @@ def fill_chunk(pixels: Pixels, side: int) -> Pixels:
 
 
 def encode_picture(pixels: Pixels, codec: str, quality: int | None) -> bytes:
-    """An image file of pixels (h, w, 3), uint8 sRGB; the same pixels give the same bytes."""
+    """Encode pixels (h, w, 3), uint8 sRGB, as an image file; same pixels, same bytes."""
     exact = np.ascontiguousarray(pixels, np.uint8)
     return bytes(find_codec(codec).encode(exact, quality or 0))
 
 
 def quick_size(pixels: Pixels, codec: str, quality: int) -> int:
-    """About the bytes of an image file, sooner than it is made (AVIF: within some per cent)."""
+    """Estimate an image file's bytes faster than by encoding it (AVIF: within a few per cent)."""
     found, exact = find_codec(codec), np.ascontiguousarray(pixels, np.uint8)
     return len((found.quick or found.encode)(exact, quality))
 
 
 def decode_picture(data: bytes, codec: str, shape: tuple[int, int, int], what: str) -> Pixels:
-    """Pixels, read-only, of an image file that must be of just this shape (h, w, 3).
+    """Decode an image file of exactly this shape (h, w, 3) to read-only pixels.
 
-    Decoders are given the room: a forged file can't ask for more.
+    Decoders write into a buffer of that size: a forged file can't allocate more.
 
     Raises:
         ArchiveError: it can't be decoded, or this installation lacks the codec; `what` names it.

@@ -1,4 +1,4 @@
-"""Reading an archive: every number that comes out was covered by a digest that fits."""
+"""Reading an archive: every number returned was covered by a matching digest."""
 
 import itertools
 from pathlib import Path
@@ -35,12 +35,12 @@ NO_EMBEDDINGS = "is an imaginary slide, which has no embeddings; take an archive
 class Archive:
     """A read-only archive. It may be pickled, forked and shared by threads; no file stays open.
 
-    Each member is checked against its SHA-256 when it is first read. A read either gives the
+    Each member is checked against its SHA-256 when it is first read. A read either returns the
     numbers that were written or raises DamagedError.
 
     Attributes:
         path: the file, or its URL.
-        manifest: what it says about itself.
+        manifest: the archive's description of itself.
     """
 
     def __init__(self, path: Path | RemotePath | str) -> None:
@@ -88,12 +88,12 @@ class Archive:
 
     @property
     def dim(self) -> int:
-        """D, the numbers per tile."""
+        """D, the embedding dimension."""
         return self.manifest.encoder.dim
 
     @property
     def turn(self) -> int:
-        """How the slide was mirrored and turned, 0 for not at all (`geometry.orientation`)."""
+        """The slide's orientation (`geometry.orientation`), 0 if neither mirrored nor turned."""
         return self.manifest.slide.turn
 
     @property
@@ -103,7 +103,7 @@ class Archive:
 
     @property
     def generated(self) -> bool:
-        """Whether it is an imaginary slide: no real pixels, and no embeddings."""
+        """Whether it is an imaginary slide, with neither real pixels nor embeddings."""
         return self.manifest.generated is not None
 
     @property
@@ -157,7 +157,7 @@ class Archive:
 
     @property
     def mask(self) -> NDArray[np.bool_]:
-        """(rows, cols), True where the tile is tissue."""
+        """(rows, cols) bool, True where the tile is tissue."""
         with self._container.open() as handle:
             return self._mask_of(handle).copy()
 
@@ -166,7 +166,7 @@ class Archive:
 
     @property
     def background(self) -> NDArray[np.float32]:
-        """(D,): the embedding of the white tile."""
+        """(D,): the embedding of a white tile."""
         with self._container.open() as handle:
             return self._background_of(handle).copy()
 
@@ -174,11 +174,11 @@ class Archive:
         """Embeddings of single tiles.
 
         Args:
-            rows: (n,) whole numbers; those outside the grid are background.
+            rows: (n,) integers; tiles outside the grid are background.
             cols: (n,).
 
         Returns:
-            (n, D) dequantised; the background's where a tile is no tissue.
+            (n, D) dequantised; the background's embedding where a tile is not tissue.
         """
         r, c = np.asarray(rows, np.int64).ravel(), np.asarray(cols, np.int64).ravel()
         if len(r) != len(c):
@@ -238,18 +238,18 @@ class Archive:
         return self.embeddings_of(rows, cols).reshape(height, width, self.dim)
 
     def grid(self, level: int, row: int, col: int) -> NDArray[np.float32]:
-        """(2^level, 2^level, D): the grid of the patch whose first tile is (row, col).
+        """(2^level, 2^level, D): the grid of the patch with first tile (row, col).
 
-        Any offset is allowed, negative ones included; see `embeddings_of`.
+        Any offset is allowed, including negative ones; see `embeddings_of`.
         """
         side = patch_tiles(level)
         return self.embeddings(row, row + side, col, col + side)
 
     def overview_bytes(self) -> bytes | None:
-        """The one JPEG file that versions 1.0 and 1.1 store as overview, None where there is none.
+        """The JPEG file stored as overview in versions 1.0 and 1.1, None if there is none.
 
         Raises:
-            ArchiveError: it is coded otherwise.
+            ArchiveError: it is not a JPEG.
         """
         facts = self.manifest.overview
         if facts is None:
@@ -267,7 +267,7 @@ class Archive:
             return handle.read("overview/c/0")
 
     def _overview_pixels(self, *_: int) -> Pixels:
-        """The whole image of versions 1.0 and 1.1."""
+        """The whole overview image of versions 1.0 and 1.1."""
         facts = self.manifest.overview
         assert facts is not None
 
@@ -279,7 +279,7 @@ class Archive:
         return kept_chunk((self._key, "overview/c/0"), load)
 
     def _base_chunk(self, row: int, col: int) -> Pixels | None:
-        """Chunk (row, col) of the base layer, None where nothing is stored."""
+        """Chunk (row, col) of the base layer, None if it is not stored."""
         facts = self.manifest.base
         assert facts is not None
         name, meta = chunk_name(row, col), f"{NAME}/zarr.json"
@@ -300,7 +300,7 @@ class Archive:
             return kept_chunk((self._key, name), load)
 
     def base_file(self, row: int, col: int) -> bytes | None:
-        """The image file that chunk (row, col) of the base layer is; None where there is none."""
+        """The image file of chunk (row, col) of the base layer, None if it is not stored."""
         name = chunk_name(row, col)
         if self.manifest.base is None or name not in self._container:
             return None
@@ -309,9 +309,9 @@ class Archive:
 
     @property
     def base(self) -> BaseLayer | None:
-        """The base layer, None where there is none.
+        """The base layer, None if there is none.
 
-        The overview of an archive of version 1.0 or 1.1 is one too, coded as a single chunk.
+        In an archive of version 1.0 or 1.1 it is the overview, a single chunk.
         """
         facts, old = self.manifest.base, self.manifest.overview
         if facts is not None:
@@ -324,12 +324,12 @@ class Archive:
         return None
 
     def overview(self) -> tuple[int, NDArray[np.uint8]] | None:
-        """Level and (H, W, 3) uint8 sRGB of the slide as a whole, None where nothing is stored.
+        """Level and image, (H, W, 3) uint8 sRGB, of the whole slide, None if none is stored.
 
         A base layer of over 2048 px a side is averaged down, at most to the coarsest level.
 
         Raises:
-            ArchiveError: it can't be decoded, or not to its declared size.
+            ArchiveError: it can't be decoded, or does not have its declared size.
         """
         facts, base = self.manifest.overview, self.base
         if facts is not None:
@@ -338,7 +338,7 @@ class Archive:
 
     @property
     def latent_levels(self) -> list[int]:
-        """Levels that latents are stored for, finest first."""
+        """Levels with stored latents, finest first."""
         return sorted(part.level for part in self.manifest.latents)
 
     def _latent_shape(self, level: int) -> tuple[int, int, int, int]:
@@ -351,14 +351,14 @@ class Archive:
         )
 
     def offsets(self, level: int) -> NDArray[np.int32]:
-        """(n, 2): the (row, col) of each stored patch's first tile; may be negative."""
+        """(n, 2): (row, col) of each stored patch's first tile; may be negative."""
         count = self._latent_shape(level)[0]
         with self._container.open() as handle:
             spec = self._spec(handle, f"offsets/{level}", ("int32",), (count, 2))
             return self._whole(handle, spec).copy()
 
     def latents(self, level: int, indices: ArrayLike) -> NDArray[np.float16]:
-        """Latents (m, C, h, w) float16 of the stored patches `indices` (m,), 0..n-1 each."""
+        """Latents (m, C, h, w) float16 of the stored patches `indices` (m,), each in 0..n-1."""
         shape = self._latent_shape(level)
         wanted = np.asarray(indices, np.int64).ravel()
         if ((wanted < 0) | (wanted >= shape[0])).any():
@@ -381,14 +381,14 @@ class Archive:
 def open_archive(path: Path | RemotePath | str) -> Archive:
     """Open an archive for reading, from a path or a URL (`zoomldm.remote`).
 
-    Of an archive behind a URL, only the parts that are read are fetched.
+    For an archive behind a URL, only the parts that are read are fetched.
 
-    Checks the digests of the zip directory and of the manifest, and that the members are just
-    those that the manifest lists; the members themselves are checked when they are read.
+    Checks the digests of the zip directory and of the manifest, and that the members are exactly
+    those listed in the manifest; the members themselves are checked when they are read.
 
     Raises:
         ArchiveError: not an archive, of a newer format version, or malformed.
-        DamagedError: cut off, or bytes that differ from their digest.
+        DamagedError: truncated, or bytes differ from their digest.
 
     Examples:
         >>> import zoomldm

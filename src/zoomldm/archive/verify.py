@@ -1,4 +1,4 @@
-"""Checking every byte of an archive."""
+"""Verification of every byte of an archive."""
 
 import hashlib
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ def _content_digest(file: File, size: int, path: Path) -> str:
 
 
 def _check_members(file: File, entries: dict[str, Entry], tail: Tail, path: Path) -> list[str]:
-    """Compare every member with its digest in the manifest, and the manifest with its own."""
+    """Check every member against its digest in the manifest, and the manifest against its own."""
     entry = entries.get(MANIFEST_NAME)
     if entry is None or entry.size > MAX_MANIFEST:
         return [f"{path}: member {MANIFEST_NAME} is missing"]
@@ -53,7 +53,7 @@ def _check_members(file: File, entries: dict[str, Entry], tail: Tail, path: Path
 
 
 def _check_meaning(path: Path) -> list[str]:
-    """Read everything through the reader; what a wrong writer could have put there."""
+    """Read everything through the reader, to find what a faulty writer could have stored."""
     try:
         with Archive(path) as archive:
             mask = archive.mask
@@ -92,9 +92,9 @@ class VerifyReport(Report):
 
     Attributes:
         archive: its path or URL.
-        bytes: its size; 0 where there is no such file here.
+        bytes: its size; 0 if it is not a local file.
         problems: one line each, naming the member.
-        sound: whether there are none.
+        sound: whether there are no problems.
     """
 
     archive: str
@@ -110,7 +110,7 @@ def verify(archive: Path | RemotePath | str, *, progress: Progress | None = None
         archive: a .zldm file.
         progress: called before and after.
 
-    A damaged file is no error, but a report that says so:
+    A damaged file raises no error; the report lists its problems:
 
     Examples:
         >>> import zoomldm
@@ -127,12 +127,12 @@ def verify(archive: Path | RemotePath | str, *, progress: Progress | None = None
 
 
 def verify_archive(path: Path | RemotePath | str) -> list[str]:
-    """Problems of an archive, one line each and naming the member; [] if it is sound.
+    """List an archive's problems, one line each, naming the member; [] if it is sound.
 
-    One behind a URL is fetched whole, once.
+    An archive behind a URL is downloaded whole, once.
 
     Every byte of the file is covered: members by the manifest's digests, their headers by the
-    digest of the content, the rest by those of directory and end. Then everything is read.
+    digest of the content, the rest by those of the directory and the end. Then everything is read.
 
     Examples:
         >>> import zoomldm

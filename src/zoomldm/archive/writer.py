@@ -1,4 +1,4 @@
-"""Writing an archive, tile by tile and patch by patch, so that it is whole or absent."""
+"""Writing an archive tile by tile and patch by patch; the file is complete or absent."""
 
 import io
 from collections.abc import Iterable, Mapping
@@ -37,20 +37,20 @@ class ArchiveWriter:
     """Writes one archive; a context manager.
 
     The file appears under its name, flushed, when the block ends without an exception; otherwise
-    nothing is left. The mask is where `add_embeddings` put a tile. Quantised embeddings stay in
-    memory, latents go to the file as they come. The same calls with the same data give the same
-    bytes; the order of tiles does not matter, that of latents does.
+    nothing is left behind. The mask is True where `add_embeddings` stored a tile. Quantised
+    embeddings stay in memory; latents are written to the file as they arrive. The same calls with
+    the same data give the same bytes; the order of tiles does not matter, that of latents does.
 
     Args:
         path: the target.
-        header: what is known beforehand of slide, tissue and networks.
-        background: (D,) float32, the encoder's output for the white tile.
-        precision: `int8` with one scale per tile; `compact`, in a basis of the slide's own where
-            that takes fewer bytes, `int8` where not; or `float16`.
+        header: what is known in advance about slide, tissue and networks.
+        background: (D,) float32, the encoder's output for a white tile.
+        precision: `int8` with one scale per tile; `compact`, in a basis computed for the slide if
+            that takes fewer bytes, else `int8`; or `float16`.
 
     Raises:
         TargetError: the target can't be written.
-        ArchiveError: numbers that the precision can't hold, or a raster too large for the format.
+        ArchiveError: numbers that the precision can't store, or a raster too large for the format.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class ArchiveWriter:
             values: (n, D) float32, the encoder's raw output.
 
         Raises:
-            ArchiveError: the precision can't hold a tile within cosine 0.999.
+            ArchiveError: the precision can't store a tile within cosine 0.999.
         """
         tiles = self._tiles(positions)
         exact = np.asarray(values, np.float32)
@@ -128,17 +128,17 @@ class ArchiveWriter:
         self._embeddings.add(tiles, exact)
 
     def mark_tissue(self, mask: ArrayLike) -> None:
-        """Say where an imaginary slide has tissue, (rows, cols) bool; it has no embeddings."""
+        """Mark where an imaginary slide has tissue, (rows, cols) bool; it has no embeddings."""
         if self.header.generated is None:
             raise ValueError("only an imaginary slide has tissue without embeddings")
         self._embeddings.mark(np.asarray(mask, bool))
 
     def embedding_bytes(self) -> int:
-        """Bytes that the embeddings take in the file; all of them must be there."""
+        """Bytes that the embeddings take in the file; call it after all are added."""
         return self._embeddings.count_bytes()
 
     def add_unreadable(self, positions: ArrayLike) -> None:
-        """List tissue tiles, (n, 2) of (row, col), that could not be read; they are background."""
+        """List unreadable tissue tiles, (n, 2) of (row, col), which become background."""
         self._unreadable.update((int(r), int(c)) for r, c in self._tiles(positions))
 
     def set_overview(self, level: int, pixels: ArrayLike, quality: int = 75) -> None:
@@ -146,11 +146,11 @@ class ArchiveWriter:
 
         Args:
             level: 0..7.
-            pixels: (H, W, 3) uint8 sRGB, of just the level's size.
+            pixels: (H, W, 3) uint8 sRGB, exactly the level's size.
             quality: JPEG quality, 1..95.
 
         Raises:
-            ArchiveError: a side is over 65,535 px, the most that a JPEG can have.
+            ArchiveError: a side is over 65,535 px, the limit of JPEG.
         """
         picture = np.asarray(pixels)
         width, height = level_size(*self.header.slide.size, level)
@@ -179,17 +179,17 @@ class ArchiveWriter:
         chunk: int = CHUNK,
         ratio: float | None = None,
     ) -> Base:
-        """Say what base layer the archive has; `add_base_chunk` then takes its images.
+        """Declare the archive's base layer; `add_base_chunk` then adds its images.
 
         Args:
             level: 0..7.
             codec: `avif`, `jpegxl`, `webp`, `jpeg` or `png`.
             quality: 1..100; None takes the codec's default.
-            chunk: side in px of a chunk.
-            ratio: that the quality was chosen for, see `Base`.
+            chunk: side of a chunk in px.
+            ratio: the ratio that the quality was chosen for; see `Base`.
 
         Raises:
-            ConfigError: no such codec here, or a quality out of range.
+            ConfigError: the codec does not exist or is not installed, or quality is out of range.
         """
         if self._base or self._overview:
             raise ValueError("the archive has a base layer or an overview already")
@@ -207,9 +207,9 @@ class ArchiveWriter:
         return self._base
 
     def add_base_chunk(self, row: int, col: int, data: bytes) -> None:
-        """Append chunk (row, col) of the base layer, an image file, to the file.
+        """Append chunk (row, col) of the base layer, an image file, to the archive.
 
-        Those of `stored_chunks` are wanted; each chunk that tissue overlaps must come.
+        Add the chunks from `stored_chunks`; every chunk that tissue overlaps is required.
         """
         if self._base is None or (row, col) in self._base_chunks:
             raise ValueError(f"chunk ({row}, {col}) was added before, or before the base layer")
@@ -217,7 +217,7 @@ class ArchiveWriter:
         self._container.add(chunk_name(row, col), data)
 
     def set_base_background(self, colour: tuple[int, int, int]) -> None:
-        """Say what RGB the base layer has where no chunk is stored, instead of white."""
+        """Set the base layer's RGB where no chunk is stored, instead of white."""
         if self._base is None:
             raise ValueError("the archive has no base layer yet")
         self._base = self._base.model_copy(update={"background": colour})
@@ -230,11 +230,11 @@ class ArchiveWriter:
         quality: int | None = None,
         chunk: int = CHUNK,
     ) -> None:
-        """Store a base layer from the whole slide's pixels; the tiles must be there already.
+        """Store a base layer from the whole slide's pixels; add the tiles first.
 
         Args:
             level: 0..7.
-            pixels: (H, W, 3) uint8 sRGB, of just the level's size.
+            pixels: (H, W, 3) uint8 sRGB, exactly the level's size.
             codec: as in `start_base`.
             quality: as in `start_base`.
             chunk: as in `start_base`.
@@ -256,8 +256,8 @@ class ArchiveWriter:
 
         Args:
             level: 0..7.
-            offsets: (n, 2) of (row, col) in tiles of each patch's first tile; may be negative.
-            values: (n, C, h, w), as the autoencoder gives them; stored as float16.
+            offsets: (n, 2) of (row, col) of each patch's first tile; may be negative.
+            values: (n, C, h, w), as the autoencoder returns them; stored as float16.
 
         Raises:
             ArchiveError: a number that float16 can't hold.
@@ -368,7 +368,7 @@ def write_archive(
 ) -> None:
     """Write an archive in one call; see `ArchiveWriter` for shapes and errors.
 
-    `overview` (before version 1.2) and `base` are (level, pixels), `latents` maps levels
+    `overview` (before version 1.2) and `base` are (level, pixels); `latents` maps levels
     to (offsets, values).
     """
     with ArchiveWriter(path, header, background, precision) as writer:

@@ -1,7 +1,7 @@
 """The bytes of a .zldm zip: records, comment and their strict parsing. No file is opened here.
 
-Every record has one canonical form, so that parsing can compare instead of tolerate: members are
-stored, named in ASCII, dated 1980-01-01, adjacent and in the order of the directory.
+Every record has one canonical form, so that parsing can compare rather than tolerate variants:
+members are uncompressed, named in ASCII, dated 1980-01-01, adjacent and in directory order.
 See docs/archive-format.md.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from zoomldm.errors import ArchiveError, DamagedError
 
-MAJOR = 3  # the newest major version that is read
+MAJOR = 3  # the newest major version that can be read
 MAX_DIRECTORY = 1 << 28
 MAX_TAIL = 22 + 65535 + 76
 
@@ -34,7 +34,7 @@ _CHECK = 64
 
 @dataclass(frozen=True)
 class Entry:
-    """One member as the zip directory has it; `offset` (bytes) is that of its local header."""
+    """One member as listed in the zip directory; `offset` (bytes) is that of its local header."""
 
     name: str
     size: int
@@ -42,7 +42,7 @@ class Entry:
     offset: int
 
     def local_header(self) -> bytes:
-        """The only local header that such a member may have."""
+        """The only valid local header of this member."""
         name = self.name.encode("ascii")
         return (
             _LOCAL.pack(b"PK\3\4", 20, 0, 0, 0, _DATE, self.crc, self.size, self.size, len(name), 0)
@@ -50,7 +50,7 @@ class Entry:
         )
 
     def central_header(self) -> bytes:
-        """The only directory entry that such a member may have."""
+        """The only valid directory entry of this member."""
         name = self.name.encode("ascii")
         far = self.offset >= _U32
         extra = struct.pack("<2HQ", 1, 8, self.offset) if far else b""
@@ -96,7 +96,7 @@ class Digests:
 
 @dataclass(frozen=True)
 class Tail:
-    """What the end of the file says: digests, where the directory lies (bytes), the version."""
+    """The information at the end of the file: digests, place of the directory (bytes), version."""
 
     digests: Digests
     count: int
@@ -106,7 +106,7 @@ class Tail:
 
 
 def build_tail(tail: Tail) -> bytes:
-    """Everything after the directory: zip64 records where needed, end record, comment."""
+    """Everything after the directory: zip64 records if needed, end record, comment."""
     head = (
         f"ZLDM/{tail.major} manifest={tail.digests.manifest} directory={tail.digests.directory} "
         f"content={tail.digests.content} check="
@@ -142,7 +142,7 @@ def build_tail(tail: Tail) -> bytes:
 
 
 def find_end(data: bytes) -> int:
-    """Index of the zip end record whose comment reaches just to the end of `data`, or -1."""
+    """Index of the zip end record whose comment ends exactly at the end of `data`, or -1."""
     start = data.rfind(b"PK\5\6")
     while start >= 0:
         length = int.from_bytes(data[start + 20 : start + 22], "little")
@@ -156,8 +156,8 @@ def parse_tail(data: bytes, file_size: int, path: object) -> Tail:
     """Parse the last bytes of a file (MAX_TAIL of them, or all).
 
     Raises:
-        ArchiveError: no archive, or one of a newer major version.
-        DamagedError: an archive whose end is cut off or changed.
+        ArchiveError: not an archive, or one of a newer major version.
+        DamagedError: an archive with its end cut off or changed.
     """
     start = find_end(data)
     ours = any(word in data[-400:] for word in (b"ZLDM/", b" directory=", b" check="))
@@ -207,7 +207,7 @@ def parse_directory(data: bytes, tail: Tail, path: object) -> dict[str, Entry]:
     """Entries by name, in file order.
 
     Raises:
-        ArchiveError: an entry is not in canonical form: compressed, twice there, with a path-like
+        ArchiveError: an entry is not in canonical form: compressed, duplicated, with a path-like
             name, or not adjacent to its neighbours.
     """
     entries: dict[str, Entry] = {}

@@ -1,4 +1,4 @@
-"""The base layer on its way into an archive: the slide at one level, chunk by chunk."""
+"""Encoding of an archive's base layer: the slide at one level, chunk by chunk."""
 
 import math
 from dataclasses import dataclass, field
@@ -17,24 +17,24 @@ from zoomldm.slides.tissue import VIEW_LEVEL, Tissue
 from zoomldm.verbs import Progress
 
 DEFAULT_LEVEL = 2
-QUALITIES = (24, 60)  # that are chosen from: below, nuclei go; above, bytes buy little
+QUALITIES = (24, 60)  # range of the choice: below, nuclei vanish; above, bytes gain little
 SAMPLE = 32  # chunks that a quality is chosen by
-_CLOSELY = 4  # of these, how many are looked at closely
-_TRIED = 42  # the quality that all are tried at
-_SLOPE = 0.04  # of the logarithm of bytes over quality, about
-_REST = 8_200  # bytes of an archive besides embeddings and base layer, about ...
+_CLOSELY = 4  # how many of these are encoded exactly
+_TRIED = 42  # quality at which all of them are tried
+_SLOPE = 0.04  # approximate slope of the logarithm of bytes over quality
+_REST = 8_200  # approximate bytes of an archive besides embeddings and base layer ...
 _MEMBER = 290  # ... and for each chunk
-_SMALLEST = 16  # px: what can't be read is halved down to this
+_SMALLEST = 16  # px: unreadable regions are halved down to this
 
 
 def finest_level(slide: Slide) -> int:
-    """The level nearest to the slide's own mpp; finer ones would only be enlarged."""
+    """The level nearest to the slide's mpp; finer ones would only be enlarged."""
     mpp = max(slide.mpp_x, slide.mpp_y)
     return min(max(round(math.log2(mpp / BASE_MPP)), 0), COARSEST)
 
 
 def choose_level(slide: Slide, wanted: int | None) -> int:
-    """The level of a slide's base layer: `wanted`, or else 5x where the slide is as fine as that.
+    """The level of a slide's base layer: `wanted`, or by default 5x or the slide's own if coarser.
 
     Raises:
         ConfigError: the slide is coarser than `wanted`.
@@ -61,21 +61,21 @@ def add_base(
     progress: Progress,
     ratio: float | None = None,
 ) -> None:
-    """Read, encode and store the chunks that tissue touches; what can't be read is white.
+    """Read, encode and store the chunks that tissue touches; unreadable regions are white.
 
-    What is not stored is given the colour of the slide's glass: the median, channel by channel,
-    of all stored px outside tissue tiles, white where there are none.
+    Where no chunk is stored, the base layer has the colour of the slide's glass: the median,
+    channel by channel, of all stored px outside tissue tiles, white if there are none.
 
     Args:
         slide: an open slide.
-        tissue: its tissue; its view serves as the image where it has the level.
-        writer: of the slide's archive.
+        tissue: its tissue; its view is used as the image if it has the same level.
+        writer: the writer of the slide's archive.
         level: 0 to 7.
-        codec: of the chunks.
-        quality: of the codec, None for its default.
+        codec: codec of the chunks.
+        quality: codec quality, None for the codec's default.
         progress: called as chunks are done.
-        ratio: choose the quality so that the slide's file is this many times the archive's; the
-            embeddings must be there already.
+        ratio: choose the quality so that the slide's file is this many times the archive's size;
+            the embeddings must have been added.
     """
     seen = Chosen(quality)
     if ratio is not None:
@@ -104,7 +104,7 @@ def add_base(
 
 
 def _glass(pixels: np.ndarray, mask: np.ndarray, facts: Base, row: int, col: int) -> np.ndarray:
-    """Counts (3, 256) of the values that a chunk's px outside tissue tiles have."""
+    """Histograms (3, 256) of a chunk's px outside tissue tiles."""
     side = facts.chunk << facts.level
     h, w = pixels.shape[:2]
     rows, cols = (
@@ -117,12 +117,12 @@ def _glass(pixels: np.ndarray, mask: np.ndarray, facts: Base, row: int, col: int
 
 @dataclass
 class Chosen:
-    """A quality, and what was read and coded while it was chosen, of 32 chunks at most.
+    """A chosen quality, with the chunks read and encoded while choosing it, 32 at most.
 
     Attributes:
-        quality: of the codec.
-        pixels: of chunks, by row and column.
-        coded: bytes of chunks at that quality, likewise.
+        quality: codec quality.
+        pixels: pixels of chunks, by row and column.
+        coded: encoded chunks at that quality, by row and column.
     """
 
     quality: int | None
@@ -135,9 +135,9 @@ def choose_quality(
 ) -> Chosen:
     """The quality, 24 to 60, at which the whole archive is nearest to 1/ratio of the slide's file.
 
-    Chunks are sorted by their tissue and put into groups of as many; one in the middle of each
-    stands for its group. About their bytes at one quality tell about the quality that is sought;
-    the largest few are encoded at that, and correct both.
+    Chunks are sorted by their tissue and split into groups of equal size; one in the middle of each
+    represents its group. Their approximate bytes at one quality give an estimate of the wanted
+    quality. The largest few are then encoded at that quality, which corrects bytes and quality.
     """
     width, height = level_size(*slide.size, level)
     facts = Base(level=level, codec=codec, quality=None, width=width, height=height, chunk=CHUNK)
@@ -149,7 +149,7 @@ def choose_quality(
     if not chunks or wanted <= 0:
         return Chosen(QUALITIES[0])
     groups = np.array_split(np.array(order), min(SAMPLE, len(order)))
-    middles = [(len(group) - k % 2) // 2 for k, group in enumerate(groups)]  # of two, in turn
+    middles = [(len(group) - k % 2) // 2 for k, group in enumerate(groups)]  # alternating if even
     places = [chunks[int(group[i])] for group, i in zip(groups, middles, strict=True)]
 
     def tried(place: tuple[int, int]) -> tuple[int, np.ndarray]:
@@ -177,7 +177,7 @@ def _within(quality: float) -> float:
 
 
 def _chunk(slide: Slide, tissue: Tissue, facts: Base, row: int, col: int) -> np.ndarray:
-    """Pixels (h, w, 3) of a chunk, cut off at the slide's edge."""
+    """Pixels (h, w, 3) of a chunk, cropped at the slide's edge."""
     x, y = col * facts.chunk, row * facts.chunk
     w, h = min(facts.chunk, facts.width - x), min(facts.chunk, facts.height - y)
     if facts.level == VIEW_LEVEL and tissue.view is not None:

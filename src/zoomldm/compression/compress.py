@@ -1,4 +1,4 @@
-"""Slide to archive: every tissue tile becomes one embedding, and little else is kept."""
+"""Slide to archive: every tissue tile becomes one embedding, and little else is stored."""
 
 import logging
 import math
@@ -38,24 +38,24 @@ MOST_UNREADABLE = 0.01
 
 @dataclass(frozen=True)
 class CompressOptions:
-    """What of a slide is kept.
+    """What is stored of a slide.
 
     Attributes:
         base: label of the base layer's level, or `none`; None takes 5x, or the slide's own level
-            where that is coarser.
+            if that is coarser.
         base_codec: `avif`, `jpegxl`, `webp`, `jpeg`, or `png`, which is lossless.
-        base_quality: of the codec, 1 to 100; None chooses it, from 24 to 60, by `ratio`.
-        ratio: what the slide's file should be of the archive, over 1; the base layer gets the
-            bytes that the embeddings leave.
-        precision: of the embeddings: `compact` (in a basis of the slide's own, where that takes
+        base_quality: codec quality, 1 to 100; None chooses it, from 24 to 60, by `ratio`.
+        ratio: target ratio of the slide's file size to the archive's, over 1; the base layer gets
+            the bytes that the embeddings leave.
+        precision: of the embeddings: `compact` (in a basis computed for the slide, if that takes
             fewer bytes than int8), `int8` or `float16`; each keeps cosine 0.999.
-        mpp: micrometres per pixel of the slide, where it does not say or says it wrongly.
+        mpp: micrometres per pixel of the slide, if the file states none or a wrong one.
         tissue: `otsu`, or `all` for every tile.
-        for_training: store what networks are trained on as well: a lossless base layer at 5x,
-            whose pixels are the latents of all levels; for pipelines with other latents, those
-            of patches at every level.
-        turn: mirror and turn the slide first, 0 to 7 (see `zoomldm.geometry.orientation`): more
-            to train on. The archive's name then ends in `.turnN`.
+        for_training: also store training data: a lossless base layer at 5x, which provides the
+            latents of all levels; for pipelines with other latents, the latents of patches at
+            every level.
+        turn: reorient the slide first, 0 to 7 (see `zoomldm.geometry.orientation`), for more
+            training data. The archive's name then ends in `.turnN`.
     """
 
     base: str | None = None
@@ -84,19 +84,19 @@ class CompressOptions:
 
     @property
     def has_base(self) -> bool:
-        """Whether a base layer is kept at all."""
+        """Whether a base layer is stored at all."""
         return self.base is None or self.base.lower() != "none"
 
     @property
     def ratio_wanted(self) -> float | None:
-        """The ratio that a quality is chosen for; None where one is named or none is needed."""
+        """The ratio that a quality is chosen for; None if one is given or none is needed."""
         lossless = resolve_quality(self.base_codec, None) is None
         named = not self.has_base or lossless or self.base_quality is not None
         return None if named else self.ratio
 
     @property
     def base_wanted(self) -> int | None:
-        """The level asked for, None where none is named."""
+        """The requested level, None if none is given."""
         return parse_level(self.base) if self.base is not None and self.has_base else None
 
 
@@ -109,18 +109,18 @@ class CompressReport(Report):
         archive: the archive's path.
         tissue_tiles: tiles stored.
         unreadable: (row, column) of tissue tiles that could not be read.
-        unreadable_patches: training patches left out because a place of theirs can't be read, by
-            level; levels without any aren't there.
+        unreadable_patches: number of training patches left out because part of them can't be read,
+            by level; levels without any are omitted.
         grid: rows and columns.
         bytes: size of the archive.
         source_bytes: size of the slide's file.
         raw_bytes: size of the 0.5 mpp raster at 3 bytes a pixel.
-        base_bytes: of them, the base layer's chunks.
-        base_quality: of the base layer's codec; None where it is lossless or there is none.
-        cosine_min: between the worst tile's embedding and what is stored of it.
+        base_bytes: size of the base layer's chunks.
+        base_quality: quality of the base layer's codec; None if it is lossless or there is no base.
+        cosine_min: cosine between the worst tile's embedding and its stored form.
         ratio: source_bytes / bytes.
         seconds: time taken.
-        done_before: whether the archive was there already, made with the same options.
+        done_before: whether the archive already existed, made with the same options.
     """
 
     slide: str
@@ -141,10 +141,10 @@ class CompressReport(Report):
 
 
 def archive_path(slide: Path, out: Path, turn: int = 0) -> Path:
-    """Where the archive of a slide goes: `out` itself, or a file in the folder `out`.
+    """Path of a slide's archive: `out` itself, or a file in the folder `out`.
 
     Raises:
-        TargetError: neither a name ending in .zldm nor an existing folder.
+        TargetError: `out` is neither a name ending in .zldm nor an existing folder.
     """
     if out.suffix == ENDING:
         return out
@@ -169,13 +169,13 @@ def compress(
     Args:
         slide: any slide that `open_slide` opens.
         out: file ending in .zldm, or an existing folder.
-        options: what is kept.
-        pipeline: the pipeline, its id or its directory; gives the patch encoder and, for
+        options: what is stored.
+        pipeline: the pipeline, its id or its directory; provides the patch encoder and, for
             training archives, the autoencoder.
-        name: what the archive calls the pipeline, where `pipeline` is no name itself.
-        encoder: patch encoder to take instead of the pipeline's: loaded, or what `load_encoder`
-            takes (an id such as `uni`, a path, a pipeline).
-        encoder_options: how it runs, unless it is loaded already.
+        name: the pipeline's name in the archive, if `pipeline` is not a name itself.
+        encoder: patch encoder to use instead of the pipeline's: a loaded one, or any argument of
+            `load_encoder` (an id such as `uni`, a path, a pipeline).
+        encoder_options: how it runs, unless it is already loaded.
         progress: called as tiles, patches and the base layer are done.
 
     Raises:
@@ -295,7 +295,7 @@ def _is_done(
     if m.edits or m.generated:
         kind = "an edited archive" if m.edits else "an imaginary slide"
         raise TargetError(f"{target}: is {kind}; give another name with -o, or remove it")
-    # Archives before version 1.2 don't tell slides of one size apart: they are made again.
+    # Archives before version 1.2 can't tell slides of equal size apart: they are made again.
     known = m.slide.content is not None
     another = m.slide.content != slide.content
     if another if known else m.slide.file_bytes not in (0, slide.file_bytes):
@@ -348,7 +348,7 @@ def _report(slide: Slide, target: Path, start: float, done_before: bool = False)
 
 
 def _patches_left_out(archive: Archive) -> dict[str, int]:
-    """Training patches that an archive should hold and does not, by level."""
+    """Number of training patches missing from an archive, by level."""
     m = archive.manifest
     if m.autoencoder is None:
         return {}
@@ -367,11 +367,11 @@ def _patches_left_out(archive: Archive) -> dict[str, int]:
 def _embed(
     slide: Slide, tissue: Tissue, source: PatchEncoder, writer: ArchiveWriter, progress: Progress
 ) -> list[tuple[int, int]]:
-    """Embed all tissue tiles; returns those that could not be read."""
+    """Embed all tissue tiles and return those that could not be read."""
     lost: list[tuple[int, int]] = []
     total, done = tissue.tiles, 0
     positions: list[tuple[int, int]] = []
-    # The last call is padded, so that results never vary with what else is in it.
+    # The last batch is padded, so that a result never depends on the rest of its batch.
     tiles = np.empty((source.batch, TILE, TILE, 3), np.uint8)
 
     def flush() -> None:

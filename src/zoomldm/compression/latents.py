@@ -1,4 +1,4 @@
-"""Latents of patches at every level, stored in an archive so that it can train a denoiser."""
+"""Latents of patches at every level, stored in an archive for training a denoiser."""
 
 from collections.abc import Iterator
 
@@ -26,9 +26,9 @@ def add_latents(
 ) -> None:
     """Encode the training patches of every level and add them to an archive.
 
-    Patches that hold an unreadable place are left out; the report of `compress` counts them.
-    Encoded under bfloat16 autocast where that is faster, whose error is far below what float16
-    storage and training noise hide.
+    Patches with an unreadable part are left out; the report of `compress` counts them.
+    Patches are encoded under bfloat16 autocast where that is faster; its error is far below what
+    float16 storage and training noise hide.
     """
     device = pipeline.device
     for level in range(COUNT):

@@ -1,4 +1,4 @@
-"""The base layer of an archive into which another's tissue is put."""
+"""The base layer of an archive that receives tissue from another one."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,9 @@ from zoomldm.verbs import Progress
 
 
 def spliced_base(archive: Archive, source: Archive) -> tuple[Base | None, str]:
-    """The base layer that both archives' can become, or None, and what to say of it.
+    """The base layer that both archives can share, or None, and a description of the outcome.
 
-    Real pixels can be put beside real pixels where both layers are of one level and codec.
+    Real pixels can be placed beside real pixels if both layers have the same level and codec.
     """
     own, other = archive.manifest.base, source.manifest.base
     if own is None:
@@ -39,21 +39,21 @@ def add_spliced(
     mask: NDArray[np.bool_],
     progress: Progress,
 ) -> tuple[int, int]:
-    """Store the base layer with `taken` of `source` put on `target`.
+    """Store the base layer, with `taken` of `source` placed on `target`.
 
-    Chunks that the target does not touch keep their bytes; the others are coded once more.
+    Chunks that the target does not touch keep their bytes; the others are encoded again.
 
     Args:
-        writer: of the edited archive.
-        archive: what is edited.
-        source: where real pixels are from.
-        target: tiles that are replaced.
-        taken: tiles of `source`, as many.
+        writer: the writer of the edited archive.
+        archive: the archive being edited.
+        source: the archive that the real pixels come from.
+        target: tiles to replace.
+        taken: tiles of `source`, equally many.
         mask: tissue of the edited archive.
         progress: called as chunks are done.
 
     Returns:
-        Chunks in all, and those that were coded once more.
+        Total number of chunks, and the number encoded again.
     """
     facts, own, other = archive.manifest.base, archive.base, source.base
     assert facts is not None and own is not None and other is not None

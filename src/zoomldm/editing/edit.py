@@ -29,20 +29,20 @@ _ROWS = 16  # rows of tiles read at once
 
 @dataclass(frozen=True)
 class EditOptions:
-    """What is done; either `replace` with `source`, or `between` with `steps`.
+    """The edit: either `replace` with `source`, or `between` with `steps`.
 
     Attributes:
         replace: x, y, w, h in px of the 0.5 mpp raster, multiples of 256: tiles to be replaced.
-        source: corner of as many tiles that take their place.
-        between: two corners of squares of tiles; the result is a strip that leads from one to the
+        source: corner of the equally large block of tiles that replaces them.
+        between: corners of two squares of tiles; the result is a strip that leads from one to the
             other.
         steps: squares of the strip, both ends included, 2 to 64.
         side: tiles along a square's side, 1 to 64.
-        base: `auto` keeps the base layer where both archives' are of one level and codec; `none`
+        base: `auto` keeps the base layer if both archives' have the same level and codec; `none`
             drops it, so that everything is generated from embeddings.
 
     Raises:
-        ConfigError: nothing to do, too much, or a number out of its range.
+        ConfigError: no edit, more than one, or a number out of its range.
     """
 
     replace: tuple[int, int, int, int] | None = None
@@ -73,17 +73,17 @@ class EditReport(Report):
     """What `edit` did.
 
     Attributes:
-        archive: what was edited.
+        archive: the edited archive.
         output: the new archive.
-        edit: what its manifest says was done: kind, region, origins, steps, base.
+        edit: the edit as recorded in its manifest: kind, region, origins, steps, base.
         size: width and height (px) of its 0.5 mpp raster.
         tissue_tiles: tissue tiles before and after.
-        base_level: label of the base layer that it has, None where it has none.
-        base_chunks: chunks of the base layer, and those that were coded once more.
-        latents_dropped: whether latents for training were left out; they were of the old grid.
-        cosine_min: between the worst tile's embedding and what is stored of it.
-        cosines: of an interpolation, for each step the mean cosine of its tissue tiles to the
-            first and to the last square's.
+        base_level: label of its base layer's level, None if it has no base layer.
+        base_chunks: number of chunks of the base layer, and number encoded again.
+        latents_dropped: whether latents for training were left out; they belong to the old grid.
+        cosine_min: cosine between the worst tile's embedding and its stored form.
+        cosines: for an interpolation, the mean cosine of each step's tissue tiles to those of the
+            first and of the last square.
         bytes: size of the new archive.
         seconds: time taken.
     """
@@ -109,21 +109,21 @@ def edit(
     *,
     progress: Progress | None = None,
 ) -> EditReport:
-    """Write an archive in which tissue was replaced, or a strip of tissue between two places.
+    """Write an archive with replaced tissue, or a strip of tissue that interpolates two places.
 
-    Images are made from an archive's grid, so what lies around a transplant is drawn to fit it,
-    as anywhere else. No network is needed: the result is an archive as any other, whose manifest
-    says what was done.
+    Images are generated from an archive's grid, so the surroundings of a transplant are generated
+    to fit it, as everywhere else. No network is needed: the result is an ordinary archive, and its
+    manifest records the edit.
 
     Args:
-        archive: a .zldm file, or its URL; so are those that places name.
-        out: another one, or an existing folder.
-        options: what is done.
+        archive: a .zldm file or its URL, like the archives named in places.
+        out: another file, or an existing folder.
+        options: the edit.
         progress: called as chunks of the base layer are done.
 
     Raises:
         ArchiveError: not an archive, or archives of different patch encoders.
-        RegionError: a region that is not of whole tiles, or not inside.
+        RegionError: a region that does not consist of whole tiles, or is not inside.
         TargetError: the target can't be written, or is one of the archives.
 
     Examples:
@@ -296,9 +296,10 @@ def _interpolated(
 def interpolated(
     a: NDArray[np.float32], b: NDArray[np.float32], share: float
 ) -> NDArray[np.float32]:
-    """Embeddings (..., D) on the way from a (share 0) to b (1), along the arc between them.
+    """Embeddings (..., D) between a (share 0) and b (1), along the arc between them.
 
-    Directions turn by equal angles, lengths change evenly; straight where both point the same way.
+    Directions rotate by equal angles and lengths change linearly; parallel ones are interpolated
+    linearly.
     """
     lengths = [np.linalg.norm(v, axis=-1, keepdims=True) for v in (a, b)]
     one, other = (v / np.maximum(n, 1e-12) for v, n in zip((a, b), lengths, strict=True))
@@ -312,7 +313,7 @@ def interpolated(
 
 
 def _cosines(strip: Archive, options: EditOptions) -> list[tuple[float, float]]:
-    """For each step the mean cosine of its tissue tiles to the first and to the last square's."""
+    """For each step, the mean cosine of its tissue tiles to the first and the last square's."""
     side, steps = options.side, options.steps
     blocks = [Block(0, step * side, side, side) for step in range(steps)]
     first, last = (embeddings_of(strip, blocks[i]).reshape(side * side, -1) for i in (0, -1))

@@ -1,4 +1,4 @@
-"""Places of archives as users write them, and blocks of tiles."""
+"""Places in archives as users write them, and blocks of tiles."""
 
 import re
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Place:
     """A pixel of an archive's 0.5 mpp raster.
 
     Attributes:
-        archive: whose, a file or a URL; None for the one that is edited.
+        archive: the archive, a file or a URL; None for the one being edited.
         x: column of the pixel.
         y: row of the pixel.
     """
@@ -31,7 +31,7 @@ class Place:
 
 
 def parse_place(text: str) -> Place:
-    """A place of `ARCHIVE@X,Y` or `X,Y`.
+    """Parse a place from `ARCHIVE@X,Y` or `X,Y`.
 
     Raises:
         ConfigError: neither.
@@ -52,7 +52,7 @@ def parse_place(text: str) -> Place:
 
 
 def parse_interpolation(text: str) -> tuple[Place, Place, int]:
-    """Two places and the number of steps of `A,B,STEPS`, A and B being as `parse_place` takes them.
+    """Parse two places and the number of steps from `A,B,STEPS`; for A and B see `parse_place`.
 
     Raises:
         ConfigError: anything else.
@@ -86,12 +86,12 @@ class Block:
         return self.col * TILE, self.row * TILE, self.cols * TILE, self.rows * TILE
 
     def of(self, tiles: NDArray) -> NDArray:
-        """The part of an array (rows, cols, ...) of all tiles."""
+        """This block's part of an array (rows, cols, ...) of all tiles."""
         return tiles[self.row : self.row + self.rows, self.col : self.col + self.cols]
 
 
 def block_of(archive: Archive, x: int, y: int, width: int, height: int, what: str) -> Block:
-    """The tiles that a region of whole tiles is, px of the 0.5 mpp raster.
+    """The block of tiles of a region in px of the 0.5 mpp raster, which must be whole tiles.
 
     Raises:
         RegionError: not whole tiles, empty, or not inside the grid.
@@ -112,5 +112,5 @@ def block_of(archive: Archive, x: int, y: int, width: int, height: int, what: st
 
 
 def embeddings_of(archive: Archive, block: Block) -> NDArray[np.float32]:
-    """(rows, cols, D); the background's where a tile is no tissue."""
+    """Embeddings (rows, cols, D) of a block; the background's where a tile is not tissue."""
     return archive.embeddings(block.row, block.row + block.rows, block.col, block.col + block.cols)

@@ -1,1 +1,1 @@
-"""Where things are: levels, places of patches on a mask, orientation, spatial hold-out."""
+"""Geometry: levels, positions of patches on a mask, orientation, spatial hold-out."""

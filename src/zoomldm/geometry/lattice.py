@@ -1,4 +1,4 @@
-"""Places of patches on a mask of tissue tiles, and windows of a level: arithmetic alone."""
+"""Positions of patches on a mask of tissue tiles, and windows of a level: pure arithmetic."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from zoomldm.geometry.levels import COUNT, TILE, patch_tiles
 
-GROUP = 128  # patches asked for at once: fills batches, bounds memory
+GROUP = 128  # patches requested at once: fills batches, bounds memory
 
 Window = tuple[int, int, int, int]
 
@@ -17,7 +17,7 @@ def tiles_within(mask: np.ndarray, rows: np.ndarray, cols: np.ndarray, side: int
 
     Args:
         mask: bool (R, C).
-        rows: first tile's row, any offset, also outside.
+        rows: first tile's row; may lie outside the mask.
         cols: first tile's column; rows and cols broadcast against each other.
         side: tiles along a side.
     """
@@ -31,14 +31,14 @@ def tiles_within(mask: np.ndarray, rows: np.ndarray, cols: np.ndarray, side: int
 def cut_square(
     values: np.ndarray, row: int, col: int, background: np.ndarray, out: np.ndarray
 ) -> None:
-    """Fill a square from an array of tiles; what lies beyond the array is background.
+    """Fill a square from an array of tiles; tiles beyond the array are background.
 
     Args:
-        values: (R, C, ...) one entry per tile.
-        row: the square's first row, any offset, also outside.
+        values: (R, C, ...), one entry per tile.
+        row: the square's first row; may lie outside the array.
         col: its first column.
-        background: (...) entry of a tile that isn't there.
-        out: (side, side, ...) to be filled.
+        background: (...), the entry for tiles beyond the array.
+        out: (side, side, ...), filled in place.
     """
     side = len(out)
     top, bottom = max(row, 0), min(row + side, values.shape[0])
@@ -50,7 +50,7 @@ def cut_square(
 
 
 def patch_offsets(mask: np.ndarray, level: int) -> np.ndarray:
-    """Where the training patches of a level start: (n, 2) int, row and column in tiles.
+    """First tiles of the training patches of a level: (n, 2) int, row and column.
 
     Patches lie at multiples of max(1, 2**level / 4) tiles, negative ones included, and each
     overlaps tissue.
@@ -68,7 +68,7 @@ def patch_offsets(mask: np.ndarray, level: int) -> np.ndarray:
 
 
 def tissue_patches(mask: NDArray[np.bool_], level: int) -> NDArray[np.int64]:
-    """Canonical patches of a level that hold tissue: (n, 3) of row, column, tissue tiles.
+    """Canonical patches of a level that contain tissue: (n, 3) of row, column, tissue tiles.
 
     Rows and columns count patches, laid edge to edge from tile (0, 0).
     """
@@ -80,14 +80,14 @@ def tissue_patches(mask: NDArray[np.bool_], level: int) -> NDArray[np.int64]:
 
 
 def level_window(region: Window, level: int) -> Window:
-    """Pixels of a level that a region touches.
+    """The pixels of a level that a region touches.
 
     Args:
         region: x, y, w, h in px of the 0.5 mpp raster.
         level: 0..7.
 
     Returns:
-        x, y, w, h in px of the level: its start rounded down, its end up.
+        x, y, w, h in px of the level: start rounded down, end rounded up.
     """
     x, y, w, h = region
     x0, y0 = x >> level, y >> level
@@ -95,9 +95,9 @@ def level_window(region: Window, level: int) -> Window:
 
 
 def pyramid_windows(region: Window, finest: int) -> dict[int, Window]:
-    """Windows of a region from a level on, until it fits into one tile or the coarsest level.
+    """Windows of a region from level `finest` until it fits into one tile, or the coarsest level.
 
-    Each is half the size, rounded up, of the one before, as formats of pyramids want it.
+    Each is half the size of the one before, rounded up, as pyramid formats require.
     """
     windows: dict[int, Window] = {}
     _, _, width, height = level_window(region, finest)
@@ -111,11 +111,11 @@ def pyramid_windows(region: Window, finest: int) -> dict[int, Window]:
 
 
 def densest_point(mask: NDArray[np.bool_], reach: int = 4) -> tuple[int, int]:
-    """Centre (x, y) in px of the 0.5 mpp raster of the tile with most tissue around it.
+    """Centre (x, y), px of the 0.5 mpp raster, of the tissue tile with the most tissue around it.
 
     Args:
         mask: (rows, cols), True where a tile is tissue.
-        reach: tiles on each side that count.
+        reach: how many tiles on each side count.
     """
     r, c = (np.arange(count) - reach for count in mask.shape)
     around = np.where(mask, tiles_within(mask, r[:, None], c, 2 * reach + 1), -1)
@@ -124,7 +124,7 @@ def densest_point(mask: NDArray[np.bool_], reach: int = 4) -> tuple[int, int]:
 
 
 def patch_windows(point: tuple[int, int]) -> dict[int, Window]:
-    """For each level, the window of the patch that holds a point of the 0.5 mpp raster."""
+    """For each level, the window of the patch that contains a point of the 0.5 mpp raster."""
     places = {
         level: (point[1] // TILE >> level, point[0] // TILE >> level) for level in range(COUNT)
     }
@@ -132,7 +132,7 @@ def patch_windows(point: tuple[int, int]) -> dict[int, Window]:
 
 
 def grouped(rows: range, cols: range) -> Iterator[list[tuple[int, int]]]:
-    """Places of a block of patches in groups of about GROUP: whole rows, or parts of one."""
+    """Positions of a block of patches in groups of about GROUP: whole rows, or parts of one."""
     high = max(1, GROUP // max(1, len(cols)))
     wide = max(1, min(len(cols), GROUP))
     for i in range(0, len(rows), high):
@@ -143,7 +143,7 @@ def grouped(rows: range, cols: range) -> Iterator[list[tuple[int, int]]]:
 def densest_region(
     mask: NDArray[np.bool_], size: tuple[int, int], side: int
 ) -> tuple[int, int, int, int]:
-    """The square of tiles with most tissue, as x, y, w, h in px of the 0.5 mpp raster."""
+    """The square with the highest tissue fraction, as x, y, w, h in px of the 0.5 mpp raster."""
     tiles = side // TILE
     r, c = (np.arange(max(1, count - tiles + 1)) for count in mask.shape)
     inside = tiles_within(mask, r[:, None], c, tiles)
@@ -153,7 +153,7 @@ def densest_region(
 
 
 def tissue_by_level(mask: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
-    """For each level, which patches hold any tissue."""
+    """For each level, which patches contain any tissue."""
     out = [mask]
     for _ in range(COUNT - 1):
         fine = out[-1]

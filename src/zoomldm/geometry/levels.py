@@ -1,6 +1,6 @@
-"""The ladder of eight levels and its geometry: pure arithmetic.
+"""The magnification series of eight levels and its geometry: pure arithmetic.
 
-mpp (micrometres per pixel) is the truth about scale, magnification only a label. Level k has
+mpp (micrometres per pixel) defines the scale; magnification is only a label. Level k has
 mpp 0.5 * 2**k; a patch is 256 x 256 px at some level and covers 2**k x 2**k tiles.
 """
 
@@ -24,7 +24,7 @@ def level_mpp(level: int) -> float:
 
 
 def parse_level(text: str) -> int:
-    """Level of a label such as `5x` or `0.3125x`; `5` is taken as `5x`.
+    """Level of a label such as `5x` or `0.3125x`; `5` is read as `5x`.
 
     Raises:
         RegionError: no such level.
@@ -40,7 +40,7 @@ def parse_level(text: str) -> int:
 
 
 def raster_size(width: int, height: int, mpp_x: float, mpp_y: float) -> tuple[int, int]:
-    """Width and height (px) of a slide's 0.5 mpp raster, from its own size and mpp.
+    """Width and height (px) of a slide's 0.5 mpp raster, from its native size and mpp.
 
     Examples:
         >>> raster_size(10_000, 8_000, 0.25, 0.25)
@@ -84,7 +84,7 @@ def check_region(
     """Return region x, y, w, h (px of the 0.5 mpp raster) if it lies inside width x height.
 
     Raises:
-        RegionError: empty, or not wholly inside.
+        RegionError: empty, or not completely inside.
     """
     x, y, w, h = region
     if w < 1 or h < 1 or x < 0 or y < 0 or x + w > width or y + h > height:

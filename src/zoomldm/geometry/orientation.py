@@ -1,4 +1,4 @@
-"""The eight symmetries of a square, on arrays of rows and columns."""
+"""The eight orientations (symmetries of a square) of arrays of rows and columns."""
 
 import numpy as np
 
@@ -6,12 +6,12 @@ TURNS = 8
 
 
 def turn_array(values: np.ndarray, turn: int) -> np.ndarray:
-    """Turn rows and columns (R, C, ...).
+    """Reorient the rows and columns of an array (R, C, ...).
 
     Args:
         values: the array.
-        turn: 0 to 7; from 4 on mirrored left to right first, then `turn % 4` quarter turns
-            counter-clockwise.
+        turn: 0 to 7; from 4 on, mirrored left to right first; then rotated by `turn % 4` quarter
+            turns counter-clockwise.
 
     Examples:
         >>> turn_array(np.array([[1, 2], [3, 4]]), 1).tolist()
@@ -32,12 +32,12 @@ def turn_back(values: np.ndarray, turn: int) -> np.ndarray:
 
 
 def straight_corners(places: np.ndarray, side: int, size: tuple[int, int], turn: int) -> np.ndarray:
-    """Where squares of a turned raster lie on the raster as it was.
+    """Positions of squares of a reoriented raster on the original raster.
 
     Args:
-        places: (N, 2) x and y of their top-left corners on the turned raster, px.
-        side: of the squares, px.
-        size: (width, height) of the turned raster, px.
+        places: (N, 2) x and y of their top-left corners on the reoriented raster, px.
+        side: side of the squares, px.
+        size: (width, height) of the reoriented raster, px.
         turn: 0 to 7.
 
     Returns:

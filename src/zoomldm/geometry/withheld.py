@@ -1,4 +1,4 @@
-"""The block of tissue that a training slide keeps out of training."""
+"""The spatial hold-out: a block of tissue of a training slide that is withheld from training."""
 
 import math
 
@@ -9,19 +9,19 @@ from zoomldm.geometry.levels import patch_tiles
 from zoomldm.geometry.orientation import turn_array, turn_back
 
 _SHARED_FROM = 4  # level from which a patch is about as large as a slide
-_SHARED_MOST = 0.25  # share of its tissue that may then be withheld
+_SHARED_MOST = 0.25  # fraction of its tissue that may then be withheld
 
 
 def withheld_block(mask: np.ndarray, share: float = 0.1, turn: int = 0) -> np.ndarray:
-    """The tissue tiles of one contiguous block, the null for memorisation tests.
+    """The tissue tiles of one contiguous block, which is the null in memorisation tests.
 
     The block grows from the tissue tile with the greatest row + column (the first such in
     row-major order) through tissue tiles by (Chebyshev distance, row, column).
 
     Args:
         mask: bool (rows, cols), the tissue.
-        share: of the tissue tiles, 0 to 1, rounded up.
-        turn: how the slide was turned; the block is the same tissue whatever it is.
+        share: fraction of the tissue tiles, 0 to 1, rounded up.
+        turn: the slide's orientation; the block is the same tissue in every orientation.
 
     Returns:
         bool (rows, cols), a subset of `mask` with ceil(share * tissue) tiles.
@@ -42,15 +42,15 @@ def withheld_block(mask: np.ndarray, share: float = 0.1, turn: int = 0) -> np.nd
 def is_withheld(
     mask: np.ndarray, block: np.ndarray, level: int, rows: np.ndarray, cols: np.ndarray
 ) -> np.ndarray:
-    """Which patches the spatial hold-out region keeps out of training.
+    """Which patches the spatial hold-out excludes from training.
 
-    Below 1.25x's level any withheld tile does; from there on, where one patch holds most of a
-    slide, more than a quarter of its tissue tiles must be withheld.
+    At levels finer than 1.25x, any withheld tile excludes a patch. From there on, one patch covers
+    most of a slide, and it is excluded if more than a quarter of its tissue tiles are withheld.
 
     Args:
         mask: bool (R, C), the tissue.
         block: bool (R, C), the withheld tiles.
-        level: of the patches.
+        level: level of the patches.
         rows: (n,) first tile's row.
         cols: (n,) first tile's column.
     """

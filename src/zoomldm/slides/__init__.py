@@ -1,4 +1,4 @@
-"""Open any slide at an exact mpp, find its tissue, write pyramids."""
+"""Open any slide at an exact mpp and find its tissue."""
 
 from zoomldm.slides.backend import SlideReadError
 from zoomldm.slides.slide import Slide, open_slide

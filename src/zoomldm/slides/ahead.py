@@ -1,4 +1,4 @@
-"""Work on many parts of a slide, several at once, taken in order."""
+"""Parallel work on many parts of a slide, with results in order."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -10,23 +10,23 @@ from zoomldm.cores import cores
 Part = TypeVar("Part")
 Made = TypeVar("Made")
 
-FEW = min(4, cores())  # where each holds up to 200 MB of what it reads
-MANY = min(8, cores())  # where each holds a few tiles
+FEW = min(4, cores())  # threads if each needs up to 200 MB for what it reads
+MANY = min(8, cores())  # threads if each needs only a few tiles
 
 
 def in_order(
     work: Callable[[Part], Made], parts: Iterable[Part], threads: int, ahead: int = 0
 ) -> Iterator[tuple[Part, Made]]:
-    """Each part with what `work` makes of it, begun ahead of what is asked for.
+    """Yield each part with the result of `work` on it; work on later parts starts early.
 
     Args:
-        work: called in threads of its own; reads of slides let each other run.
-        parts: taken as they are needed.
-        threads: at once.
-        ahead: parts that are begun before they are asked for, `threads` at least.
+        work: called in worker threads; reads of slides run concurrently.
+        parts: consumed as needed.
+        threads: number of worker threads.
+        ahead: parts to start before they are requested, at least `threads`.
 
     Raises:
-        Exception: what `work` raised, at its part; parts that were not begun by then never are.
+        Exception: whatever `work` raised, at its part; parts not yet started are cancelled.
     """
     pending: deque[tuple[Part, Future[Made]]] = deque()
     with ThreadPoolExecutor(threads) as pool:

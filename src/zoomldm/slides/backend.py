@@ -1,4 +1,4 @@
-"""What every way of reading a slide file offers, and the error of one failed read."""
+"""The interface of all slide readers, and the error of a failed read."""
 
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -13,7 +13,7 @@ class SlideReadError(SlideError):
 
 
 class ScaleCandidate(NamedTuple):
-    """An mpp that a slide states, with the name of where it was found."""
+    """An mpp that a slide states, with the name of its source."""
 
     source: str
     mpp_x: float
@@ -23,8 +23,8 @@ class ScaleCandidate(NamedTuple):
 class Backend(Protocol):
     """A slide file opened for reading its stored levels; level 0 is the finest.
 
-    `level_sizes` are (width, height) in px of that level. `icc` is the profile of the pixels.
-    `scales` lists what the file states about its mpp, best first, unchecked.
+    `level_sizes` lists each level's (width, height) in px. `icc` is the ICC profile of the pixels.
+    `scales` lists the mpp values that the file states, best first, unchecked.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Backend(Protocol):
     properties: dict[str, str]
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> Image.Image:
-        """Pixels of a region that lies inside the level, in px of that level; RGB or RGBA.
+        """Read a region inside the level, in px of that level; RGB or RGBA.
 
         Raises:
             SlideReadError: the region can't be read.
@@ -43,12 +43,12 @@ class Backend(Protocol):
         ...
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         ...
 
 
 def one_line(text: object, limit: int = 160) -> str:
-    """Text with its white space collapsed, cut to `limit` characters."""
+    """Collapse white space in a text and cut it to `limit` characters."""
     line = " ".join(str(text).split())
     return line if len(line) <= limit else line[: limit - 3] + "..."
 

@@ -1,4 +1,4 @@
-"""Colours through the slide's ICC profile to sRGB."""
+"""Conversion of colours to sRGB through the slide's ICC profile."""
 
 import io
 import warnings
@@ -16,14 +16,14 @@ class Colour:
     """Transform of a slide's RGB to sRGB.
 
     Attributes:
-        description: the profile's own name.
+        description: the profile's name.
     """
 
     def __init__(self, profile: bytes) -> None:
         """Build the transform once.
 
         Raises:
-            ImageCms.PyCMSError, OSError: not a profile of RGB images.
+            ImageCms.PyCMSError, OSError: not a profile for RGB images.
         """
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         self.description = (
@@ -33,7 +33,7 @@ class Colour:
         target = ImageCms.createProfile("sRGB")
         self._transform = ImageCms.buildTransform(source, target, "RGB", "RGB", intent)
         probe = self._run(Image.fromarray(_PROBE))
-        # A profile that is sRGB already need not cost time on every pixel.
+        # A profile that is already sRGB need not cost time on every pixel.
         self.identity = int(np.abs(np.asarray(probe, np.int16) - _PROBE).max()) <= 1
 
     def _run(self, image: Image.Image) -> Image.Image:
@@ -41,12 +41,12 @@ class Colour:
         return image
 
     def apply(self, image: Image.Image) -> Image.Image:
-        """An RGB image in sRGB; the image given may be changed."""
+        """Convert an RGB image to sRGB; the input may be modified."""
         return image if self.identity else self._run(image)
 
 
 def slide_colour(path: Path, profile: bytes | None) -> Colour | None:
-    """Transform of a slide with this profile; None without one, or with a warning if broken."""
+    """The transform for a slide's profile; None if there is none, or (with a warning) if broken."""
     if not profile:
         return None
     try:

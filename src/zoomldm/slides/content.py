@@ -1,27 +1,27 @@
-"""Which slide a file holds, whatever it is called: a digest of its content."""
+"""A digest of a slide file's content, which identifies the slide whatever the file's name."""
 
 import hashlib
 from pathlib import Path
 
 WHOLE = 64 << 20  # bytes up to which a file is read whole
-PLACES = 512  # places that are read of a larger one
-BLOCK = 64 << 10  # bytes read at each
+PLACES = 512  # blocks that are read of a larger one
+BLOCK = 64 << 10  # bytes of each
 
-# Formats whose pixels lie in other files than the one that is opened.
+# Formats with pixels in other files than the one that is opened.
 _MANY_FILES = ("mirax", "hamamatsu", "dicom")
 
 
 def content_digest(path: Path, vendor: str = "", quickhash: str | None = None) -> str:
-    """SHA-256 that tells one slide file from another, as 64 hexadecimal digits.
+    """SHA-256 that identifies a slide file, as 64 hexadecimal digits.
 
-    Of the decimal size of the file and a line end, then of its bytes: all of them up to 64 MiB,
+    It covers the decimal size of the file and a line end, then the bytes: all of them up to 64 MiB,
     else 512 blocks of 64 KiB, block i from byte (size - 65536) * i // 511 on, so that the first
-    and the last are among them. OpenSlide's quickhash follows where the pixels lie in other files.
+    and the last bytes are included. OpenSlide's quickhash follows if the pixels are in other files.
 
     Args:
         path: the file.
-        vendor: its format in OpenSlide's words.
-        quickhash: OpenSlide's own digest, if it has one.
+        vendor: its format, as named by OpenSlide.
+        quickhash: OpenSlide's own digest, if there is one.
 
     Raises:
         OSError: the file can't be read.

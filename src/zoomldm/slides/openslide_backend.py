@@ -17,22 +17,22 @@ from zoomldm.slides.stored_levels import not_a_level, usable_levels
 from zoomldm.slides.tiff_check import PLAIN, check_tiff
 from zoomldm.slides.tiff_level import READ_ERRORS, SegmentCache, TiffLevel
 
-_SUBPIXEL = 1 / 512  # OpenSlide draws at 1/256 px: a smaller offset is none
+_SUBPIXEL = 1 / 512  # OpenSlide renders at 1/256 px: a smaller offset is none
 _CELL = 256
-_DIRECT = (1, 5, 7, 8, 32946)  # TIFF's raw, LZW, JPEG, Deflate: decoded alike everywhere
-_SLACK = 0.01  # by which levels may be out of proportion where the scanner's own driver finds them
+_DIRECT = (1, 5, 7, 8, 32946)  # TIFF's raw, LZW, JPEG, Deflate: every decoder gives the same
+_SLACK = 0.01  # tolerance of a level's proportions if a scanner-specific driver finds the levels
 
 
 class OpenSlideBackend:
     """A slide opened by OpenSlide.
 
-    OpenSlide takes positions in whole pixels of level 0. Where a level's downsample is not whole
-    (2.00007, from odd sizes), it draws the level shifted by a fraction of a pixel, blurred, and
-    differently for every position. Such levels are decoded through tifffile where the slide is a
-    TIFF, else in cells at fixed positions, so that a pixel depends on where it is alone.
+    OpenSlide takes positions in whole pixels of level 0. If a level's downsample is not an integer
+    (2.00007, from odd sizes), it renders the level shifted by a fraction of a pixel, blurred, and
+    differently for every position. Such levels are decoded through tifffile if the slide is a
+    TIFF, else in cells at fixed positions, so that a pixel depends only on its position.
 
-    Attributes (beside those of `Backend`):
-        misread: why tifffile must read this file in OpenSlide's place, None where it need not.
+    Attributes (besides those of `Backend`):
+        misread: why tifffile must read this file instead of OpenSlide, None if it need not.
     """
 
     name = "openslide"
@@ -42,7 +42,7 @@ class OpenSlideBackend:
 
         Raises:
             openslide.OpenSlideError: OpenSlide does not open it.
-            SlideError: nothing reads it as it is meant.
+            SlideError: no reader reads it correctly.
         """
         self._path = path
         self._lock = threading.Lock()
@@ -73,7 +73,7 @@ class OpenSlideBackend:
         self._tiff: tifffile.TiffFile | None = None
 
     def _find_usable(self, named: set[tuple[int, int]]) -> None:
-        """Which stored levels are levels of the slide, with a warning for those that aren't."""
+        """Find the stored levels that are levels of the slide, and warn of the others."""
         properties, sizes = self._slide.properties, self._stored_sizes
         tiles: list[tuple[int, int] | None] = []
         for level in range(len(sizes)):
@@ -121,8 +121,7 @@ class OpenSlideBackend:
             return slide.read_region(start, self._stored[level], (width, height))
         except OpenSlideError:
             self._reopen(slide)
-        # It may have been another thread's region that can't be read: once more, on a handle that
-        # nobody else has.
+        # The region that failed may have been another thread's: retry on a private handle.
         try:
             with self._opened() as own:
                 return own.read_region(start, self._stored[level], (width, height))
@@ -132,7 +131,7 @@ class OpenSlideBackend:
             ) from error
 
     def _reopen(self, dead: openslide.OpenSlide) -> None:
-        """Replace a handle, which after one error would fail every later read."""
+        """Replace a handle: after one error it would fail on every later read."""
         with self._lock:
             if self._slide is dead:
                 try:
@@ -162,7 +161,7 @@ class OpenSlideBackend:
                     try:
                         self._find_levels()
                     except (*READ_ERRORS, TypeError, AttributeError) as error:
-                        # Other pixels by a hair, so other embeddings: never without a word.
+                        # Slightly different pixels give different embeddings: warn of it.
                         warnings.warn(
                             f"{self._path}: its TIFF pages can't be read directly "
                             f"({one_line(error)}); OpenSlide draws them, a little blurred",
@@ -183,7 +182,7 @@ class OpenSlideBackend:
             size = self._stored_sizes[index]
             fitting = [page for page in pages if (page.imagewidth, page.imagelength) == size]
             if len(fitting) == 1:
-                with suppress(SlideError):  # samples that OpenSlide alone turns into RGB
+                with suppress(SlideError):  # samples that only OpenSlide converts to RGB
                     found[level] = TiffLevel(fitting[0], level, cache)
         self._direct = found
 

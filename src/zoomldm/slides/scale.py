@@ -1,4 +1,4 @@
-"""The mpp of a slide: from the option, the slide's own properties or its TIFF resolution."""
+"""The mpp of a slide: from the option, the slide's properties or its TIFF resolution."""
 
 import math
 import warnings
@@ -11,10 +11,10 @@ from zoomldm.geometry.levels import BASE_MPP
 from zoomldm.slides.backend import ScaleCandidate
 
 PLAUSIBLE = (0.05, 5.0)
-_PIXEL_AT_1X = 10.0  # micrometres per pixel over the magnification, as scanners have it
+_PIXEL_AT_1X = 10.0  # usual mpp of scanners: this, divided by the magnification
 _APART = 1.6  # factor by which the mpp may differ from it; 20x slides have 0.4 to 0.55
 _APART_LENS = 3.0
-_COARSE = 1.5  # times 20x; scanners' 20x is up to 1.1
+_COARSE = 1.5  # times the mpp of 20x; scanners' 20x is up to 1.1 times
 _MICROMETRES = {  # lengths of OME and TIFF units
     "m": 1e6,
     "cm": 1e4,
@@ -35,7 +35,7 @@ _MICROMETRES = {  # lengths of OME and TIFF units
 
 @dataclass(frozen=True)
 class Scale:
-    """mpp of both axes and where it was found."""
+    """The mpp of both axes and its source."""
 
     mpp_x: float
     mpp_y: float
@@ -43,12 +43,12 @@ class Scale:
 
 
 def plausible(mpp: float) -> bool:
-    """Whether an mpp lies in 0.05 to 5 (NaN does not)."""
+    """Whether an mpp is in 0.05 to 5 (NaN is not)."""
     return PLAUSIBLE[0] <= mpp <= PLAUSIBLE[1]
 
 
 def number(text: object) -> float:
-    """Float of a property, NaN where it is missing or no number."""
+    """A property as float, NaN if it is missing or not a number."""
     try:
         return float(str(text).strip().replace(",", "."))
     except ValueError:
@@ -56,12 +56,12 @@ def number(text: object) -> float:
 
 
 def micrometres(value: object, unit: str) -> float:
-    """A length in micrometres, NaN where the number or unit is unknown."""
+    """A length in micrometres, NaN if the number or unit is unknown."""
     return number(value) * _MICROMETRES.get(unit.strip().lower(), math.nan)
 
 
 def resolution_mpp(per_unit: object, unit: str) -> float:
-    """The mpp of a TIFF resolution in px per unit, NaN where it says nothing."""
+    """The mpp of a TIFF resolution in px per unit, NaN if it is unusable."""
     density = number(per_unit)
     return _MICROMETRES.get(unit.strip().lower(), math.nan) / density if density > 0 else math.nan
 
@@ -69,14 +69,14 @@ def resolution_mpp(per_unit: object, unit: str) -> float:
 def property_scales(
     properties: Mapping[str, str], tags: Sequence[ScaleCandidate] = ()
 ) -> list[ScaleCandidate]:
-    """What OpenSlide's properties state about the mpp, best first.
+    """The mpp values in OpenSlide's properties, best first.
 
-    OpenSlide derives mpp of its `generic-tiff` from the TIFF resolution, so that comes last there.
+    OpenSlide derives the mpp of its `generic-tiff` from the TIFF resolution, which comes last.
 
     Args:
-        properties: OpenSlide's.
-        tags: what the file states in tags that OpenSlide does not read, best first; they come
-            before the resolution that it does read.
+        properties: OpenSlide's properties.
+        tags: mpp values from tags that OpenSlide does not read, best first; they come before the
+            resolution that it does read.
     """
     own = ScaleCandidate(
         "openslide.mpp",
@@ -100,10 +100,10 @@ def warn_of_scale(path: Path, scale: Scale, power: object, aperio: bool) -> None
 
     Args:
         path: the slide, for the message.
-        scale: what was found.
+        scale: the scale found.
         power: the magnification that the slide states, if any.
-        aperio: whether it is that of the pixels; elsewhere it is the lens's, and pixels may be
-            finer by a further lens before the camera.
+        aperio: whether `power` is that of the pixels; otherwise it is the objective's, and another
+            lens in front of the camera may make the pixels finer.
     """
     mpp = math.sqrt(scale.mpp_x * scale.mpp_y)
     usual = _PIXEL_AT_1X / number(power) if number(power) > 0 else math.nan

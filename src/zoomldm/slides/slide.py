@@ -29,13 +29,13 @@ READ_PIXELS = 9 << 20  # stored px read at once before a box reduction
 _PIECE = 5 << 17  # px resampled at once: small pieces take a fifth less time than large ones
 _PIECE_WIDTH = 4096
 REDUCING_GAP = 2.0  # as in Pillow's resize: box-reduce while the rest still shrinks by 2 or more
-_STRIP = 1024  # native rows decoded at once where a level is reduced
+_STRIP = 1024  # native rows decoded at once when a level is reduced
 _FINER = 1.001  # sizes and resolution tags are rounded: an mpp within 0.1 % is the same
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 class _Opening:
-    """One lock for opening files, so that two first readers of a slide open it once."""
+    """One lock for opening files, so that concurrent first reads of a slide open it once."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -43,20 +43,20 @@ class _Opening:
 
 _OPENING = _Opening()
 if hasattr(os, "register_at_fork"):
-    # A lock that another thread held while forking would stay locked in the child.
+    # A lock held by another thread during the fork would stay locked in the child.
     os.register_at_fork(after_in_child=_OPENING.__init__)
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """How a level is made from a stored level.
+    """How a level is computed from a stored level.
 
     Attributes:
         stored: index of the stored level.
         step: stored px per px of the level (x, y).
-        factor: whole factors (x, y) of the box reduction that comes first, aligned to pixel (0, 0).
-        canvas: size (px of the stored level) of the whole level, of which what lies beyond the
-            stored pixels is white.
+        factor: integer factors (x, y) of the initial box reduction, aligned to pixel (0, 0).
+        canvas: size of the whole level in px of the stored level; beyond the stored pixels it is
+            white.
     """
 
     stored: int
@@ -81,7 +81,7 @@ def _found(path: Path) -> str | None:
 
 
 def _open_backend(path: Path) -> Backend:
-    """OpenSlide's backend, or tifffile's where OpenSlide does not open a TIFF.
+    """Open a slide with OpenSlide, or with tifffile if OpenSlide can't read a TIFF as it should.
 
     Raises:
         SlideError: neither opens it.
@@ -120,25 +120,25 @@ def _open_backend(path: Path) -> Backend:
 
 
 class Slide:
-    """A slide whose regions are read at a level, in pixels of that level.
+    """A slide; regions are read at a level, in pixels of that level.
 
     Level k is resampled to exactly 0.5 * 2**k mpp from the nearest stored level that is at least
-    as fine (the finest where none is). A Slide can be pickled and used after a fork: each process
-    opens the file for itself at its first read. Reads from several threads are safe.
+    as fine (the finest if none is). A Slide can be pickled and used after a fork: each process
+    opens the file itself at its first read. Reading from several threads is safe.
 
     Attributes:
         path: the file.
         backend: `openslide` or `tifffile`.
-        vendor: format, in OpenSlide's words.
+        vendor: format, as named by OpenSlide.
         native_size: width, height (px) of the finest stored level.
         mpp_x, mpp_y: micrometres per pixel of the finest stored level.
-        mpp_source: where they were found: `option`, `openslide.mpp`, `aperio.MPP`, `ome` or
+        mpp_source: their source: `option`, `openslide.mpp`, `aperio.MPP`, `ome` or
             `tiff resolution`.
         size: width, height (px) of the 0.5 mpp raster.
         grid: rows and columns of tiles.
         file_bytes: size of the file.
-        icc: description of the ICC profile that colours go through to sRGB, or None.
-        properties: vendor, objective power and quickhash, where known.
+        icc: description of the ICC profile used to convert colours to sRGB, or None.
+        properties: vendor, objective power and quickhash, if known.
     """
 
     def __init__(self, path: Path | str, mpp: float | None = None, icc: bool = True) -> None:
@@ -195,14 +195,14 @@ class Slide:
             self.close()
 
     def close(self) -> None:
-        """Give the file back; later reads are an error."""
+        """Close the file; later reads raise an error."""
         if self._backend is not None and self._pid == os.getpid():
             self._backend.close()
         self._backend = None
         self._closed = True
 
     def content(self) -> str:
-        """A digest of what the file holds; see `zoomldm.slides.content`.
+        """A digest of the file's content; see `zoomldm.slides.content`.
 
         Raises:
             SlideError: the file can't be read.
@@ -240,11 +240,11 @@ class Slide:
         )
 
     def read(self, level: int, x: int, y: int, w: int, h: int) -> np.ndarray:
-        """A region at a level, x, y, w, h in pixels of that level.
+        """Read a region at a level; x, y, w, h are in pixels of that level.
 
-        Equals the cut of the region from the whole stored level resampled at once (bicubic with
-        antialiasing, Pillow's), to 1/255. Transparent pixels and those outside the slide are
-        white. Holds no more than some 200 MB beside the result.
+        The result equals a crop of the whole stored level resampled at once (Pillow's bicubic with
+        antialiasing), to 1/255. Transparent pixels and those outside the slide are white. Needs at
+        most about 200 MB besides the result.
 
         Returns:
             uint8 (h, w, 3), sRGB.
@@ -269,7 +269,7 @@ class Slide:
     def _pieces(
         self, plan: _Plan, x0: int, y0: int, x1: int, y1: int
     ) -> Iterator[tuple[int, int, int, int]]:
-        """Boxes that make up the region, each small enough to stay in the processor's cache."""
+        """Boxes that make up the region, each small enough for the processor's cache."""
         pixels = _PIECE if plan.factor == (1, 1) else 4 * _PIECE
         across, down = plan.step[0] / plan.factor[0], plan.step[1] / plan.factor[1]
         cols = max(1, min(x1 - x0, int(_PIECE_WIDTH / across)))
@@ -292,7 +292,7 @@ class Slide:
         source = self._reduced(plan, left, top, right, bottom)
         if plan.step == (1.0, 1.0):
             return source.crop((round(box_x0), round(box_y0), round(box_x1), round(box_y1)))
-        # Across, then down: Pillow's own order depends on the shape of the piece.
+        # Horizontally, then vertically: Pillow's own order depends on the shape of the piece.
         box = (box_x0, 0, min(box_x1, source.width), source.height)
         image = source.resize((x1 - x0, source.height), Image.Resampling.BICUBIC, box=box)
         box = (0, box_y0, image.width, min(box_y1, image.height))
@@ -321,7 +321,7 @@ class Slide:
         return out
 
     def _pixels(self, stored: int, x0: int, y0: int, x1: int, y1: int) -> Image.Image:
-        """RGB of a box of a stored level in sRGB on white; outside the level it is white."""
+        """A box of a stored level as sRGB on white; outside the level it is white."""
         width, height = self.level_sizes[stored]
         right, bottom = min(x1, width), min(y1, height)
         if x0 >= right or y0 >= bottom:
@@ -350,7 +350,7 @@ def open_slide(path: Path | str, mpp: float | None = None, icc: bool = True) -> 
     Args:
         path: the slide file.
         mpp: micrometres per pixel of the finest level, 0.05 to 5; None takes it from the slide.
-        icc: take colours through the slide's ICC profile to sRGB.
+        icc: convert colours to sRGB through the slide's ICC profile.
 
     Raises:
         SlideError: not a slide, or no plausible mpp known.

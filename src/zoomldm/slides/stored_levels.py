@@ -1,4 +1,4 @@
-"""Which of a file's images are the levels of its slide, and how much smaller they are."""
+"""Which of a file's images are levels of its slide, and their downsamples."""
 
 import math
 from collections.abc import Sequence
@@ -7,11 +7,11 @@ from typing import NamedTuple
 Size = tuple[int, int]
 
 _ROUNDING = 1.5  # px that a level's side may be off: rounded once or from level to level
-_LARGEST = 1 << 12  # downsample that is looked for
+_LARGEST = 1 << 12  # largest downsample that is tried
 
 
 class StoredLevel(NamedTuple):
-    """A stored level: its place in the file's list, and its size in px without padding."""
+    """A stored level: its index in the file's list, and its size in px without padding."""
 
     index: int
     size: Size
@@ -20,8 +20,8 @@ class StoredLevel(NamedTuple):
 def stored_downsample(native: Size, stored: Size) -> tuple[float, float]:
     """Native px per stored px along x and y.
 
-    Sizes of stored levels are rounded, so a power of two or a whole number that explains both
-    sizes to less than a pixel is taken before the ratio of the sizes.
+    Sizes of stored levels are rounded, so a power of two or an integer that explains both sizes to
+    less than a pixel is preferred to the ratio of the sizes.
     """
     ratio = (native[0] / stored[0], native[1] / stored[1])
     whole = _whole_downsample(native, stored)
@@ -37,9 +37,9 @@ def _whole_downsample(native: Size, stored: Size) -> int | None:
 
 
 def _padded_downsample(native: Size, stored: Size, tile: Size | None) -> int | None:
-    """The whole downsample of a level that was filled up to whole tiles; 0 if it can't be told.
+    """The integer downsample of a level padded to whole tiles; 0 if it can't be determined.
 
-    None if the level is not like that: it is then as large as its sizes say.
+    None if the level is not padded: its size is then the stored one.
     """
     if tile is None or any(s % t for s, t in zip(stored, tile, strict=True)):
         return None
@@ -61,7 +61,7 @@ def _padded_downsample(native: Size, stored: Size, tile: Size | None) -> int | N
 
 
 def _same_aspect(native: Size, stored: Size, slack: float) -> bool:
-    """Whether an image's sides are the slide's, shrunk alike but for rounding."""
+    """Whether an image has the slide's proportions, except for rounding."""
     ranges = [
         (n / (s + _ROUNDING), n / (s - _ROUNDING) if s > _ROUNDING else math.inf)
         for n, s in zip(native, stored, strict=True)
@@ -72,16 +72,16 @@ def _same_aspect(native: Size, stored: Size, slack: float) -> bool:
 def usable_levels(
     sizes: Sequence[Size], tiles: Sequence[Size | None], slack: float = 0.0
 ) -> tuple[list[StoredLevel], list[int]]:
-    """The images of a file that are levels of its first, and the places of those that aren't.
+    """The images of a file that are levels of its first image, and the indices of the others.
 
     An image with other proportions is a label or an overview of the glass, and would be stretched
-    over the slide. A level that was filled up to whole tiles is taken without the padding where
-    its downsample can be told.
+    over the slide. A level that was padded to whole tiles is used without the padding if its
+    downsample can be determined.
 
     Args:
         sizes: (width, height) in px, the slide itself first.
         tiles: width and height of the images' tiles, None for strips.
-        slack: fraction by which the proportions may differ; 0 for rounding alone.
+        slack: fraction by which the proportions may differ; 0 allows only rounding.
     """
     native = sizes[0]
     levels, others = [StoredLevel(0, native)], []
@@ -99,7 +99,7 @@ def usable_levels(
 
 
 def not_a_level(size: Size, native: Size) -> str:
-    """What to say of an image that is left out."""
+    """The warning about an image that is left out."""
     return (
         f"a stored picture of {size[0]} x {size[1]} px is no smaller copy of the slide's "
         f"{native[0]} x {native[1]} px (a label, or padded); it is not used"

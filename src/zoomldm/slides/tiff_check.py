@@ -1,4 +1,4 @@
-"""What the tags of a TIFF say that OpenSlide leaves out or gets wrong."""
+"""TIFF tags that OpenSlide ignores or misinterprets."""
 
 import re
 import warnings
@@ -13,9 +13,9 @@ from zoomldm.slides.backend import ScaleCandidate, one_line
 from zoomldm.slides.tiff_level import READ_ERRORS
 from zoomldm.slides.tiff_tags import aperio_scale, ome_scale, orientation_of, page_scale
 
-PLAIN = ("aperio", "generic-tiff")  # drivers that take any TIFF of their kind as it is
+PLAIN = ("aperio", "generic-tiff")  # drivers that read any TIFF of their kind unchecked
 _TIFF = (*PLAIN, "leica", "philips-tiff", "trestle", "ventana")
-_CONVERTED = (0, 1, 2, 3, 5, 6)  # photometrics that libtiff turns into RGB as they are meant
+_CONVERTED = (0, 1, 2, 3, 5, 6)  # photometrics that libtiff converts to RGB correctly
 _OPACITY = {1, 2}
 _MASK = 4  # bit of NewSubfileType
 _NOT_THE_SLIDE = re.compile(r"(?im)^\s*(label|macro)\b")
@@ -23,13 +23,13 @@ _NOT_THE_SLIDE = re.compile(r"(?im)^\s*(label|macro)\b")
 
 @dataclass
 class TiffFindings:
-    """What a look at the tags adds to OpenSlide's view of a file.
+    """What the tags add to OpenSlide's view of a file.
 
     Attributes:
-        misread: why OpenSlide reads other pixels than the file holds; None if it doesn't.
-        scales: mpp that the file states, best first.
-        power: magnification that the file states, NaN where it doesn't.
-        named: sizes in px of the pages that call themselves label or macro image.
+        misread: why OpenSlide reads different pixels than the file holds; None if it doesn't.
+        scales: mpp values that the file states, best first.
+        power: magnification that the file states, NaN if it states none.
+        named: sizes in px of the pages described as label or macro image.
     """
 
     misread: str | None = None
@@ -39,12 +39,12 @@ class TiffFindings:
 
 
 def check_tiff(path: Path, vendor: str, size: tuple[int, int]) -> TiffFindings:
-    """Look at the tags of a slide that OpenSlide has opened.
+    """Check the tags of a slide that OpenSlide has opened.
 
     Args:
         path: the file.
-        vendor: which driver OpenSlide took.
-        size: width and height in px of what OpenSlide takes for the finest level.
+        vendor: the driver that OpenSlide chose.
+        size: width and height in px of the level that OpenSlide takes as the finest.
 
     Raises:
         SlideError: the image would come out scrambled, and nothing else can read it.
@@ -96,7 +96,7 @@ def _findings(
 
 
 def _misread(page: tifffile.TiffPage, vendor: str, is_ome: bool) -> str | None:
-    """Why a page comes out otherwise through OpenSlide than its tags say."""
+    """Why OpenSlide reads a page differently from what its tags say, or None."""
     if orientation_of(page) != 1:
         return "Orientation tag"
     if int(page.photometric) not in _CONVERTED:
@@ -105,8 +105,8 @@ def _misread(page: tifffile.TiffPage, vendor: str, is_ome: bool) -> str | None:
         return "samples that are no unsigned numbers"
     colours = {2: 3, 6: 3, 5: 4}.get(int(page.photometric), 1)
     extras = {int(kind) for kind in page.extrasamples}
-    # libtiff takes any fourth sample for opacity, and gets that of grey wrong.
+    # libtiff takes any fourth sample as opacity, and gets that of grey wrong.
     if page.samplesperpixel > colours and (colours < 3 or not extras or not extras <= _OPACITY):
         return "samples that are no opacity"
-    # OpenSlide sees only the first image of an OME-TIFF, and that without smaller levels.
+    # OpenSlide sees only the first image of an OME-TIFF, without its smaller levels.
     return "OME-TIFF" if is_ome and vendor == "generic-tiff" and page.dtype == np.uint8 else None

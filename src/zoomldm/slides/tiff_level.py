@@ -32,7 +32,7 @@ _TRANSPOSED = {
 
 
 class SegmentCache:
-    """Decoded tiles or strips, the least recently used dropped beyond `limit` bytes."""
+    """A cache of decoded tiles or strips; beyond `limit` bytes, drops the least recently used."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -40,14 +40,14 @@ class SegmentCache:
         self._held: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
 
     def get(self, key: tuple[int, int]) -> np.ndarray | None:
-        """The segment kept under (level, index)."""
+        """The segment cached under (level, index), or None."""
         segment = self._held.get(key)
         if segment is not None:
             self._held.move_to_end(key)
         return segment
 
     def put(self, key: tuple[int, int], segment: np.ndarray) -> None:
-        """Keep a segment, whatever its size, until others push it out."""
+        """Cache a segment of any size until others displace it."""
         self._held[key] = segment
         self._bytes += segment.nbytes
         while self._bytes > self._limit and len(self._held) > 1:
@@ -55,21 +55,21 @@ class SegmentCache:
 
 
 class TiffLevel:
-    """One page of 8-bit samples that can become RGB, tiled or in strips.
+    """One page of 8-bit samples that can be converted to RGB, tiled or in strips.
 
-    A page with an Orientation tag is read as it is to be seen, mirrored and turned as a whole.
-    Not safe for threads by itself: the owner locks.
+    A page with an Orientation tag is read in its display orientation, mirrored and rotated as a
+    whole. Not thread-safe by itself: the owner locks.
 
     Attributes:
         page: tifffile's page.
-        size: (width, height) in px as it is to be seen.
+        size: (width, height) in px in display orientation.
     """
 
     def __init__(self, page: tifffile.TiffPage, number: int, cache: SegmentCache) -> None:
         """Check the page.
 
         Raises:
-            SlideError: pixels of another kind, or tiles or strips too big to decode.
+            SlideError: unsupported pixels, or tiles or strips too large to decode.
         """
         self.page = page
         self._stored = (page.imagewidth, page.imagelength)
@@ -94,22 +94,22 @@ class TiffLevel:
 
     @property
     def tile(self) -> tuple[int, int] | None:
-        """Width and height (px) of a tile as it is to be seen; None for strips."""
+        """Width and height (px) of a tile in display orientation; None for strips."""
         if not self.page.is_tiled:
             return None
         width, height = self._tile
         return (height, width) if self._orientation > 4 else (width, height)
 
     def complete(self, x: int, y: int, width: int, height: int) -> bool:
-        """Whether every tile under the region has bytes."""
+        """Whether every tile under the region has data in the file."""
         region = self._stored_region(x, y, width, height)
         return all(self.page.databytecounts[i] > 0 for i, *_ in self._segments(*region))
 
     def read(self, x: int, y: int, width: int, height: int) -> Image.Image:
-        """A region inside the level; tiles without bytes are white.
+        """Read a region inside the level; tiles without data are white.
 
         Raises:
-            ValueError, RuntimeError, OSError, tifffile.TiffFileError: undecodable.
+            ValueError, RuntimeError, OSError, tifffile.TiffFileError: it can't be decoded.
         """
         region = self._stored_region(x, y, width, height)
         picture = self._picture(self._read_raw(*region) if self._raw else self._read(*region))
@@ -117,7 +117,7 @@ class TiffLevel:
         return picture if turned is None else picture.transpose(turned)
 
     def _stored_region(self, x: int, y: int, w: int, h: int) -> tuple[int, int, int, int]:
-        """Where a region lies in the page as it is stored."""
+        """The region's position and size in the page as stored."""
         across, down = self._stored
         if self._orientation > 4:
             x, y, w, h = y, x, h, w
@@ -152,7 +152,7 @@ class TiffLevel:
         if kind is Colours.INVERTED:
             colours = 255 - colours
         elif kind is Colours.CMYK:
-            # As libtiff does, so that tiles and strips give the same.
+            # As in libtiff, so that tiles and strips give the same result.
             ink = 255 - colours.astype(np.uint16)
             colours = (ink[..., :3] * ink[..., 3:] // 255).astype(np.uint8)
         elif kind is Colours.YCBCR:
@@ -182,7 +182,7 @@ class TiffLevel:
                     yield index, plane, col * tile_w, row * tile_h
 
     def _segment(self, index: int) -> np.ndarray | None:
-        """A decoded tile or strip (rows, cols, samples); None where the file holds no bytes."""
+        """A decoded tile or strip (rows, cols, samples); None if it has no data in the file."""
         key = (self._number, index)
         segment = self._cache.get(key)
         if segment is not None:
@@ -207,7 +207,7 @@ class TiffLevel:
         return segment
 
     def _read_raw(self, x: int, y: int, width: int, height: int) -> np.ndarray:
-        """Rows of an uncompressed page, straight from the file."""
+        """Read a region of an uncompressed page directly from the file."""
         samples = self.page.samplesperpixel
         stride = self._stored[0] * samples
         handle = self.page.parent.filehandle

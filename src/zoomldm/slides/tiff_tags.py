@@ -1,4 +1,4 @@
-"""What the tags of a TIFF page say: how its samples become RGB, how it lies, its scale."""
+"""Information from a TIFF page's tags: conversion of samples to RGB, orientation and scale."""
 
 import math
 import re
@@ -14,7 +14,7 @@ from zoomldm.slides.backend import ScaleCandidate
 from zoomldm.slides.scale import micrometres, number, resolution_mpp
 
 JPEG = {6, 7, 33007, 34892}
-_APERIO_YCBCR = 33003  # Aperio's JPEG 2000, whose samples are YCbCr whatever its tags say
+_APERIO_YCBCR = 33003  # Aperio's JPEG 2000 with YCbCr samples, whatever its tags say
 _LOSSLESS = {1, 5, 8, 32773, 32946, 34925, 50000}  # codecs that leave YCbCr as it is
 _UNITS = {2: "inch", 3: "cm", 4: "mm", 5: "um"}
 _KINDS = {"u": "unsigned", "i": "signed", "f": "float", "c": "complex", "b": "unsigned"}
@@ -41,13 +41,13 @@ _WHITE = {
 
 
 class Samples(NamedTuple):
-    """How the 8-bit samples of a decoded pixel become a colour.
+    """How the 8-bit samples of a decoded pixel are converted to a colour.
 
     Attributes:
-        colours: what the first samples are.
-        count: how many of them there are.
-        alpha: index of the sample that is opacity, None without one.
-        premultiplied: whether colours are multiplied by it.
+        colours: colour space of the first samples.
+        count: number of colour samples.
+        alpha: index of the opacity sample, None if there is none.
+        premultiplied: whether colours are multiplied by opacity.
         white: all samples of an opaque white pixel.
     """
 
@@ -73,10 +73,10 @@ def _refusal(page: tifffile.TiffPage, more: str = "") -> SlideError:
 
 
 def _colours(page: tifffile.TiffPage) -> Colours:
-    """What the colour samples are once decoded.
+    """The colour space of the samples once decoded.
 
     Raises:
-        SlideError: nothing that is turned into RGB here.
+        SlideError: one that can't be converted to RGB here.
     """
     compression, photometric = int(page.compression), int(page.photometric)
     if compression == _APERIO_YCBCR:
@@ -98,20 +98,20 @@ def _colours(page: tifffile.TiffPage) -> Colours:
 
 
 def _rationals(value: object) -> list[float]:
-    """Numbers of a tag of rationals, which tifffile gives as pairs in a row."""
+    """The numbers of a rational tag, which tifffile returns as consecutive pairs."""
     numbers = np.asarray(value if value is not None else [], float).ravel()
     with np.errstate(divide="ignore", invalid="ignore"):
         return (numbers[::2] / numbers[1::2]).tolist()
 
 
 def samples_of(page: tifffile.TiffPage) -> Samples:
-    """How the samples of a page become RGB.
+    """How the samples of a page are converted to RGB.
 
-    A fourth sample beside RGB is opacity if its tag says so or if there is no tag, and nothing if
-    the tag leaves it open.
+    A fourth sample beside RGB is opacity if its tag says so or if there is no tag; it is ignored if
+    the tag leaves its meaning open.
 
     Raises:
-        SlideError: samples of another kind; the message names it, but not the file.
+        SlideError: unsupported samples; the message names their kind, but not the file.
     """
     if page.dtype != np.uint8 or page.bitspersample != 8 or page.imagedepth != 1:
         raise _refusal(page)
@@ -137,17 +137,17 @@ def samples_of(page: tifffile.TiffPage) -> Samples:
 
 
 def orientation_of(page: tifffile.TiffPage) -> int:
-    """The Orientation tag, 1 to 8: how a page is to be mirrored and turned; 1 as it is stored."""
+    """The Orientation tag, 1 to 8: how to mirror and rotate a page for display; 1 is as stored."""
     found = page.tags.valueof(274, 1)
     return int(found) if found in range(1, 9) else 1
 
 
 def page_scale(page: tifffile.TiffPage) -> ScaleCandidate:
-    """The mpp of a page's resolution tags, NaN where there are none."""
+    """The mpp from a page's resolution tags, NaN if there are none."""
     unit = _UNITS.get(int(page.tags.valueof(296) or 2), "")
     imagej = re.search(r"(?m)^unit=(.+)$", page.description or "")
     if imagej and (page.description or "").startswith("ImageJ="):
-        # ImageJ writes its own unit as text beside a unit tag of "none".
+        # ImageJ writes its unit as text, beside a unit tag of "none".
         unit = imagej.group(1).strip().replace("\\u00B5", "\u00b5")
     found = []
     for code in (282, 283):
@@ -158,7 +158,7 @@ def page_scale(page: tifffile.TiffPage) -> ScaleCandidate:
 
 
 def aperio_scale(description: str) -> tuple[ScaleCandidate | None, float]:
-    """The mpp and the magnification that an Aperio description states (None and NaN: nothing)."""
+    """The mpp and magnification in an Aperio description; None and NaN if it states none."""
     if not description.startswith("Aperio"):
         return None, math.nan
     stated = dict(re.findall(r"\|\s*(MPP|AppMag)\s*=\s*([^|]*)", description))
@@ -168,9 +168,9 @@ def aperio_scale(description: str) -> tuple[ScaleCandidate | None, float]:
 
 
 def ome_scale(xml: str, page: tifffile.TiffPage) -> ScaleCandidate | None:
-    """The PhysicalSize of the image in OME-XML that a page belongs to; None where it is not told.
+    """The PhysicalSize of a page's image in OME-XML; None if it can't be determined.
 
-    That image has the page's size, and the page as its first plane where several have that size.
+    That image has the page's size and, if several have that size, the page as its first plane.
     """
     if "<!ENTITY" in xml:
         return None

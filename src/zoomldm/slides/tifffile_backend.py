@@ -1,4 +1,4 @@
-"""OME-TIFF and plain TIFF through tifffile."""
+"""OME-TIFF and plain TIFF, read with tifffile."""
 
 import threading
 import warnings
@@ -15,7 +15,7 @@ from zoomldm.slides.tiff_tags import aperio_scale, ome_scale, orientation_of, pa
 
 
 class TifffileBackend:
-    """A TIFF opened by tifffile: its largest image and that image's reduced levels."""
+    """A TIFF opened by tifffile: its largest image with that image's reduced levels."""
 
     name = "tifffile"
 
@@ -65,7 +65,7 @@ class TifffileBackend:
         own, power = aperio_scale(description)
         scales = [ome_scale(ome, page) if ome else None, own, page_scale(page)]
         self.scales = [found for found in scales if found is not None]
-        if orientation_of(page) > 4:  # the tags are of the page as it is stored
+        if orientation_of(page) > 4:  # the tags describe the page as stored
             self.scales = [ScaleCandidate(s, down, across) for s, across, down in self.scales]
         self.vendor = "ome-tiff" if ome else "generic-tiff"
         self.properties = {"vendor": self.vendor}
@@ -75,7 +75,7 @@ class TifffileBackend:
     def _find_levels(
         self, pages: list[tifffile.TiffPage], cache_bytes: int
     ) -> list[tuple[TiffLevel, tuple[int, int]]]:
-        """The readable levels with their sizes in px, the finest first.
+        """The readable levels with their sizes in px, finest first.
 
         Raises:
             SlideError: the finest can't be read.

@@ -9,12 +9,12 @@ from zoomldm.slides.ahead import MANY, in_order
 from zoomldm.slides.backend import SlideReadError
 from zoomldm.slides.slide import Slide
 
-BLOCK = 2  # side in tiles of what is read at once
-STRIPE = 16  # tiles across a stripe read downwards: its decoded neighbours stay in the cache
+BLOCK = 2  # side in tiles of a block that is read at once
+STRIPE = 16  # width in tiles of a stripe read downwards: decoded neighbours stay in the cache
 
 
 def tile_boxes(mask: np.ndarray) -> list[tuple[int, int, int, int]]:
-    """Boxes of tiles (row0, row1, col0, col1) that are read at once and hold all of a mask."""
+    """Boxes of tiles (row0, row1, col0, col1) to read at once; together they cover the mask."""
     rows, cols = mask.shape
     boxes = []
     for stripe in range(0, cols, STRIPE):
@@ -30,13 +30,15 @@ def tile_boxes(mask: np.ndarray) -> list[tuple[int, int, int, int]]:
 def read_tiles(
     slide: Slide, mask: np.ndarray, ahead: int = 0
 ) -> Iterator[tuple[tuple[int, int], np.ndarray | None]]:
-    """Tissue tiles as ((row, column), pixels (256, 256, 3) or None), several blocks ahead.
+    """Yield tissue tiles as ((row, column), pixels (256, 256, 3) or None), reading ahead.
+
+    Pixels are None if the tile can't be read.
 
     Args:
         slide: an open slide.
         mask: bool (rows, cols); tiles to read.
-        ahead: tiles, about, that are read before they are asked for: as many as are worked on at
-            once, so that reading goes on meanwhile. 0.2 MB each.
+        ahead: approximate number of tiles to read before they are requested, 0.2 MB each. Use the
+            caller's batch size, so that reading continues while a batch is processed.
     """
 
     def read(box: tuple[int, int, int, int]) -> list[tuple[tuple[int, int], np.ndarray | None]]:

@@ -1,4 +1,4 @@
-"""Which tiles of a slide are tissue, seen at low magnification."""
+"""Detection of a slide's tissue tiles at low magnification."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from zoomldm.slides.slide import Slide
 
 VIEW_LEVEL = 4
 CELL = TILE >> VIEW_LEVEL  # px of the view along a tile
-SHARE = 0.05  # of a tile's px that must pass
+SHARE = 0.05  # fraction of a tile's px that must pass
 BOUNDS = (12, 40)  # of the threshold: 12 keeps paper out, 40 keeps pale tissue in
-PAPER = 24  # saturation that even yellowed paper does not have
-_SEPARATION = 8.0  # saturation between the two classes, below which there is but one
+PAPER = 24  # saturation that even yellowed paper does not reach
+_SEPARATION = 8.0  # saturation between the two classes, below which there is only one
 _PAPER_FRACTION = 0.1  # of the pixels: edges of white padding are fewer
-_RISE = 4.0  # over a valley's floor; within the tissue of ordinary slides it is 2.4 at most
+_RISE = 4.0  # times a valley's floor; within the tissue of ordinary slides it is 2.4 at most
 _STRIP = 16  # tile rows read at once
 
 TissueMode = Literal["otsu", "all"]
@@ -27,15 +27,15 @@ TissueMode = Literal["otsu", "all"]
 
 @dataclass(frozen=True)
 class Tissue:
-    """Tiles that hold tissue.
+    """Tiles that contain tissue.
 
     Attributes:
         mask: bool (rows, cols) of the slide's grid.
         threshold: saturation (largest minus smallest of R, G, B; 0 to 255) that a pixel must
             exceed; 0 for mode `all`.
-        view_mpp: micrometres per pixel at which it was looked at.
-        view: the slide at level `VIEW_LEVEL`, uint8 (rows * 16, cols * 16, 3), if it was to be
-            kept: a slide without coarse levels is slow to read at one.
+        view_mpp: micrometres per pixel at which tissue was detected.
+        view: the slide at level `VIEW_LEVEL`, uint8 (rows * 16, cols * 16, 3), if `keep_view` was
+            set: coarse levels are slow to read from a slide that stores none.
     """
 
     mask: np.ndarray
@@ -50,7 +50,7 @@ class Tissue:
 
 
 def _otsu(counts: np.ndarray) -> tuple[int, float]:
-    """Otsu's threshold (1979) on a histogram, and how far apart the means of its classes are."""
+    """Otsu's threshold (1979) on a histogram, and the distance between its classes' means."""
     values = np.arange(len(counts))
     below, total = np.cumsum(counts), counts.sum()
     sum_below, sum_all = np.cumsum(counts * values), (counts * values).sum()
@@ -68,31 +68,31 @@ def _mean(counts: np.ndarray) -> float:
 
 
 def _parts_paper(counts: np.ndarray, at: int) -> bool:
-    """Whether the class above `at` is tissue, so that the one below it is paper.
+    """Whether the class above `at` is tissue and the one below it paper.
 
-    It is if much lies below, or if it is more coloured than paper ever is: the edges of white
-    padding are no paper.
+    It is if many pixels lie below, or if it is more coloured than paper ever is: the edges of white
+    padding are not paper.
     """
     above = np.where(np.arange(len(counts)) > at, counts, 0)
     return counts[: at + 1].sum() >= _PAPER_FRACTION * counts.sum() or _mean(above) > PAPER
 
 
 def _is_valley(counts: np.ndarray, at: int) -> bool:
-    """Whether a histogram rises to a peak of its own above `at`."""
+    """Whether a histogram rises to a separate peak above `at`."""
     smooth = np.convolve(counts, np.ones(5) / 5, "same")
     return bool(smooth[at + 1 :].max(initial=0) >= _RISE * smooth[max(1, at - 2) : at + 3].min())
 
 
 def saturation_threshold(histogram: np.ndarray) -> float:
-    """Between paper and tissue on a histogram of 256 saturations, kept within `BOUNDS`.
+    """The threshold between paper and tissue on a histogram of 256 saturations, within `BOUNDS`.
 
-    Otsu's method finds two classes. Where pen or dark tissue is one of them, the other holds both
-    paper and pale tissue; then it is divided again. That is so if the threshold is above the
+    Otsu's method finds two classes. If pen or dark tissue is one of them, the other contains both
+    paper and pale tissue and is divided again. That is the case if the threshold is above the
     bounds, or if the histogram has a valley below it.
 
-    Pixels of saturation 0 (padding, pure black and white) are left out. Where the two classes
-    hardly differ there is only one thing to see: tinted paper, which gives the upper bound, or
-    tissue if it is more coloured than paper ever is.
+    Pixels of saturation 0 (padding, pure black and white) are left out. If the two classes hardly
+    differ, there is only one: tinted paper, which gives the upper bound, or tissue if it is more
+    coloured than paper ever is.
     """
     counts = histogram.astype(np.float64).copy()
     counts[0] = 0
@@ -121,9 +121,9 @@ def _saturation(pixels: np.ndarray) -> np.ndarray:
 def _view(
     slide: Slide, row0: int, row1: int, col0: int, col1: int
 ) -> Iterator[tuple[int, int, int, int, np.ndarray | None]]:
-    """Pixels of a box of tiles as (row0, row1, col0, col1, px); None where unreadable.
+    """Yield pixels of a box of tiles as (row0, row1, col0, col1, px); px is None if unreadable.
 
-    A box that can't be read is halved until only the tiles that can't be read are left.
+    A box that can't be read is halved until only its unreadable tiles are left.
     """
     try:
         pixels = slide.read(
@@ -144,12 +144,11 @@ def _view(
 
 
 def find_tissue(slide: Slide, mode: TissueMode = "otsu", keep_view: bool = False) -> Tissue:
-    """Tiles of which at least 5 % of the pixels are coloured, seen at 8 mpp.
+    """Find the tiles with at least 5 % of coloured pixels, at 8 mpp.
 
-    A pixel passes if its saturation exceeds `saturation_threshold` of the slide. Grey and black
-    (padding, pen in black, unstained tissue) never pass; coloured pen does, but does not hide
-    tissue that is paler than it. Tiles whose view
-    can't be read count as tissue, so that reading them at full size decides.
+    A pixel passes if its saturation exceeds the slide's `saturation_threshold`. Grey and black
+    (padding, black pen, unstained tissue) never pass. Coloured pen does, but does not hide paler
+    tissue. Tiles unreadable in this view count as tissue: reading them at full size decides.
 
     Args:
         slide: the slide.
@@ -157,7 +156,7 @@ def find_tissue(slide: Slide, mode: TissueMode = "otsu", keep_view: bool = False
         keep_view: keep the view (mode `otsu` only).
 
     Raises:
-        SlideError: no tissue.
+        SlideError: no tissue found.
     """
     rows, cols = slide.grid
     view_mpp = level_mpp(VIEW_LEVEL)

@@ -1,4 +1,4 @@
-"""A slide seen mirrored and turned: the eight symmetries of a square, for training."""
+"""A slide in another orientation: the eight symmetries of a square, for training."""
 
 import numpy as np
 
@@ -9,16 +9,16 @@ from zoomldm.slides.slide import Slide
 
 
 class TurnedSlide(Slide):
-    """A slide whose raster, filled up with white to whole tiles, is turned by `turn_array`.
+    """A slide with its raster, padded with white to whole tiles, reoriented by `turn_array`.
 
-    Its tiles are the turned tiles of the slide, and so are its patches.
+    Its tiles and patches are the reoriented tiles and patches of the slide.
 
     Args:
         slide: the slide; closed with this one.
-        turn: 0 to 7.
+        turn: the orientation, 0 to 7.
 
     Raises:
-        ConfigError: no such turn.
+        ConfigError: no such orientation.
     """
 
     def __init__(self, slide: Slide, turn: int) -> None:
@@ -37,7 +37,7 @@ class TurnedSlide(Slide):
         self.mpp_x, self.mpp_y = (slide.mpp_x, slide.mpp_y)[::order]
 
     def close(self) -> None:
-        """Give the file back; later reads are an error."""
+        """Close the file; later reads raise an error."""
         self._slide.close()
 
     def read(self, level: int, x: int, y: int, w: int, h: int) -> np.ndarray:

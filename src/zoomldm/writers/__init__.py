@@ -1,1 +1,1 @@
-"""Files of pictures: pyramids that other tools open."""
+"""Image files: pyramids that other tools can open."""

@@ -1,4 +1,4 @@
-"""DeepZoom: an .dzi beside a folder of JPEG tiles, as OpenSeadragon reads them."""
+"""DeepZoom: a .dzi beside a folder of JPEG tiles, as OpenSeadragon reads them."""
 
 import math
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ _TREE = "tree"
 
 
 def tile_folder(target: Path) -> Path:
-    """The folder of tiles that belongs to an .dzi."""
+    """The folder of tiles that belongs to a .dzi."""
     return target.with_name(f"{target.stem}_files")
 
 
@@ -36,7 +36,7 @@ class DeepZoom:
     """Tiles of 256 px without overlap in `NAME_files`, and `NAME.dzi`.
 
     Attributes:
-        quality: of JPEG, 1 to 100; chroma is halved on both axes (4:2:0).
+        quality: JPEG quality, 1 to 100; chroma is halved on both axes (4:2:0).
     """
 
     quality: int = 90
@@ -66,9 +66,9 @@ class DeepZoom:
                 (place / name).write_bytes(encode_jpeg(tile, self.quality))
 
     def finish(self, folder: Path, image: Image, target: Path, facts: dict[str, Any]) -> None:
-        """See `Writer`; levels coarser than the image's are made by halving its last."""
+        """See `Writer`; levels coarser than the image's are computed by halving its last."""
         tree, last = folder / _TREE, len(image.levels) - 1
-        # Else it was moved before an interruption, and what may lie there is what it replaced.
+        # Otherwise it was moved before an interruption, and a folder left there is the old one.
         if tree.is_dir() and not same_facts(read_marker(tile_folder(target)), facts):
             self._coarser(tree, image, last)
             write_marker(tree, facts)
@@ -101,5 +101,5 @@ class DeepZoom:
 
 
 def _top(image: Image) -> int:
-    """DeepZoom's number of the finest level: halved so often, it is one pixel."""
+    """DeepZoom's number of the finest level: halved that many times, it is one pixel."""
     return math.ceil(math.log2(max(image.levels[0].size)))

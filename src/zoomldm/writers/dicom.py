@@ -1,4 +1,4 @@
-"""DICOM: a folder with one VL Whole Slide Microscopy Image instance a level."""
+"""DICOM: a folder with one VL Whole Slide Microscopy Image instance per level."""
 
 import importlib.util
 import shutil
@@ -23,8 +23,8 @@ from zoomldm.writers.writer import (
 )
 
 _TREE = "tree"
-_NAMES = ("archive", "slide", "output")  # what may name a patient
-_MOST = 2**32 - 2  # bytes of a table of frames
+_NAMES = ("archive", "slide", "output")  # provenance that may contain a patient's name
+_MOST = 2**32 - 2  # limit of bytes of a table of frames
 _ITEM, _END = 0xE000FFFE, 0xE0DDFFFE
 
 
@@ -33,8 +33,8 @@ class Dicom:
     """Derived, lossy (JPEG baseline) whole-slide images of one series, without patient data.
 
     Attributes:
-        quality: of JPEG, 1 to 100; chroma is halved along rows (4:2:2), as the photometric
-            interpretation YBR_FULL_422 says.
+        quality: JPEG quality, 1 to 100; chroma is halved along rows (4:2:2), as the photometric
+            interpretation YBR_FULL_422 requires.
     """
 
     quality: int = 90
@@ -68,7 +68,7 @@ class Dicom:
         keep_tiles(folder, block, tiles)
 
     def finish(self, folder: Path, image: Image, target: Path, facts: dict[str, Any]) -> None:
-        """See `Writer`; names that the provenance has of the slide are left out."""
+        """See `Writer`; the slide's names are left out of the provenance."""
         from zoomldm.writers.dicom_header import write_header
 
         kept = {name: value for name, value in facts.items() if name not in _NAMES}
@@ -85,7 +85,7 @@ class Dicom:
 
 
 def _write_frames(file: BinaryIO, frames: Any) -> None:
-    """The element Pixel Data, encapsulated (PS3.5 A.4), with an empty basic offset table."""
+    """Write the element Pixel Data, encapsulated (PS3.5 A.4), with an empty basic offset table."""
     file.write(struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OB", 0, 0xFFFFFFFF))
     file.write(struct.pack("<II", _ITEM, 0))
     for frame in frames:

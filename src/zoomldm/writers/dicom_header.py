@@ -1,4 +1,4 @@
-"""What a DICOM instance of one level says of itself (PS3.3, A.32.8)."""
+"""The attributes of a DICOM instance of one level (PS3.3, A.32.8)."""
 
 import hashlib
 import json
@@ -14,12 +14,12 @@ from pydicom.uid import UID, JPEGBaseline8Bit, VLWholeSlideMicroscopyImageStorag
 from zoomldm.geometry.levels import TILE
 from zoomldm.writers.image import Image
 
-# Neither the scan's date nor the time of writing: the one is not known, the other would give two
+# Neither the scan's date nor the time of writing: the first is unknown, the second would give two
 # files of the same pixels different bytes.
 _DATE, _TIME = "19700101", "000000"
 _ROOT = "2.25."  # UIDs from numbers of 128 bits, without a registered root (PS3.5 B.2)
 _IMPLEMENTATION = UID("2.25.329800735698586629295641978511506172918")
-_TEXT = 1024  # most characters of a short text
+_TEXT = 1024  # maximum characters of a short text
 
 
 def write_header(
@@ -32,15 +32,15 @@ def write_header(
 ) -> None:
     """Write all elements before Pixel Data.
 
-    UIDs are hashes of the provenance and the settings: other pixels, other UIDs.
+    UIDs are hashes of the provenance and the settings: different pixels get different UIDs.
 
     Args:
         file: opened for writing, at its start.
         image: the image.
-        number: which of its levels.
-        lengths: bytes of its frames.
+        number: index of the level.
+        lengths: bytes of each of its frames.
         facts: provenance without any names of the slide.
-        settings: of the writer.
+        settings: settings of the writer.
     """
     level, finest = image.levels[number], image.levels[0]
     seed = json.dumps([_stable(facts), settings, [str(part) for part in image.levels]])
@@ -81,7 +81,7 @@ def write_header(
     ds.ImageOrientationSlide = [0, -1, 0, -1, 0, 0]
 
     measures, frame, path = Dataset(), Dataset(), Dataset()
-    # The level's pixels cover what the finest one's do, to the last part of one.
+    # The level's pixels cover the same area as the finest level's, to a fraction of a pixel.
     measures.PixelSpacing = [level.mpp / 1000, level.mpp / 1000]
     measures.SliceThickness = 1.0
     frame.FrameType = kind
@@ -110,7 +110,7 @@ def _file_meta(instance: UID) -> FileMetaDataset:
 
 
 def _common(ds: Dataset, uid: Any, name: str) -> None:
-    """What all instances of a series share."""
+    """Set the attributes that all instances of a series share."""
     from zoomldm import __version__
 
     ds.SpecificCharacterSet = "ISO_IR 192"
@@ -193,7 +193,7 @@ def _ratio(size: tuple[int, int], lengths: NDArray[np.int64]) -> float:
 
 
 def _stable(facts: dict[str, Any]) -> dict[str, Any]:
-    """Provenance that says something of the pixels: not the machine's threads."""
+    """The provenance that affects the pixels, without the machine's threads."""
     return {name: value for name, value in facts.items() if name not in ("threads", "torch")}
 
 
@@ -204,7 +204,7 @@ def _code(value: str, scheme: str, meaning: str) -> Dataset:
 
 
 def srgb_profile() -> bytes:
-    """An ICC profile of sRGB; its date of making is left out, so that bytes are the same."""
+    """An ICC profile of sRGB with a fixed creation date, so that its bytes are reproducible."""
     data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     data[24:36] = bytes([7, 178, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0])  # 1970-01-01
     return bytes(data)

@@ -1,4 +1,4 @@
-"""An image drawn block by block into an output, by one process or several, and gone on with."""
+"""Resumable export of an image, rendered block by block by one or several processes."""
 
 import errno
 import multiprocessing
@@ -21,9 +21,9 @@ from zoomldm.writers.writer import Writer
 
 Opener = Callable[[], AbstractContextManager[Source]]
 Progress = Callable[[int, int], None]
-RUNS = 4  # runs of blocks a process: more balance better, fewer draw less of the borders twice
+RUNS = 4  # runs of blocks per process: more balance better, fewer render less of borders twice
 FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
-POLL = 0.5  # seconds between two looks at the journal
+POLL = 0.5  # seconds between two readings of the journal
 
 
 @contextmanager
@@ -38,20 +38,20 @@ def export(
     weigh: Callable[[Block], int] = lambda block: block.tiles,
     progress: Progress | None = None,
 ) -> Iterator[Journal]:
-    """Draw all blocks of an image that are not drawn yet; give what was noted of them.
+    """Render all blocks of an image that are not done yet; yield the journal with their notes.
 
-    The caller then has the writer put the output together; where that succeeds, the folder
-    beside the output is removed, and else the same call goes on where this one ended.
+    The caller then has the writer assemble the output. If that succeeds, the folder beside the
+    output is removed; otherwise the same call resumes where this one ended.
 
     Args:
         target: the output.
         image: its levels.
-        writer: of the format.
-        opener: gives the source of pixels; with several workers it is sent to each of them.
-        options: all that the pixels depend on, plain JSON values.
-        workers: processes that draw; 1 draws in this one.
-        weigh: what drawing a block costs, in the unit of progress.
-        progress: called with what is done and what there is to do.
+        writer: the writer of the format.
+        opener: opens the source of pixels; with several workers it is sent to each of them.
+        options: everything that the pixels depend on, plain JSON values.
+        workers: processes that render; with 1, this process renders.
+        weigh: cost of rendering a block, in the unit of progress.
+        progress: called with the amount done and the total.
 
     Raises:
         TargetError: no space left, or an unfinished export with other options.
@@ -84,7 +84,7 @@ def export(
 
 
 def draw_block(image: Image, writer: Writer, source: Source, journal: Journal, index: int) -> None:
-    """Draw one block, keep it and note it as done."""
+    """Render one block, store it and note it as done."""
     block = image.block(index)
     writer.put(
         journal.folder, image, block, [part_pixels(source, image, part) for part in block.parts]
@@ -103,7 +103,7 @@ class _Report:
 
 
 def runs_of(todo: list[int], weights: list[int], count: int) -> list[list[int]]:
-    """Blocks in order, cut into at most `count` runs of about the same weight."""
+    """Blocks in order, split into at most `count` runs of about equal weight."""
     total, runs, filled = sum(weights[index] for index in todo), [[]], 0
     for index in todo:
         if runs[-1] and filled >= total * len(runs) / count:
@@ -123,7 +123,7 @@ def _draw_in_processes(
     workers: int,
     report: Callable[[], None],
 ) -> None:
-    # Heavy runs first: a light one at the end keeps no process waiting for long.
+    # Heavy runs first: a light one at the end does not keep the processes waiting for long.
     runs = sorted(
         runs_of(todo, weights, RUNS * workers), key=lambda run: -sum(weights[i] for i in run)
     )
@@ -148,7 +148,7 @@ def _draw_in_processes(
             "the same command again with fewer --workers: it goes on from there"
         ) from error
     finally:
-        stop.set()  # after the block in hand
+        stop.set()  # takes effect after the current block
         pool.shutdown(cancel_futures=True)
 
 
@@ -156,8 +156,8 @@ _state: dict[str, Any] = {}
 
 
 def _start(image: Image, writer: Writer, opener: Opener, folder: Path, stop: Any) -> None:
-    """In a new process: open the source, and end with the parent, however that ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    """In a new process: open the source, and exit with the parent, however that ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_follow, args=(parent.sentinel,), daemon=True).start()

@@ -1,4 +1,4 @@
-"""What is written: the levels of an image, and the blocks of tiles that it is drawn in."""
+"""The image to write: its levels, and the blocks of tiles in which it is rendered."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from zoomldm.geometry.levels import TILE
 
-SIDE = 4  # tiles along a block of its finest level
+SIDE = 4  # tiles along a block at its finest level
 STOREY = 3  # levels that a block spans
 
 
@@ -22,7 +22,7 @@ class Level:
         name: label, such as `5x`.
         size: width, height (px).
         mpp: micrometres per pixel.
-        origin: whether its pixels are the slide's own or were made.
+        origin: whether its pixels are the slide's own or generated.
     """
 
     name: str
@@ -38,10 +38,10 @@ class Level:
 
 @dataclass(frozen=True)
 class Part:
-    """Tiles of one level: those of a rectangle, in row-major order.
+    """A rectangle of tiles of one level, in row-major order.
 
     Attributes:
-        level: place in the image's levels, 0 for the finest.
+        level: index in the image's levels, 0 for the finest.
         row: first row of tiles.
         col: first column.
         rows: number of rows.
@@ -57,10 +57,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Block:
-    """What is drawn, kept and counted as one: a square of the slide at up to three levels.
+    """A unit of rendering, storage and progress: a square of the slide at up to three levels.
 
     Attributes:
-        index: place in the image's order.
+        index: position in the image's order of blocks.
         parts: finest first.
     """
 
@@ -75,7 +75,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Image:
-    """Levels of an image, finest first, each of half the size (rounded up) of the one before.
+    """Levels of an image, finest first, each half the size (rounded up) of the one before.
 
     Raises:
         ValueError: no levels, or sizes that don't halve.
@@ -105,7 +105,7 @@ class Image:
         return sum(rows * cols for _, rows, cols, _ in self._storeys())
 
     def block(self, index: int) -> Block:
-        """A block by its place: row-major, the finest levels' before coarser ones'."""
+        """A block by its index: row-major, blocks of the finest levels before coarser ones."""
         for finest, rows, cols, first in self._storeys():
             if index < first + rows * cols:
                 place = divmod(index - first, cols)
@@ -120,7 +120,7 @@ class Image:
             yield Part(level, top, left, min(side, rows - top), min(side, cols - left))
 
     def row_of_blocks(self, level: int, row: int) -> Iterator[Block]:
-        """Blocks that hold a row of tiles of a level, from the left."""
+        """Blocks that contain a row of tiles of a level, from left to right."""
         for finest, _, cols, first in self._storeys():
             if finest <= level < finest + STOREY:
                 start = first + row // (SIDE >> (level - finest)) * cols
@@ -128,14 +128,14 @@ class Image:
 
 
 class Source(Protocol):
-    """Pixels of an image, as a function of place alone."""
+    """Pixels of an image, as a function of position only."""
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
-        """A region inside a level of the image, (height, width, 3) uint8 sRGB."""
+        """Read a region inside a level of the image, (height, width, 3) uint8 sRGB."""
         ...
 
     def notes(self, block: Block) -> dict[str, Any]:
-        """What else is to be kept of a block, once its pixels were read; plain JSON values."""
+        """Further values to store for a block, once its pixels were read; plain JSON values."""
         ...
 
 
@@ -149,7 +149,7 @@ def part_pixels(source: Source, image: Image, part: Part) -> NDArray[np.uint8]:
 
 
 def part_tiles(pixels: NDArray[np.uint8], pad: bool = True) -> Iterator[NDArray[np.uint8]]:
-    """Tiles of a part's pixels in row-major order; those at an edge padded with white, or short."""
+    """Tiles of a part's pixels in row-major order; edge tiles are padded with white, or smaller."""
     for y in range(0, pixels.shape[0], TILE):
         for x in range(0, pixels.shape[1], TILE):
             tile = pixels[y : y + TILE, x : x + TILE]
@@ -161,7 +161,7 @@ def part_tiles(pixels: NDArray[np.uint8], pad: bool = True) -> Iterator[NDArray[
 
 
 def coarsest_pixels(tiles: Sequence[NDArray[np.uint8]], level: Level) -> NDArray[np.uint8]:
-    """A whole level from its tiles in row-major order, (height, width, 3)."""
+    """Assemble a whole level, (height, width, 3), from its tiles in row-major order."""
     rows, cols = level.grid
     out = np.full((rows * TILE, cols * TILE, 3), 255, np.uint8)
     for place, tile in enumerate(tiles):

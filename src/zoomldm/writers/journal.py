@@ -1,4 +1,4 @@
-"""The folder beside an output that an interrupted export goes on from."""
+"""The folder beside an output from which an interrupted export resumes."""
 
 import hashlib
 import json
@@ -17,11 +17,10 @@ _GONE = ".gone"
 
 
 class Journal:
-    """Which blocks of an export are done, one line each, behind a line that says of what export.
+    """The finished blocks of an export, one line each, after a line that identifies the export.
 
-    The folder is `<target>.part`; the tiles themselves lie in it too. A block is noted after its
-    tiles have their names, so a line is true whenever the process ends; a line cut short counts
-    for nothing.
+    The folder is `<target>.part`; it also contains the tiles. A block is noted after its tiles have
+    their final names, so a line is true whenever the process ends. A truncated line is ignored.
 
     Args:
         folder: the folder.
@@ -34,14 +33,14 @@ class Journal:
 
     @classmethod
     def begin(cls, target: Path, options: dict[str, Any]) -> "Journal":
-        """Start an export, or find what an interrupted one of the same options has done.
+        """Start an export, or find what an interrupted one with the same options has finished.
 
         Args:
             target: the output.
-            options: all that its bytes depend on, plain JSON values.
+            options: everything that its bytes depend on, plain JSON values.
 
         Raises:
-            TargetError: the folder is something else, or was begun with other options.
+            TargetError: the folder is something else, or was started with other options.
         """
         folder = target.with_name(target.name + ".part")
         path, wanted = folder / NAME, json.loads(json.dumps(options))
@@ -75,7 +74,7 @@ class Journal:
         return journal
 
     def poll(self) -> dict[int, dict[str, Any]]:
-        """What was noted of each block so far, also by other processes."""
+        """Read the notes of all finished blocks so far, including other processes' blocks."""
         with (self.folder / NAME).open("rb") as file:
             file.seek(self._read)
             for line in file:
@@ -90,7 +89,7 @@ class Journal:
     def note(self, block: int, notes: dict[str, Any]) -> None:
         """Note a block as done."""
         line = json.dumps({"block": block, "notes": notes}, separators=(",", ":"))
-        # The line break before it ends what a killed process may have left of its own.
+        # The leading line break ends a line that a killed process may have left unfinished.
         data = f"\n{line}\n".encode()
         handle = os.open(self.folder / NAME, os.O_WRONLY | os.O_APPEND)
         try:
@@ -100,8 +99,8 @@ class Journal:
             os.close(handle)
 
     def close(self) -> None:
-        """Remove the folder: the output is whole."""
-        # Under another name at once: half a folder would be taken for an unfinished export.
+        """Remove the folder once the output is complete."""
+        # Rename it first: a half-removed folder would be taken for an unfinished export.
         gone = self.folder.with_name(f".{self.folder.name}.{os.getpid()}{_GONE}")
         self.folder.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)

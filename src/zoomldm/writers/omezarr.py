@@ -1,4 +1,4 @@
-"""OME-Zarr 0.5: one Zarr v3 array a level, lossless, in shards of many chunks."""
+"""OME-Zarr 0.5: one Zarr v3 array per level, lossless, in shards of many chunks."""
 
 import json
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class OmeZarr:
     """OME-Zarr 0.5: axes c, y, x; uint8; chunks of 256 px, in shards as large as a block.
 
     Attributes:
-        zstd: level of compression; pixels are kept as they are.
+        zstd: compression level; pixels are stored losslessly.
     """
 
     zstd: int = 3
@@ -57,7 +57,7 @@ class OmeZarr:
                 compressors=ZstdCodec(level=self.zstd),
                 dimension_names=_AXES,
             )
-        # Last: its presence says that all of the layout is there.
+        # Last: its presence marks the layout as complete.
         group.attrs["ome"] = _metadata(image)
 
     def put(
@@ -73,9 +73,9 @@ class OmeZarr:
     def finish(self, folder: Path, image: Image, target: Path, facts: dict[str, Any]) -> None:
         """See `Writer`; the provenance is the attribute `zoomldm` of the group."""
         tree = folder / _TREE
-        # Else it was moved before an interruption, and what may lie there is what it replaced.
+        # Otherwise it was moved before an interruption, and a folder left there is the old one.
         if tree.is_dir() and not same_facts(_attributes(target).get("zoomldm"), facts):
-            for left in tree.rglob("*.partial"):  # chunks that a kill cut short
+            for left in tree.rglob("*.partial"):  # chunks of a killed process
                 left.unlink()
             zarr.open_group(tree, mode="r+").attrs["zoomldm"] = facts
             _opened.cache_clear()
@@ -88,7 +88,7 @@ def _opened(path: Path) -> zarr.Array:
 
 
 def _attributes(group: Path) -> dict[str, Any]:
-    """Attributes of a group, none where there is no group."""
+    """Attributes of a group, empty if there is no group."""
     try:
         found = json.loads((group / "zarr.json").read_text(encoding="utf-8"))["attributes"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -97,11 +97,11 @@ def _attributes(group: Path) -> dict[str, Any]:
 
 
 def _metadata(image: Image) -> dict[str, Any]:
-    """The `ome` attribute of a group, as version 0.5 has it."""
+    """The `ome` attribute of a group, as specified by version 0.5."""
     finest = image.levels[0].mpp
     datasets = []
     for number, level in enumerate(image.levels):
-        # A pixel's place is its centre; that of a coarser level lies between finer ones'.
+        # A pixel's position is its centre; that of a coarser level lies between finer ones'.
         shift = (level.mpp - finest) / 2
         transformations: list[dict[str, Any]] = [
             {"type": "scale", "scale": [1.0, level.mpp, level.mpp]}

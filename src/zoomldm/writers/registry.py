@@ -1,4 +1,4 @@
-"""Which writer a name asks for."""
+"""The writer for an output's file name."""
 
 from pathlib import Path
 from typing import Literal
@@ -13,26 +13,26 @@ ENDINGS = (
     *(".ome.tiff", ".ome.tif", ".tiff", ".tif", ".svs"),
     *(".ome.zarr", ".zarr", ".dcm", ".dzi", PICTURE),
 )
-FOLDERS = (".zarr", ".ome.zarr", ".dcm")  # what isn't one file
+FOLDERS = (".zarr", ".ome.zarr", ".dcm")  # formats that are folders
 KNOWN = ".tif, .ome.tif, .svs, .zarr, .dcm, .dzi, .png"
 _FLAVOURS: dict[str, Flavour] = {".ome.tif": "ome", ".ome.tiff": "ome", ".svs": "aperio"}
 
 
 def ending(target: Path) -> str | None:
-    """The ending of a name that says its format, None where there is none."""
+    """The ending of a name that determines its format, None if there is none."""
     name = target.name.lower()
     return next((e for e in ENDINGS if name.endswith(e) and name != e), None)
 
 
 def writer_for(target: Path, flavour: Flavour | None = None) -> Writer:
-    """The writer of a name's format; modules of a format are loaded when it is asked for.
+    """The writer for a name's format; a format's modules are imported on demand.
 
     Args:
-        target: the output; its ending says the format.
-        flavour: of a TIFF; None: what the ending says.
+        target: the output; its ending determines the format.
+        flavour: TIFF flavour; None takes that of the ending.
 
     Raises:
-        ConfigError: an ending that isn't known, or a flavour that doesn't go with it.
+        ConfigError: an unknown ending, or a flavour that does not match it.
     """
     found = ending(target)
     if found is None or found == PICTURE:
@@ -60,7 +60,7 @@ def writer_for(target: Path, flavour: Flavour | None = None) -> Writer:
 
 
 def unknown(target: Path) -> str:
-    """What is said of a name without an ending that is known."""
+    """The error message for a name without a known ending."""
     return (
         f"{target}: ending {target.suffix!r} is not known; expected {KNOWN} or a folder that exists"
     )

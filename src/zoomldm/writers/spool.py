@@ -1,4 +1,4 @@
-"""Encoded tiles of finished blocks, until a file that keeps them in rows is put together."""
+"""Temporary storage of finished blocks' tiles, for files that need them in row-major order."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from zoomldm.errors import TargetError
 from zoomldm.writers.image import Block, Image
 
-_FAN = 1000  # files in one folder
+_FAN = 1000  # files per folder
 
 
 def _path(folder: Path, index: int) -> Path:
@@ -18,9 +18,9 @@ def _path(folder: Path, index: int) -> Path:
 
 
 def keep_tiles(folder: Path, block: Block, tiles: Iterable[bytes]) -> None:
-    """Keep the encoded tiles of a block, in the order of its parts.
+    """Store the encoded tiles of a block, in the order of its parts.
 
-    The file holds the number of tiles and their lengths (uint32, little-endian), then the tiles.
+    The file contains the number of tiles and their lengths (uint32, little-endian), then the tiles.
     """
     data = list(tiles)
     if len(data) != block.tiles:
@@ -54,7 +54,7 @@ def _lengths(folder: Path, block: Block) -> NDArray[np.int64]:
 
 
 def _rows(folder: Path, image: Image, level: int) -> Iterator[tuple[Path, int, NDArray[np.int64]]]:
-    """File, offset of the first tile and lengths of each stretch of a level, in row-major order."""
+    """File, offset of the first tile and lengths for each run of tiles, in row-major order."""
     for row in range(image.levels[level].grid[0]):
         for block in image.row_of_blocks(level, row):
             lengths, before = _lengths(folder, block), 0
@@ -76,7 +76,7 @@ def kept_tiles(folder: Path, image: Image, level: int) -> Iterator[bytes]:
     """Tiles of a level in row-major order.
 
     Raises:
-        TargetError: a block is missing or cut short.
+        TargetError: a block is missing or truncated.
     """
     for path, offset, lengths in _rows(folder, image, level):
         with path.open("rb") as file:

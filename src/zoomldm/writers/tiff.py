@@ -28,10 +28,10 @@ class Tiff:
     """Pyramidal BigTIFF.
 
     Attributes:
-        flavour: `plain`: a page a level, provenance as JSON in the first page's description;
+        flavour: `plain`: one page per level, provenance as JSON in the first page's description;
             `ome`: OME-XML, the reduced levels as SubIFDs; `aperio`: pages and description as
-            Aperio's scanners write them, a thumbnail as second page.
-        quality: of JPEG, 1 to 100; chroma is halved on both axes (4:2:0).
+            Aperio's scanners write them, with a thumbnail as second page.
+        quality: JPEG quality, 1 to 100; chroma is halved on both axes (4:2:0).
     """
 
     flavour: Flavour = "plain"
@@ -94,7 +94,7 @@ class Tiff:
         )
 
     def _aperio(self, image: Image, facts: dict[str, Any]) -> str:
-        """Aperio's description: a first line, the size, then `key = value` behind bars."""
+        """Aperio's description: a first line, the size, then `key = value` separated by bars."""
         level = image.levels[0]
         wide, high = level.size
         made = ", ".join(part.name for part in image.levels if part.origin == "generated")
@@ -136,7 +136,7 @@ def _plain(image: Image, facts: dict[str, Any]) -> str:
 
 
 def _ome_xml(image: Image, facts: dict[str, Any]) -> str:
-    """OME-XML of one RGB image whose provenance is an annotation."""
+    """OME-XML of one RGB image, with its provenance as an annotation."""
     level = image.levels[0]
     wide, high = level.size
     made = ", ".join(part.name for part in image.levels if part.origin == "generated")

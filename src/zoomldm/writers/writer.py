@@ -1,4 +1,4 @@
-"""What a format is to the rest: one protocol, and what its files share."""
+"""The protocol of all output formats, and functions that they share."""
 
 import json
 from collections.abc import Sequence
@@ -12,40 +12,40 @@ from numpy.typing import NDArray
 from zoomldm.errors import TargetError
 from zoomldm.writers.image import Block, Image
 
-MARKER = "zoomldm.json"  # provenance in a folder that we wrote
+MARKER = "zoomldm.json"  # provenance in a folder written by zoomldm
 
 
 class Writer(Protocol):
-    """One format. Holds its settings alone, so that it can be sent to other processes."""
+    """One format. It contains only its settings, so that it can be sent to other processes."""
 
     def settings(self) -> dict[str, Any]:
-        """What its bytes depend on besides the image, plain JSON values."""
+        """Everything besides the image that the output's bytes depend on, plain JSON values."""
         ...
 
     def check(self, target: Path, image: Image) -> None:
-        """Refuse a target that this format can't be written to, or what it lacks to write.
+        """Check that this format can be written to the target.
 
         Raises:
-            TargetError: the name belongs to something that we did not write.
+            TargetError: the name belongs to something not written by zoomldm.
             ConfigError: an extra is missing, or the image does not fit the format.
         """
         ...
 
     def begin(self, folder: Path, image: Image) -> None:
-        """Lay out the folder that blocks are kept in; called again on resuming."""
+        """Lay out the folder for blocks; called again on resuming."""
         ...
 
     def put(
         self, folder: Path, image: Image, block: Block, pixels: Sequence[NDArray[np.uint8]]
     ) -> None:
-        """Keep a block's pixels, one array a part; from any process, in any order."""
+        """Store a block's pixels, one array per part; from any process, in any order."""
         ...
 
     def finish(self, folder: Path, image: Image, target: Path, facts: dict[str, Any]) -> None:
-        """Put the output together from all blocks; it appears whole or not at all.
+        """Assemble the output from all blocks; it appears complete or not at all.
 
         Args:
-            folder: where the blocks are.
+            folder: the folder with the blocks.
             image: the image.
             target: the output.
             facts: its provenance, plain JSON values.
@@ -54,7 +54,7 @@ class Writer(Protocol):
 
 
 def encode_jpeg(tile: NDArray[np.uint8], quality: int, subsampling: str = "420") -> bytes:
-    """A JPEG file of a picture (h, w, 3) uint8 RGB, stored as YCbCr."""
+    """Encode an image (h, w, 3) uint8 RGB as a JPEG file, stored as YCbCr."""
     data = imagecodecs.jpeg_encode(
         tile, level=quality, colorspace="rgb", outcolorspace="ycbcr", subsampling=subsampling
     )
@@ -62,10 +62,10 @@ def encode_jpeg(tile: NDArray[np.uint8], quality: int, subsampling: str = "420")
 
 
 def check_folder(target: Path, ours: bool) -> None:
-    """Refuse a folder that is to be replaced though we did not write it.
+    """Refuse to replace a folder that zoomldm did not write.
 
     Raises:
-        TargetError: a file has the name, or a folder that is not ours.
+        TargetError: no parent folder, or the name belongs to a file or another program's folder.
     """
     if not target.parent.is_dir():
         raise TargetError(f"{target}: folder {target.parent} does not exist; create it first")
@@ -78,7 +78,7 @@ def check_folder(target: Path, ours: bool) -> None:
 
 
 def has_marker(folder: Path) -> bool:
-    """Whether a folder holds our provenance."""
+    """Whether a folder contains zoomldm's provenance."""
     return read_marker(folder) is not None
 
 
@@ -88,7 +88,7 @@ def write_marker(folder: Path, facts: dict[str, Any]) -> None:
 
 
 def same_facts(found: Any, facts: dict[str, Any]) -> bool:
-    """Whether provenance is that of the same pixels, whatever machine drew them."""
+    """Whether two provenances describe the same pixels, whichever machine rendered them."""
     machine = ("threads", "torch")
     plain = json.loads(json.dumps(facts))
     return isinstance(found, dict) and all(
@@ -97,7 +97,7 @@ def same_facts(found: Any, facts: dict[str, Any]) -> bool:
 
 
 def read_marker(folder: Path) -> Any:
-    """The provenance in a folder, None where there is none."""
+    """The provenance in a folder, None if there is none."""
     try:
         return json.loads((folder / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
