@@ -1,4 +1,4 @@
-"""Patch encoders that others trained: which there are, and how one is loaded."""
+"""Third-party patch encoders: the list of known ones, and loading."""
 
 from zoomldm.encoders.encoder import (
     EncoderOptions,

@@ -1,4 +1,4 @@
-"""A loaded patch encoder: tiles in, embeddings and the digest of what made them out."""
+"""A loaded patch encoder: turns tiles into embeddings and has a digest."""
 
 import hashlib
 import json
@@ -23,9 +23,9 @@ class EncoderOptions:
     """How a patch encoder is run.
 
     Attributes:
-        precision: of its weights and activations; embeddings come out as float32 always. What half
-            precision changes in them is far below what archives keep of them.
-        batch: tiles that it takes at once.
+        precision: precision of weights and activations; embeddings are always float32. The change
+            from half precision is far below the precision that archives store.
+        batch: tiles per batch.
     """
 
     precision: EncoderPrecision = "float32"
@@ -41,16 +41,16 @@ class EncoderOptions:
 
 
 class PatchEncoder(Protocol):
-    """What compression asks of a patch encoder."""
+    """Interface that compression needs of a patch encoder."""
 
     @property
     def batch(self) -> int:
-        """Tiles that it takes at once."""
+        """Tiles per batch."""
         ...
 
     @property
     def id(self) -> str:
-        """What archives call it."""
+        """Its name in archives."""
         ...
 
     @property
@@ -60,7 +60,7 @@ class PatchEncoder(Protocol):
 
     @property
     def digest(self) -> str:
-        """SHA-256 over its weights and how it prepares a tile."""
+        """SHA-256 over its weights and preprocessing."""
         ...
 
     def encode_tiles(self, tiles: np.ndarray) -> np.ndarray:
@@ -69,10 +69,10 @@ class PatchEncoder(Protocol):
 
 
 class PipelineEncoder:
-    """The patch encoder of a pipeline, in the precision that the pipeline has.
+    """The patch encoder of a pipeline, in the pipeline's own precision.
 
     Raises:
-        ConfigError: half precision asked for.
+        ConfigError: half precision was requested.
     """
 
     def __init__(
@@ -87,11 +87,11 @@ class PipelineEncoder:
                 "is; name another with --encoder, or leave the precision out"
             )
         if pipeline.patch_encoder is None:
-            pipeline.digest("patch_encoder")  # says so
+            pipeline.digest("patch_encoder")  # raises an error that says so
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the network that the pipeline has now."""
+        """SHA-256 of the pipeline's current network."""
         return self._pipeline.digest("patch_encoder")
 
     @property
@@ -105,16 +105,16 @@ class PipelineEncoder:
 
 
 class NetworkEncoder:
-    """A network from elsewhere.
+    """A patch encoder with a network of its own, outside any pipeline.
 
     Args:
         name: its id.
-        network: prepared images (B, 3, S, S) to embeddings (B, D).
-        preprocessing: of a tile.
-        dim: D.
+        network: maps prepared images (B, 3, S, S) to embeddings (B, D).
+        preprocessing: preprocessing of a tile.
+        dim: D, length of an embedding.
         digest: see `digest_of`.
         device: where it runs.
-        options: how it runs; half precision does not change what it is called.
+        options: how it runs; half precision does not change its id.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class NetworkEncoder:
 
 
 def prepared(pictures: Tensor, preprocessing: Preprocessing, device: Any = None) -> Tensor:
-    """Images (n, 3, 256, 256), whole numbers 0..255, as input (n, 3, size, size) float32."""
+    """Prepare images (n, 3, 256, 256), integers 0..255, as input (n, 3, size, size) float32."""
     x, side = pictures.to(device, torch.uint8), preprocessing.size
     if x.shape[-1] != side:
         x = resized(x, side)
@@ -152,11 +152,11 @@ def prepared(pictures: Tensor, preprocessing: Preprocessing, device: Any = None)
 
 
 def resized(x: Tensor, side: int) -> Tensor:
-    """Bytes (n, 3, S, S) as whole numbers (n, 3, side, side), bilinear and antialiased.
+    """Resize bytes (n, 3, S, S) to integers (n, 3, side, side), bilinear and antialiased.
 
     The encoders' own transforms resize with Pillow, on bytes, and round between rows and columns.
-    On the CPU PyTorch's kernel for bytes does so too; on other devices, which have none, the whole
-    batch is resized in float32 and rounded once, at most 1 of 255 apart.
+    On the CPU, PyTorch's kernel for bytes does the same. Other devices have no such kernel: there
+    the whole batch is resized in float32 and rounded once, which differs by at most 1 of 255.
     """
     if x.device.type == "cpu":
         return F.interpolate(x, (side, side), mode="bilinear", antialias=True)
@@ -164,13 +164,13 @@ def resized(x: Tensor, side: int) -> Tensor:
 
 
 def in_floats(x: Tensor, side: int) -> Tensor:
-    """`resized` where there is no kernel for bytes."""
+    """Do the work of `resized` on devices without a kernel for bytes."""
     x = F.interpolate(x.float(), (side, side), mode="bilinear", antialias=True)
     return x.round().clamp(0, 255)
 
 
 def digest_of(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over plain facts and float32 values; the file they came in does not matter."""
+    """Compute SHA-256 over plain facts and float32 values, independent of the file format."""
     sha = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name, value in sorted(tensors.items()):
         sha.update(name.encode())

@@ -1,4 +1,4 @@
-"""What archives of several ratios show, beside a codec at the same bytes in all."""
+"""Measure archives of several ratios, to compare with a codec at the same total bytes."""
 
 import tempfile
 from collections.abc import Sequence
@@ -21,10 +21,10 @@ from zoomldm.verbs import Progress, silent
 
 @dataclass(frozen=True)
 class ArchiveSetting:
-    """An archive: how many times smaller than its slide, and the level of its base layer.
+    """Settings of an archive: slide-to-archive size ratio and level of the base layer.
 
     Attributes:
-        ratio: asked for; without a base layer nothing is left to choose.
+        ratio: requested ratio; has no effect without a base layer.
         base: 0 to 7, None for embeddings alone.
 
     Examples:
@@ -36,23 +36,23 @@ class ArchiveSetting:
     base: int | None
 
     def __str__(self) -> str:
-        """For tables."""
+        """Return a label for tables."""
         if self.base is None:
             return "archive, embeddings alone"
         return f"archive {self.ratio:g}:1, base {NAMES[self.base]}"
 
     def options(self) -> CompressOptions:
-        """How it is made."""
+        """Return the compression options of this archive."""
         if self.base is None:
             return CompressOptions(base="none")
         return CompressOptions(base=NAMES[self.base], ratio=self.ratio)
 
 
 def parse_archive(text: str) -> ArchiveSetting:
-    """`RATIO:LEVEL` or `none`.
+    """Parse `RATIO:LEVEL` or `none`.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: the text is neither.
 
     Examples:
         >>> parse_archive("45:5x")
@@ -83,21 +83,21 @@ def measure_archives(
     keep: Path | None = None,
     progress: Progress = silent,
 ) -> list[dict[str, Any]]:
-    """Measures of a slide made into archives and drawn again, a row an archive and level.
+    """Compress a slide to archives, decompress and measure them, a row per archive and level.
 
     Args:
         path: the slide.
         settings: the archives.
-        judges: what describes images.
-        pipeline: makes the archives and draws them, with its defaults and seed 0.
-        tiles: patches of each level, at the places that `measure_settings` chooses.
+        judges: evaluation feature extractors.
+        pipeline: makes and decompresses the archives, with its defaults and seed 0.
+        tiles: patches per level, at the places that `measure_settings` chooses.
         levels: levels to measure at.
-        keep: JSON file in which rows are kept as they come and looked up on the next run.
+        keep: JSON file in which rows are stored as they come and looked up on the next run.
         progress: called as work goes on.
 
     Returns:
-        Rows as `measure_settings` gives them; `bytes` is the archive's file over its tissue tiles
-        and `reached` whether it is as small as was asked for (within a twentieth).
+        Rows as `measure_settings` returns them; `bytes` is the archive's file size per tissue tile
+        and `reached` whether it has the requested ratio (within a twentieth).
     """
     known, rows = kept_rows(keep), []
     digest = pipeline.digest()[:16]

@@ -1,4 +1,4 @@
-"""Image codecs as the cheapest alternative: a slide at a level, coded at a number of bytes."""
+"""Image codecs as the cheapest alternative: a slide coded at one level to a given size."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,20 +14,20 @@ from zoomldm.geometry.levels import COUNT, NAMES, TILE, parse_level
 from zoomldm.slides import Slide
 
 Picture = NDArray[np.uint8]
-BLOCK = 512  # px a side that are coded together, at most
-_SAMPLE = 8  # blocks on which a quality is found
+BLOCK = 512  # px: largest side of a block, which is coded as one image
+_SAMPLE = 8  # blocks on which the quality is chosen
 _SPEED = 6  # of AVIF: 4 gives 0.3 dB more at six times the time, 8 takes 0.2 dB and a quarter
 
 
 @dataclass(frozen=True)
 class Codec:
-    """A lossy codec with whole-number qualities, worst to best.
+    """A lossy codec with integer qualities, worst to best.
 
     Attributes:
         name: avif, jxl, webp or jpeg.
         encode: (h, w, 3) uint8 and a quality to bytes.
         decode: bytes to (h, w, 3) uint8.
-        qualities: the lowest and the highest.
+        qualities: lowest and highest quality.
     """
 
     name: str
@@ -45,7 +45,7 @@ def _avif(pixels: Picture, quality: int) -> bytes:
 
 
 def _jxl(pixels: Picture, quality: int) -> bytes:
-    # Beyond a distance of about 16 files grow again, for libjxl then halves the image.
+    # Beyond a distance of about 16, files grow again, because libjxl then halves the image.
     return bytes(
         imagecodecs.jpegxl_encode(
             pixels, distance=15 * 0.95 ** max(quality, 0), effort=7, numthreads=1
@@ -77,10 +77,10 @@ CODECS = {
 
 
 def find_codec(name: str) -> Codec:
-    """Codec of a name.
+    """Return the codec of a given name.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such codec.
     """
     if name not in CODECS:
         raise ConfigError(f"codec {name!r} does not exist; expected {', '.join(CODECS)}")
@@ -88,7 +88,7 @@ def find_codec(name: str) -> Codec:
 
 
 def best_quality(size: Callable[[int], float], most: float, lowest: int, highest: int) -> int:
-    """The highest quality of which `size` (rising) is at most `most`; `lowest` if none is."""
+    """Find the highest quality with a `size` (rising) of at most `most`, or else `lowest`."""
     while lowest < highest:
         middle = (lowest + highest + 1) // 2
         if size(middle) <= most:
@@ -100,9 +100,9 @@ def best_quality(size: Callable[[int], float], most: float, lowest: int, highest
 
 @dataclass(frozen=True)
 class Setting:
-    """How a slide is stored: which level, by which codec, at how many bytes a tissue tile.
+    """How a slide is stored: codec, level and bytes per tissue tile.
 
-    A codec of `none` keeps the level as it is: what the level itself costs in detail.
+    The codec `none` leaves the level uncoded and so shows the detail lost by the level alone.
     """
 
     codec: str
@@ -124,22 +124,22 @@ class Setting:
 
 
 class CodedSlide(Enlarged):
-    """A slide as a codec leaves it at a level, readable at every level.
+    """A slide coded at one level, readable at every level.
 
-    Coded are blocks of up to 512 px that hold tissue; outside tissue tiles they are white, as a
-    base layer of tissue only is. All have one quality, the highest that keeps to the bytes asked
-    for on up to eight blocks spread over the slide; the lowest there is where none does.
+    Blocks of up to 512 px that hold tissue are coded; outside tissue tiles they are white, like a
+    tissue-only base layer. All blocks have the same quality: the highest that stays within the
+    requested bytes on up to eight blocks spread over the slide, or the lowest if none does.
     Blocks are coded when they are read.
 
     Args:
         slide: the slide; must stay open.
         mask: (rows, cols) its tissue tiles.
-        setting: level, codec and bytes.
+        setting: codec, level and bytes.
 
     Attributes:
-        quality: the one used.
-        bytes_per_tile: bytes a tissue tile of the blocks that the quality was found on.
-        reached: whether they are within what was asked for.
+        quality: quality used.
+        bytes_per_tile: bytes per tissue tile on the blocks used to choose the quality.
+        reached: whether that is within the requested bytes.
     """
 
     def __init__(self, slide: Slide, mask: NDArray[np.bool_], setting: Setting) -> None:
@@ -182,7 +182,7 @@ class CodedSlide(Enlarged):
         return self._mask[row * s : (row + 1) * s, col * s : (col + 1) * s]
 
     def _block(self, row: int, col: int) -> Picture:
-        """Pixels of a block as they are, white outside tissue tiles."""
+        """Read the original pixels of a block, white outside tissue tiles."""
         side = self._side * self._tile
         pixels = self._slide.read(self.setting.level, col * side, row * side, side, side)
         if self._tile:
@@ -201,7 +201,7 @@ class CodedSlide(Enlarged):
         return self._blocks[row, col]
 
     def _pixels(self, x: int, y: int, width: int, height: int) -> Picture:
-        """Pixels of the stored level; white outside the slide."""
+        """Read pixels of the stored level; white outside the slide."""
         out = np.full((height, width, 3), 255, np.uint8)
         side = self._side * self._tile
         full_w, full_h = self.size(self.setting.level)
@@ -219,10 +219,10 @@ class CodedSlide(Enlarged):
 
 
 def parse_setting(text: str) -> Setting:
-    """Setting of a text such as `avif:5x:235`, or `none:5x`.
+    """Parse a setting such as `avif:5x:235` or `none:5x`.
 
     Raises:
-        ConfigError: not such a text.
+        ConfigError: the text is not a setting.
     """
     parts: Sequence[str] = text.split(":")
     if len(parts) == 2 and parts[0] == "none":

@@ -1,4 +1,4 @@
-"""Images held against the tissue that they should show, by every measure, with intervals."""
+"""Compare images with the tissue that they should show, by all measures, with intervals."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -40,19 +40,19 @@ from zoomldm.evaluation.readers import Reads
 from zoomldm.geometry.levels import TILE, level_mpp
 
 NUCLEI_TO = 1  # the coarsest level at which nuclei are looked for
-CLUSTER = 2048  # px of the 0.5 mpp raster: patches of one such square are resampled together
+CLUSTER = 2048  # px of the 0.5 mpp raster: patches in a square of this side are resampled together
 REGION = 1024  # px
 FLOOR = 0.05  # see `nearest_is_source`
-_COLOURED = 20  # span of a px over R, G and B from which it is stained
+_COLOURED = 20  # a px with a larger span over R, G and B is stained
 _DRAWS, _FRECHET_DRAWS = 1000, 40
 
 
 @dataclass(frozen=True)
 class Judges:
-    """What describes images for retrieval and distances.
+    """Evaluation feature extractors (judges), for retrieval and distances.
 
     Attributes:
-        public: features without a part in any training.
+        public: features that were used in no training.
         own: the project's judge, or None.
     """
 
@@ -61,13 +61,13 @@ class Judges:
 
 
 class Tissue:
-    """Real patches of one slide at one level, and what is known of them.
+    """Real patches of one slide at one level, with their nuclei and features.
 
     Args:
         level: 0 to 7.
         places: (n, 2) x and y of the patches' corners in px of the level.
-        pixels: (n, 256, 256, 3) uint8, as they are.
-        judges: what describes them.
+        pixels: (n, 256, 256, 3) uint8, the real pixels.
+        judges: evaluation feature extractors.
     """
 
     def __init__(self, level: int, places: NDArray, pixels: Picture, judges: Judges) -> None:
@@ -79,7 +79,7 @@ class Tissue:
 
     @cached_property
     def nuclei(self) -> list[Nuclei]:
-        """Nuclei patch by patch."""
+        """Nuclei of each patch."""
         return [find_nuclei(p, level_mpp(self.level)) for p in self.pixels]
 
     @cached_property
@@ -89,25 +89,25 @@ class Tissue:
 
     @cached_property
     def described(self) -> NDArray:
-        """The own judge's descriptions."""
+        """Descriptions by the project's judge."""
         assert self.judges.own is not None
         return self.judges.own(self.pixels)
 
     def read(self, source: Reads) -> Picture:
-        """The same patches of another reader."""
+        """Read the same patches from another reader."""
         return np.stack(
             [source.read(self.level, x, y, TILE, TILE) for x, y in self.places.tolist()]
         )
 
     def measure(self, made: Picture) -> dict[str, dict[str, float]]:
-        """All measures of images (n, 256, 256, 3) of the same places, each with its interval.
+        """Compute all measures of images (n, 256, 256, 3) of the same places, with intervals.
 
         Returns:
             By name `value`, `low` and `high` (95 %, places resampled in squares of 2,048 px at
-            20x): `psnr` (dB), `ssim`, `detail` (mean absolute Laplacian over the real one's),
-            `perceptual`, `frechet`, `kernel`, `retrieval` (public features; share of 1),
-            `retrieval_floored` (no number scaled by less than a twentieth of the usual std),
-            `retrieval_own` (the project's judge, where given), and at 20x and 10x `f1`,
+            20x): `psnr` (dB), `ssim`, `detail` (mean absolute Laplacian relative to the real
+            one), `perceptual`, `frechet`, `kernel`, `retrieval` (public features; a fraction of
+            1), `retrieval_floored` (no feature scaled by less than a twentieth of the usual std),
+            `retrieval_own` (the project's judge, if given), and at 20x and 10x `f1`,
             `precision`, `recall`, `density_correlation`, `f1_by_chance`, `area_distance`,
             `intensity_distance`.
         """
@@ -156,13 +156,13 @@ def _ratio(values: list[float], of: list[float], weights: NDArray) -> NDArray:
 
 
 def stained(pixels: Picture) -> float:
-    """Fraction of the px of an image that are stained."""
+    """Fraction of stained px in an image."""
     span = pixels.max(-1).astype(np.int16) - pixels.min(-1)
     return float((span > _COLOURED).mean())
 
 
 def spread(pixels: Picture, count: int) -> Picture:
-    """Images evenly spread over those of which half the px are stained, or over all."""
+    """Choose images spread evenly over those with more than half their px stained, or over all."""
     pool = [i for i, p in enumerate(pixels) if stained(p) > 0.5] or list(range(len(pixels)))
     chosen = np.linspace(0, len(pool) - 1, count + 2).astype(int)[1:-1]
     return pixels[np.array(pool)[chosen]]
@@ -171,14 +171,14 @@ def spread(pixels: Picture, count: int) -> Picture:
 def choose_places(
     slide: Reads, mask: NDArray[np.bool_], level: int, count: int, seed: int = 0
 ) -> tuple[NDArray[np.int64], Picture]:
-    """Patches of a level at random, in grid order: of half tissue tiles, and of half stained px.
+    """Choose random patches of a level, in grid order, at least half tissue and half stained.
 
     Args:
-        slide: what they are read from.
+        slide: reader of the patches.
         mask: (rows, cols) tissue tiles.
         level: 0 to 7; patches start at whole multiples of their side.
-        count: how many at most.
-        seed: of the choice.
+        count: largest number of patches.
+        seed: seed of the choice.
 
     Returns:
         (n, 2) x and y in px of the level, and pixels (n, 256, 256, 3).
@@ -204,7 +204,7 @@ def choose_places(
 
 
 def choose_regions(mask: NDArray[np.bool_], count: int, side: int = REGION) -> NDArray[np.int64]:
-    """The squares of `side` px with most tissue, apart from each other: (n, 2) x and y at 20x."""
+    """Choose disjoint squares of `side` px, highest tissue fraction first: (n, 2) x, y at 20x."""
     tiles = side // TILE
     tiles = min(tiles, *mask.shape)
     windows = np.lib.stride_tricks.sliding_window_view(mask, (tiles, tiles))
@@ -226,22 +226,23 @@ def measure_regions(
     side: int = REGION,
     each: Callable[[Picture, Picture], None] | None = None,
 ) -> dict[str, float]:
-    """What is seen on regions of 20x and not on patches: places of tissue, seams, holes, levels.
+    """Measure on 20x regions what patches do not show: tissue placement, seams, holes, levels.
 
     Args:
-        slide: real pixels.
-        made: the images.
+        slide: reader of the real pixels.
+        made: reader of the images to measure.
         regions: (n, 2) x and y at 20x, multiples of 4.
-        base: reader of the base layer and its level, in which holes are looked for.
-        period: px between the lines at which seams are looked for.
-        side: px of a region.
-        each: given the real and the made pixels of each region.
+        base: reader of the base layer and its level, for finding holes.
+        period: px between the lines where seams are measured.
+        side: side of a region in px.
+        each: called with the real and the measured pixels of each region.
 
     Returns:
         `luminance_4um`, `luminance_2um`, `haematoxylin_2um` (correlations, mean over regions),
         `seams`, `seams_worst`, `seams_real`, `seams_real_worst`, `child_10x` and `child_5x` (the
         greatest difference of a child's average from its parent, 1/255), `child_10x_mean`,
-        `child_5x_mean`; with a base `lost` and `invented` (shares of cells, the worst region's).
+        `child_5x_mean`; with a base `lost` and `invented` (fractions of cells, in the worst
+        region).
     """
     rows: list[dict[str, float]] = []
     lines, real_lines = [], []

@@ -1,4 +1,4 @@
-"""Whether samples are copies: how near they come to training patches, against withheld ones."""
+"""Find memorised samples: their distance to training patches, against that of withheld patches."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -25,10 +25,10 @@ from zoomldm.tables import as_markdown
 from zoomldm.verbs import Progress, silent
 
 NEAR = 1.0  # percentile of the withheld patches' distances below which a sample counts as a copy
-LEAST = 8  # withheld patches of a level that a percentile is taken of
+LEAST = 8  # withheld patches that a level needs for a percentile
 PAIRS = 8  # nearest pairs shown
-_POOL = 4  # latents are averaged over squares of so many cells
-_MOST = 256  # withheld or held-out patches a level
+_POOL = 4  # side, in cells, of the squares that latents are averaged over
+_MOST = 256  # most withheld or held-out patches per level
 _CHUNK = 256
 Pair = tuple[dict[str, Any], NDArray[np.uint8], NDArray[np.uint8]]
 
@@ -44,12 +44,12 @@ def measure_copies(
     options: SampleOptions | None = None,
     progress: Progress = silent,
 ) -> tuple[dict[str, Any], NDArray[np.uint8] | None]:
-    """Distance of samples to the nearest training patch, against that of withheld patches.
+    """Measure how near samples are to training patches, against withheld patches.
 
-    These are of the blocks withheld from the same slides: other cases would be too far away. From
-    1.25x down, where one patch is about as large as a slide, they share up to three quarters of
-    their tissue with training patches, so a null that is too near; patches of held-out cases are
-    then the other bound.
+    Withheld patches come from the spatial hold-out of the same slides: other cases would be too
+    far away. From 1.25x down, where one patch is about as large as a slide, they share up to three
+    quarters of their tissue with training patches, so this null distribution is too near; patches
+    of held-out cases then give the other bound.
 
     Distances are root mean squares between latents averaged over 4 x 4 cells and standardised
     over the level's training patches. Samples and real patches alike go through the decoder and
@@ -59,20 +59,20 @@ def measure_copies(
         pipeline: one with an embedding diffusion.
         archives: the training archives, made with `--for-training`; for low-pass pipelines any
             with a base layer at 5x or finer.
-        held_out: archives of cases that were kept out of training.
-        n: samples a level.
-        share: of each archive's tissue that was withheld from training.
-        levels: 0 to 7; a level without patches is left out, one with fewer than eight withheld
-            ones has no share of copies.
-        options: of the samples.
+        held_out: archives of held-out cases.
+        n: samples per level.
+        share: fraction of each archive's tissue that was withheld from training.
+        levels: 0 to 7. A level without patches is left out; a level with fewer than eight
+            withheld patches gets no fraction of copies.
+        options: sampling options.
         progress: called as work goes on.
 
     Returns:
         The figures (`levels`: one row each; `pairs`), and the nearest eight pairs of all levels,
-        sample above its nearest training patch; None where no level has a null.
+        each sample above its nearest training patch; None if no level has a null distribution.
 
     Raises:
-        ConfigError: no archives, or a share out of its range.
+        ConfigError: no archives, or `share` out of range.
         ArchiveError: archives without latents (or base layer), or of another patch encoder or
             autoencoder.
     """
@@ -118,7 +118,7 @@ def measure_copies(
 def _patches(
     pipeline: ZoomLDMPipeline, archives: Sequence[Archive], share: float
 ) -> ArchivePatches | BasePatches:
-    """Patches of archives with their latents: those stored, or the pixels of the base layer."""
+    """Open patches with their latents: stored ones, or those of the base layer's pixels."""
     for archive in archives:
         check_encoder(archive, pipeline)
     if isinstance(pipeline.vae, LowPassAutoencoder):
@@ -136,7 +136,7 @@ def _compare(
     pictures: NDArray[np.uint8],
     names: list[str],
 ) -> tuple[dict[str, Any], list[Pair]]:
-    """One level's row, and its nearest pairs where there is a null."""
+    """Return a level's row, and its nearest pairs if there is a null distribution."""
     patches = store.patches[level]
     train = np.concatenate(
         [
@@ -192,7 +192,7 @@ def _compare(
 
 
 def copies_table(figures: dict[str, Any]) -> str:
-    """The figures as Markdown."""
+    """Format the figures as Markdown."""
     columns = [
         *("level", "training patches", "withheld", "samples", "median distance"),
         *("of withheld", "of held-out cases", "nearest sample", "1st percentile of withheld"),
@@ -220,7 +220,7 @@ def _pooled(latents: NDArray) -> NDArray[np.float32]:
 
 
 def _encoded(pipeline: ZoomLDMPipeline, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Pooled latents of images (n, 256, 256, 3)."""
+    """Encode images (n, 256, 256, 3) to pooled latents."""
     parts = [_pooled(np.empty((0, *pipeline.latent_shape), np.float32))]
     for start in range(0, len(pictures), 8):
         x = to_signed(pictures[start : start + 8]).to(pipeline.device)
@@ -237,7 +237,7 @@ def _decoded(pipeline: ZoomLDMPipeline, latents: NDArray) -> NDArray[np.uint8]:
 
 
 def _nearest(a: NDArray, b: NDArray) -> tuple[NDArray, NDArray]:
-    """Root mean square to, and index of, the nearest row of b for each row of a."""
+    """For each row of a: root mean square distance to the nearest row of b, and its index."""
     if not len(a):
         return np.empty(0), np.empty(0, int)
     squares = np.square(a).sum(1)[:, None] + np.square(b).sum(1)[None] - 2 * a @ b.T

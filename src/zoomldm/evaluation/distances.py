@@ -1,4 +1,4 @@
-"""Distances between sets of images by their features: Fréchet, and the unbiased kernel one."""
+"""Distances between sets of images by their features: Fréchet and the unbiased kernel distance."""
 
 from dataclasses import dataclass
 
@@ -11,11 +11,11 @@ DRAWS = 1000
 def frechet(a: NDArray, b: NDArray) -> float:
     """Fréchet distance of Gaussians fitted to features (n, D) and (m, D) (Heusel et al. 2017).
 
-    Biased upwards by few samples: compare it at equal n only.
+    Biased upwards for small samples: compare it at equal n only.
     """
     a, b = a.astype(np.float64), b.astype(np.float64)
     apart = np.square(a.mean(0) - b.mean(0)).sum()
-    # The roots of the eigenvalues of cov(a) cov(b) are the singular values of this product.
+    # The square roots of the eigenvalues of cov(a) cov(b) are the singular values of this product.
     a, b = ((v - v.mean(0)) / np.sqrt(len(v) - 1) for v in (a, b))
     spread = np.square(a).sum() + np.square(b).sum()
     if max(len(a), len(b)) <= a.shape[1]:
@@ -35,7 +35,7 @@ def kernel(a: NDArray, b: NDArray) -> NDArray[np.float64]:
 def kid(a: NDArray, b: NDArray) -> float:
     """Unbiased squared maximum mean discrepancy under the cubic kernel (Binkowski et al. 2018).
 
-    Zero in the mean for two sets of one distribution, hence sometimes below it.
+    Zero on average for two sets from one distribution, and so sometimes negative.
     """
     ones = np.ones((1, len(a))), np.ones((1, len(b)))
     return float((_within(kernel(a, a), ones[0]) + _within(kernel(b, b), ones[1]))[0]) - 2 * float(
@@ -44,7 +44,7 @@ def kid(a: NDArray, b: NDArray) -> float:
 
 
 def _within(gram: NDArray, weights: NDArray) -> NDArray:
-    """Mean of the kernel over pairs of different images, for each row of weights (draws, n)."""
+    """Mean kernel over pairs of different images, for each row of weights (draws, n)."""
     whole = np.einsum("dn,nm,dm->d", weights, gram, weights, optimize=True)
     own = (weights**2) @ np.diag(gram)
     total = weights.sum(1)
@@ -52,7 +52,7 @@ def _within(gram: NDArray, weights: NDArray) -> NDArray:
 
 
 def _weights(n: int, rng: np.random.Generator) -> NDArray:
-    """How often each of n images is in each of DRAWS bootstrap samples; first row: once each."""
+    """Counts of each of n images in each of DRAWS bootstrap samples; the first row is all ones."""
     drawn = rng.multinomial(n, np.full(n, 1 / n), DRAWS).astype(np.float64)
     return np.concatenate([np.ones((1, n)), drawn])
 
@@ -67,7 +67,7 @@ class Interval:
 
     @classmethod
     def of(cls, draws: NDArray) -> "Interval":
-        """The first value, and percentiles of the others."""
+        """Make an interval of the first value and percentiles of the others."""
         known = draws[1:][np.isfinite(draws[1:])]
         low, high = np.percentile(known, [2.5, 97.5]) if len(known) else (np.nan, np.nan)
         return cls(float(draws[0]), float(low), float(high))
@@ -76,14 +76,14 @@ class Interval:
 def kid_draws(real: NDArray, sets: dict[str, NDArray], seed: int = 0) -> dict[str, NDArray]:
     """Kernel distances of sets to the same real images, and their bootstrap draws.
 
-    Images of every set and of the real ones are resampled with replacement; two copies of one
-    image are no pair, for they would raise the distance. The real ones are resampled alike for
-    all sets, so draws may be subtracted from each other.
+    The images of each set and the real images are resampled with replacement. Two copies of one
+    image do not count as a pair, because that would raise the distance. The real images are
+    resampled alike for all sets, so draws of different sets may be subtracted.
 
     Args:
         real: features (m, D).
         sets: features (n, D) by name.
-        seed: of the resampling.
+        seed: seed of the resampling.
 
     Returns:
         By name (1 + DRAWS,): the distance, then the draws.
@@ -101,10 +101,10 @@ def kid_draws(real: NDArray, sets: dict[str, NDArray], seed: int = 0) -> dict[st
 
 
 def frechet_interval(real: NDArray, features: NDArray, draws: int = 50, seed: int = 0) -> Interval:
-    """Fréchet distance and the bootstrap interval around it.
+    """Fréchet distance with its bootstrap interval.
 
-    Resampling repeats images, which biases this distance upwards; the interval is the draws',
-    shifted by that bias (their mean against the distance itself).
+    Resampling repeats images, which biases this distance upwards. The interval is that of the
+    draws, shifted by the bias (their mean minus the distance itself).
     """
     rng = np.random.default_rng(seed)
     value = frechet(features, real)
@@ -120,13 +120,13 @@ def frechet_interval(real: NDArray, features: NDArray, draws: int = 50, seed: in
 
 
 def scaled(real: NDArray, *sets: NDArray) -> list[NDArray[np.float64]]:
-    """Features (n, D) about the real ones' mean, in units of their root mean square std.
+    """Centre features (n, D) on the real mean and divide by the real root mean square std.
 
-    One unit for all D: a number that is zero for nearly all real images would, in its own unit,
-    outweigh all others.
+    One unit for all D: in a unit of its own, a feature that is zero for nearly all real images
+    would outweigh all others.
 
     Returns:
-        The real ones, then the other sets.
+        The real features, then the other sets.
     """
     mean = real.mean(0, dtype=np.float64)
     unit = np.sqrt(real.var(0, dtype=np.float64).mean()) + 1e-12
@@ -134,9 +134,9 @@ def scaled(real: NDArray, *sets: NDArray) -> list[NDArray[np.float64]]:
 
 
 def paired_draws(real: NDArray, made: NDArray, weights: NDArray) -> NDArray[np.float64]:
-    """Kernel distance of images to those that they were made after, and its bootstrap draws.
+    """Kernel distance of images to their sources, and its bootstrap draws.
 
-    An image and its own source are as little a pair as an image and itself: such pairs are near
+    An image and its own source do not count as a pair, like an image and itself: they are near
     each other by design and would make the distance too small.
 
     Args:
@@ -154,7 +154,7 @@ def paired_draws(real: NDArray, made: NDArray, weights: NDArray) -> NDArray[np.f
 
 
 def frechet_draws(real: NDArray, made: NDArray, weights: NDArray) -> NDArray[np.float64]:
-    """Fréchet distance and its draws by resampled places, less the bias of repeated images.
+    """Fréchet distance and its draws over resampled places, minus the bias of repeated images.
 
     Args:
         real: features (n, D).
@@ -174,14 +174,14 @@ def frechet_draws(real: NDArray, made: NDArray, weights: NDArray) -> NDArray[np.
 
 
 def cluster_weights(clusters: NDArray, draws: int = DRAWS, seed: int = 0) -> NDArray[np.float64]:
-    """How often each image is in each bootstrap draw, images of a cluster together.
+    """Count each image in each bootstrap draw, with the images of a cluster drawn together.
 
-    Neighbours on a slide are alike, so that it is places and not images that are resampled.
+    Neighbours on a slide are similar, so places are resampled, not single images.
 
     Args:
         clusters: (n,) cluster of each image.
         draws: number of draws.
-        seed: of the resampling.
+        seed: seed of the resampling.
 
     Returns:
         (1 + draws, n), the first row all ones.

@@ -1,4 +1,4 @@
-"""How near an image comes to the tissue that it should show: pure functions on pixels."""
+"""Fidelity of an image to the tissue that it should show: pure functions on pixels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from zoomldm.evaluation.nuclei import correlation, haematoxylin
 Picture = NDArray[np.uint8]
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _CELL_UM = 16.0  # side of the cells in which holes are looked for
-_PHASE = 8  # px: the side of what decoders fold, a multiple of what enlarging repeats
-_TISSUE, _EMPTY = 0.12, 0.04  # mean optical density: surely tissue, surely none
+_PHASE = 8  # px: side of the decoders' folded blocks, a multiple of the period of enlarging
+_TISSUE, _EMPTY = 0.12, 0.04  # mean optical density: clearly tissue, clearly empty
 
 
 def psnr(a: Picture, b: Picture) -> NDArray[np.float32]:
@@ -23,7 +23,7 @@ def psnr(a: Picture, b: Picture) -> NDArray[np.float32]:
 
 
 def ssim(a: Picture, b: Picture) -> NDArray[np.float64]:
-    """Structural similarity (Wang et al. 2004, Gaussian window) of pairs (n, H, W, 3) uint8.
+    """Structural similarity (Wang et al. 2004, Gaussian window) of image pairs (n, H, W, 3) uint8.
 
     Raises:
         ConfigError: the extra `evaluation` is not installed.
@@ -51,7 +51,7 @@ def luminance(pixels: Picture) -> NDArray[np.float32]:
 
 
 def sharpness(pixels: Picture) -> float:
-    """Mean absolute Laplacian of the luminance of (n, H, W, 3): how much fine detail there is."""
+    """Mean absolute Laplacian of the luminance of (n, H, W, 3), a measure of fine detail."""
     grey = luminance(pixels)
     inner = grey[:, 1:-1, 1:-1] * 4
     inner -= grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
@@ -59,18 +59,18 @@ def sharpness(pixels: Picture) -> float:
 
 
 def averaged(values: NDArray, step: int) -> NDArray[np.float32]:
-    """Means over squares of `step` px of (H, W) or (H, W, C); what does not fill one is cut."""
+    """Average (H, W) or (H, W, C) over squares of `step` px; incomplete squares are cut off."""
     height, width = (n // step * step for n in values.shape[:2])
     shape = (height // step, step, width // step, step, *values.shape[2:])
     return values[:height, :width].astype(np.float32).reshape(shape).mean((1, 3))
 
 
 def coarse_correlations(real: Picture, made: Picture, mpp: float = 0.5) -> dict[str, float]:
-    """Whether tissue is where it was: correlations of two regions (H, W, 3), averaged down.
+    """Measure whether tissue is in its place: correlations of two averaged regions (H, W, 3).
 
     Returns:
-        `luminance_4um`, `luminance_2um` and `haematoxylin_2um`, each Pearson's over squares of so
-        many um.
+        `luminance_4um`, `luminance_2um` and `haematoxylin_2um`: Pearson correlations of averages
+        over squares of that many um.
     """
 
     def of(step_um: float, values: tuple[NDArray, NDArray]) -> float:
@@ -88,12 +88,12 @@ def coarse_correlations(real: Picture, made: Picture, mpp: float = 0.5) -> dict[
 
 @dataclass(frozen=True)
 class Seams:
-    """Differences across the lines of a lattice over those beside them.
+    """Ratio of the differences across the lines of a lattice to those beside them.
 
     Attributes:
-        mean: over all lines; 1 where they can't be seen.
-        worst: of the line that shows most.
-        lines: how many there were.
+        mean: over all lines; 1 if they can't be seen.
+        worst: of the most visible line.
+        lines: number of lines.
     """
 
     mean: float
@@ -104,19 +104,19 @@ class Seams:
 def seams(
     pixels: Picture, period: int = 256, start: tuple[int, int] = (0, 0), beside: int = 64
 ) -> Seams:
-    """How much the lines of a lattice show in an image (H, W, 3) uint8.
+    """Measure how visible the lines of a lattice are in an image (H, W, 3) uint8.
 
-    A line's figure is the mean absolute difference of the two columns (rows) that meet in it,
-    over the mean of the same 8, 16, 24 ... px from it: decoders and enlarging leave a pattern of
-    eight px or a part of that, which is no seam. Real tissue, measured alike, is the control: its
-    lines have about 1 in the mean, and a spread that the worst is to be compared with.
+    The figure of a line is the mean absolute difference of the two columns (rows) that meet at it,
+    divided by the mean of the same 8, 16, 24 ... px away. Decoders and enlarging leave a pattern
+    with a period of eight px or a fraction of that, which is not a seam. Real tissue, measured
+    alike, is the control: its lines average about 1; compare the worst line with their spread.
 
     Args:
         pixels: the image.
         period: px between lines.
-        start: x and y (px of the lattice) of the image's corner, so that lines lie where x or y
+        start: x and y (px of the lattice) of the image's top-left corner; lines lie where x or y
             is a multiple of `period`.
-        beside: px to each side that count as the inside, half the period at most.
+        beside: px to each side that count as the inside, at most half the period.
 
     Raises:
         ConfigError: no line crosses the image.
@@ -147,10 +147,10 @@ class Holes:
     """Cells in which tissue comes back white, and the reverse.
 
     Attributes:
-        lost: fraction of the cells that are surely tissue in the base layer and surely none in the
-            image, of those that are tissue.
-        invented: the reverse, of those that are surely none.
-        cells: how many cells were looked at.
+        lost: fraction of the cells with clear tissue in the base layer that are clearly empty in
+            the image.
+        invented: the reverse: fraction of the clearly empty cells that show clear tissue.
+        cells: number of cells compared.
     """
 
     lost: float
@@ -159,10 +159,10 @@ class Holes:
 
 
 def holes(base: Picture, made: Picture, mpp: float) -> Holes:
-    """Tissue of the base layer that is missing in an image of the same place, and the reverse.
+    """Find tissue of the base layer that is missing in an image of the same place, and vice versa.
 
-    Both (H, W, 3) uint8 at one mpp are averaged over cells of 16 um; a cell is surely tissue from
-    a mean optical density of 0.12 on, surely none up to 0.04 (against white).
+    Both are (H, W, 3) uint8 at the same mpp and are averaged over cells of 16 um. A cell is
+    clearly tissue from a mean optical density of 0.12, clearly empty up to 0.04 (against white).
     """
     if base.shape != made.shape:
         raise ConfigError(f"pictures of {base.shape} and {made.shape}; expected one size")
@@ -178,11 +178,11 @@ def holes(base: Picture, made: Picture, mpp: float) -> Holes:
 
 @dataclass(frozen=True)
 class Consistency:
-    """How far a child, averaged down, is from its parent: in units of 1/255.
+    """Difference between a child, averaged down, and its parent, in units of 1/255.
 
     Attributes:
         mean, most: mean and greatest absolute difference.
-        beyond: fraction of the values that differ by more than 1.
+        beyond: fraction of values that differ by more than 1.
     """
 
     mean: float
@@ -191,7 +191,7 @@ class Consistency:
 
 
 def consistency(parent: Picture, child: Picture) -> Consistency:
-    """A child (2H, 2W, 3), averaged over 2 x 2 px, against its parent (H, W, 3), both uint8.
+    """Compare a child (2H, 2W, 3), averaged over 2 x 2 px, with its parent (H, W, 3), both uint8.
 
     Raises:
         ConfigError: the child is not twice the parent's size.
@@ -207,7 +207,7 @@ def consistency(parent: Picture, child: Picture) -> Consistency:
 
 
 def pooled_seams(found: Sequence[Seams]) -> Seams:
-    """Seams of several images: the mean over lines, and the worst."""
+    """Pool the seams of several images: mean over all lines, and the worst line."""
     lines = sum(s.lines for s in found)
     mean = sum(s.mean * s.lines for s in found) / max(1, lines)
     return Seams(mean, max((s.worst for s in found), default=float("nan")), lines)

@@ -1,4 +1,4 @@
-"""The pages of `evaluate fidelity` and `evaluate rates`: tables, sheets and curves."""
+"""Pages of `evaluate fidelity` and `evaluate rates`: tables, image sheets and curves."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -73,7 +73,7 @@ def _cell(measure: Mapping[str, float] | None, digits: int, scale: float, interv
 
 
 def fidelity_table(level: Mapping[str, Any]) -> str:
-    """Measures of one level: a row a way of showing the slide."""
+    """Format the measures of one level, with a row for each rendition of the slide."""
     rows = level["rows"]
     shown = [m for m in _MEASURES if any(m[0] in row["measures"] for row in rows)]
     return as_markdown(
@@ -92,7 +92,7 @@ def fidelity_table(level: Mapping[str, Any]) -> str:
 
 
 def regions_table(level: Mapping[str, Any]) -> str | None:
-    """What is seen on regions; None where none were measured."""
+    """Format the measures of regions; None if none were measured."""
     rows = [row for row in level["rows"] if row.get("regions")]
     if not rows:
         return None
@@ -121,13 +121,13 @@ def write_fidelity(
     """Write a page, its data and its sheets: PAGE.md, PAGE.json and PAGE-SLIDE-LEVEL.jpg.
 
     Args:
-        figures: of `measure_regeneration`.
-        sheets: by name.
-        page: the page's file, .md; the others lie beside it.
-        command: what made it.
+        figures: returned by `measure_regeneration`.
+        sheets: image sheets by name.
+        page: file of the page, .md; the other files are written beside it.
+        command: command that the page names.
 
     Raises:
-        TargetError: not a name that ends in .md, or its folder does not exist.
+        TargetError: the name does not end in .md, or its folder does not exist.
     """
     check_page(page)
     pictures = {n: page.with_name(f"{page.stem}-{n}.jpg") for n in sheets}
@@ -169,11 +169,11 @@ def write_rates(
     """Write the page of rates, its data and its curves: PAGE.md, PAGE.json and PAGE-LEVEL.png.
 
     Args:
-        rows: of `measure_settings`, of several slides and levels.
-        between: of `between_cases`.
-        page: the page's file, .md.
-        command: what made it.
-        archives: by slide what `archive_settings` gives, for the table of ratios.
+        rows: rows of `measure_settings` for several slides and levels.
+        between: rows of `between_cases`.
+        page: file of the page, .md.
+        command: command that the page names.
+        archives: by slide, the result of `archive_settings`, for the table of ratios.
     """
     check_page(page)
     parts = ["# What bytes buy", f"Printed by `{command}`.", LEGEND]
@@ -220,7 +220,10 @@ _BEST = (
 def ratios_table(
     rows: Sequence[Mapping[str, Any]], archives: Mapping[tuple[int, int], Sequence[Any]]
 ) -> str | None:
-    """For every ratio and split, the best that what is left buys, and by what; None if empty."""
+    """For each ratio and embedding size, give the best result of the remaining bytes.
+
+    Each cell names the codec and stored level that reach it. None if the table is empty.
+    """
     known = {row["setting"]: row for row in rows}
     lines = []
     for (ratio, embedding), settings in archives.items():
@@ -255,7 +258,10 @@ _CURVES = (
 
 
 def draw_curves(rows: Sequence[Mapping[str, Any]], target: Path) -> bool:
-    """Measures against bytes a tile, a line a codec and stored level; False with fewer than two.
+    """Plot measures against bytes per tile, a line for each codec and stored level.
+
+    Returns:
+        False, without a plot, if fewer than two rows are coded.
 
     Raises:
         ConfigError: matplotlib is not installed.
@@ -292,10 +298,10 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], target: Path) -> bool:
 
 
 def check_page(page: Path) -> None:
-    """Refuse a page that can't be written.
+    """Check that a page can be written.
 
     Raises:
-        TargetError: not a name that ends in .md, or its folder does not exist.
+        TargetError: the name does not end in .md, or its folder does not exist.
     """
     if page.suffix != ".md":
         raise TargetError(f"{page}: expected the name of a page, ending in .md")

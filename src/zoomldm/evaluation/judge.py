@@ -1,4 +1,4 @@
-"""The judge: a second encoder that tells whether an image shows the tile it should."""
+"""Evaluation feature extractor ("judge"): a second encoder to check what tile an image shows."""
 
 from collections.abc import Callable
 from importlib import resources
@@ -16,14 +16,14 @@ Describe = Callable[[np.ndarray], np.ndarray]
 
 
 def load_judge(folder: Path | None = None, device: torch.device | str = "cpu") -> Describe:
-    """The shipped judge (Barlow Twins on grey tiles), or the one in `folder`.
+    """Load the shipped judge (Barlow Twins on grey tiles), or the one in `folder`.
 
     Args:
-        folder: of another judge.
-        device: where it runs: the pipeline's.
+        folder: folder of another judge.
+        device: where it runs: the pipeline's device.
 
     Raises:
-        PipelineError: no judge there.
+        PipelineError: the folder holds no judge.
     """
     folder = folder or Path(str(resources.files("zoomldm") / "weights" / "judge"))
     if not (folder / "config.json").is_file():
@@ -43,16 +43,17 @@ def load_judge(folder: Path | None = None, device: torch.device | str = "cpu") -
 
 
 def colour_judge(pixels: np.ndarray) -> np.ndarray:
-    """Six colour statistics as they are; the baseline that knows nothing but stain."""
+    """Return six colour statistics unchanged: the baseline that sees stain alone."""
     return colour_statistics(pixels)
 
 
 def retrieval(
     made: np.ndarray, real: np.ndarray, sources: np.ndarray, describe: Describe
 ) -> np.ndarray:
-    """Whether each image's nearest real tile is its source.
+    """Test whether the nearest real tile of each image is its source.
 
-    Descriptions are centred and scaled by the real tiles' statistics, then compared by cosine.
+    Descriptions are centred and scaled by the statistics of the real tiles, then compared by
+    cosine.
 
     Args:
         made: (m, 256, 256, 3) uint8.
@@ -73,10 +74,10 @@ def nearest_is_source(
 
     Args:
         made: descriptions of images.
-        real: those of real tiles.
+        real: descriptions of real tiles.
         sources: (m,) index of each image's source among the real tiles.
-        floor: the least std that a number is scaled by, as a fraction of the root mean square
-            one. Without it a number that is zero for nearly all real tiles outweighs all others.
+        floor: smallest std that a feature is scaled by, as a fraction of the root mean square std.
+            Without it, a feature that is zero for nearly all real tiles outweighs all others.
     """
     mean, deviation = real.mean(0), real.std(0)
     deviation = np.maximum(deviation, floor * np.sqrt(np.square(deviation).mean())) + 1e-6

@@ -1,4 +1,4 @@
-"""The denoiser's loss on slides that it was not trained on, level by level."""
+"""Loss of the denoiser on held-out slides, level by level."""
 
 import numpy as np
 import torch
@@ -14,17 +14,17 @@ TIMES = (100, 300, 500, 700, 900)
 def measure_losses(
     pipeline: ZoomLDMPipeline, archives: list[Archive], each: int = 12, seed: int = 0
 ) -> list[dict]:
-    """Mean squared error of the scheduler's prediction target, a row a level.
+    """Measure the mean squared error on the scheduler's prediction target, one row per level.
 
     Args:
         pipeline: the pipeline.
-        archives: archives made with `--for-training` of held-out slides.
+        archives: archives of held-out slides, made with `--for-training`.
         each: patches per level and archive.
-        seed: of the patches and the noise.
+        seed: seed of the patches and the noise.
 
     Returns:
-        Rows of level, number of patches, the loss over timesteps 100 to 900, and the same under
-        the null condition: what the context is worth.
+        Rows of level, number of patches, the loss over timesteps 100 to 900, and the loss under
+        the null condition; the difference is what the context contributes.
     """
     rows = []
     times = torch.tensor(TIMES, device=pipeline.device)
@@ -59,7 +59,7 @@ def measure_losses(
 def _target(
     pipeline: ZoomLDMPipeline, x: torch.Tensor, noise: torch.Tensor, times: torch.Tensor
 ) -> torch.Tensor:
-    """What the pipeline's denoiser is asked for."""
+    """Return the prediction target of the pipeline's denoiser."""
     kind = pipeline.scheduler.config["prediction_type"]
     if kind == "epsilon":
         return noise

@@ -1,4 +1,4 @@
-"""Figures of the networks on held-out slides: autoencoder, patch encoder, denoiser."""
+"""Measures of the networks on held-out slides: autoencoder, patch encoder, denoiser."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ from zoomldm.statistics import auc, bootstrap, colour_statistics, paired_cosine
 
 
 def round_trip(pipeline: ZoomLDMPipeline, pixels: np.ndarray) -> np.ndarray:
-    """Tiles (n, 256, 256, 3) uint8 through the autoencoder and back."""
+    """Encode and decode tiles (n, 256, 256, 3) uint8 with the autoencoder."""
     parts = []
     for start in range(0, len(pixels), 8):
         x = to_signed(pixels[start : start + 8]).to(pipeline.device)
@@ -25,7 +25,7 @@ def round_trip(pipeline: ZoomLDMPipeline, pixels: np.ndarray) -> np.ndarray:
 
 
 def measure_autoencoder(pipeline: ZoomLDMPipeline, slides: list[SlideTiles]) -> list[dict]:
-    """PSNR of the round trip at 20x and how much detail it keeps, a row a slide."""
+    """Measure PSNR and detail kept by the round trip at 20x, one row per slide."""
     rows = []
     for slide in slides:
         back = round_trip(pipeline, slide.pixels)
@@ -45,7 +45,7 @@ def measure_autoencoder(pipeline: ZoomLDMPipeline, slides: list[SlideTiles]) -> 
 
 
 def embed(pipeline: ZoomLDMPipeline, pixels: np.ndarray) -> np.ndarray:
-    """Embeddings (n, D) of tiles."""
+    """Embed tiles: (n, D)."""
     return np.concatenate(
         [pipeline.encode_tiles(pixels[i : i + 32]) for i in range(0, len(pixels), 32)]
     )
@@ -54,12 +54,12 @@ def embed(pipeline: ZoomLDMPipeline, pixels: np.ndarray) -> np.ndarray:
 def measure_encoder(
     pipeline: ZoomLDMPipeline, slides: list[SlideTiles], seed: int = 0
 ) -> list[dict]:
-    """Whether neighbours look alike to the patch encoder, and what flips and colour do to it.
+    """Measure whether neighbours have similar embeddings, and the effect of flips and colour.
 
-    For each slide the AUC of the cosine, adjacent tiles against tiles at least 2 mm apart; the
-    same about the slide's mean embedding (`auc_centred`), and for six colour statistics
-    (standardised over the slide); the mean cosine of a tile with
-    its flip and with itself under a mild change of colour, beside that of random pairs.
+    For each slide: the AUC of the cosine, adjacent tiles against tiles at least 2 mm apart; the
+    same after subtracting the slide's mean embedding (`auc_centred`), and for six colour
+    statistics (standardised over the slide); the mean cosine of a tile with its flip and with
+    itself under a mild change of colour, and that of the pairs at least 2 mm apart.
     """
     rng = np.random.default_rng(seed)
     rows = []
@@ -101,7 +101,7 @@ def measure_encoder(
 def _in_parts(
     pixels: np.ndarray, describe: Callable[[np.ndarray], np.ndarray], size: int = 32
 ) -> np.ndarray:
-    """What `describe` makes of tiles (n, 256, 256, 3), few at a time: as floats they are large."""
+    """Apply `describe` to tiles (n, 256, 256, 3) in small batches: as floats they are large."""
     parts = [describe(pixels[i : i + size]) for i in range(0, len(pixels), size)]
     return np.concatenate(parts)
 
@@ -111,7 +111,7 @@ def _flipped(pixels: np.ndarray) -> np.ndarray:
 
 
 def _tinted(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Tiles under a mild change of colour, drawn for each."""
+    """Change the colour of each tile mildly and at random."""
     gain = rng.uniform(0.92, 1.08, (len(pixels), 1, 1, 3)).astype(np.float32)
     return (255 * (pixels / np.float32(255)) ** gain).round().astype(np.uint8)
 
@@ -124,7 +124,7 @@ def generate_tiles(
     seed: int = 0,
     batch: int = 16,
 ) -> np.ndarray:
-    """One 20x patch from noise for each embedding (n, D): (n, 256, 256, 3) uint8."""
+    """Generate one 20x patch from noise for each embedding (n, D): (n, 256, 256, 3) uint8."""
     parts = []
     for start in range(0, len(embeddings), batch):
         part = embeddings[start : start + batch]
@@ -153,11 +153,11 @@ def measure_retrieval(
     steps: int,
     guidance: float,
 ) -> tuple[list[dict], dict[str, np.ndarray]]:
-    """Fraction of generated 20x patches whose nearest real tile is their source (chance 1/n).
+    """Measure the fraction of 20x patches with their source as nearest real tile (chance 1/n).
 
     Returns:
-        A row a slide and kind (generated, round trip, colour alone is a judge of its own), and
-        the generated patches by slide name.
+        A row per slide and kind (generated, round trip) with a fraction for each judge (evaluation
+        feature extractor; colour alone is one), and the generated patches by slide name.
     """
     rows: list[dict[str, Any]] = []
     pictures: dict[str, np.ndarray] = {}

@@ -1,7 +1,7 @@
-"""Nuclei: found by a classical detector in haematoxylin, and compared between two images.
+"""Detect nuclei with a classical detector on haematoxylin, and compare them between images.
 
-The detector knows nothing of how an image was made. It was set by eye on tiles of two slides
-(docs/nuclei.jpg) and is used as it is on everything; it needs the extra `evaluation`.
+The detector does not depend on how an image was made. Its parameters were set by eye on tiles of
+two slides (docs/nuclei.jpg) and are the same for all images. It needs the extra `evaluation`.
 """
 
 from collections.abc import Sequence
@@ -15,20 +15,20 @@ from PIL import Image
 from zoomldm.errors import ConfigError
 from zoomldm.geometry.levels import BASE_MPP
 
-# Optical densities (R, G, B) of haematoxylin and eosin (Ruifrok and Johnston 2001), and the axis
-# at right angles to both.
+# Optical densities (R, G, B) of haematoxylin and eosin (Ruifrok and Johnston 2001); the axis
+# orthogonal to both is added in `haematoxylin`.
 STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]])
-WITHIN_UM = 3.0  # centroids farther apart than this are not of one nucleus
+WITHIN_UM = 3.0  # centroids farther apart than this belong to different nuclei
 
 # All in px of 0.5 um and in optical density of haematoxylin.
 _FINE, _WIDE, _SPOT, _PEAK = 1.0, 10.0, 2.5, 1.5  # standard deviations of Gaussians
-_LEAST_DENSITY = 0.22  # of a nucleus' px
-_OVER_SURROUND = 0.04  # of a px over its surroundings
+_LEAST_DENSITY = 0.22  # of a px in a nucleus
+_OVER_SURROUND = 0.04  # of a px above its surroundings
 _LEAST_PEAK = 0.40  # fibres and red cells stay below
-_LEAST_CONTRAST = 0.10  # of a nucleus over its surroundings
+_LEAST_CONTRAST = 0.10  # of a nucleus above its surroundings
 _LEAST_AREA = 24  # px: 6 um^2
 _APART = 4  # px between seeds
-_BRIGHTEST = 0.8  # densities above say nothing of where the middle is
+_BRIGHTEST = 0.8  # densities are clipped here: higher ones do not help to locate the centre
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Nuclei:
     """Nuclei of one image.
 
     Attributes:
-        centroids: (n, 2) y and x in um from the image's corner.
+        centroids: (n, 2) y and x in um from the top-left corner of the image.
         areas: (n,) um^2.
         intensities: (n,) mean optical density of haematoxylin.
         size: height and width of the image in um.
@@ -59,8 +59,8 @@ class Nuclei:
 def haematoxylin(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Optical density of haematoxylin: (..., 3) uint8 sRGB to (...), about 0 to 1.
 
-    Colour deconvolution (Ruifrok and Johnston 2001) with unit stain vectors; the third is at
-    right angles to the other two.
+    Colour deconvolution (Ruifrok and Johnston 2001) with unit stain vectors; the third is
+    orthogonal to the other two.
     """
     unit = STAINS / np.linalg.norm(STAINS, axis=1, keepdims=True)
     third = np.cross(*unit)
@@ -70,11 +70,11 @@ def haematoxylin(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def label_nuclei(pixels: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """Label image (h, w), 0 outside nuclei, of an image (h, w, 3) uint8 at 0.5 mpp.
+    """Label the nuclei of an image (h, w, 3) uint8 at 0.5 mpp: (h, w), 0 outside nuclei.
 
-    Density over a threshold and over its surroundings, opened; seeds where the distance to the
-    edge and the Laplacian of Gaussian together are greatest; a watershed from them; then objects
-    that are small, pale or no darker than what is around them are dropped.
+    The mask is where density exceeds a threshold and its surroundings, after opening. Seeds are
+    the maxima of the distance to the edge and the Laplacian of Gaussian combined; a watershed
+    grows from them. Objects that are small, pale or no darker than their surroundings are dropped.
     """
     ndimage, feature, segmentation = _libraries()
     density = haematoxylin(pixels)
@@ -103,14 +103,14 @@ def label_nuclei(pixels: NDArray[np.uint8]) -> NDArray[np.int32]:
 
 
 def find_nuclei(pixels: NDArray[np.uint8], mpp: float = BASE_MPP) -> Nuclei:
-    """Nuclei of an image (h, w, 3) uint8 sRGB.
+    """Find the nuclei of an image (h, w, 3) uint8 sRGB.
 
     Args:
         pixels: the image.
-        mpp: its micrometres per pixel, 1 at most; it is resampled to 0.5 (bicubic).
+        mpp: its micrometres per pixel, at most 1; it is resampled to 0.5 (bicubic).
 
     Raises:
-        ConfigError: too coarse to see nuclei, or the extra `evaluation` is not installed.
+        ConfigError: the image is too coarse for nuclei, or the extra `evaluation` is not installed.
     """
     if mpp > 2 * BASE_MPP:
         raise ConfigError(f"nuclei can't be told apart at {mpp} mpp; expected 1 or finer")
@@ -139,16 +139,16 @@ def find_nuclei(pixels: NDArray[np.uint8], mpp: float = BASE_MPP) -> Nuclei:
 def match_centroids(
     a: NDArray[np.float64], b: NDArray[np.float64], within: float = WITHIN_UM
 ) -> NDArray[np.int64]:
-    """Index pairs (m, 2) of points (n, 2) that are matched one to one.
+    """Match points (n, 2) one to one and return index pairs (m, 2).
 
-    As many pairs within the distance as there can be, and of those the nearest.
+    Finds the greatest possible number of pairs within the distance, and of those the nearest.
     """
     from scipy.optimize import linear_sum_assignment
 
     if not len(a) or not len(b):
         return np.empty((0, 2), np.int64)
     apart = np.linalg.norm(a[:, None] - b[None], axis=-1)
-    far = within * (1 + min(len(a), len(b)))  # dearer than all other pairs together
+    far = within * (1 + min(len(a), len(b)))  # costs more than all other pairs together
     rows, cols = linear_sum_assignment(np.where(apart <= within, apart, far))
     near = apart[rows, cols] <= within
     return np.stack([rows[near], cols[near]], 1).astype(np.int64)
@@ -156,7 +156,7 @@ def match_centroids(
 
 @dataclass(frozen=True)
 class Counts:
-    """Nuclei of pairs of images, a row a pair: what precision and recall are taken of.
+    """Counts of nuclei for pairs of images, one entry per pair, for precision and recall.
 
     Attributes:
         real, made, matched: (n,) numbers of nuclei.
@@ -167,10 +167,10 @@ class Counts:
     matched: NDArray[np.float64]
 
     def scores(self, weights: NDArray | None = None) -> dict[str, float]:
-        """`precision`, `recall` and `f1` over all pairs together; NaN where nothing is there.
+        """Compute `precision`, `recall` and `f1` over all pairs; NaN without nuclei.
 
         Args:
-            weights: (n,) how often each pair counts; None for once.
+            weights: (n,) how often each pair counts; None for once each.
         """
         w = np.ones(len(self.real)) if weights is None else weights
         real, made, matched = (float((w * v).sum()) for v in (self.real, self.made, self.matched))
@@ -184,7 +184,7 @@ class Counts:
 def count_matches(
     real: Sequence[Nuclei], made: Sequence[Nuclei], within: float = WITHIN_UM
 ) -> Counts:
-    """Nuclei of images and of what was made of them, and how many are in place."""
+    """Count the nuclei of real images and their reconstructions, and those that match."""
     matched = [
         len(match_centroids(a.centroids, b.centroids, within))
         for a, b in zip(real, made, strict=True)
@@ -197,14 +197,13 @@ def count_matches(
 
 
 def compare_nuclei(real: Sequence[Nuclei], made: Sequence[Nuclei]) -> dict[str, Any]:
-    """How alike the nuclei of images (n) and of what was made of them are.
+    """Compare the nuclei of n real images with those of their reconstructions.
 
     Returns:
-        `precision`, `recall`, `f1` of all nuclei together; `f1_by_chance`, the same against the
-        next image's real nuclei, which is what the right density at wrong places is worth;
-        `density_correlation` (Pearson) over images; `area_distance` (um^2) and
-        `intensity_distance` (optical density), Wasserstein distances between all nuclei of both
-        sides; `nuclei_real`, `nuclei_made`.
+        `precision`, `recall`, `f1` over all nuclei; `f1_by_chance`, the F1 against the real nuclei
+        of the next image: the score of the right density at wrong places; `density_correlation`
+        (Pearson) over images; `area_distance` (um^2) and `intensity_distance` (optical density),
+        Wasserstein distances between all nuclei of both sides; `nuclei_real`, `nuclei_made`.
     """
     counts = count_matches(real, made)
     beside = count_matches([*real[1:], *real[:1]], made)
@@ -224,14 +223,14 @@ def compare_nuclei(real: Sequence[Nuclei], made: Sequence[Nuclei]) -> dict[str, 
 
 
 def correlation(a: NDArray, b: NDArray) -> float:
-    """Pearson's correlation of two arrays of one size; NaN where either does not vary."""
+    """Pearson correlation of two arrays of equal size; NaN if either is constant."""
     a, b = (v.astype(np.float64).ravel() - v.mean() for v in (a, b))
     scale = np.sqrt((a @ a) * (b @ b))
     return float(a @ b / scale) if scale > 0 else float("nan")
 
 
 def outlined(pixels: NDArray[np.uint8], zoom: int = 3) -> NDArray[np.uint8]:
-    """An image enlarged, with a green line around each nucleus, to be looked at."""
+    """Enlarge an image and draw a green outline around each nucleus, for inspection."""
     segmentation = _libraries()[2]
     height, width = pixels.shape[:2]
     image = Image.fromarray(pixels).resize((width * zoom, height * zoom), Image.Resampling.BICUBIC)
@@ -242,7 +241,7 @@ def outlined(pixels: NDArray[np.uint8], zoom: int = 3) -> NDArray[np.uint8]:
 
 
 def nuclei_sheet(pixels: NDArray[np.uint8], across: int = 5) -> NDArray[np.uint8]:
-    """Outlines on tiles (n, 256, 256, 3), `across` in a row; the last one filled with white."""
+    """Outline nuclei on tiles (n, 256, 256, 3), `across` per row; white fills the last row."""
     drawn = [outlined(p, 2) for p in pixels]
     drawn += [np.full_like(drawn[0], 255)] * (-len(drawn) % across)
     rows = [np.concatenate(drawn[i : i + across], 1) for i in range(0, len(drawn), across)]

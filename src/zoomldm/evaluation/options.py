@@ -1,4 +1,4 @@
-"""What the verbs of `zoomldm evaluate` are told, and what they report."""
+"""Options and reports of the `zoomldm evaluate` commands."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,15 +11,15 @@ from zoomldm.sampling.options import SampleOptions
 from zoomldm.verbs import Report, plain
 
 CodecName = Literal["avif", "jxl", "webp", "jpeg"]
-_PLAIN = SampleOptions(context_guidance=1.0)  # guidance of contexts would cost variety
+_PLAIN = SampleOptions(context_guidance=1.0)  # context guidance would reduce variety
 
 
 @dataclass(frozen=True)
 class EvaluateReport(Report):
-    """Figures, and where they were written.
+    """Figures, and the files that they were written to.
 
     Attributes:
-        figures: of the measure; what it returns says which.
+        figures: figures as the measuring function returns them.
         files: page, data and images.
     """
 
@@ -27,18 +27,18 @@ class EvaluateReport(Report):
     files: tuple[Path, ...]
 
     def as_dict(self) -> dict[str, object]:
-        """The figures, and `files`."""
+        """Return the figures and `files`."""
         return {**{k: plain(v) for k, v in self.figures.items()}, "files": plain(self.files)}
 
 
 @dataclass(frozen=True)
 class NetworksOptions:
-    """What `evaluate_networks` measures.
+    """Options of `evaluate_networks`.
 
     Attributes:
-        archives: of held-out slides, made with `--for-training`, for the loss at each level.
-        tiles: real tiles of each slide for round trip and retrieval.
-        judge: folder of another judge than the shipped one.
+        archives: archives of held-out slides, made with `--for-training`, for the loss per level.
+        tiles: real tiles per slide for round trip and retrieval.
+        judge: folder of an evaluation feature extractor (judge) to use instead of the shipped one.
     """
 
     archives: Sequence[Path] = ()
@@ -48,13 +48,13 @@ class NetworksOptions:
 
 @dataclass(frozen=True)
 class CopiesOptions:
-    """What `evaluate_copies` compares.
+    """Options of `evaluate_copies`.
 
     Attributes:
-        n: samples a level.
-        fraction: of each archive's tissue that was withheld from training.
+        n: samples per level.
+        fraction: fraction of each archive's tissue that was withheld from training.
         cases: CSV with the columns `file` and `case`.
-        holdout: cases that were kept out of training.
+        holdout: held-out cases.
         samples: see SampleOptions.
     """
 
@@ -67,15 +67,15 @@ class CopiesOptions:
 
 @dataclass(frozen=True)
 class SamplesOptions:
-    """What `evaluate_samples` compares.
+    """Options of `evaluate_samples`.
 
     Attributes:
         other: slides of other cases.
-        archives: of all slides: files, or folders of them.
-        cases: CSV with the columns `file` and `case`, where `other` is of several cases.
-        n: images of each kind and level.
-        levels: labels; None for all.
-        judge: folder of another judge than the shipped one.
+        archives: archives of all slides: files, or folders of them.
+        cases: CSV with the columns `file` and `case`, if `other` covers several cases.
+        n: images per kind and level.
+        levels: level labels; None for all.
+        judge: folder of a judge to use instead of the shipped one.
         samples: see SampleOptions.
     """
 
@@ -90,15 +90,15 @@ class SamplesOptions:
 
 @dataclass(frozen=True)
 class FidelityOptions:
-    """What `evaluate_fidelity` measures.
+    """Options of `evaluate_fidelity`.
 
     Attributes:
-        levels: labels; None for 20x, 10x and 5x.
-        tiles: patches of each level.
-        regions: squares of 1,024 px.
-        codec: the plain alternative at the same bytes.
-        alone: also from embeddings alone, without the base layer.
-        judge: folder of another judge than the shipped one.
+        levels: level labels; None for 20x, 10x and 5x.
+        tiles: patches per level.
+        regions: number of squares of 1,024 px.
+        codec: plain codec at the same bytes, for comparison.
+        alone: also regenerate from embeddings alone, without the base layer.
+        judge: folder of a judge to use instead of the shipped one.
         render: see RenderOptions.
     """
 
@@ -116,18 +116,18 @@ class FidelityOptions:
 
 @dataclass(frozen=True)
 class RatesOptions:
-    """What `evaluate_rates` measures.
+    """Options of `evaluate_rates`.
 
     Attributes:
-        settings: `CODEC:LEVEL:BYTES` or `none:LEVEL`; none given for those of archives of 100:1
+        settings: `CODEC:LEVEL:BYTES` or `none:LEVEL`; empty for the settings of archives of 100:1
             to 30:1, or of `archives`.
-        archives: `RATIO:LEVEL` of a base layer, or `none`: slides are made into such archives,
-            drawn again and measured, each beside AVIF of 5x at as many bytes in all, and AVIF of
-            20x at the most of them.
-        levels: labels; None for 20x, 10x and 5x.
-        tiles: patches of each level.
-        regions: squares of 1,024 px.
-        judge: folder of another judge than the shipped one.
+        archives: `RATIO:LEVEL` of a base layer, or `none`. Slides are compressed to these
+            archives, decompressed and measured, each beside AVIF of 5x at the same total bytes,
+            and all beside AVIF of 20x at the largest of these.
+        levels: level labels; None for 20x, 10x and 5x.
+        tiles: patches per level.
+        regions: number of squares of 1,024 px.
+        judge: folder of a judge to use instead of the shipped one.
     """
 
     settings: Sequence[str] = ()

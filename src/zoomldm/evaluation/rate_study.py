@@ -1,4 +1,4 @@
-"""The study of rates: slides stored in many ways, measured and written as a page."""
+"""Rate study: slides stored at many rates, measured and written as a page."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,18 +33,18 @@ def evaluate_rates(
     progress: Progress | None = None,
     command: str = "zoomldm.evaluation",
 ) -> EvaluateReport:
-    """Measure slides stored at many rates; rows are kept, so it goes on if stopped.
+    """Measure slides stored at many rates; rows are stored, so an interrupted run resumes.
 
     Args:
         slides: the slides.
-        out: the page, .md; figures and images lie beside it.
+        out: the page, .md; figures and images are written beside it.
         options: see RatesOptions.
-        pipeline: makes the archives, where there are any to make.
+        pipeline: makes the archives, if any.
         progress: called as work goes on.
-        command: that the page names.
+        command: command that the page names.
 
     Raises:
-        ConfigError: a setting that isn't one.
+        ConfigError: an invalid setting.
         TargetError: the page can't be written.
     """
     out, options = Path(out), options or RatesOptions()
@@ -70,7 +70,7 @@ def rates_of(
     keep: Path | None = None,
     progress: Progress = silent,
 ) -> list[dict[str, Any]]:
-    """What `evaluate_rates` measures of one slide; see `measure_settings`, `measure_archives`."""
+    """Measure one slide for `evaluate_rates`; see `measure_settings`, `measure_archives`."""
     every, made = [parse_setting(s) for s in options.settings], []
     levels = [parse_level(one) for one in options.levels or ()] or [0, 1, 2]
     if options.archives:
@@ -109,7 +109,7 @@ def rates_page(
     options: RatesOptions,
     command: str,
 ) -> EvaluateReport:
-    """Write the page of `evaluate_rates`; slides are compared with one another, the first 20."""
+    """Write the page of `evaluate_rates`; the first 20 slides are compared with one another."""
     archives = {}
     if not options.settings and not options.archives:
         archives = {s.name: archive_settings(bytes_per_tile(s)) for s in slides}

@@ -1,4 +1,4 @@
-"""What bytes buy: slides stored by codecs and base layers at many rates, measured at 20x and up."""
+"""Quality against bytes: codecs and base layers at many rates, measured from 20x up."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -26,29 +26,29 @@ from zoomldm.tables import as_markdown
 from zoomldm.verbs import Progress, silent
 
 Decode = Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]
-"""A base layer's pixels (h, w, 3) and their level to 20x pixels (h 2^level, w 2^level, 3)."""
+"""From base layer pixels (h, w, 3) and their level to 20x pixels (h 2^level, w 2^level, 3)."""
 
 RATIOS = (100, 60, 48, 40, 30)
 EMBEDDINGS = (300, 150, 0)  # bytes a tile: int8, int4, none
 STORED = {"avif": (1, 2, 3), "jxl": (2, 3), "webp": (2,), "jpeg": (2, 3)}  # codec: levels
-LEAST_BYTES = 24  # a tile, below which a base layer is not worth a file
-_HALO = 32  # px of the base layer around a region that is decoded
+LEAST_BYTES = 24  # per tile; with fewer, a base layer is not worth a file
+_HALO = 32  # px of the base layer decoded around a region
 
 
 class Decoded:
-    """A coded slide whose 20x pixels a decoder makes of its base layer; coarser ones averaged.
+    """A coded slide with 20x pixels decoded from its base layer; coarser levels are averaged.
 
     Args:
         coded: the base layer.
         decode: see `Decode`.
-        halo: px of the base layer around what is asked for.
+        halo: px of the base layer decoded around the requested region.
     """
 
     def __init__(self, coded: CodedSlide, decode: Decode, halo: int = _HALO) -> None:
         self._coded, self._decode, self._halo = coded, decode, halo
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
-        """A region in px of a level; see `Reads`."""
+        """Read a region in px of a level; see `Reads`."""
         stored = self._coded.setting.level
         if level >= stored:
             return self._coded.read(level, x, y, width, height)
@@ -66,14 +66,14 @@ class Decoded:
 
 
 def archive_settings(bytes_per_tile: float) -> dict[tuple[int, int], list[Setting]]:
-    """What is stored beside the embeddings in archives of every ratio.
+    """List the base layers that fit beside the embeddings in archives of each ratio.
 
     Args:
-        bytes_per_tile: of the slide's file, a tissue tile.
+        bytes_per_tile: bytes of the slide's file per tissue tile.
 
     Returns:
-        By (ratio, bytes of embedding a tile): settings of what is left, of every codec and level;
-        empty where nothing worth a file is.
+        By (ratio, bytes of embedding per tile): settings that use the remaining bytes, one for
+        each codec and level; empty where too few bytes remain.
     """
     found: dict[tuple[int, int], list[Setting]] = {}
     for ratio in RATIOS:
@@ -100,17 +100,18 @@ def measure_settings(
     keep: Path | None = None,
     progress: Progress = silent,
 ) -> list[dict[str, Any]]:
-    """Measures of a slide stored in each of several ways, a row a way and level.
+    """Measure a slide stored with each of several settings, a row per setting and level.
 
     Args:
         path: the slide.
-        settings: the ways; those that no quality reaches are measured at their lowest and say so.
-        judges: what describes images.
-        tiles: patches of each level, at random places.
-        regions: squares of 1,024 px, those with most tissue.
+        settings: how the slide is stored. A setting that no quality reaches is measured at the
+            codec's lowest quality, with `reached` false.
+        judges: evaluation feature extractors.
+        tiles: patches per level, at random places.
+        regions: squares of 1,024 px, those with the highest tissue fraction.
         levels: levels to measure at.
-        decode: makes 20x pixels of a base layer; None enlarges it.
-        keep: JSON file in which rows are kept as they come and looked up on the next run.
+        decode: makes 20x pixels from a base layer; None enlarges it.
+        keep: JSON file in which rows are stored as they come and looked up on the next run.
         progress: called as work goes on.
 
     Returns:
@@ -150,11 +151,11 @@ def measure_settings(
 def between_cases(
     slides: Sequence[Path], judges: Judges, tiles: int = 100, level: int = 0
 ) -> list[dict[str, Any]]:
-    """Distances of other real tissue: of each slide, other tiles of it and those of the others.
+    """Measure distances between real tiles: of each slide to other tiles of it and of the others.
 
     Returns:
-        Rows of `slide`, `pictures`, `n`, `frechet` and `kernel`; features in the unit
-        of the slide's first set, all sets of one size.
+        Rows of `slide`, `pictures`, `n`, `frechet` and `kernel`. Features are in units of the
+        slide's first set; the two sets of a row have equal size.
     """
     sets: dict[str, list[NDArray]] = {}
     for path in slides:
@@ -184,7 +185,7 @@ def between_cases(
 
 
 def bytes_per_tile(path: Path) -> float:
-    """Size of a slide's file over its tissue tiles."""
+    """Size of a slide's file in bytes, divided by its number of tissue tiles."""
     with open_slide(path) as slide:
         return slide.file_bytes / max(1, int(find_tissue(slide).mask.sum()))
 
@@ -206,21 +207,21 @@ def _facts(path: Path, coded: CodedSlide, level: int, tissue: Tissue) -> dict[st
 
 
 def kept_rows(keep: Path | None) -> dict[str, Any]:
-    """Rows of an earlier run, by key."""
+    """Read the rows of an earlier run, by key."""
     if keep is None or not keep.is_file():
         return {}
     return json.loads(keep.read_text())
 
 
 def keep_rows(keep: Path | None, known: dict[str, Any]) -> None:
-    """Keep all rows known."""
+    """Store all known rows."""
     if keep is not None:
         with atomic_path(keep) as fresh:
             fresh.write_text(json.dumps(known))
 
 
 def settings_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows of one slide and level as Markdown, with 95 % intervals of the shares."""
+    """Format rows of one slide and level as Markdown, fractions with their 95 % intervals."""
     columns = [
         *("stored as", "bytes a tile", "PSNR (dB)", "SSIM", "detail", "nuclei F1", "density"),
         *(

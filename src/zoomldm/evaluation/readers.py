@@ -1,4 +1,4 @@
-"""What measures read images from: anything with `read(level, x, y, width, height)`."""
+"""Sources of images for measures: anything with `read(level, x, y, width, height)`."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -11,26 +11,26 @@ from zoomldm.geometry.levels import level_size
 
 
 class Reads(Protocol):
-    """Pixels of a slide at any level, real ones or others."""
+    """Pixels of a slide at any level, real or not."""
 
     def read(self, level: int, x: int, y: int, width: int, height: int, /) -> NDArray[np.uint8]:
-        """A region in px of a level: (height, width, 3) uint8 sRGB, white outside the slide."""
+        """Read a region in px of a level: (height, width, 3) uint8 sRGB, white outside."""
         ...
 
 
 class Enlarged:
     """Pixels of one stored level, enlarged for finer levels and averaged for coarser ones.
 
-    Enlarging is bicubic and does not depend on the region: the same place has the same pixels.
+    Enlarging is bicubic and independent of the region read: a place always has the same pixels.
 
     Args:
-        pixels: x, y, width, height in px of the stored level to (height, width, 3) uint8, white
-            outside.
+        pixels: from x, y, width, height in px of the stored level to (height, width, 3) uint8,
+            white outside.
         level: the stored level.
         raster: width and height (px) of the slide's 0.5 mpp raster.
     """
 
-    _MARGIN = 3  # px of the stored level that bicubic interpolation reaches
+    _MARGIN = 3  # px of the stored level: reach of bicubic interpolation
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Enlarged:
         return level_size(*self._raster, level)
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
-        """A region in px of a level; see `Reads`."""
+        """Read a region in px of a level; see `Reads`."""
         if level >= self._level:
             step = 2 ** (level - self._level)
             found = self._stored(x * step, y * step, width * step, height * step)
@@ -64,7 +64,7 @@ class Enlarged:
 
 
 def enlarged_picture(picture: NDArray[np.uint8], level: int, raster: tuple[int, int]) -> Enlarged:
-    """Reader of an image that covers a whole slide at a level, as a base layer does."""
+    """Make a reader of an image that covers a whole slide at one level, like a base layer."""
 
     def pixels(x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         out = np.full((height, width, 3), 255, np.uint8)
@@ -78,7 +78,7 @@ def enlarged_picture(picture: NDArray[np.uint8], level: int, raster: tuple[int, 
 
 
 class WithoutBase:
-    """An archive as if it had been made without a base layer: embeddings alone."""
+    """An archive as if made without a base layer: embeddings alone."""
 
     base = None
 

@@ -1,4 +1,4 @@
-"""What archives show, held against their slides: real, base layer, codec, regenerated."""
+"""Compare what archives show with their slides: real, base layer, codec, regenerated."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -31,25 +31,25 @@ from zoomldm.rendering.opening import open_renderer
 from zoomldm.slides import Slide, open_slide
 from zoomldm.verbs import Progress, silent
 
-CODED_AT = (2, 3, 4)  # levels at which the codec is tried until one has a low enough quality
+CODED_AT = (2, 3, 4)  # levels tried in turn until the codec reaches the bytes
 REAL, BASE, CODEC = "real", "base layer enlarged", "codec"
 WITH_BASE, ALONE = "regenerated with base layer", "regenerated from embeddings alone"
-_LEAST = 4  # patches of a level
-_SHOWN = 6  # places a sheet
+_LEAST = 4  # patches that a level needs
+_SHOWN = 6  # places per sheet
 _HEADER = 18  # px
 
 Render = Callable[[Any, ZoomLDMPipeline, RenderOptions], Reads]
-"""Archive, pipeline and options to a reader of what decompression draws."""
+"""From archive, pipeline and options to a reader of the decompressed pixels."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """One way of showing a slide.
+    """One rendition of a slide.
 
     Attributes:
-        name: how pages name it.
+        name: its name on pages.
         reader: its pixels.
-        bytes_per_tile: what it takes to show, a tissue tile; None for the slide itself.
+        bytes_per_tile: stored bytes per tissue tile; None for the slide itself.
         note: how it was made.
     """
 
@@ -60,7 +60,7 @@ class Column:
 
 
 def base_layer(archive: Archive) -> tuple[Enlarged, int, int] | None:
-    """Reader of an archive's base layer, its level and its bytes; None where there is none."""
+    """Return a reader of the base layer, its level and its bytes; None if there is none."""
     base = archive.base
     if base is None:
         return None
@@ -73,7 +73,7 @@ def base_layer(archive: Archive) -> tuple[Enlarged, int, int] | None:
 
 
 def codec_at(slide: Slide, mask: NDArray[np.bool_], codec: str, count: float) -> CodedSlide:
-    """The slide coded at so many bytes a tile, at the finest of 5x, 2.5x and 1.25x that can be."""
+    """Code the slide at `count` bytes per tile, at the finest of 5x, 2.5x and 1.25x that fits."""
     found = None
     for level in CODED_AT:
         found = CodedSlide(slide, mask, Setting(codec, level, count))
@@ -92,19 +92,19 @@ def columns_of(
     alone: bool = True,
     render: Render = open_renderer,
 ) -> dict[str, Column]:
-    """Every way of showing a slide that there is, by name; ways that an archive lacks left out.
+    """Collect all renditions of a slide by name, without those that the archive lacks.
 
     Args:
         slide: the slide itself; must stay open.
-        archive: made of it; must stay open.
-        pipeline: what decompresses it.
-        options: of decompression.
-        codec: the plain alternative at the archive's bytes.
-        alone: also without the base layer, where there is one.
-        render: makes the reader of what decompression draws.
+        archive: archive of the slide; must stay open.
+        pipeline: decompresses it.
+        options: decompression options.
+        codec: plain codec at the archive's bytes, for comparison.
+        alone: also without the base layer, if there is one.
+        render: makes the reader of the decompressed pixels.
 
     Raises:
-        ArchiveError: the archive is of another slide or scale, or of a turned one.
+        ArchiveError: the archive is of another slide or scale, or in another orientation.
     """
     if archive.size != slide.size or archive.turn:
         found = f"turn {archive.turn}, " if archive.turn else ""
@@ -149,29 +149,29 @@ def measure_regeneration(
     render: Render = open_renderer,
     progress: Progress = silent,
 ) -> tuple[dict[str, Any], dict[str, Picture]]:
-    """Measure what decompression draws, level by level, beside what bytes buy otherwise.
+    """Measure decompressed images level by level, beside alternatives of similar size.
 
     Args:
         pairs: slides and their archives.
-        pipeline: what decompresses them.
-        judges: what describes images.
-        levels: 0 to 7; one with fewer than four patches is left out.
-        tiles: patches a level, at random places.
-        regions: squares of 1,024 px of most tissue, for seams, holes and places.
-        options: of decompression.
-        codec: the plain alternative.
+        pipeline: decompresses them.
+        judges: evaluation feature extractors.
+        levels: 0 to 7; a level with fewer than four patches is left out.
+        tiles: patches per level, at random places.
+        regions: squares of 1,024 px with the highest tissue fraction, for seams, holes and places.
+        options: decompression options.
+        codec: plain codec for comparison.
         alone: also regenerate from embeddings alone, without the base layer.
-        render: makes the reader of what decompression draws.
+        render: makes the reader of the decompressed pixels.
         progress: called as work goes on.
 
     Returns:
         The figures (`slides`: `slide`, `archive`, `ratio`, `bytes`, `columns`, `levels`, each with
-        a `rows` of `pictures` and `measures`) and sheets by name, `STEM-LEVEL`: places below each
-        other, ways of showing them side by side.
+        a `rows` of `pictures` and `measures`) and sheets by name, `STEM-LEVEL`: one row per place,
+        one column per rendition.
 
     Raises:
         ConfigError: nothing to measure.
-        ArchiveError: an archive that does not fit its slide or the pipeline.
+        ArchiveError: an archive does not fit its slide or the pipeline.
     """
     if not pairs:
         raise ConfigError("no slides to evaluate on; give SLIDE ARCHIVE, one pair or several")
@@ -231,7 +231,7 @@ def measure_regeneration(
 def _cosine(
     pipeline: ZoomLDMPipeline, archive: Archive, tissue: Tissue, made: Picture
 ) -> dict[str, float]:
-    """Cosine of the stored embedding and that of the image, with its interval."""
+    """Cosine between the stored embedding and that of the image, with its interval."""
     stored = np.concatenate(
         [archive.grid(0, y // TILE, x // TILE).reshape(1, -1) for x, y in tissue.places.tolist()]
     )
@@ -242,11 +242,11 @@ def _cosine(
 
 
 def draw_sheet(shown: dict[str, Picture], most: int = _SHOWN) -> Picture:
-    """Places below each other, ways of showing them side by side with their names on top.
+    """Draw a sheet with a row per place and a column per rendition, names on top.
 
     Args:
         shown: (n, 256, 256, 3) uint8 by name, all of the same places.
-        most: places shown, evenly spread.
+        most: largest number of places shown, evenly spread.
     """
     count = len(next(iter(shown.values())))
     chosen = np.linspace(0, count - 1, min(most, count)).round().astype(int)

@@ -1,4 +1,4 @@
-"""All figures of a pipeline on held-out slides, as data and as a page."""
+"""Measure the networks of a pipeline on held-out slides and write data and a page."""
 
 import json
 from collections.abc import Sequence
@@ -41,18 +41,18 @@ def measure_networks(
         pipeline: the pipeline.
         slides: held-out slides.
         archives: their archives made with `--for-training`, for the loss per level.
-        tiles: real tiles a slide for round trip and retrieval.
-        judge: folder of another judge than the shipped one.
+        tiles: real tiles per slide for round trip and retrieval.
+        judge: folder of an evaluation feature extractor (judge) to use instead of the shipped one.
         progress: called as work goes on.
 
     Returns:
-        The figures, and an image of real, round-trip and generated tiles in three rows a slide.
+        The figures, and an image with three rows per slide: real, round-trip and generated tiles.
     """
     if not slides:
         raise ConfigError("no held-out slides to evaluate on; give at least one")
     figures: dict[str, Any] = {"steps": STEPS, "guidance": GUIDANCE, "digest": pipeline.digest()}
     some, encoder = [], []
-    for done, path in enumerate(slides):  # one at a time: ten thousand tiles take 2 GB
+    for done, path in enumerate(slides):  # one slide at a time: ten thousand tiles take 2 GB
         progress("slides through the patch encoder", done, len(slides))
         every = load_tiles(path)
         some.append(_subset(every, tiles))
@@ -79,7 +79,7 @@ def measure_networks(
 
 
 def _subset(slide: SlideTiles, count: int) -> SlideTiles:
-    """Random tiles of a slide that are at least half tissue-coloured, in grid order."""
+    """Choose random tiles, mostly tissue-coloured if there are enough, in grid order."""
     spread = slide.pixels.max(-1) - slide.pixels.min(-1)
     coloured = (spread > 20).mean((1, 2)) > 0.5
     pool = np.nonzero(coloured)[0]
@@ -99,7 +99,7 @@ def _interval(row: dict[str, Any], key: str, digits: int, scale: float = 1) -> s
 def write_report(
     figures: dict[str, Any], picture: np.ndarray, folder: Path, command: str
 ) -> list[Path]:
-    """Write `results.md`, `results.json` and `results.jpg` into a folder that exists."""
+    """Write `results.md`, `results.json` and `results.jpg` to an existing folder."""
     parts = [
         "# Results on held-out cases",
         f"Printed by `{command}`; pipeline digest `{figures['digest'][:16]}`. Intervals are 95 % "

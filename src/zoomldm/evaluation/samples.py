@@ -1,4 +1,4 @@
-"""Whether drawn contexts make tissue as real ones do: distances to real patches by level."""
+"""Compare tissue generated from sampled and from real contexts: distances to real patches."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -25,8 +25,8 @@ from zoomldm.slides import open_slide
 from zoomldm.tables import as_markdown
 from zoomldm.verbs import Progress, silent
 
-LEAST = 8  # images a set that distances are taken of
-SEPARATE = 4  # level from which patches of a slide overlap so much that n counts for little
+LEAST = 8  # images that a set needs for distances
+SEPARATE = 4  # from this level on, patches of a slide overlap so much that n means little
 KINDS = {
     "reference": "(a) contexts of validation patches",
     "drawn": "(b) drawn contexts",
@@ -46,30 +46,31 @@ def measure_samples(
     judge: Path | None = None,
     progress: Progress = silent,
 ) -> tuple[dict[str, Any], dict[int, dict[str, NDArray[np.uint8]]]]:
-    """Fréchet and KID to real validation patches.
+    """Measure Fréchet distance and KID of generated patches to real validation patches.
 
-    Validation patches (tissue, any tile offset) are split in two halves: the pixels of one are
-    what everything is compared with, the contexts of the other make (a). Each other case gives
-    a set (c) of real patches. Features are the judge's, standardised by the real patches'. All
-    sets of a level are equally large; a level of which any has fewer than eight is left out.
+    Validation patches (tissue, any tile offset) are split in two halves. All sets are compared
+    with the pixels of the first half; the contexts of the second half generate set (a). Sampled
+    contexts generate set (b). Each other case gives a set (c) of real patches. Features come from
+    the evaluation feature extractor (judge), standardised by those of the real patches. All sets
+    of a level have the same size; a level where any set has fewer than eight images is left out.
 
     Args:
         pipeline: one with an embedding diffusion.
         slides: validation slides.
         others: slides of other cases, by case.
-        archives: archives of all of them.
-        n: images a set, fewer where a level has no more.
+        archives: archives of all these slides.
+        n: images per set; fewer where a level has fewer.
         levels: 0 to 7.
-        options: of the samples.
-        judge: folder of another judge than the shipped one.
+        options: sampling options.
+        judge: folder of a judge to use instead of the shipped one.
         progress: called as work goes on.
 
     Returns:
-        The figures: `levels`, one row each; and the images by level and kind (`real` too).
+        The figures (`levels`: one row each), and the images by level and kind (including `real`).
 
     Raises:
-        ConfigError: a slide without its archive, nothing to compare with, or too little of it.
-        ArchiveError: an archive of another patch encoder, or that does not fit its slide.
+        ConfigError: a slide has no archive, or there is nothing or too little to compare with.
+        ArchiveError: an archive has another patch encoder or does not fit its slide.
     """
     if n < LEAST:
         raise ConfigError(f"n is {n}; distances need at least {LEAST} pictures of each kind")
@@ -140,7 +141,7 @@ def _made(
     count: int,
     options: SampleOptions,
 ) -> dict[str, NDArray[np.uint8]]:
-    """Real validation patches, and what is generated to be compared with them."""
+    """Return real validation patches, and the generated sets that are compared with them."""
     known = held.levels[level]
     order = np.random.default_rng(level).permutation(len(known.patches))
     real, given = np.sort(order[:count]), np.sort(order[count : 2 * count])
@@ -159,7 +160,7 @@ def _made(
 def _read(
     store: ContextStore, slides: Sequence[Path], level: int, patches: NDArray
 ) -> NDArray[np.uint8]:
-    """Real pixels (n, 256, 256, 3) of patches (n, 3): slide, row and column of the first tile."""
+    """Read pixels (n, 256, 256, 3) of patches (n, 3): slide, row and column of the first tile."""
     out = np.empty((len(patches), TILE, TILE, 3), np.uint8)
     for number, path in enumerate(slides):
         archive = store.archives[number]
@@ -197,7 +198,7 @@ def _row(level: int, count: int, features: Mapping[str, NDArray]) -> dict[str, A
 
 
 def samples_table(figures: Mapping[str, Any]) -> str:
-    """The figures as Markdown: a row a level and kind, then the comparison with each case."""
+    """Format the figures as Markdown: a row per level and kind, then the comparison by case."""
 
     def cell(part: Mapping[str, float], digits: int) -> str:
         return f"{part['value']:.{digits}f} ({part['low']:.{digits}f} to {part['high']:.{digits}f})"

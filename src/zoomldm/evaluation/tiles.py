@@ -1,4 +1,4 @@
-"""Real tiles to measure on: level-0 tissue tiles of a slide, with their place."""
+"""Real tiles to measure on: level-0 tissue tiles of a slide, with their places."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from zoomldm.slides import open_slide
 from zoomldm.slides.tiles import read_tiles
 from zoomldm.slides.tissue import find_tissue
 
-PAIRS = 100_000  # of each kind that neighbours are compared on
+PAIRS = 100_000  # most pairs of each kind (adjacent, far apart)
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,15 @@ class SlideTiles:
     def pairs(
         self, apart_um: float = 2000.0, most: int = PAIRS, seed: int = 0
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Index pairs (m, 2), lower first, of adjacent tiles, and of tiles far apart.
+        """List index pairs (m, 2), lower first, of adjacent tiles and of tiles far apart.
 
-        Adjacent ones are found by their places; of those far apart, whose number grows with the
-        square of the tiles', a sample is drawn where there may be more than `most`.
+        Adjacent pairs are found by place. The number of pairs far apart grows with the square of
+        the number of tiles; they are sampled if there may be more than `most`.
 
         Args:
-            apart_um: least distance in micrometres along an axis of those far apart.
-            most: pairs of each kind.
-            seed: of the samples.
+            apart_um: least distance in micrometres, along either axis, of tiles far apart.
+            most: largest number of pairs of each kind.
+            seed: seed of the sampling.
         """
         n, rng = len(self.places), np.random.default_rng(seed)
         where = {tuple(place): i for i, place in enumerate(self.places.tolist())}
@@ -63,12 +63,12 @@ class SlideTiles:
 
 
 def load_tiles(path: Path, most: int | None = None, seed: int = 0) -> SlideTiles:
-    """Tissue tiles of a slide at 20x.
+    """Load tissue tiles of a slide at 20x.
 
     Args:
         path: the slide.
-        most: a random subset of this size, in grid order; None for all.
-        seed: of the subset.
+        most: size of a random subset, in grid order; None for all tiles.
+        seed: seed of the subset.
     """
     with open_slide(path) as slide:
         mask = find_tissue(slide).mask

@@ -1,4 +1,4 @@
-"""What `zoomldm evaluate` does: measures taken, and written as pages with their figures beside."""
+"""The `zoomldm evaluate` commands: take measures and write them as pages and data."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -46,7 +46,7 @@ def evaluate_networks(
     progress: Progress | None = None,
     command: str = "zoomldm.evaluation",
 ) -> EvaluateReport:
-    """Measure autoencoder, patch encoder and denoiser on slides kept out of training.
+    """Measure autoencoder, patch encoder and denoiser on held-out slides.
 
     Args:
         slides: held-out slides.
@@ -54,7 +54,7 @@ def evaluate_networks(
         options: see NetworksOptions.
         pipeline: the pipeline, its id or its directory.
         progress: called as work goes on.
-        command: that the page names.
+        command: command that the page names.
 
     Raises:
         ConfigError: no slides.
@@ -80,15 +80,15 @@ def networks_page(
     pipeline: tuple[str, str],
     command: str,
 ) -> EvaluateReport:
-    """Write the page of `evaluate_networks` of slides that were measured apart.
+    """Write the page of `evaluate_networks` for slides that were measured one by one.
 
     Args:
-        figures: of `measure_networks`, those of all slides as one.
+        figures: figures of `measure_networks`, merged over all slides.
         strips: its image of each slide.
         out: existing folder.
-        options: whose archives the losses are measured on.
-        pipeline: name and device; loaded where there are archives.
-        command: that the page names.
+        options: give the archives to measure losses on.
+        pipeline: name and device; loaded if there are archives.
+        command: command that the page names.
     """
     if options.archives:
         opened = [open_archive(path) for path in options.archives]
@@ -114,10 +114,10 @@ def evaluate_copies(
         options: see CopiesOptions.
         pipeline: the pipeline, its id or its directory.
         progress: called as work goes on.
-        command: that the page names.
+        command: command that the page names.
 
     Raises:
-        ConfigError: no archives, or cases that aren't theirs.
+        ConfigError: no archives, or cases that do not match them.
         ArchiveError: archives without latents, or of other networks.
         TargetError: no such folder.
     """
@@ -149,7 +149,7 @@ def evaluate_samples(
     progress: Progress | None = None,
     command: str = "zoomldm.evaluation",
 ) -> EvaluateReport:
-    """Fréchet distance and KID of samples to real patches of held-out slides.
+    """Measure Fréchet distance and KID of samples to real patches of held-out slides.
 
     Args:
         slides: validation slides.
@@ -157,10 +157,10 @@ def evaluate_samples(
         options: see SamplesOptions.
         pipeline: the pipeline, its id or its directory.
         progress: called as work goes on.
-        command: that the page names.
+        command: command that the page names.
 
     Raises:
-        ConfigError: a slide without its archive, or too little to compare with.
+        ConfigError: a slide has no archive, or there is too little to compare with.
         ArchiveError: archives of another patch encoder, or that don't fit their slides.
         TargetError: no such folder.
     """
@@ -199,19 +199,19 @@ def evaluate_fidelity(
     progress: Progress | None = None,
     command: str = "zoomldm.evaluation",
 ) -> EvaluateReport:
-    """Hold what archives show against their slides, beside a codec at the same bytes.
+    """Compare what archives show with their slides, beside a codec at the same bytes.
 
     Args:
         pairs: slides and their archives.
-        out: the page, .md; figures and images lie beside it.
+        out: the page, .md; figures and images are written beside it.
         options: see FidelityOptions.
         pipeline: the pipeline, its id or its directory.
         progress: called as work goes on.
-        command: that the page names.
+        command: command that the page names.
 
     Raises:
         ConfigError: nothing to measure.
-        ArchiveError: an archive that does not fit its slide or the pipeline.
+        ArchiveError: an archive does not fit its slide or the pipeline.
         TargetError: the page can't be written.
     """
     out, options = Path(out), options or FidelityOptions()
@@ -229,7 +229,7 @@ def fidelity_of(
     options: FidelityOptions,
     progress: Progress = silent,
 ) -> tuple[dict[str, Any], dict[str, NDArray[np.uint8]]]:
-    """What `evaluate_fidelity` measures; see `measure_regeneration`."""
+    """Measure for `evaluate_fidelity`; see `measure_regeneration`."""
     return measure_regeneration(
         pairs,
         pipeline,
@@ -245,12 +245,12 @@ def fidelity_of(
 
 
 def draw_nuclei(slides: Sequence[Path], out: Path | str, tiles: int = 10) -> EvaluateReport:
-    """Draw outlines of the nuclei that are found on tiles of slides, to be looked at.
+    """Draw outlines of the nuclei found on tiles of slides, for inspection.
 
     Args:
         slides: the slides.
-        out: .jpg or .png.
-        tiles: of each slide.
+        out: .jpg or .png file.
+        tiles: tiles per slide.
 
     Returns:
         Figures: the number of nuclei on each tile, by slide.

@@ -1,4 +1,4 @@
-"""Archive and pipeline to numbers: a slide as a few features, written for other tools."""
+"""Features of a slide from its archive and a pipeline, written for other tools."""
 
 from zoomldm.features.extract import FeatureOptions, FeatureReport, extract_features
 

@@ -1,4 +1,4 @@
-"""A slide in a few numbers: what `zoomldm features` does to one archive."""
+"""Compact features of a slide: `zoomldm features` for one archive."""
 
 import time
 from dataclasses import dataclass
@@ -28,25 +28,25 @@ from zoomldm.remote import as_path
 from zoomldm.verbs import Progress, Report, silent
 
 Kind = Literal["summarizer", "tiles", "unet"]
-PAPER_RATIO = 8000 * 384 / (128 * 512)  # the supplement's own numbers; it states 45
+PAPER_RATIO = 8000 * 384 / (128 * 512)  # from numbers in the paper's supplement, which states 45
 
 
 @dataclass(frozen=True)
 class FeatureOptions:
-    """Which features, and how they are written.
+    """Which features to extract, and how to write them.
 
     Attributes:
-        source: `summarizer` (8 x 8 tokens a patch), `tiles` (the stored embeddings) or `unet`
-            (a layer of the denoiser, one vector a patch).
-        level: label of the patches' level; None for 0.15625x, and for 20x with `tiles`.
+        source: `summarizer` (8 x 8 tokens per patch), `tiles` (the stored embeddings) or `unet`
+            (a layer of the denoiser, one vector per patch).
+        level: label of the patches' level; None for 0.15625x, or 20x with `tiles`.
         format: `h5`, `pt` or `npy`.
-        fixed: the two patches with most tissue, filled up with zeros and a mask.
-        precision: `float32`, `float16`, or `int8` with a scale per feature (h5 alone).
-        layer: of the denoiser: `mid`, `down.<i>` or `up.<i>`.
-        timestep: that the denoiser is asked at.
+        fixed: use the two patches with the highest tissue fraction, padded with zeros, and a mask.
+        precision: `float32`, `float16`, or `int8` with a scale per feature (h5 only).
+        layer: layer of the denoiser: `mid`, `down.<i>` or `up.<i>`.
+        timestep: timestep at which the denoiser is evaluated.
 
     Raises:
-        ConfigError: values that don't exist or don't go together.
+        ConfigError: values that don't exist or can't be combined.
     """
 
     source: Kind = "summarizer"
@@ -90,24 +90,24 @@ class FeatureOptions:
 
 @dataclass(frozen=True)
 class FeatureReport(Report):
-    """What was written of one archive.
+    """What was written for one archive.
 
     Attributes:
         archive: its path.
-        output: the file of features.
+        output: the feature file.
         source: see FeatureOptions.
-        level: label.
+        level: level label.
         patches: patches of the level that hold tissue.
         features: vectors written.
-        dim: numbers in each.
+        dim: dimension of each vector.
         values: features x dim.
-        bytes: of the values in float32, float16 and int8.
-        file_bytes: of the output.
-        tile_values: numbers in the embeddings of all tissue tiles.
+        bytes: size of the values in float32, float16 and int8.
+        file_bytes: size of the output.
+        tile_values: total length of the embeddings of all tissue tiles.
         ratio: tile_values / values.
         origin: what the denoiser's features were made from, `latents` or `overview`.
         seconds: time taken.
-        done_before: whether the file was there already, made of the same.
+        done_before: whether the file already existed, made from the same inputs.
     """
 
     archive: str
@@ -135,19 +135,19 @@ def extract_features(
     pipeline: str | ZoomLDMPipeline = "demo",
     progress: Progress | None = None,
 ) -> FeatureReport:
-    """Describe the slide of one archive and write it to `out`/<archive's name>.<format>.
+    """Extract features from one archive and write them to `out`/<archive's name>.<format>.
 
-    An h5 file made of the same archive, pipeline and options is left as it is.
+    An h5 file made from the same archive, pipeline and options is left as it is.
 
     Args:
         archive: a .zldm file, or its URL.
         out: an existing folder.
         options: see FeatureOptions.
-        pipeline: the pipeline, its id or its directory; not looked at for `tiles`.
+        pipeline: the pipeline, its id or its directory; not used for `tiles`.
         progress: called as patches are done.
 
     Raises:
-        ArchiveError: no archive, without tissue, or made by another patch encoder.
+        ArchiveError: not an archive, no tissue, or made with another patch encoder.
         ConfigError: a layer or timestep that the denoiser does not have.
         TargetError: the target can't be written.
 

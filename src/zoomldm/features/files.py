@@ -1,4 +1,4 @@
-"""Files of features: TRIDENT's h5 layout, CLAM's bare tensor, a plain array."""
+"""Feature files: TRIDENT's h5 layout, CLAM's bare tensor, a plain array."""
 
 import json
 import math
@@ -25,13 +25,13 @@ BASE_MAGNIFICATION = 20.0
 
 
 def stored_bytes(count: int, dim: int, precision: str) -> int:
-    """Bytes of (count, dim) features; in int8 each has a scale of 4 bytes besides."""
+    """Bytes of (count, dim) features; in int8 each feature also has a scale of 4 bytes."""
     sizes = {"float32": 4 * dim, "float16": 2 * dim, "int8": dim + 4}
     return count * sizes[precision]
 
 
 def to_int8(values: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Codes (N, D) in -127..127 and scales (N,) > 0 of features (N, D): value = code * scale."""
+    """Quantise (N, D) to codes (N, D) in -127..127 and scales (N,) > 0: value = code * scale."""
     largest = np.abs(values).max(1)
     scales = np.where(largest > 0, largest / 127, 1).astype(np.float32)
     return np.rint(values / scales[:, None]).astype(np.int8), scales
@@ -45,15 +45,15 @@ def write_features(
     precision: Precision,
     settings: Mapping[str, Any],
 ) -> None:
-    """Write features in one of three forms; `path` appears whole or not at all.
+    """Write features in one of three formats; `path` appears whole or not at all.
 
     Args:
         path: the target.
-        description: what to write.
-        archive: where it comes from; gives the scale.
+        description: the features.
+        archive: archive of the features; provides the scale.
         form: `h5` (TRIDENT's layout), `pt` (CLAM's bare tensor) or `npy`. The last two hold no
-            coordinates, and the mask of filled-up features lies beside them in `masks/`.
-        precision: `int8` is for h5 alone, which has room for the scales.
+            coordinates; the mask of padded features is written beside them in `masks/`.
+        precision: `int8` is for h5 only, which has room for the scales.
         settings: what the features were made from.
 
     Raises:
@@ -72,7 +72,7 @@ def write_features(
 
 
 def _write(path: Path, data: BytesIO) -> None:
-    """Libraries write to memory: on a full disk, HDF5 ends in a segmentation fault."""
+    """Write what libraries wrote to memory: on a full disk, HDF5 ends in a segmentation fault."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data.getbuffer())
 
@@ -92,7 +92,7 @@ def _pt(values: NDArray[Any]) -> BytesIO:
 
 
 def read_settings(path: Path) -> dict[str, Any] | None:
-    """What an h5 file's features were made from; None where it says nothing of it."""
+    """Read what the features of an h5 file were made from; None if it is not recorded."""
     import h5py
 
     try:
@@ -113,7 +113,7 @@ def _h5(
 
     slide, places = archive.manifest.slide, description.places
     (mpp_x, mpp_y), native = (slide.mpp_x, slide.mpp_y), slide.native_size
-    if archive.turn:  # coordinates are those of the slide as it lies in its file
+    if archive.turn:  # coordinates refer to the slide as it is oriented in its file
         places = straight_corners(places, description.side, slide.size, archive.turn)
         if description.mask is not None:
             places = np.where(description.mask[:, None], places, 0)
@@ -148,7 +148,7 @@ def _h5(
                 "overlap": 0,
                 "level0_width": native[0],
                 "level0_height": native[1],
-                # beyond the layout: magnification is a label, this is the scale
+                # not in TRIDENT's layout: magnification is only a label, this is the scale
                 "level0_mpp_x": mpp_x,
                 "level0_mpp_y": mpp_y,
             }
@@ -157,5 +157,5 @@ def _h5(
 
 
 def _magnification(mpp: float) -> float:
-    """The label, 20x times a power of two, that is nearest to a scale."""
+    """Return the label (20x times a power of two) nearest to a scale."""
     return BASE_MAGNIFICATION * 2.0 ** round(math.log2(BASE_MPP / mpp))

@@ -1,4 +1,4 @@
-"""How large the tiles of a feature file are, and at which scale, by the tool that wrote it."""
+"""Size and scale of the tiles in a feature file, by the tool that wrote it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,23 +12,23 @@ from zoomldm.features.reading import StoredFeatures, number, text, tile_side
 from zoomldm.geometry.levels import BASE_MPP, TILE
 
 TILE_UM = TILE * BASE_MPP
-SPACING = 0.02  # of a tile's side that its scale may be off
+SPACING = 0.02  # tolerance of the scale, as a fraction of a tile's side
 
 Geometry = tuple[str, float, float, str, tuple[int, int] | None]
-"""Layout; side of a tile in units of the coordinates; mpp of the slide's finest level and where
-it comes from; width and height of the slide in those units, or None."""
+"""Layout; side of a tile in units of the coordinates; mpp of the slide's finest level and its
+source; width and height of the slide in those units, or None."""
 
 
 def geometry_of(
     path: Path, stored: StoredFeatures, coords: NDArray[np.float64], mpp: float | None
 ) -> Geometry:
-    """Layout, side of a tile and scale of a feature file.
+    """Determine layout, tile side and scale of a feature file.
 
     Args:
-        path: the file, for errors.
-        stored: what it holds.
+        path: the file, for error messages.
+        stored: its content.
         coords: (N, 2) x and y of the tiles.
-        mpp: micrometres per pixel of the slide's finest level, over what the file says.
+        mpp: micrometres per pixel of the slide's finest level; overrides the file's value.
 
     Raises:
         ConfigError: overlap, tiles of another size, or no scale.
@@ -80,7 +80,7 @@ def _trident(path: Path, where: Mapping[str, Any], mpp: float | None) -> Geometr
         given, source = TILE_UM / side, "features: 20x taken as 0.5 mpp"
     _spacing(path, side, given)
     if exact := number(where.get("level0_mpp_x")):
-        side = TILE_UM / exact  # ours: the written side is rounded to whole pixels
+        side = TILE_UM / exact  # files of this package: the stored side is rounded to whole pixels
     return "TRIDENT", side, given, source, _size(where, "level0_width", "level0_height")
 
 

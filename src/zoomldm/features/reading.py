@@ -1,4 +1,4 @@
-"""Features of one slide as TRIDENT, CLAM, STAMP and this package store them."""
+"""Read features of one slide as TRIDENT, CLAM, STAMP and this package store them."""
 
 import math
 from collections.abc import Mapping
@@ -19,13 +19,13 @@ _FEATURE_NAMES = ("features", "feats", "patch_embeddings")
 
 @dataclass(frozen=True)
 class Coordinates:
-    """Where the instances of a slide are.
+    """Coordinates of the instances of a slide.
 
     Attributes:
-        xy: (N, 2) top-left corners, x and y, in the file's own unit: mostly pixels of the slide's
+        xy: (N, 2) top-left corners, x and y, in the file's own unit: usually pixels of the slide's
             finest level, micrometres with STAMP.
         side: side of an instance's square in the same unit.
-        size: (width, height) of the slide in that unit, or None if the file doesn't say.
+        size: (width, height) of the slide in that unit, or None if not recorded.
     """
 
     xy: NDArray[np.float64]
@@ -35,12 +35,12 @@ class Coordinates:
 
 @dataclass(frozen=True)
 class StoredFeatures:
-    """What an h5 file of features holds.
+    """Content of an h5 feature file.
 
     Attributes:
-        values: (N, D) or of more dimensions, int8 codes already multiplied by their scales.
+        values: (N, D) or more dimensions; int8 codes are already multiplied by their scales.
         coords: (N, 2) or (1, N, 2), or None.
-        mask: (N,) bool, False where `values` is filled up, or None.
+        mask: (N,) bool, False where `values` is padded, or None.
         background: (D,) embedding of the white tile, or None.
         root: attributes of the file.
         own: attributes of the features.
@@ -57,10 +57,10 @@ class StoredFeatures:
 
 
 def read_stored(path: Path) -> StoredFeatures:
-    """Read an h5 file of features as it is.
+    """Read an h5 feature file as it is.
 
     Raises:
-        ConfigError: unreadable, no features in it, or a mask that is none.
+        ConfigError: unreadable, no features, or an invalid mask.
     """
     import h5py
 
@@ -70,7 +70,7 @@ def read_stored(path: Path) -> StoredFeatures:
             if name is None:
                 raise ConfigError(f"{path}: has {sorted(file)}, expected a dataset 'features'")
             values = np.asarray(file[name])
-            if "scales" in file:  # int8 codes, a scale per instance
+            if "scales" in file:  # int8 codes with a scale per instance
                 values = values * np.asarray(file["scales"])[:, None]
             mask = file.get("mask")
             coords = file["coords"] if "coords" in file else None  # noqa: SIM401
@@ -95,14 +95,14 @@ def read_features(path: Path) -> tuple[Tensor, Coordinates | None]:
     """Read one slide's features.
 
     Args:
-        path: `.h5` with `features` (or `feats`, `patch_embeddings`) and perhaps `coords` and a
-            boolean `mask`, TRIDENT's, CLAM's and STAMP's layouts; `.pt` with a bare tensor;
-            `.npy`. The last two may have their mask in `masks/<name>.npy` beside them, and int8
-            in h5 its `scales`. A leading dimension of 1 is dropped, a single vector is a bag of
-            one, and further dimensions between the first and last are taken as instances.
+        path: `.h5` with `features` (or `feats`, `patch_embeddings`), optional `coords` and
+            optional boolean `mask` (layouts of TRIDENT, CLAM and STAMP); `.pt` with a bare
+            tensor; or `.npy`. The last two may have a mask in `masks/<name>.npy` beside them,
+            and int8 in h5 its `scales`. A leading dimension of 1 is dropped, a single vector is a
+            bag of one, and dimensions between the first and last count as instances.
 
     Returns:
-        (N, D) float32 and the coordinates, if there are any.
+        (N, D) float32, and the coordinates or None.
 
     Raises:
         ConfigError: unreadable, or not an array of numbers.
@@ -172,18 +172,18 @@ def _from_h5(path: Path) -> tuple[NDArray[Any], Coordinates | None]:
 
 
 def tile_side(stored: StoredFeatures, xy: NDArray[np.float64]) -> float | None:
-    """Side of a tile in the unit of its coordinates.
+    """Determine the side of a tile in the unit of its coordinates.
 
-    What the file says comes first: TRIDENT's `patch_size_level0`, STAMP's `tile_size_um`, or
-    `patch_size` times what leads from the tiles' level to the finest (TRIDENT's magnifications,
-    CLAM's `downsample`). Otherwise neighbours tell.
+    Values in the file come first: TRIDENT's `patch_size_level0`, STAMP's `tile_size_um`, or
+    `patch_size` times the factor from the tiles' level to the finest (TRIDENT's magnifications,
+    CLAM's `downsample`). Otherwise the side is the distance between neighbours.
 
     Args:
         stored: the file.
         xy: (N, 2) its coordinates.
 
     Returns:
-        The side, or None for tiles without neighbours of which the file says nothing.
+        The side, or None if the file does not give it and the tiles have no neighbours.
     """
     where = stored.where
     if (side := number(where.get("patch_size_level0"))) is not None:
@@ -201,7 +201,7 @@ def tile_side(stored: StoredFeatures, xy: NDArray[np.float64]) -> float | None:
 
 
 def _spacing(xy: NDArray[np.float64]) -> float | None:
-    """The commonest distance between neighbours in a row or a column."""
+    """Return the most common distance between neighbours in a row or a column."""
     steps = []
     for axis in (0, 1):
         ordered = xy[np.lexsort((xy[:, axis], xy[:, 1 - axis]))]
@@ -216,13 +216,13 @@ def _spacing(xy: NDArray[np.float64]) -> float | None:
 
 
 def as_mask(values: NDArray[Any], where: str) -> NDArray[np.bool_]:
-    """A mask as booleans, whatever type it was stored in.
+    """Convert a mask of any stored type to booleans.
 
-    On integers `~mask` and `array[mask]` mean other things than on booleans, without an error.
+    With integers, `~mask` and `array[mask]` silently mean something else than with booleans.
 
     Args:
         values: any shape; booleans, or numbers that are all 0 or 1.
-        where: what the error names.
+        where: place named in the error.
 
     Raises:
         ConfigError: other values.
@@ -238,10 +238,10 @@ def as_mask(values: NDArray[Any], where: str) -> NDArray[np.bool_]:
 
 
 def two_axes(path: Path, array: NDArray[Any], what: str) -> NDArray[Any]:
-    """(N, D) features or (N, 2) float64 coordinates, of an array that may have a leading 1.
+    """Return (N, D) features or (N, 2) float64 coordinates, without a leading dimension of 1.
 
     Raises:
-        ConfigError: another shape, or coordinates that are no numbers.
+        ConfigError: another shape, or coordinates that are not numbers.
     """
     if array.ndim == 3 and array.shape[0] == 1:
         array = array[0]
@@ -255,7 +255,7 @@ def two_axes(path: Path, array: NDArray[Any], what: str) -> NDArray[Any]:
 
 
 def number(value: Any) -> float | None:
-    """The first number of an attribute; None for none, which TRIDENT writes as text."""
+    """Return the first number of an attribute; None if missing (TRIDENT writes that as text)."""
     try:
         found = float(np.asarray(value).ravel()[0])
     except (TypeError, ValueError, IndexError):
@@ -264,5 +264,5 @@ def number(value: Any) -> float | None:
 
 
 def text(value: Any) -> str:
-    """Text of an attribute, which h5py may give as bytes."""
+    """Return an attribute as text; h5py may give bytes."""
     return value.decode() if isinstance(value, bytes) else str(value)

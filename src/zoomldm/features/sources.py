@@ -1,4 +1,4 @@
-"""Where features come from: the tiles' embeddings, the summarizer, or the denoiser."""
+"""Sources of features: tile embeddings, the summarizer, or the denoiser."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,8 +20,8 @@ from zoomldm.pipeline.compatibility import check_encoder, check_generated
 from zoomldm.pixels import to_signed
 from zoomldm.verbs import Progress, silent
 
-FIXED_PATCHES = 2  # the supplement: on average a slide has two patches at 0.15625x
-SIDE = 8  # of a context, in cells
+FIXED_PATCHES = 2  # the paper's supplement: on average a slide has two patches at 0.15625x
+SIDE = 8  # side of a context, in cells
 DESCRIBING = "describing patches"
 
 
@@ -31,11 +31,11 @@ class Features:
 
     Attributes:
         values: (N, D) float32.
-        places: (N, 2) whole numbers, x and y of each one's first pixel on the 0.5 mpp raster;
-            may lie beyond the slide, as its patches do.
-        side: side of the square that each stands for, in pixels of the 0.5 mpp raster.
-        patches: patches that hold tissue.
-        mask: (N,) bool, False where `values` is filled up with zeros; None if nothing is.
+        places: (N, 2) integers, x and y of each feature's first pixel on the 0.5 mpp raster; may
+            lie beyond the slide, as patches do.
+        side: side of the square that each feature covers, in pixels of the 0.5 mpp raster.
+        patches: number of patches that hold tissue.
+        mask: (N,) bool, False where `values` is padded with zeros; None without padding.
         origin: what the denoiser's features were made from, `latents` or `overview`.
     """
 
@@ -48,7 +48,7 @@ class Features:
 
 
 def tile_features(archive: Archive) -> Features:
-    """The embedding of each tissue tile, as stored: the paper's first row."""
+    """Return the stored embedding of each tissue tile: the first row of the paper's table."""
     rows, cols = np.nonzero(archive.mask)
     places = np.stack([cols, rows], 1) * TILE
     return Features(archive.embeddings_of(rows, cols), places, TILE, len(rows))
@@ -61,17 +61,17 @@ def summarizer_features(
     fixed: bool = False,
     progress: Progress = silent,
 ) -> Features:
-    """The context of each patch of a level (supplement, section 5): 64 tokens a patch.
+    """Return the context of each patch of a level: 64 tokens per patch (supplement, section 5).
 
     Args:
-        archive: made by the pipeline's patch encoder.
-        pipeline: gives the summarizer.
+        archive: made with the pipeline's patch encoder.
+        pipeline: provides the summarizer.
         level: 0 to 7.
-        fixed: take the two patches with most tissue, filled up with zeros.
+        fixed: take the two patches with the highest tissue fraction, padded with zeros.
         progress: called as patches are done.
 
     Returns:
-        A feature per token; its square is the cell of the patch that it stands for.
+        One feature per token; its square is the cell of the patch that it represents.
     """
     check_encoder(archive, pipeline)
     found = tissue_patches(archive.mask, level)
@@ -99,24 +99,24 @@ def denoiser_features(
     fixed: bool = False,
     progress: Progress = silent,
 ) -> Features:
-    """What a layer of the denoiser says of each patch of a level, averaged over the patch.
+    """Return the output of a denoiser layer for each patch of a level, averaged over the patch.
 
-    The patch's latents are those stored with `--for-training`, or else those of the base layer's
-    real pixels. They are noised to `timestep` with noise that depends on the place alone, and the
-    denoiser reads them under the patch's own context.
+    The latents of a patch are those stored with `--for-training`, or else those of the real
+    pixels of the base layer. They are noised to `timestep` with noise that depends on the place
+    alone, and the denoiser is evaluated on them under the patch's own context.
 
     Args:
-        archive: made by the pipeline's patch encoder.
-        pipeline: gives all networks.
+        archive: made with the pipeline's patch encoder.
+        pipeline: provides all networks.
         level: 0 to 7.
         layer: `mid`, or `down.<i>` or `up.<i>`, counted in the order of the forward pass.
         timestep: 0 to 999; 0 adds least noise.
-        fixed: take the two patches with most tissue, filled up with zeros.
+        fixed: take the two patches with the highest tissue fraction, padded with zeros.
         progress: called as patches are done.
 
     Raises:
         ConfigError: no such layer or timestep.
-        ArchiveError: no latents of this pipeline's autoencoder, and no base layer as fine as that.
+        ArchiveError: no latents of this pipeline's autoencoder, and no base layer fine enough.
     """
     check_encoder(archive, pipeline)
     most = int(pipeline.scheduler.config["num_train_timesteps"])
@@ -159,12 +159,12 @@ def denoiser_features(
 
 
 def _fullest(found: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(row, column) of the patches with most tissue, most first; raster order among equals."""
+    """(row, column) of patches with the highest tissue fraction; ties in raster order."""
     return found[np.argsort(-found[:, 2], kind="stable")[:FIXED_PATCHES], :2]
 
 
 def _filled(description: Features, per_patch: int) -> Features:
-    """The same number of features for every slide, with zeros where it has too few patches."""
+    """Pad with zeros to the same number of features for every slide."""
     count = FIXED_PATCHES * per_patch
     missing = count - len(description.values)
     return replace(
@@ -178,9 +178,9 @@ def _filled(description: Features, per_patch: int) -> Features:
 def _contexts(
     archive: Archive, pipeline: ZoomLDMPipeline, patches: NDArray[np.int64], level: int
 ) -> Iterator[tuple[list[tuple[int, int]], Tensor]]:
-    """Groups of patches with their context (n, tokens, width); only small grids are grouped.
+    """Yield groups of patches with their contexts (n, tokens, width); only small grids are grouped.
 
-    An imaginary slide's are drawn by the pipeline's embedding diffusion.
+    Contexts of a generated slide are sampled by the pipeline's embedding diffusion.
     """
     facts = archive.manifest.generated
     if facts is not None:
@@ -197,11 +197,11 @@ def _contexts(
 
 
 def _cells(context: Tensor, level: int) -> tuple[Tensor, int]:
-    """Tokens (n, cells, width) that stand for cells of the patch, and the cells across it."""
+    """Select tokens (n, cells, width) for the cells of the patch; also the cells across it."""
     count = context.shape[1]
     if count == SIDE**2:
         return context, SIDE
-    # The released summarizer: a token for the level, then the cells in the middle of 64 places.
+    # The released summarizer: one token for the level, then cells in the middle of 64 places.
     across = min(SIDE, patch_tiles(level))
     first = count - SIDE**2 + SIDE**2 // 2 - across**2 // 2
     return context[:, first : first + across**2], across
@@ -220,7 +220,7 @@ def _layer(pipeline: ZoomLDMPipeline, name: str) -> torch.nn.Module:
 def _latents(
     archive: Archive, pipeline: ZoomLDMPipeline, patches: NDArray[np.int64], level: int
 ) -> tuple[Any, str]:
-    """A function from indices of `patches` to latents (n, C, h, w), and what they are made from."""
+    """Return a function from indices of `patches` to latents (n, C, h, w), and their origin."""
     made = archive.manifest.autoencoder
     view = archive.base
     reason = "no latents of that level"

@@ -1,7 +1,7 @@
-"""Archives from features that other tools extracted: TRIDENT's, CLAM's and STAMP's h5 files.
+"""Make archives from features extracted by other tools: h5 files of TRIDENT, CLAM and STAMP.
 
-An archive is a grid of tiles of 256 px at 0.5 mpp, so 128 micrometres. Features that are not
-that, or don't say where they are, are refused with the reason.
+An archive is a grid of tiles of 256 px at 0.5 mpp, that is, 128 micrometres. Features on another
+grid or without coordinates are refused with the reason.
 """
 
 import json
@@ -32,26 +32,26 @@ from zoomldm.geometry.levels import BASE_MPP, TILE
 from zoomldm.verbs import Progress, Report, silent
 
 AUTO = "auto"
-MAX_SIDE = 1 << 31  # px, the most that an archive can say
-OFF_GRID = 0.02  # of a tile's side that a corner may be off; coordinates are whole pixels
+MAX_SIDE = 1 << 31  # px, the largest side that an archive can record
+OFF_GRID = 0.02  # tolerance of a corner, in tile sides: coordinates are rounded to whole pixels
 
 
 @dataclass(frozen=True)
 class FeatureFile:
-    """What an h5 file of tile features says.
+    """Content of an h5 file of tile features.
 
     Attributes:
         layout: `TRIDENT`, `CLAM` or `STAMP`.
         values: (N, D) float32.
         tiles: (N, 2) row and column of each tile.
-        size: (width, height) of the 0.5 mpp raster; where the slide's is not given, that of the
-            tiles.
+        size: (width, height) of the 0.5 mpp raster; the extent of the tiles if the slide's size
+            is not given.
         native: (width, height) of the slide's finest level in px.
-        mpp: micrometres per pixel of that level, across.
-        mpp_y: the same, down.
-        mpp_source: where it comes from.
-        encoder: name of the patch encoder, `unknown` where it isn't given.
-        digest: of its weights, None where it isn't given.
+        mpp: micrometres per pixel of that level, horizontally.
+        mpp_y: the same, vertically.
+        mpp_source: source of the mpp.
+        encoder: name of the patch encoder, `unknown` if not given.
+        digest: digest of its weights, None if not given.
         background: (D,) embedding of the white tile, or None.
     """
 
@@ -70,11 +70,11 @@ class FeatureFile:
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """How features are taken.
+    """How features are imported.
 
     Attributes:
-        mpp: micrometres per pixel of the slide's finest level, over what the file says.
-        precision: of the stored embeddings: `compact`, `int8` or `float16`.
+        mpp: micrometres per pixel of the slide's finest level; overrides the file's value.
+        precision: precision of the stored embeddings: `compact`, `int8` or `float16`.
     """
 
     mpp: float | None = None
@@ -87,11 +87,11 @@ class ImportOptions:
 
 @dataclass(frozen=True)
 class ImportReport(Report):
-    """What `archive_from_features` made.
+    """Result of `archive_from_features`.
 
     Attributes:
         archive: its path.
-        source: the file of features.
+        source: the feature file.
         layout: `TRIDENT`, `CLAM` or `STAMP`.
         tissue_tiles: tiles stored.
         grid: rows and columns.
@@ -118,23 +118,23 @@ def archive_from_features(
     encoder: str | PatchEncoder | None = None,
     progress: Progress | None = None,
 ) -> ImportReport:
-    """Write an archive of the tile features of one h5 file.
+    """Write an archive from the tile features in one h5 file.
 
-    It has neither base layer nor latents. Without `encoder`, and where the file isn't ours, its
-    background is zeros, and it fits no pipeline with a patch encoder of its own; an encoder that
-    the file names as TRIDENT or STAMP do is recorded under its id of `ENCODERS`.
+    It has neither base layer nor latents. Without `encoder`, and unless this package wrote the
+    file, its background is zeros and it fits no pipeline that has its own patch encoder. An
+    encoder named in the file as TRIDENT or STAMP name it is recorded under its id in `ENCODERS`.
 
     Args:
-        path: TRIDENT's, CLAM's or STAMP's h5 file, or one of `zoomldm features --source tiles`.
+        path: h5 file of TRIDENT, CLAM or STAMP, or one of `zoomldm features --source tiles`.
         out: file ending in .zldm, or an existing folder.
         options: see ImportOptions.
-        encoder: the patch encoder that made the features: loaded, or what `load_encoder` takes, or
-            `auto` for the one that the file names.
+        encoder: patch encoder that made the features: a loaded one, a name for `load_encoder`, or
+            `auto` for the encoder named in the file.
         progress: called before and after the one file.
 
     Raises:
-        ConfigError: overlap, another spacing, tiles off the grid, missing geometry, NaN; another
-            encoder than the file names, or `auto` where it names none that is known.
+        ConfigError: overlap, another spacing, tiles off the grid, missing geometry, NaN; an
+            encoder other than the file names, or `auto` if the file names no known one.
         TargetError: the target can't be written.
 
     Examples:
@@ -165,7 +165,7 @@ def archive_from_features(
     header = Header(
         slide=SlideInfo(
             name=slide_name(path),
-            file_bytes=0,  # the slide itself isn't here
+            file_bytes=0,  # the slide itself is not available
             native_size=found.native,
             size=found.size,
             mpp_x=found.mpp,
@@ -199,7 +199,7 @@ def archive_from_features(
 
 
 def slide_name(path: Path) -> str:
-    """The slide's name in that of a file of features."""
+    """Derive the slide's name from the name of a feature file."""
     name = path.stem
     for ending in ("_patches", "_features"):
         name = name.removesuffix(ending)
@@ -207,10 +207,12 @@ def slide_name(path: Path) -> str:
 
 
 def encoder_of(path: Path) -> str | None:
-    """Id of the patch encoder that a file of features names; None for our own, which needs none.
+    """Return the id of the patch encoder named in a feature file.
+
+    None for a file of this package, which records the encoder itself.
 
     Raises:
-        ConfigError: it names none, or one that isn't known here or gives other numbers.
+        ConfigError: the file names no encoder, an unknown one, or one of another dimension.
     """
     stored = read_stored(path)
     name, digest = _named_encoder(path, stored.root, stored.own)
@@ -227,7 +229,7 @@ def encoder_of(path: Path) -> str | None:
 
 
 def _known(name: str, dim: int) -> str | None:
-    """Id of the encoder that a file names, if that gives so many numbers a tile."""
+    """Return the id of the named encoder, if its embedding dimension is `dim`."""
     known = known_as(name)
     return known if known is not None and ENCODERS[known].dim == dim else None
 
@@ -235,11 +237,11 @@ def _known(name: str, dim: int) -> str | None:
 def read_feature_file(path: Path, mpp: float | None = None) -> FeatureFile:
     """Read tile features with their places on the grid.
 
-    `mpp` is that of the slide's finest level, over what the file says.
+    `mpp` is that of the slide's finest level and overrides the file's value.
 
     Raises:
         ConfigError: unreadable, overlap, another spacing, tiles off the grid, missing geometry,
-            two features of one tile, NaN.
+            two features for one tile, NaN.
     """
     if mpp is not None and not 0.01 <= mpp <= 10:
         raise ConfigError(f"mpp is {mpp}; expected micrometres per pixel, 0.01 to 10")
@@ -261,7 +263,7 @@ def read_feature_file(path: Path, mpp: float | None = None) -> FeatureFile:
     stretch = np.array([1, aspect])
     tiles = _tiles(path, coords * stretch, side)
     extent = (int(tiles[:, 1].max() + 1) * TILE, int(tiles[:, 0].max() + 1) * TILE)
-    pixels = TILE / side  # of the 0.5 mpp raster, for one unit of the coordinates
+    pixels = TILE / side  # px of the 0.5 mpp raster per unit of the coordinates
     raster = (
         extent
         if size is None
@@ -296,10 +298,10 @@ def read_feature_file(path: Path, mpp: float | None = None) -> FeatureFile:
 
 
 def _tiles(path: Path, coords: NDArray[np.float64], side: float) -> NDArray[np.int64]:
-    """Row and column of each tile.
+    """Compute row and column of each tile.
 
     Raises:
-        ConfigError: off the grid from (0, 0), or two features of one tile.
+        ConfigError: tiles off the grid from (0, 0), or two features for one tile.
     """
     cells = np.rint(coords / side)
     off = np.abs(coords - cells * side).max(1)

@@ -1,4 +1,4 @@
-"""Multiple-instance learning on the features of slides: models, protocols, the benchmark."""
+"""Multiple-instance learning on slide features: models, protocols, the benchmark."""
 
 from typing import TYPE_CHECKING
 

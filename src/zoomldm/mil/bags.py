@@ -1,4 +1,4 @@
-"""Bags: the features of many slides with their labels, from h5, pt, npy or one npz."""
+"""Bags: features of many slides with labels, from h5, pt, npy or a single npz."""
 
 import hashlib
 import os
@@ -28,18 +28,18 @@ class Bags:
     """Labelled slides of one feature source.
 
     Attributes:
-        name: of the source.
-        features: per slide (N, D) float32, all of one D.
-        sizes: per slide N.
+        name: name of the source.
+        features: per slide (N, D) float32, with the same D for all.
+        sizes: N of each slide.
         means: (slides, D) float64, the mean over each slide's instances.
         labels: (slides,) int64, indices into `classes`.
         classes: names of the classes.
-        slides: ids.
-        patients: ids; the slides' own where nothing is known of patients.
-        files: per slide the h5 file with its coordinates, be it behind a URL, or None.
-        folds: boolean (folds, slides), true where a slide trains, if the file publishes folds.
-        unknown_patients: slides whose patient wasn't given.
-        skipped: a line for each slide left out: its id and the reason.
+        slides: slide ids.
+        patients: patient ids; the slide's own id if its patient is unknown.
+        files: per slide the h5 file with its coordinates (local or at a URL), or None.
+        folds: boolean (folds, slides), true for training slides, if the file publishes folds.
+        unknown_patients: number of slides without a patient.
+        skipped: one line per slide left out: its id and the reason.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Bags:
 
     @property
     def dim(self) -> int:
-        """Numbers per instance, D."""
+        """Feature dimension, D."""
         return self.means.shape[1]
 
     @property
@@ -81,7 +81,7 @@ class Bags:
         return hashed.hexdigest()
 
     def coordinates(self, row: int) -> Coordinates | None:
-        """Where a slide's instances are, read from its file; None if that doesn't say."""
+        """Read the coordinates of a slide's instances from its file; None if it has none."""
         file = self.files[row]
         if file is None:
             return None
@@ -89,7 +89,7 @@ class Bags:
             return read_features(local)[1]
 
     def choose(self, keep: NDArray[np.int64]) -> "Bags":
-        """The slides of the given indices, in that order."""
+        """Select the slides at the given indices, in that order."""
         rows = keep.tolist()
         features = self.features
         packed = isinstance(features, Packed)
@@ -120,22 +120,22 @@ def read_bags(
     """Read a feature source.
 
     Args:
-        path: an npz with `X` (instances, D), `bag` (instances,), and perhaps `y`, `slide_id`,
-            `case_id`, `train_mask`; or a folder of one `.h5`, `.pt` or `.npy` per slide; or the
-            URL of either, that of a folder ending in `/`. Of a folder one file at a time is
-            fetched.
+        path: an npz with `X` (instances, D), `bag` (instances,), and optionally `y`, `slide_id`,
+            `case_id`, `train_mask`; or a folder with one `.h5`, `.pt` or `.npy` per slide; or the
+            URL of either (a folder's URL ends in `/`). Files of a remote folder are fetched one
+            at a time.
         labels: label CSV; not needed for an npz with `y`.
-        name: of the source, by default the file's.
-        label_column: of the CSV.
-        slide_column: of the CSV.
-        patient_column: of the CSV.
+        name: name of the source; by default the file's.
+        label_column: column of the CSV.
+        slide_column: column of the CSV.
+        patient_column: column of the CSV.
         positive: makes two classes, this one against the rest.
-        pack: file to write the features to, instead of keeping all of them in memory; it has to
-            outlive the bags.
+        pack: file to write the features to, instead of holding all of them in memory; it must
+            exist as long as the bags are used.
 
     Raises:
         ConfigError: nothing there, features of different dimensions, fewer than two classes.
-        RemoteError: a URL that can't be listed or read.
+        RemoteError: a URL can't be listed or read.
     """
     path, rows, skipped = as_path(path), None, []
     if labels is not None:
@@ -200,7 +200,7 @@ def read_bags(
 
 Source = Path | RemotePath
 Entry = tuple[str, Tensor, Label, Source | None, int]
-"""Slide, its features, its row, the h5 file they are from, its index in the source."""
+"""Slide, its features, its label, the h5 file with its coordinates, its index in the source."""
 
 
 class _Kept(NamedTuple):
@@ -228,7 +228,7 @@ def _problem(bag: Tensor) -> str | None:
 
 
 def _unmatched(missing: Iterable[str]) -> str:
-    """An id of either side, where no slide has both features and a label."""
+    """Describe one unmatched id of each side, if no slide has both features and a label."""
     ends = {"no features in": "a label", ": no label": "features"}
     shown = [
         f"{line.rsplit(':', 1)[0]!r} has {what} alone"
@@ -271,7 +271,7 @@ def _files_in(folder: Source, endings: frozenset[str]) -> list[Source]:
 
 @contextmanager
 def _local(file: Source, masks: Mapping[str, RemotePath] | None = None) -> Iterator[Path]:
-    """A file as it is; one behind a URL with the mask that lies beside it, while it is read."""
+    """Yield a local path: the file itself, or a temporary download of it and its mask."""
     if isinstance(file, Path):
         yield file
         return
@@ -283,7 +283,7 @@ def _local(file: Source, masks: Mapping[str, RemotePath] | None = None) -> Itera
             download(masks[file.stem].url, folder / "masks" / f"{file.stem}.npy")
         try:
             yield folder / file.name
-        except ConfigError as error:  # it names the copy
+        except ConfigError as error:  # the message names the temporary copy
             told = str(error).replace(f"{folder}{os.sep}", f"{file.url.rpartition('/')[0]}/")
             raise ConfigError(told) from error
 
@@ -342,7 +342,7 @@ def _read_npz(
 
 
 def _words(values: NDArray[Any]) -> list[str]:
-    """An array's values as text, without blanks around them; bytes are UTF-8."""
+    """Convert an array's values to stripped text; bytes are UTF-8."""
     plain = values.tolist()
     words = [v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in plain]
     return [word.strip() for word in words]

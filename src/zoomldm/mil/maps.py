@@ -1,4 +1,4 @@
-"""Attention over the slide: an image on the grid and squares in GeoJSON."""
+"""Attention maps of a slide: an image on the grid, and squares in GeoJSON."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ _LARGEST = 2048  # pixels of the image's longer side
 
 
 def attention_of(model: BagModel, x: torch.Tensor) -> np.ndarray | None:
-    """Attention (N,) of a bag (N, D), or None for a model without any."""
+    """Compute the attention (N,) of a bag (N, D), or None for a model without attention."""
     model.eval()
     with torch.no_grad():
         attention = model(x.to(next(model.parameters()).device)).attention
@@ -28,24 +28,24 @@ def attention_of(model: BagModel, x: torch.Tensor) -> np.ndarray | None:
 
 
 def ranks(attention: np.ndarray) -> np.ndarray:
-    """Attention as its rank among the slide's instances, 0 to 1; all equal is 0.5."""
+    """Rank attention among the slide's instances, 0 to 1; 0.5 if all are equal."""
     if len(attention) < 2:
         return np.full(len(attention), 0.5)
     return (midranks(attention) - 1) / (len(attention) - 1)
 
 
 def picture(attention: np.ndarray, where: Coordinates) -> Image.Image:
-    """Attention by rank, one square a cell of the grid; no instance is white.
+    """Draw attention by rank, one square per grid cell; cells without instances are white.
 
-    Where the slide's size is known the image begins at its corner, and what lies left of it or
-    above is left out.
+    If the slide's size is known, the image starts at the slide's top-left corner, and instances
+    left of it or above are left out.
 
     Args:
         attention: (N,).
         where: coordinates of the instances.
 
     Raises:
-        ConfigError: the grid has more than 100 million cells, so the side is not the spacing.
+        ConfigError: the grid has more than 100 million cells, so `side` is not the spacing.
     """
     cells, rank = np.floor(where.xy / where.side).astype(int), ranks(attention)
     if where.size is None:
@@ -76,12 +76,12 @@ def picture(attention: np.ndarray, where: Coordinates) -> Image.Image:
 
 
 def geojson(attention: np.ndarray, where: Coordinates, slide: str) -> dict:
-    """Squares in the pixels of the coordinates, as QuPath and most viewers take them.
+    """Make GeoJSON squares in the pixels of the coordinates, for QuPath and most viewers.
 
     Args:
         attention: (N,).
         where: coordinates of the instances.
-        slide: id, kept in each square's properties.
+        slide: id, stored in each square's properties.
     """
     features = []
     for (x, y), value, rank in zip(where.xy.tolist(), attention, ranks(attention), strict=True):
@@ -102,7 +102,7 @@ def geojson(attention: np.ndarray, where: Coordinates, slide: str) -> dict:
 
 
 def write_maps(model: BagModel, bags: Bags, rows: np.ndarray, folder: Path) -> int:
-    """Write `<slide>.png` and `<slide>.geojson` for slides that have coordinates; how many."""
+    """Write `<slide>.png` and `<slide>.geojson` for slides with coordinates; return the count."""
     written = 0
     folder.mkdir(parents=True, exist_ok=True)
     for row in rows:

@@ -1,4 +1,4 @@
-"""Features of many slides in one file, mapped into memory."""
+"""Features of many slides in one memory-mapped file."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,12 +13,12 @@ from zoomldm.errors import TargetError
 class Packed(Sequence[Tensor]):
     """Bags (N, D) float32, one after another in one file.
 
-    Whatever the number of slides it is one file descriptor and, being a map of a file, no memory
-    that the system couldn't take back. It goes to other processes as a path.
+    For any number of slides it needs one file descriptor, and the system can reclaim its memory
+    because it is a file mapping. It is passed to other processes as a path.
 
     Args:
         path: the file.
-        spans: first number and number of instances of each bag.
+        spans: per bag, the offset of its first value and its number of instances.
         dim: D.
     """
 
@@ -35,7 +35,7 @@ class Packed(Sequence[Tensor]):
     @overload
     def __getitem__(self, index: slice) -> "Packed": ...
     def __getitem__(self, index: int | slice) -> "Tensor | Packed":
-        """One bag (N, D), without a copy."""
+        """Return one bag (N, D) without copying it."""
         if isinstance(index, slice):
             return self.choose(range(len(self))[index])
         if self._numbers is None:
@@ -47,7 +47,7 @@ class Packed(Sequence[Tensor]):
         return self._numbers[first : first + instances * self.dim].view(instances, self.dim)
 
     def choose(self, rows: Iterable[int]) -> "Packed":
-        """The bags of the given indices, in that order."""
+        """Select the bags at the given indices, in that order."""
         return Packed(self.path, [self.spans[i] for i in rows], self.dim)
 
     def __getstate__(self) -> tuple[Path, tuple[tuple[int, int], ...], int]:
@@ -59,10 +59,10 @@ class Packed(Sequence[Tensor]):
 
 
 class Packer:
-    """Collects bags, in memory or, given a file, there.
+    """Collect bags in memory or in a file.
 
     Args:
-        path: the file, or None.
+        path: the file, or None for memory.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -93,7 +93,7 @@ class Packer:
         self._next += bag.numel()
 
     def done(self) -> Sequence[Tensor]:
-        """All bags; nothing is added after this."""
+        """Return all bags; none can be added afterwards."""
         if self._file is None:
             return tuple(self._bags)
         self._file.close()

@@ -1,4 +1,4 @@
-"""ROC curves and AUC per fold, as PNG."""
+"""Plots of ROC curves and AUC per fold, as PNG."""
 
 import math
 from pathlib import Path
@@ -42,7 +42,7 @@ def write_plots(report: MilReport, out: Path) -> None:
                         curves.append(np.interp(grid, *roc(labels, scores)))
                 pooled, scores, _ = pooled_scores(source.of_model(model, fraction))
                 if not curves and pooled.any() and not pooled.all():
-                    curves.append(np.interp(grid, *roc(pooled, scores)))  # a class a fold
+                    curves.append(np.interp(grid, *roc(pooled, scores)))  # one class per fold
                 if curves:
                     mean = report.cell(source, model, fraction, "auc")
                     axes.plot(grid, np.mean(curves, axis=0), label=f"{model} {mean}")

@@ -1,4 +1,4 @@
-"""How a model is trained on a fold and what is kept of it."""
+"""Train a model on a fold and record the result."""
 
 import logging
 import math
@@ -31,13 +31,13 @@ class Protocol:
 
     Attributes:
         name: "hipt" or "clean".
-        epochs: of as many draws as there are training slides.
+        epochs: number of epochs, each with as many draws as there are training slides.
         rate: Adam's learning rate.
         decay: L2 weight decay.
-        weighted: draw the classes equally often, with replacement.
-        choose: "last" epoch, or that of the best "validation" loss.
-        separate: take slides of the test's patients out of the training set.
-        variant: of CLAM-SB and DSMIL, "hipt" or "original".
+        weighted: sample classes equally often, with replacement.
+        choose: "last" epoch, or the epoch with the best "validation" loss.
+        separate: remove slides of test patients from the training set.
+        variant: variant of CLAM-SB and DSMIL, "hipt" or "original".
     """
 
     name: ProtocolName
@@ -57,10 +57,10 @@ PROTOCOLS: dict[str, Protocol] = {
 
 
 def pick_protocol(name: str) -> Protocol:
-    """A protocol by its name.
+    """Return a protocol by name.
 
     Raises:
-        ConfigError: unknown.
+        ConfigError: unknown protocol.
     """
     if name not in PROTOCOLS:
         known = " or ".join(get_args(ProtocolName))
@@ -69,10 +69,10 @@ def pick_protocol(name: str) -> Protocol:
 
 
 def split_name(name: str, protocol: Protocol) -> tuple[str, str]:
-    """A model's name and variant from `name` or `name:variant`.
+    """Split `name` or `name:variant` into model name and variant.
 
     Raises:
-        ConfigError: unknown.
+        ConfigError: unknown model or variant.
     """
     model, _, variant = name.partition(":")
     if model not in MODELS or variant not in ("", "hipt", "original"):
@@ -83,7 +83,7 @@ def split_name(name: str, protocol: Protocol) -> tuple[str, str]:
 
 
 def build_model(name: str, dim: int, classes: int, protocol: Protocol) -> BagModel:
-    """A freshly drawn model (see `MODELS`; `logistic` is none)."""
+    """Build a model with new weights (any of `MODELS` except `logistic`)."""
     model, variant = split_name(name, protocol)
     hipt = variant == "hipt"
     hidden = 384 if hipt and dim == 384 else 512
@@ -100,7 +100,7 @@ def build_model(name: str, dim: int, classes: int, protocol: Protocol) -> BagMod
 
 @dataclass(frozen=True)
 class Task:
-    """One training."""
+    """One training run."""
 
     model: str
     fraction: float
@@ -110,23 +110,23 @@ class Task:
 
 @dataclass(frozen=True)
 class FoldResult:
-    """What one training gave.
+    """Result of one training run.
 
     Attributes:
-        model: name.
-        fraction: of the training slides.
-        seed: of initial weights and sampling.
-        fold: index.
-        auc: of the test set; NaN where a class is absent from it.
-        balanced_accuracy: of the test set.
-        f1: of the test set.
-        train: training slides.
-        test: test slides.
-        shared_patients: in both.
-        epoch: whose weights are measured, from 1; 0 for the logistic regression.
-        skipped: why there was no training, or empty.
+        model: model name.
+        fraction: fraction of the training slides.
+        seed: seed of initial weights and sampling.
+        fold: index of the fold.
+        auc: on the test set; NaN if a class is absent from it.
+        balanced_accuracy: on the test set.
+        f1: on the test set.
+        train: number of training slides.
+        test: number of test slides.
+        shared_patients: number of patients in both.
+        epoch: epoch of the measured weights, from 1; 0 for logistic regression.
+        skipped: why there is no result, or empty.
         slides: ids of the test slides.
-        labels: their classes.
+        labels: classes of the test slides.
         probabilities: (test, classes).
     """
 
@@ -147,7 +147,7 @@ class FoldResult:
     probabilities: tuple[tuple[float, ...], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """For a file: NaN becomes null."""
+        """Convert to JSON values; NaN becomes null."""
         return {
             k: None if isinstance(v, float) and math.isnan(v) else v
             for k, v in asdict(self).items()
@@ -155,20 +155,20 @@ class FoldResult:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "FoldResult":
-        """The inverse of `to_json`."""
+        """Invert `to_json`."""
         filled: dict[str, Any] = {k: math.nan if v is None else v for k, v in values.items()}
         return cls(**filled)
 
 
 class DivergedError(Exception):
-    """A loss or a probability that is no number; the message names the slide."""
+    """A loss or a probability is NaN or infinite; the message names the slide."""
 
 
 def predict(model: BagModel, bags: Bags, rows: np.ndarray) -> np.ndarray:
-    """Probabilities (rows, classes) of slides, without dropout.
+    """Predict probabilities (rows, classes) of slides, without dropout.
 
     Raises:
-        DivergedError: the model gives NaN or infinity for a slide.
+        DivergedError: the model returns NaN or infinity for a slide.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -194,7 +194,7 @@ def train_model(
     val: np.ndarray,
     protocol: Protocol,
 ) -> int:
-    """Train in place under PyTorch's global generator; returns the epoch kept, from 1.
+    """Train in place with PyTorch's global generator; return the selected epoch, from 1.
 
     Raises:
         DivergedError: a loss is NaN or infinite.
@@ -203,7 +203,7 @@ def train_model(
     counts = np.bincount(labels, minlength=len(bags.classes))
     weights = torch.from_numpy(len(labels) / counts[labels]).double()
     device = next(model.parameters()).device
-    # One bag a step is little work: without `foreach` the optimiser takes most of the time.
+    # One bag per step is little work: without `foreach` the optimiser takes most of the time.
     adam = torch.optim.Adam(
         model.parameters(), lr=protocol.rate, weight_decay=protocol.decay, foreach=True
     )
@@ -239,9 +239,9 @@ def train_model(
 def run_fold(
     task: Task, bags: Bags, fold: Fold, protocol: Protocol, device: str | torch.device = "cpu"
 ) -> tuple[FoldResult, BagModel | None]:
-    """Train and measure one fold; the model comes along unless there is none.
+    """Train and measure one fold; return the result and the model, if there is one.
 
-    A training that meets NaN or infinity, or lacks a class, ends with a result that says so.
+    If training meets NaN or infinity, or lacks a class, the result gives this as the reason.
     """
     if protocol.name == "hipt":
         train = hipt_subset(fold.train, task.fraction)
@@ -296,9 +296,9 @@ def _without_figures(
 
 
 def pooled_scores(results: list[FoldResult]) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Class 1 or not (n,), its probabilities (n,) and slides of all folds' test sets together.
+    """Pool the test sets of all folds: class 1 or not (n,), its probability (n,), slide ids.
 
-    For folds that hold one class each. Empty where there are more than two classes.
+    For folds that hold one class each. Empty if there are more than two classes.
     """
     rows = [
         (y == 1, p[1], slide)

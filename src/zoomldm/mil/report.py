@@ -1,4 +1,4 @@
-"""Writes what a run found: tables as text, CSV and Markdown, one JSON document, plots."""
+"""Write the results of a run: tables as text, CSV and Markdown, one JSON document, plots."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from zoomldm.tables import as_csv, as_markdown, as_text
 
 
 def write_report(report: MilReport, out: Path, *, plots: bool) -> None:
-    """Write `results.json`; `table2`, `models`, `tests` as .txt, .csv and .md; the plots."""
+    """Write `results.json`; `table2`, `models`, `tests` as .txt, .csv and .md; plots if asked."""
     files = {"results.json": json.dumps(report.as_dict(), indent=1, allow_nan=False)}
     tables = {
         "table2": report.table2(),

@@ -1,4 +1,4 @@
-"""What a run found, in numbers and in tables."""
+"""Results of a run, as numbers and tables."""
 
 import math
 import statistics
@@ -17,7 +17,7 @@ from zoomldm.tables import as_text
 from zoomldm.verbs import Report
 
 _MEASURES = ("auc", "balanced_accuracy", "f1")
-_FORMATS = ("+.3f", ".3f", ".3f")  # of a test's difference and its two p
+_FORMATS = ("+.3f", ".3f", ".3f")  # of a test's difference and its two p-values
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,15 @@ class Source:
     """A feature source and its results.
 
     Attributes:
-        name: of the source.
-        slides: how many.
-        classes: names and how many slides each has.
+        name: name of the source.
+        slides: number of slides.
+        classes: number of slides of each class, by name.
         instances: median number of features per slide.
-        dim: of each feature.
-        unknown_patients: slides whose patient wasn't given.
-        skipped: a line for each slide left out.
-        results: of all trainings.
-        patients: of each slide.
+        dim: dimension of each feature.
+        unknown_patients: number of slides without a patient.
+        skipped: one line per slide left out.
+        results: results of all training runs.
+        patients: patient of each slide.
     """
 
     name: str
@@ -47,11 +47,11 @@ class Source:
     patients: dict[str, str]
     _pooled: dict[tuple[str, float], tuple[float, ...]] = field(
         default_factory=dict, repr=False, compare=False
-    )  # tables, plots and JSON all ask for the same bootstraps
+    )  # cache: tables, plots and JSON all need the same bootstraps
 
     @classmethod
     def of(cls, bags: Bags, results: Sequence[FoldResult]) -> "Source":
-        """Sum up bags and results."""
+        """Summarise bags and results."""
         counts = {name: int((bags.labels == i).sum()) for i, name in enumerate(bags.classes)}
         return cls(
             bags.name,
@@ -66,22 +66,22 @@ class Source:
         )
 
     def of_model(self, model: str, fraction: float) -> list[FoldResult]:
-        """Results of one model at one fraction."""
+        """Return the results of one model at one fraction."""
         return [r for r in self.results if (r.model, r.fraction) == (model, fraction)]
 
     def one_class(self, model: str, fraction: float) -> bool:
-        """Whether no fold's test set has an AUC; other measures of a fold mean nothing then."""
+        """Whether no fold's test set has an AUC; then a fold's other measures are meaningless."""
         return all(math.isnan(r.auc) for r in self.of_model(model, fraction))
 
     def pooled(self, model: str, fraction: float) -> tuple[float, ...]:
-        """AUC over the test slides of all folds together, mean over seeds, and its interval."""
+        """AUC over the test slides of all folds pooled, mean over seeds, and its interval."""
         key = model, fraction
         if key not in self._pooled:
             self._pooled[key] = _pooled(self.of_model(model, fraction), self.patients)
         return self._pooled[key]
 
     def per_fold(self, model: str, fraction: float, measure: str = "auc") -> dict[int, float]:
-        """A measure by fold, mean over the seeds; NaN where no seed has one."""
+        """Return a measure by fold, averaged over the seeds; NaN if no seed has one."""
         found: dict[int, list[float]] = {}
         for result in self.of_model(model, fraction):
             found.setdefault(result.fold, []).append(getattr(result, measure))
@@ -103,13 +103,13 @@ def _pooled(results: Sequence[FoldResult], patients: dict[str, str]) -> tuple[fl
 
 @dataclass(frozen=True)
 class MilReport(Report):
-    """All of a run.
+    """Results of a whole run.
 
     Attributes:
         sources: feature sources with their results.
         folds: the folds, with their leakage.
-        models: in the order asked for.
-        fractions: ascending.
+        models: models in the requested order.
+        fractions: ascending fractions of the training slides.
         protocol: how models were trained.
     """
 
@@ -120,7 +120,7 @@ class MilReport(Report):
     protocol: Protocol
 
     def as_dict(self) -> dict[str, object]:
-        """One JSON document: `results`, one entry per source, model and fraction; `tests`."""
+        """Return one JSON document: `results`, one per source, model and fraction; `tests`."""
         return {
             "protocol": asdict(self.protocol),
             "sources": [
@@ -203,7 +203,7 @@ class MilReport(Report):
         return paired([a[f] for f in both], [b[f] for f in both], share / fraction)
 
     def table2(self) -> tuple[list[str], list[list[str]]]:
-        """Header and rows in the layout of the paper's Table 2; compression against the first."""
+        """Header and rows in the layout of the paper's Table 2; compression is against row one."""
         models = [m for m in self.models if m.split(":")[0] in ("clam-sb", "dsmil")]
         header = [
             "Feature source",
@@ -222,7 +222,7 @@ class MilReport(Report):
         return header, rows
 
     def all_models(self) -> tuple[list[str], list[list[str]]]:
-        """Header and rows of every model: AUC, balanced accuracy and F1, mean ± sd over folds."""
+        """Header and rows of all models: AUC, balanced accuracy and F1, mean ± sd over folds."""
         header = ["Feature source", "Model", "Training", "AUC", "Balanced accuracy", "F1"]
         rows = [
             [s.name, m, f"{f:.0%}", *(self.cell(s, m, f, measure) for measure in _MEASURES)]
@@ -236,8 +236,8 @@ class MilReport(Report):
         """Header and rows of the paired tests.
 
         Args:
-            chosen: only those against the logistic regression and those between sources, where
-                folds have an AUC.
+            chosen: only tests against logistic regression and between sources, where folds have
+                an AUC.
         """
         header = ["Training", "Of", "First", "Second", "Difference", "p corrected", "p sign flip"]
         rows = []
@@ -255,7 +255,7 @@ class MilReport(Report):
         return header, rows
 
     def cell(self, source: Source, model: str, fraction: float, measure: str) -> str:
-        """Mean ± sd over the folds of a measure; a dash where there is none."""
+        """Format a measure as mean ± sd over folds, or a dash if there is none."""
         mean, sd = mean_sd(list(source.per_fold(model, fraction, measure).values()))
         if math.isnan(mean) or source.one_class(model, fraction):
             if measure != "auc":
@@ -265,10 +265,10 @@ class MilReport(Report):
         return f"{mean:.3f}" if math.isnan(sd) else f"{mean:.3f} ± {sd:.3f}"
 
     def notes(self, most: int | None = None) -> list[str]:
-        """Lines that belong beside every table: sizes, leakage, what was skipped.
+        """Return lines to print with every table: sizes, leakage, skipped slides.
 
         Args:
-            most: slides to list of those skipped, of each source; by default all.
+            most: largest number of skipped slides to list per source; by default all.
         """
         lines = []
         for source in self.sources:
@@ -311,7 +311,7 @@ class MilReport(Report):
         return lines
 
     def text(self) -> str:
-        """The tables and the notes."""
+        """Return the tables and the notes."""
         parts = [
             "AUC in the layout of Table 2, mean ± sd over folds",
             as_text(*self.table2()),

@@ -1,4 +1,4 @@
-"""The benchmark: all models, fractions, seeds and folds, resumable and in parallel."""
+"""The benchmark: all models, fractions, seeds and folds; resumable and parallel."""
 
 import hashlib
 import json
@@ -39,37 +39,37 @@ from zoomldm.pipeline import pick_device
 from zoomldm.remote import as_path
 from zoomldm.verbs import Progress
 
-_ATTENDING = MODELS[:4]  # have attention to map
+_ATTENDING = MODELS[:4]  # models with attention to map
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class MilOptions:
-    """What to run, and on what.
+    """What to run, and on what data.
 
     Attributes:
-        labels: label CSV; an npz may do without.
+        labels: label CSV; an npz may not need one.
         splits: folder of split files.
-        folds: number of folds to draw by patient, where there are no split files.
-        models: names, see `protocol.MODELS`, each with `:hipt` or `:original` if wanted.
-        fractions: of the training slides.
-        seeds: of initial weights and sampling.
+        folds: number of folds to draw by patient, if there are no split files.
+        models: names from `protocol.MODELS`, each optionally with `:hipt` or `:original`.
+        fractions: fractions of the training slides.
+        seeds: seeds of initial weights and sampling.
         protocol: see `protocol.PROTOCOLS`.
-        epochs: in place of the protocol's 20.
-        jobs: processes, each of one thread; 0 for one per CPU. A script that asks for more than
+        epochs: overrides the protocol's 20.
+        jobs: processes with one thread each; 0 for one per CPU. A script that requests more than
             one must guard its call with `if __name__ == "__main__":`.
-        label_column: of the CSV, default `label`.
-        slide_column: of the CSV.
-        patient_column: of the CSV, default `case_id` where there is one.
-        positive: class against the rest.
+        label_column: column of the CSV, default `label`.
+        slide_column: column of the CSV.
+        patient_column: column of the CSV, default `case_id` if present.
+        positive: class to compare with the rest.
         maps: write attention maps of the test slides (first seed, largest fraction).
         plots: write plots (needs matplotlib).
-        device: of the networks; `auto` is the first GPU, the CPU where there is none. Bags of a
-            few hundred features are done sooner on the CPU.
+        device: device of the networks; `auto` is the first GPU, or the CPU if there is none. Bags
+            of a few hundred features are faster on the CPU.
 
     Raises:
-        ConfigError: an unknown model, a fraction or a count out of its range.
+        ConfigError: an unknown model, or a fraction or count out of range.
     """
 
     labels: Path | str | None = None
@@ -101,14 +101,14 @@ class MilOptions:
             raise ConfigError("epochs must be 1 or more and jobs 0 or more")
         if self.splits is not None and self.folds is not None:
             raise ConfigError("--splits and --folds exclude each other: pass one")
-        # Each once: fractions in order, the others as given.
+        # Remove duplicates: fractions sorted, the others in the given order.
         object.__setattr__(self, "models", tuple(dict.fromkeys(self.models)))
         object.__setattr__(self, "seeds", tuple(dict.fromkeys(self.seeds)))
         object.__setattr__(self, "fractions", tuple(sorted(set(self.fractions))))
 
     @property
     def rules(self) -> Protocol:
-        """The protocol, with these epochs."""
+        """The protocol, with `epochs` applied."""
         protocol = pick_protocol(self.protocol)
         return protocol if self.epochs is None else replace(protocol, epochs=self.epochs)
 
@@ -120,24 +120,24 @@ def run_mil(
     *,
     progress: Progress | None = None,
 ) -> MilReport:
-    """Train and measure MIL models over folds; running it again goes on where it stopped.
+    """Train and measure MIL models over folds; a second call resumes where the first stopped.
 
-    While it runs, `out` holds a copy of all features in float32, one file a source. They are
-    mapped from there, so that neither memory nor open files grow with the number of slides.
+    While it runs, `out` holds a copy of all features in float32, one file per source. The files
+    are memory-mapped, so neither memory nor open files grow with the number of slides.
 
     Args:
         features: a feature source, see `bags.read_bags`, or its URL; or several by name, compared
             on the slides that all of them have.
         out: existing folder for results, tables, plots and maps.
         options: see MilOptions.
-        progress: called as trainings end.
+        progress: called when a training run ends.
 
     Returns:
         The report, also written to `out`.
 
     Raises:
-        ConfigError: options, features, labels or splits that don't work.
-        TargetError: `out` is no folder, in use, or holds results of other settings.
+        ConfigError: invalid options, features, labels or splits.
+        TargetError: `out` is not a folder, is in use, or holds results of other settings.
     """
     options, out = options or MilOptions(), Path(out)
     pick_device(options.device)
@@ -174,7 +174,7 @@ def run_mil(
 
 @contextmanager
 def _packing(out: Path) -> Iterator[Path]:
-    """A folder for features in `out`, without what a killed run left in it; removed afterwards."""
+    """Provide an empty folder for features in `out` (cleared of a killed run's), then remove it."""
     folder = out / ".features"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -200,7 +200,7 @@ def _read(path: Path | str, name: str, options: MilOptions, pack: Path) -> Bags:
 
 
 def _common(sources: list[Bags]) -> list[Bags]:
-    """The slides that all sources have, in the first one's order."""
+    """Select the slides that all sources have, in the order of the first."""
     if len({bags.name for bags in sources}) < len(sources):
         raise ConfigError("two feature sources of one name: give them as NAME=PATH")
     shared = set(sources[0].slides).intersection(*(bags.slides for bags in sources[1:]))
@@ -235,7 +235,7 @@ def _run_source(
     _check_settings(folder / "settings.json", bags, folds, options)
     tasks = [
         Task(model, fraction, seed, fold.index)
-        for fraction in reversed(options.fractions)  # the longest first
+        for fraction in reversed(options.fractions)  # longest runs first
         for model in options.models
         for seed in options.seeds
         for fold in folds
@@ -288,7 +288,7 @@ def _train_all(
             raise
 
 
-_held: list = []  # what `_prepare` leaves for `_work` in each process
+_held: list = []  # set by `_prepare` for `_work` in each process
 
 
 def _prepare(bags: Bags, folds: list[Fold], options: MilOptions, out: Path) -> None:
@@ -297,7 +297,7 @@ def _prepare(bags: Bags, folds: list[Fold], options: MilOptions, out: Path) -> N
 
 
 def _prepare_worker(bags: Bags, folds: list[Fold], options: MilOptions, out: Path) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent alone says that it was interrupted
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # only the parent reports the interruption
     _prepare(bags, folds, options, out)
 
 
@@ -341,7 +341,7 @@ def _check_settings(file: Path, bags: Bags, folds: list[Fold], options: MilOptio
         **{f"protocol {k}": v for k, v in asdict(options.rules).items()},
     }
     device = pick_device(options.device).type
-    if device != "cpu":  # not written for the CPU: results of before have no device
+    if device != "cpu":  # omitted for the CPU: older results have no device
         settings["device"] = device
     if file.exists():
         stored = json.loads(file.read_text())

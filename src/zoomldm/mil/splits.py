@@ -1,4 +1,4 @@
-"""Folds: from HIPT's or CLAM's split files, drawn by patient, or published with the bags."""
+"""Folds: from split files of HIPT or CLAM, drawn by patient, or published with the bags."""
 
 import re
 import warnings
@@ -20,12 +20,12 @@ class Fold:
 
     Attributes:
         index: number of the fold.
-        train: slides that train.
-        val: slides that choose the epoch, if the protocol does; may be empty.
-        test: slides that are measured.
-        shared: patients in both train and test.
-        dropped: training and validation slides left out since their patients are in test.
-        unknown: ids of the split file that no bag has.
+        train: training slides.
+        val: slides that select the epoch, if the protocol does; may be empty.
+        test: test slides.
+        shared: number of patients in both train and test.
+        dropped: training and validation slides left out to keep patients of the sets apart.
+        unknown: number of ids in the split file that no bag has.
     """
 
     index: int
@@ -41,8 +41,8 @@ def read_splits(folder: Path, bags: Bags) -> list[Fold]:
     """Read `splits_<k>.csv` files with columns train, (val,) test of slide ids.
 
     Raises:
-        ConfigError: no such files or columns, a slide in two of the sets of one fold, or a fold
-            without any known slide.
+        ConfigError: no such files or columns, a slide in two sets of one fold, or a fold without
+            a known slide in train or in test.
     """
     files = [
         (int(m[1]), f) for f in folder.glob("*.csv") if (m := re.search(r"_(\d+)\.csv$", f.name))
@@ -77,7 +77,7 @@ def read_splits(folder: Path, bags: Bags) -> list[Fold]:
 
 
 def published_folds(bags: Bags) -> list[Fold]:
-    """The folds that an npz brings along as `train_mask`."""
+    """Return the folds that an npz publishes as `train_mask`."""
     if bags.folds is None:
         raise ConfigError(f"{bags.name}: no folds: pass --splits with a folder or --folds K")
     empty = np.array([], dtype=np.int64)
@@ -85,10 +85,10 @@ def published_folds(bags: Bags) -> list[Fold]:
 
 
 def draw_folds(bags: Bags, count: int, seed: int, *, validation: bool) -> list[Fold]:
-    """Partition the patients into `count` folds, classes spread as evenly as that allows.
+    """Partition the patients into `count` folds, with classes spread as evenly as possible.
 
-    Fold i tests on part i; with `validation` the next part chooses the epoch. With as many folds
-    as patients each is one patient.
+    Fold i tests on part i; with `validation` the next part selects the epoch. With as many folds
+    as patients, each part is one patient.
 
     Raises:
         ConfigError: fewer patients than folds, or fewer than two folds (three with validation).
@@ -110,7 +110,7 @@ def draw_folds(bags: Bags, count: int, seed: int, *, validation: bool) -> list[F
 
 
 def _parts(bags: Bags, count: int, seed: int) -> list[np.ndarray]:
-    """Slides of each of `count` parts, none empty, no patient in two."""
+    """Split slides into `count` parts, none empty and no patient in two of them."""
     from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
     rows = np.zeros((len(bags), 1))
@@ -118,9 +118,9 @@ def _parts(bags: Bags, count: int, seed: int) -> list[np.ndarray]:
     def split(by: "StratifiedGroupKFold | GroupKFold") -> Iterator[np.ndarray]:
         return (test for _, test in by.split(rows, bags.labels, bags.patients))
 
-    if count <= np.bincount(bags.labels).max():  # it refuses more folds than that
+    if count <= np.bincount(bags.labels).max():  # StratifiedGroupKFold refuses more folds
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # some class has fewer slides than there are folds
+            warnings.simplefilter("ignore")  # a class may have fewer slides than there are folds
             parts = list(split(StratifiedGroupKFold(count, shuffle=True, random_state=seed)))
         if all(map(len, parts)):
             return parts
@@ -130,7 +130,8 @@ def _parts(bags: Bags, count: int, seed: int) -> list[np.ndarray]:
 def count_leakage(fold: Fold, bags: Bags, *, separate: bool) -> Fold:
     """Count the patients in both train and test.
 
-    With `separate`, slides of the test's patients leave train and val, those of val's leave train.
+    With `separate`, slides of test patients are removed from train and val, and slides of
+    validation patients from train.
     """
     tested = {bags.patients[i] for i in fold.test}
     shared = len({bags.patients[i] for i in fold.train} & tested)
@@ -148,7 +149,7 @@ def _without(rows: np.ndarray, patients: Sequence[str], taken: set[str]) -> np.n
 
 
 def hipt_subset(train: np.ndarray, fraction: float) -> np.ndarray:
-    """HIPT's subset: not stratified, the same for every run; rows in its drawn order.
+    """Return HIPT's subset: not stratified, the same in every run, in the order drawn.
 
     It is what pandas' `sample(frac=..., random_state=1)` draws from the training rows in the
     order of the label file.
@@ -162,7 +163,7 @@ def hipt_subset(train: np.ndarray, fraction: float) -> np.ndarray:
 def stratified_subset(
     train: np.ndarray, labels: np.ndarray, fraction: float, seed: int
 ) -> np.ndarray:
-    """The same fraction of each class, at least one slide of each."""
+    """Draw the same fraction of each class, at least one slide of each."""
     if fraction >= 1:
         return train
     generator = np.random.default_rng(seed)

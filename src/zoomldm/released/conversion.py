@@ -1,4 +1,4 @@
-"""A published checkpoint to a pipeline directory."""
+"""Convert a published checkpoint to a pipeline directory."""
 
 import hashlib
 import json
@@ -44,11 +44,11 @@ INDEX = "model_index.json"
 
 @dataclass(frozen=True)
 class ConvertOptions:
-    """What is taken from a checkpoint.
+    """Which weights to take from a checkpoint.
 
     Attributes:
-        weights: `ema`, the averaged ones, or `raw`, those of the last training step. Of a whole
-            system only the denoiser has averaged ones.
+        weights: `ema`, the averaged weights, or `raw`, those of the last training step. In a
+            whole system only the denoiser has averaged weights.
     """
 
     weights: Weights = "ema"
@@ -60,17 +60,18 @@ class ConvertOptions:
 
 @dataclass(frozen=True)
 class ConvertReport(Report):
-    """What `convert_released` did.
+    """Result of `convert_released`.
 
     Attributes:
         pipeline: the directory.
         checkpoint: the source.
-        sha256: of the source.
+        sha256: SHA-256 of the source.
         weights: `ema` or `raw`.
-        parameters: numbers of each network that was converted.
-        embedding_dim: D the system is conditioned on, None for an embedding diffusion alone.
+        parameters: number of parameters of each converted network.
+        embedding_dim: D, the embedding dimension that the system is conditioned on; None for an
+            embedding diffusion alone.
         levels: number of levels.
-        done_before: whether the directory held this already.
+        done_before: whether the directory already held this conversion.
     """
 
     pipeline: str
@@ -90,22 +91,22 @@ def convert_released(
     *,
     progress: Progress | None = None,
 ) -> ConvertReport:
-    """Turn a published checkpoint into a pipeline directory.
+    """Convert a published checkpoint to a pipeline directory.
 
-    A whole system makes a new pipeline, without patch encoder. An embedding diffusion (the
-    `{model, ema, opt, args}` file) is added to the pipeline that `out` holds, or makes one of
-    its own. Every size is read off the tensors; nothing in the file is executed.
+    A whole system becomes a new pipeline without patch encoder. An embedding diffusion (the
+    `{model, ema, opt, args}` file) is added to the pipeline in `out`, or becomes a pipeline of
+    its own. All sizes are read from the tensors; nothing in the file is executed.
 
     Args:
-        checkpoint: file that torch.save wrote.
-        out: directory to make, in a folder that exists.
+        checkpoint: file written by torch.save.
+        out: directory to create, in an existing folder.
         options: see ConvertOptions.
         progress: called before and after the checkpoint is read.
 
     Raises:
-        PipelineError: damaged, unsafe, of another model, or with keys missing, extra or of
-            another shape, which are listed.
-        TargetError: `out` can't be made or holds something else.
+        PipelineError: the checkpoint is damaged, unsafe, of another model, or has missing or
+            extra keys or other shapes, which are listed.
+        TargetError: `out` can't be created or holds something else.
     """
     checkpoint, out = Path(checkpoint), Path(out)
     weights, progress = (options or ConvertOptions()).weights, progress or silent
@@ -154,7 +155,7 @@ def _names(network: nn.Module, renamed: Callable[[str], str]) -> dict[str, str]:
 
 
 def _system(path: Path, content: Any, weights: Weights) -> dict[str, Any]:
-    """Networks and scheduler of a whole system."""
+    """Load networks and scheduler of a whole system."""
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict):
@@ -199,10 +200,10 @@ def _system(path: Path, content: Any, weights: Weights) -> dict[str, Any]:
 
 
 def _schedule(tensors: Tensors) -> dict[str, Any]:
-    """Settings of the scheduler, its ends read off `betas`; its shape is checked.
+    """Return scheduler settings, with start and end read from `betas`; check the curve's shape.
 
-    Betas of a checkpoint that was pruned to half precision are the released ones, rounded: where
-    they agree as far as their type tells them apart, the released ends are taken.
+    A checkpoint pruned to half precision has the released betas, rounded. If they agree within
+    the precision of their type, the released start and end are used.
     """
     betas = tensors["betas"]
     if not betas.is_floating_point() or not len(betas):
@@ -254,7 +255,7 @@ def _count(network: nn.Module) -> int:
 
 
 def _source(out: Path) -> dict[str, Any]:
-    """Where the parts of a pipeline directory come from; empty where it does not say."""
+    """Read where the parts of a pipeline directory come from; empty if not recorded."""
     try:
         return dict(json.loads((out / INDEX).read_text()).get("source") or {})
     except (OSError, ValueError, AttributeError):
@@ -262,13 +263,13 @@ def _source(out: Path) -> dict[str, Any]:
 
 
 def _save(pipeline: ZoomLDMPipeline, out: Path) -> None:
-    """Write a pipeline directory whole or not at all."""
+    """Write a pipeline directory, whole or not at all."""
     with atomic_folder(out.resolve()) as fresh:
         pipeline.save_pretrained(fresh, safe_serialization=True)
 
 
 def _add_embedding_diffusion(network: EmbeddingDiT, out: Path, facts: dict[str, str]) -> None:
-    """Put the network into the pipeline at `out`, or make one that has nothing else."""
+    """Add the network to the pipeline at `out`, or make a pipeline with nothing else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         nothing = dict.fromkeys(("unet", "vae", "summarizer", "patch_encoder", "scheduler"))
         source = {"embedding_diffusion": facts}
@@ -289,7 +290,7 @@ def _add_embedding_diffusion(network: EmbeddingDiT, out: Path, facts: dict[str, 
     index["source"] = {**(index.get("source") or {}), "embedding_diffusion": facts}
     with atomic_folder(out / "embedding_diffusion") as fresh:
         network.save_pretrained(fresh, safe_serialization=True)
-    with atomic_path(out / INDEX) as changed:  # names the network only once it is there
+    with atomic_path(out / INDEX) as changed:  # lists the network only once it is written
         changed.write_text(json.dumps(index, indent=2) + "\n")
 
 

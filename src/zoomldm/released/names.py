@@ -1,4 +1,4 @@
-"""Released names and sizes: which of our tensors each is, and what their shapes tell."""
+"""Released tensor names for the networks here, and settings read from the tensors' shapes."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -28,7 +28,7 @@ BUFFERS = (
     "posterior_mean_coef1",
     "posterior_mean_coef2",
 )
-_HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}  # of the transformers S, B, L and XL, by width
+_HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}  # heads of the transformers S, B, L, XL by width
 
 
 def _sub(name: str, rules: Iterable[tuple[str, str]]) -> str:
@@ -38,7 +38,7 @@ def _sub(name: str, rules: Iterable[tuple[str, str]]) -> str:
 
 
 def unet_config(tensors: Tensors) -> dict[str, Any]:
-    """Settings of the denoiser, read off the tensors."""
+    """Read the settings of the denoiser from the tensors."""
     widths: list[int] = []
     depths: list[int] = []
     attention: list[bool] = []
@@ -77,7 +77,7 @@ def unet_config(tensors: Tensors) -> dict[str, Any]:
 
 
 def unet_name(name: str, unet: Denoiser) -> str:
-    """Released name of one of the denoiser's tensors, without prefix."""
+    """Return the released name of a denoiser tensor, without prefix."""
     depth = int(unet.config["depth"])
     attention = tuple(reversed(unet.config["attention"]))
     name = name.removeprefix("unet.")
@@ -125,12 +125,12 @@ def _residual(name: str) -> str:
 
 
 def average_name(name: str) -> str:
-    """Name of the averaged copy of a denoiser's tensor: all dots deleted."""
+    """Return the name of the averaged copy of a denoiser tensor: all dots deleted."""
     return AVERAGE + name.removeprefix("model.").replace(".", "")
 
 
 def autoencoder_config(tensors: Tensors) -> dict[str, Any]:
-    """Settings of the autoencoder, read off the tensors."""
+    """Read the settings of the autoencoder from the tensors."""
     down = AUTOENCODER + "encoder.down.{}."
     levels = tensors.count(down)
     return {
@@ -144,12 +144,12 @@ def autoencoder_config(tensors: Tensors) -> dict[str, Any]:
 
 
 def autoencoder_name(name: str, vae: VQAutoencoder) -> str:
-    """Released name of one of the autoencoder's tensors, without prefix."""
+    """Return the released name of an autoencoder tensor, without prefix."""
     last = len(vae.config["widths"]) - 1
     name = name.removeprefix("vq.")
     name = re.sub(
         r"up_blocks\.(\d+)", lambda m: f"up.{last - int(m[1])}", name
-    )  # the released code counts both ways from the finest
+    )  # the released code counts blocks from the finest, both down and up
     name = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", name)
     return _sub(
         name,
@@ -167,7 +167,7 @@ def autoencoder_name(name: str, vae: VQAutoencoder) -> str:
 
 
 def summarizer_config(tensors: Tensors) -> dict[str, Any]:
-    """Settings of the summarizer, read off the tensors."""
+    """Read the settings of the summarizer from the tensors."""
     layer = SUMMARIZER + "encoder.layers.encoder_layer_{}."
     tokens = tensors.size(SUMMARIZER + "encoder.pos_embedding", 1)
     if tokens != TOKENS + 1:
@@ -186,9 +186,9 @@ def summarizer_config(tensors: Tensors) -> dict[str, Any]:
 
 
 def summarizer_name(name: str, tensors: Mapping[str, Tensor]) -> str:
-    """Released name of one of the summarizer's tensors, without prefix.
+    """Return the released name of a summarizer tensor, without prefix.
 
-    torchvision before 0.12 called an MLP's layers linear_1 and linear_2, later ones 0 and 3.
+    torchvision before 0.12 names an MLP's layers linear_1 and linear_2; later versions 0 and 3.
     """
     old = any(".mlp.linear_1." in key for key in tensors)
     first, second = ("linear_1", "linear_2") if old else ("0", "3")
@@ -213,14 +213,14 @@ def summarizer_name(name: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 def embedding_diffusion_config(tensors: Tensors) -> dict[str, Any]:
-    """Settings of the embedding diffusion's network, read off the tensors."""
+    """Read the settings of the embedding diffusion's network from the tensors."""
     width, context = (tensors.size("x_embedder.weight", axis) for axis in (0, 1))
     return {
         "tokens": tensors.size("pos_embed", 1),
         "context_dim": context,
         "width": width,
         "depth": tensors.count("blocks.{}."),
-        # Heads leave no trace in the tensors; 64 numbers a head but for the largest.
+        # The tensors do not show the number of heads: 64 channels per head except for the largest.
         "heads": _HEADS.get(width) or max(width // 64, 1),
         "levels": tensors.size("y_embedder.embedding_table.weight"),
         "learned_variance": tensors.size("final_layer.linear.weight") == 2 * context,
@@ -228,7 +228,7 @@ def embedding_diffusion_config(tensors: Tensors) -> dict[str, Any]:
 
 
 def embedding_diffusion_name(name: str) -> str:
-    """Released name of one of the embedding diffusion's tensors."""
+    """Return the released name of an embedding diffusion tensor."""
     return _sub(
         name,
         (

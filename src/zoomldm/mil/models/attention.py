@@ -1,4 +1,4 @@
-"""What all models share; gated attention and ABMIL.
+"""Base class of all models; gated attention and ABMIL.
 
 Source: Ilse, Tomczak and Welling 2018, "Attention-based deep multiple instance learning", eq. 9.
 """
@@ -12,11 +12,11 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class BagOutput:
-    """What a model says of one bag of N instances.
+    """Output of a model for one bag of N instances.
 
     Attributes:
         logits: (classes,).
-        attention: (N,) non-negative, or None for models that have none.
+        attention: (N,) non-negative, or None for models without attention.
     """
 
     logits: Tensor
@@ -24,14 +24,14 @@ class BagOutput:
 
 
 class BagModel(nn.Module):
-    """A classifier of bags: one bag (N, D) at a time, any N >= 1."""
+    """A classifier of bags, one bag (N, D) at a time, for any N >= 1."""
 
     def forward(self, x: Tensor) -> BagOutput:
         """Classify one bag (N, D)."""
         raise NotImplementedError
 
     def loss(self, x: Tensor, y: int) -> Tensor:
-        """Training loss of one bag (N, D) of class `y`; by default the cross-entropy."""
+        """Compute the training loss of one bag (N, D) of class `y`; cross-entropy by default."""
         return cross_entropy(self(x).logits, y)
 
     def probabilities(self, x: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ class GatedAttention(nn.Module):
     Args:
         hidden: H.
         width: rows of V and of U, which are stored stacked.
-        dropout: of both branches.
+        dropout: dropout of both branches.
     """
 
     def __init__(self, hidden: int, width: int, dropout: float = 0.0) -> None:
@@ -69,12 +69,12 @@ class GatedAttention(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionOutput(BagOutput):
-    """What a model with one branch of attention says of one bag of N instances.
+    """Output of a model with one attention branch for one bag of N instances.
 
     Attributes:
         hidden: (N, H) instances after the hidden layer and its dropout.
         scores: (N,) attention before the softmax.
-        mean: (H,) attended mean.
+        mean: (H,) attention-weighted mean.
     """
 
     hidden: Tensor
@@ -83,15 +83,15 @@ class AttentionOutput(BagOutput):
 
 
 class ABMIL(BagModel):
-    """One hidden layer, gated attention, a linear classifier of the attended mean.
+    """One hidden layer, gated attention, a linear classifier of the attention-weighted mean.
 
     Args:
-        dim: numbers per instance, D.
+        dim: feature dimension, D.
         classes: number of classes.
         hidden: width of the instance layer.
         width: width of the attention.
-        dropout: on the hidden layer; the attention's branches drop 0.25 whenever this is above 0.
-        xavier: weights drawn Xavier-normal and zero biases (HIPT) rather than PyTorch's defaults.
+        dropout: on the hidden layer; the attention's branches use 0.25 whenever this is above 0.
+        xavier: Xavier-normal weights and zero biases (HIPT) instead of PyTorch's defaults.
     """
 
     def __init__(
@@ -128,12 +128,12 @@ class ABMIL(BagModel):
 
 
 def xavier_init(module: nn.Module) -> None:
-    """Xavier-normal weights and zero biases for every linear layer, in place."""
+    """Initialise every linear layer in place with Xavier-normal weights and zero biases."""
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
             nn.init.xavier_normal_(layer.weight)
             nn.init.zeros_(layer.bias)
     for layer in module.modules():
-        if isinstance(layer, GatedAttention):  # two matrices in one, each with its own fan-out
+        if isinstance(layer, GatedAttention):  # two stacked matrices, each with its own fan-out
             for half in layer.vu.weight.data.chunk(2):
                 nn.init.xavier_normal_(half)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from zoomldm.errors import ConfigError
 from zoomldm.mil.models.attention import ABMIL, cross_entropy, xavier_init
 
-_SMOOTH_UNTIL = math.log(1000)  # beyond this lead of the best score the loss is its hard limit
+_SMOOTH_UNTIL = math.log(1000)  # for larger leads of the best score the hard loss is used
 _PUBLISHED = {  # name in published checkpoints -> name here
     r"^attention_net\.(module\.)?0": "fc",
     r"^attention_net\.(module\.)?[23]\.attention_a\.0": "attention.v",
@@ -45,15 +45,16 @@ class ClamSB(ABMIL):
     """CLAM with a single attention branch.
 
     Args:
-        dim: numbers per instance, D.
+        dim: feature dimension, D.
         classes: number of classes.
         hidden: width of the instance layer.
         width: width of the attention.
-        dropout: on the hidden layer; the attention's branches drop 0.25 whenever this is above 0.
+        dropout: on the hidden layer; the attention's branches use 0.25 whenever this is above 0.
         k: instances taken from each end of the attention; a bag of N < k takes min(k, N).
-        subtyping: classes exclude each other: also push the other classes' instance classifiers.
+        subtyping: classes are mutually exclusive; also train the other classes' instance
+            classifiers.
         instance_loss: "svm" (smooth top-1) or "ce".
-        bag_weight: fraction of the bag's cross-entropy in the loss.
+        bag_weight: weight of the bag's cross-entropy in the loss.
         xavier: initialise as HIPT does.
     """
 
@@ -81,11 +82,11 @@ class ClamSB(ABMIL):
             xavier_init(self)
 
     def clusters(self, scores: Tensor, y: int) -> list[tuple[nn.Linear, Tensor, Tensor]]:
-        """Instance classifiers that a bag of class `y` trains, with instances (n,) and labels (n,).
+        """Pair the instance classifiers that class `y` trains with instances (n,) and labels (n,).
 
-        The k instances of highest attention count as evidence of the class, the k of lowest as
-        none (in a bag of N < 2k some are both); with subtyping the highest also count as no
-        evidence of every other class.
+        The k instances of highest attention are positive for the class, the k of lowest negative
+        (in a bag of N < 2k some are both). With subtyping, the highest are also negative for
+        every other class.
         """
         k = min(self.k, len(scores))
         order = scores.detach().argsort(descending=True)
@@ -102,7 +103,7 @@ class ClamSB(ABMIL):
         return cast(nn.Linear, self.instance_classifiers[y])
 
     def cluster_loss(self, h: Tensor, scores: Tensor, y: int) -> Tensor:
-        """Instance loss of hidden (N, H) under attention scores (N,) for class `y`."""
+        """Compute the instance loss of hidden (N, H) with attention scores (N,) for class `y`."""
         losses = []
         for layer, chosen, target in self.clusters(scores, y):
             lead = layer(h[chosen]).diff(dim=1).squeeze(1)  # of label 1 over label 0
@@ -116,11 +117,11 @@ class ClamSB(ABMIL):
 
     @property
     def instance_margin(self) -> float:
-        """With two labels both instance losses are softplus(margin - lead of the right label)."""
+        """Margin; with two labels both losses are softplus(margin - lead of the right label)."""
         return 1.0 if self.instance_loss == "svm" else 0.0
 
     def loss(self, x: Tensor, y: int) -> Tensor:
-        """0.7 x cross-entropy of the bag + 0.3 x instance loss."""
+        """Compute 0.7 x cross-entropy of the bag + 0.3 x instance loss."""
         output = self(x)
         bag = cross_entropy(output.logits, y)
         cluster = self.cluster_loss(output.hidden, output.scores, y)
@@ -146,7 +147,7 @@ class ClamSB(ABMIL):
 
 
 def load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """`load_state_dict` whose complaint is one line."""
+    """Call `load_state_dict`, with any error message on one line."""
     try:
         model.load_state_dict(dict(state))
     except RuntimeError as error:

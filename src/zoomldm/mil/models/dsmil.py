@@ -27,7 +27,7 @@ class Streams:
         instances: (N, classes) scores of the instance stream.
         bag: (classes,) logits of the bag stream.
         attention: (N, classes), each column sums to 1.
-        values: (classes, D) attended means.
+        values: (classes, D) attention-weighted means.
     """
 
     instances: Tensor
@@ -37,14 +37,14 @@ class Streams:
 
 
 class DSMIL(BagModel):
-    """Instance scores, and a bag score attending to what resembles each class's best instance.
+    """Instance scores, and a bag score with attention to instances like each class's best one.
 
     Args:
-        dim: numbers per instance, D.
+        dim: feature dimension, D.
         classes: number of classes, one output each.
         hipt: HIPT's variant: linear queries, a linear value layer, cross-entropy of the mean of
-            both streams' logits over 32; otherwise the original: two-layer queries, values as
-            they are, half the binary cross-entropy of each stream.
+            both streams' logits, divided by 32. Otherwise the original: two-layer queries,
+            unchanged values, half the binary cross-entropy of each stream.
     """
 
     def __init__(self, dim: int, classes: int = 2, *, hipt: bool = False) -> None:
@@ -62,11 +62,11 @@ class DSMIL(BagModel):
         self.mix = nn.Conv1d(classes, classes, kernel_size=dim)
 
     def streams(self, x: Tensor) -> Streams:
-        """Both streams of one bag (N, D)."""
+        """Compute both streams of one bag (N, D)."""
         instances = self.instance(x)
         critical = instances.detach().argmax(0)
         query = self.query(x)
-        # the critical instances' queries are computed from their own rows, as in the original
+        # queries of the critical instances are computed from their own rows, as in the original
         attention = (query @ self.query(x[critical]).T / _SCALE).softmax(0)
         values = attention.T @ self.value(x)
         bag = self.mix(values[None]).view(-1)
@@ -76,13 +76,13 @@ class DSMIL(BagModel):
         return (streams.bag + streams.instances.amax(0)) / 2 if self.hipt else streams.bag
 
     def forward(self, x: Tensor) -> BagOutput:
-        """Classify one bag (N, D); attention is that of the predicted class."""
+        """Classify one bag (N, D); the attention is that of the predicted class."""
         streams = self.streams(x)
         logits = self._logits(streams)
         return BagOutput(logits, streams.attention[:, int(logits.detach().argmax())])
 
     def loss(self, x: Tensor, y: int) -> Tensor:
-        """Training loss of one bag of class `y`."""
+        """Compute the training loss of one bag of class `y`."""
         streams = self.streams(x)
         if self.hipt:
             return cross_entropy(self._logits(streams), y) / 32
@@ -93,7 +93,7 @@ class DSMIL(BagModel):
         return 0.5 * bag + 0.5 * best
 
     def probabilities(self, x: Tensor) -> Tensor:
-        """Class probabilities (classes,); the original's sigmoids are scaled to a sum of 1."""
+        """Class probabilities (classes,); sigmoids of the original are scaled to a sum of 1."""
         logits = self(x).logits
         if self.hipt:
             return logits.softmax(-1)

@@ -1,4 +1,4 @@
-"""Logistic regression on each slide's mean: the baseline to beat."""
+"""Logistic regression on each slide's mean feature: the baseline to beat."""
 
 import numpy as np
 
@@ -6,9 +6,9 @@ import numpy as np
 def logistic(
     train: np.ndarray, labels: np.ndarray, test: np.ndarray, classes: int, c: float = 0.01
 ) -> np.ndarray:
-    """Fit on standardised features, classes weighted to balance, and predict.
+    """Fit on standardised features with balanced class weights, and predict.
 
-    Minimises |w|^2 / 2 + c x the weighted sum of cross-entropies; the intercept goes free.
+    Minimises |w|^2 / 2 + c x the weighted sum of cross-entropies; the intercept is not penalised.
 
     Args:
         train: (n, D).

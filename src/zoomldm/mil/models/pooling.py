@@ -1,4 +1,4 @@
-"""Models without attention: the best instance, the mean, the maximum."""
+"""Models without attention: best instance, mean, maximum."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -7,13 +7,13 @@ from zoomldm.mil.models.attention import BagModel, BagOutput, xavier_init
 
 
 class MaxInstance(BagModel):
-    """Each instance is classified; the bag takes the logits of its most suspicious one.
+    """Classify each instance; the bag takes the logits of its most suspicious one.
 
-    Suspicious is the probability of class 1 with two classes, the highest probability of any
-    class with more.
+    Suspicion is the probability of class 1 with two classes, and the highest class probability
+    with more.
 
     Args:
-        dim: numbers per instance, D.
+        dim: feature dimension, D.
         classes: number of classes.
         hidden: width of the instance layer.
         dropout: on the hidden layer.
@@ -46,10 +46,10 @@ class MaxInstance(BagModel):
 
 
 class Pooled(BagModel):
-    """Linear classifier of the bag's mean or maximum, trained as the other models are.
+    """Linear classifier of the bag's mean or maximum, trained like the other models.
 
     Args:
-        dim: numbers per instance, D.
+        dim: feature dimension, D.
         classes: number of classes.
         pool: "mean" or "max", over the instances.
     """
