@@ -16,12 +16,12 @@ class SampleOptions(RenderOptions):
 
     Attributes:
         context_steps: steps of the embedding diffusion, 1..1000.
-        context_guidance: w in u + w (c - u) of the embedding diffusion; 1 is none. None takes 4
-            where a reference or a label asks for some tissue, and 1 otherwise, since guidance
-            costs variety (`benchmarks/like.py`).
+        context_guidance: w in u + w (c - u) of the embedding diffusion; 1 is off. None means 4
+            with a reference or a label, and 1 otherwise, since guidance costs variety
+            (`benchmarks/like.py`).
 
     The others are those of RenderOptions: `steps` and `guidance` are the denoiser's, and `start`
-    matters to a zoom alone.
+    only matters for a zoom.
 
     Raises:
         ConfigError: a value out of its range.
@@ -39,10 +39,10 @@ class SampleOptions(RenderOptions):
             raise ConfigError(f"context guidance is {guidance}; expected 0 to 100 (1 is none)")
 
     def guidance_of_contexts(self, asked: bool) -> float:
-        """The w that contexts are drawn with.
+        """The w used for contexts.
 
         Args:
-            asked: whether a reference or a label asks for some tissue.
+            asked: whether a reference or a label is given.
         """
         if self.context_guidance is not None:
             return self.context_guidance
