@@ -1,12 +1,12 @@
-"""Train the demo's embedding diffusion on virtual slides, on one GPU, for so many minutes.
+"""Train the demo's embedding diffusion on virtual slides, on one GPU, for a given time.
 
     python benchmarks/demo_weights/embedding_diffusion.py PIPELINE WORLD OUT --minutes 7 --sheet
 
-PIPELINE is a folder with a pipeline, or one with `summarizer/` alone; WORLD what `torch.save` made
-of a list of dicts, one a virtual slide: `embeddings` (R, C, D) float16, `background` (D,), `mask`
-and `withheld` (R, C) bool. Contexts are made by the frozen summarizer as they are needed, of
-patches at any token with as much tissue as `zoomldm.data.contexts` asks for; those from 0.625x on,
-whose grids are large, lie in a pool that is renewed little by little. Averaged weights are in
+PIPELINE is a folder with a pipeline, or one with `summarizer/` alone; WORLD a `torch.save` file
+of a list of dicts, one per virtual slide: `embeddings` (R, C, D) float16, `background` (D,), `mask`
+and `withheld` (R, C) bool. The frozen summarizer computes contexts as they are needed, of
+patches at any token with as much tissue as `zoomldm.data.contexts` requires; contexts from 0.625x
+on, whose grids are large, are stored in a pool that is renewed gradually. Averaged weights are in
 OUT/embedding_diffusion, written every minute.
 """
 
@@ -28,9 +28,9 @@ from zoomldm.networks.summarizers import CNNSummarizer
 from zoomldm.training.stages.embedding_diffusion import NULL, REFERENCE, EmbeddingDiffusionStage
 
 SHARES = (0.09, 0.09, 0.15, 0.19, 0.17, 0.13, 0.10, 0.08)  # of a batch, 20x to 0.15625x
-SHIFT = 3.0  # half of the times are those of noise so many times as large
-FIXED = 96  # contexts a level of the losses printed
-MOMENTS = 1536  # contexts a level that statistics are taken of
+SHIFT = 3.0  # half of the times are shifted to this many times the noise
+FIXED = 96  # contexts per level for the printed losses
+MOMENTS = 1536  # contexts per level for the statistics
 
 
 def times(count: int, device: torch.device) -> Tensor:
@@ -42,7 +42,7 @@ def times(count: int, device: torch.device) -> Tensor:
 
 
 def moments(windows: Windows, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Means and covariances of tokens, a level each."""
+    """Means and covariances of tokens, by level."""
     means, covariances = [], []
     for level in range(COUNT):
         x = windows.draw(level, MOMENTS, parents=0).contexts.float().flatten(0, 1)
@@ -53,13 +53,13 @@ def moments(windows: Windows, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 class Feed:
-    """Batches for the stage, of contexts made as they are needed.
+    """Batches for the stage, with contexts computed as they are needed.
 
     Args:
-        windows: of the slides.
+        windows: windows of the slides.
         batch: items of a batch.
-        rounds: batches made at once.
-        pool: contexts a level that are kept from `POOLED` on.
+        rounds: batches computed at once.
+        pool: contexts per level that are stored from `POOLED` on.
     """
 
     def __init__(self, windows: Windows, batch: int, rounds: int, pool: int) -> None:
@@ -70,7 +70,7 @@ class Feed:
         self.ready: list[dict[str, Tensor]] = []
 
     def next(self) -> dict[str, Tensor]:
-        """One batch."""
+        """Return one batch."""
         if not self.ready:
             self.ready = self._made()
         return self.ready.pop()
@@ -96,7 +96,7 @@ class Feed:
         return [self.batched(items.take(own)) for own in parts]
 
     def batched(self, items: Items, plain: bool = False) -> dict[str, Tensor]:
-        """What the stage takes; `plain` leaves every condition but level and parent out."""
+        """The stage's input; `plain` leaves out every condition but level and parent."""
         size, device = len(items.contexts), items.contexts.device
         null = torch.rand(size, device=device) < (0 if plain else NULL)
         known = (torch.rand(size, device=device) < (0 if plain else REFERENCE)) & ~null
@@ -156,7 +156,7 @@ def main() -> None:
 
 
 def made_network(arguments: argparse.Namespace, windows: Windows) -> ContextDiT:
-    """The network before training, with statistics, on the device."""
+    """The network on the device before training, with statistics set."""
     device = torch.device(arguments.device)
     if arguments.start:
         return ContextDiT.from_pretrained(str(arguments.start)).to(device)
@@ -176,7 +176,7 @@ def made_network(arguments: argparse.Namespace, windows: Windows) -> ContextDiT:
 
 
 def train(arguments: argparse.Namespace) -> tuple[ContextDiT, Windows]:
-    """Train until the time is up; the averaged network, and what it was trained on."""
+    """Train until the time is up; return the averaged network and its training windows."""
     began = time.monotonic()
     torch.manual_seed(arguments.seed)
     device = torch.device(arguments.device)
@@ -223,7 +223,7 @@ def train(arguments: argparse.Namespace) -> tuple[ContextDiT, Windows]:
         seen.append(loss.detach())
         if step % 20 and cuda:
             continue
-        now = time.monotonic()  # also waits for the GPU, so that time is what it says
+        now = time.monotonic()  # float(loss) has synchronised the GPU, so the time is right
         if not math.isfinite(float(seen[-1])):
             network.load_state_dict(averaged.state_dict())
             optimizer.state.clear()
@@ -242,7 +242,7 @@ def train(arguments: argparse.Namespace) -> tuple[ContextDiT, Windows]:
 
 
 def stage_of(network: ContextDiT) -> EmbeddingDiffusionStage:
-    """The package's own stage without data, whose schedule lies on the network's device."""
+    """The package's own stage without data, with its schedule on the network's device."""
     stage = EmbeddingDiffusionStage(SimpleNamespace(embedding_diffusion=network), None)  # type: ignore
     whole = stage.diffusion
     stage.diffusion = LearnedRange(whole.betas.to(network.device), whole.times.to(network.device))
@@ -250,12 +250,12 @@ def stage_of(network: ContextDiT) -> EmbeddingDiffusionStage:
 
 
 def fall(share: float) -> float:
-    """Learning rate over its highest: half the time constant, then a cosine down to 1 %."""
+    """Learning rate relative to its highest: constant for half the time, then a cosine to 1 %."""
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(max(2 * share - 1, 0), 1)))
 
 
 def fixed(feed: Feed, windows: Windows) -> dict[str, list]:
-    """Batches that losses are printed of: trained on, withheld, and withheld under parents."""
+    """Batches for the printed losses: trained on, withheld, and withheld with parents."""
     found: dict[str, list] = {}
     for name, kept, parents in (("seen", False, 0.0), ("withheld", True, 0.0), ("parent", True, 1)):
         found[name] = []
@@ -277,7 +277,7 @@ def report(
     seconds: float,
     seen: list[Tensor],
 ) -> None:
-    """Print losses of the averaged network, and keep them."""
+    """Print losses of the averaged network, and append them to the log."""
     loss = float(torch.stack(seen).mean()) if seen else math.nan
     found = losses(stage, sets)
     print(f"{seconds:4.0f} s, step {step}, loss {loss:.4f}")
@@ -290,7 +290,7 @@ def report(
 
 
 def save(network: ContextDiT, out: Path) -> None:
-    """Write the averaged network; what was there stays until it is whole."""
+    """Write the averaged network; the old one stays until the new one is complete."""
     fresh, target = (out / f"{n}embedding_diffusion" for n in ("new-", ""))
     network.save_pretrained(str(fresh))
     if target.exists():
@@ -302,7 +302,7 @@ def save(network: ContextDiT, out: Path) -> None:
 
 
 def compiled(network: ContextDiT, feed: Feed, stage: EmbeddingDiffusionStage) -> None:
-    """Compile the blocks; where that fails, leave them."""
+    """Compile the blocks; if that fails, restore them."""
     blocks = [block.forward for block in network.blocks]
     try:
         for block in network.blocks:

@@ -1,1 +1,1 @@
-"""Tables of slides, cases, labels and splits; a verb over all slides of a cohort."""
+"""Tables of slides, cases, labels and splits; running a verb over all slides of a cohort."""

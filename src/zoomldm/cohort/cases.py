@@ -1,4 +1,4 @@
-"""Which slides belong to which case, so that a case is trained on whole or not at all."""
+"""Which slides belong to which case, so that every case is entirely training or held-out."""
 
 import difflib
 import re
@@ -16,24 +16,24 @@ _SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 
 @dataclass(frozen=True)
 class Split:
-    """Names of files to train on and to hold out, in order."""
+    """Names of the training and held-out files, in order."""
 
     training: list[str]
     held_out: list[str]
 
 
 def read_cases(path: Path, column: str = "case") -> dict[str, str]:
-    """Case of each slide from a CSV with the columns `file` and `case`.
+    """Read the case of each slide from a CSV with the columns `file` and `case`.
 
     Args:
         path: the CSV.
-        column: to read in place of `case`.
+        column: column to read instead of `case`.
 
     Returns:
         Case by file name.
 
     Raises:
-        ConfigError: not such a table, or a file listed twice.
+        ConfigError: not such a table, or a file listed under two cases.
     """
     cases: dict[str, str] = {}
     for row in read_rows(path, ["file", column]).rows:
@@ -48,19 +48,19 @@ def read_cases(path: Path, column: str = "case") -> dict[str, str]:
 
 
 def read_labels(path: Path, column: str, names: Iterable[str]) -> list[str]:
-    """Label of each of `names` (slides, or archives of them), in order.
+    """Label of each of `names` (slides or their archives), in order.
 
     Raises:
-        ConfigError: not a CSV with the columns `file` and `column`, or files that it does not list.
+        ConfigError: not a CSV with the columns `file` and `column`, or files are not listed in it.
     """
     return list(_cases_of(names, read_cases(path, column), path, column).values())
 
 
 class Lookup:
-    """Finds the case of a slide or archive, whatever endings its name and the table's have.
+    """Finds the case of a slide or archive, whatever file endings its name and the table use.
 
-    By its name, else by its name without ending; the mark `.turnN` of a turned slide counts for
-    nothing. A stem that slides of several cases share finds nothing.
+    Matches the full name first, then the name without its ending; the `.turnN` suffix of an
+    oriented slide is ignored. A stem shared by slides of several cases matches nothing.
 
     Args:
         cases: case by file name.
@@ -73,7 +73,7 @@ class Lookup:
             self._stems.setdefault(Path(name).stem, set()).add(case)
 
     def __call__(self, name: str) -> str | None:
-        """The case, or None where the table has no such slide or several."""
+        """The case, or None if the table has no such slide or several cases match."""
         if name in self._cases:
             return self._cases[name]
         name = _TURN.sub("", name)
@@ -91,17 +91,17 @@ def split_cases(
     table: Path | None,
     cases: Mapping[str, str] | None = None,
 ) -> Split:
-    """Part files into training and held-out ones, by whole cases.
+    """Split files into training and held-out ones, keeping cases whole.
 
     Args:
-        names: names of slides (or archives of them).
+        names: names of slides (or their archives).
         holdout: cases to hold out.
         table: CSV of cases; may be None if nothing is held out.
-        cases: what `table` says, where it was read before.
+        cases: contents of `table`, if already read.
 
     Raises:
-        ConfigError: no table; a name that is no case, be it one slide of a case; files that the
-            table does not list; nothing left to train on.
+        ConfigError: no table; a name that is not a case, even if it is a slide of one; files that
+            the table does not list; nothing left to train on.
     """
     names = list(names)
     if table is None:
@@ -122,22 +122,22 @@ def split_cases(
 
 
 def read_cohort(table: Path, endings: frozenset[str], what: str) -> list[Item]:
-    """Rows of a cohort's table (`slide,case,label,split`) that a run may read.
+    """Read the rows of a cohort table (`slide,case,label,split`) that a run may use.
 
-    Where the table says splits, they are those of train and val; `validation` is val. Rows of
-    test are left out.
+    If the table has splits, only rows of train and val are returned; `validation` means val, and
+    test rows are left out.
 
     Args:
         table: CSV or Parquet.
-        endings: that its slides must have, lower case.
-        what: they are, for errors: `slides`, `archives`.
+        endings: file endings that its slides must have, lower case.
+        what: what the files are, for error messages: `slides`, `archives`.
 
     Raises:
-        ConfigError: not such a table, a slide that contradicts itself or is of another kind; a
-            split that is none or missing, a case (or, of rows without one, a slide) in two
-            splits, no row of train.
+        ConfigError: not such a table, a slide that contradicts itself or is of another kind; an
+            unknown or missing split, a case (or, for rows without one, a slide) in two splits, no
+            row of train.
     """
-    # Archives of one slide, turned, are told apart when they are opened.
+    # Archives of the same slide in several orientations are told apart when they are opened.
     items = find_items([table], endings, what, key=str).items
     for item in items:
         if item.problem:
@@ -181,7 +181,7 @@ def _known_split(item: Item, table: Path) -> str:
 
 
 def group_cases(names: Iterable[str], table: Path | None) -> dict[str, list[str]]:
-    """Files by case, in order; all of one unnamed case where there is no table.
+    """Files by case, in order; all under one unnamed case if there is no table.
 
     Raises:
         ConfigError: files that the table does not list.

@@ -1,9 +1,9 @@
-"""Claims: which process works on a slide, known to all that see the folder, without locks.
+"""Claims: lock files that show which process works on a slide, without operating-system locks.
 
-A claim is a file `KEY.N` that exactly one process can create. It says who made it, and its time of
-change is the heartbeat. A claim whose maker is dead is not removed but outbid: who takes over
-creates `KEY.N+1`, again exclusively, so that of several that notice only one goes on. The claim
-with the highest number counts.
+A claim is a file `KEY.N` that exactly one process can create. It records its maker, and its
+modification time is the heartbeat. A claim whose maker is dead is not removed but outbid: the
+process taking over creates `KEY.N+1`, again exclusively, so that only one of several processes
+that notice goes on. The claim with the highest number counts.
 """
 
 import json
@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HEARTBEAT = 5.0  # seconds between two beats
-STALE = 60.0  # seconds without one until a claim of another machine counts as dead
+STALE = 60.0  # seconds without a beat after which a claim of another machine counts as dead
 
 
 def host() -> str:
-    """This machine and its space of process ids, within which a pid says who is alive."""
+    """This machine and its process id namespace, within which a pid tells who is alive."""
     parts = [socket.gethostname()]
     with suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
@@ -31,13 +31,13 @@ def host() -> str:
 
 
 def started(pid: int) -> str | None:
-    """When a process of this machine began, None where there is none (or it is a zombie)."""
+    """Start time of a process on this machine, None if it doesn't exist (or is a zombie)."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     except (OSError, IndexError):
         if Path("/proc/self/stat").exists():
             return None
-        try:  # no Linux: a process with the number counts as the same one
+        try:  # not Linux: any process with this pid counts as the same one
             os.kill(pid, 0)
         except OSError:
             return None
@@ -50,10 +50,10 @@ class Standing:
     """The claim that counts for a slide.
 
     Attributes:
-        number: of the claim; -1 where there is none.
-        dead: whether its maker is known to be dead: a process of this machine.
+        number: number of the claim; -1 if there is none.
+        dead: whether its maker is known to be dead; only known for processes of this machine.
         pulse: changes with each heartbeat.
-        holder: who made it, for people.
+        holder: description of the maker, for people.
     """
 
     number: int
@@ -72,7 +72,7 @@ def _files(folder: Path, key: str) -> dict[int, Path]:
 
 
 def standing(folder: Path, key: str) -> Standing:
-    """Who has claimed a slide."""
+    """The claim that counts for a slide."""
     files = _files(folder, key)
     if not files:
         return Standing(-1)
@@ -80,7 +80,7 @@ def standing(folder: Path, key: str) -> Standing:
     try:
         stat = files[number].stat()
         maker = json.loads(files[number].read_text() or "{}")
-    except FileNotFoundError:  # given back meanwhile
+    except FileNotFoundError:  # released meanwhile
         return Standing(-1)
     except (OSError, ValueError):
         return Standing(number, holder="another process")
@@ -91,7 +91,7 @@ def standing(folder: Path, key: str) -> Standing:
 
 
 class Claim:
-    """A claim that this process holds; its heart beats until `release`."""
+    """A claim held by this process; its heartbeat runs until `release`."""
 
     def __init__(self, folder: Path, key: str, number: int) -> None:
         self._folder, self._key, self.number = folder, key, number
@@ -107,29 +107,29 @@ class Claim:
 
     @property
     def holds(self) -> bool:
-        """Whether no one has taken over meanwhile, as from a machine that stood still."""
+        """Whether nobody has taken over meanwhile, e.g. because this machine was suspended."""
         files = _files(self._folder, self._key)
         return bool(files) and max(files) == self.number
 
     def release(self) -> None:
-        """Give the slide back."""
+        """Release the slide."""
         self._stop.set()
-        # From below, so that the highest number always is that of a process that lives.
+        # Lowest first, so that the highest number always belongs to a live process.
         files = _files(self._folder, self._key)
         for number in sorted(n for n in files if n <= self.number):
             with suppress(OSError):
                 files[number].unlink()
-        with suppress(OSError):  # another claim may be in it by now
+        with suppress(OSError):  # the folder may hold another claim by now
             (self._folder / self._key).rmdir()
 
 
 def take(folder: Path, key: str, number: int = 0) -> Claim | None:
-    """Claim a slide, or None where another process was faster.
+    """Claim a slide; None if another process was faster.
 
     Args:
-        folder: of the claims; exists.
-        key: of the slide.
-        number: 0, or one more than that of a dead claim to take over.
+        folder: folder of the claims; must exist.
+        key: key of the slide.
+        number: 0, or one more than the number of the dead claim to take over.
 
     Raises:
         OSError: the claim can't be written.
@@ -150,7 +150,7 @@ def take(folder: Path, key: str, number: int = 0) -> Claim | None:
             break
         except FileExistsError:
             return None
-        except FileNotFoundError:  # who released another claim removed the folder just now
+        except FileNotFoundError:  # a process releasing its claim just removed the folder
             continue
     else:
         return None
@@ -171,9 +171,9 @@ def take(folder: Path, key: str, number: int = 0) -> Claim | None:
 
 
 class Watch:
-    """Tells dead claims of other machines by hearts that don't beat, on this machine's clock.
+    """Detects dead claims of other machines by missing heartbeats, on this machine's clock.
 
-    Clocks of two machines may differ by hours: times of files are only compared with themselves.
+    Clocks of two machines may differ by hours, so file times are only compared with themselves.
     """
 
     def __init__(self, stale: float = STALE) -> None:
@@ -181,7 +181,7 @@ class Watch:
         self._seen: dict[str, tuple[tuple[int, int], float]] = {}
 
     def dead(self, key: str, found: Standing) -> bool:
-        """Whether the claim that counts is dead, as far as this watch has seen."""
+        """Whether the claim that counts is dead, as far as this watch has observed."""
         if found.dead:
             return True
         now = time.monotonic()
@@ -192,5 +192,5 @@ class Watch:
         return now - since > self.stale
 
     def bury(self, key: str, found: Standing) -> None:
-        """Take note that the maker of a claim is known to be dead."""
+        """Record that the maker of a claim is known to be dead."""
         self._seen[key] = found.pulse, float("-inf")

@@ -1,4 +1,4 @@
-"""From what a command names (files, folders, globs, tables) to the slides of a cohort."""
+"""Resolves command arguments (files, folders, globs, tables) to the slides of a cohort."""
 
 import difflib
 import glob
@@ -24,15 +24,15 @@ COLUMNS = ("slide", "case", "label", "split")
 
 @dataclass(frozen=True)
 class Item:
-    """One slide (or archive, or file of features) of a cohort.
+    """One slide (or archive, or feature file) of a cohort.
 
     Attributes:
         source: path or URL.
-        key: what its state and its output are called; one slide of a cohort has it.
-        case: patient, where a table says.
-        label: class, where a table says.
-        split: such as `train` or `test`, where a table says.
-        problem: why it isn't worked on, in one line.
+        key: name of its state and its output; unique within a cohort.
+        case: patient, if a table gives it.
+        label: class, if a table gives it.
+        split: such as `train` or `test`, if a table gives it.
+        problem: why it isn't processed, in one line.
         mate: another file that is read with it, such as the archive of a slide.
     """
 
@@ -51,7 +51,7 @@ class Cohort:
 
     Attributes:
         items: in order, each once.
-        named: whether each was named by itself, no folder, glob or table.
+        named: whether each was named individually, not by a folder, glob or table.
     """
 
     items: list[Item]
@@ -70,21 +70,21 @@ def find_items(
     key: Callable[[str], str] = stem,
     split: str | None = None,
 ) -> Cohort:
-    """The slides that files, folders, globs and tables name.
+    """Find the slides that files, folders, globs and tables name.
 
     Args:
-        arguments: files; folders, of which the files with `endings` count; globs, `**` for folders
-            within folders; tables (CSV or Parquet) with the column `slide` and perhaps `case`,
-            `label` and `split`, whose paths start at the table's folder; URLs of files, and of
-            folders, which end in `/`.
-        endings: that files in folders must have, lower case.
-        what: they are, for errors: `slides`, `archives`.
-        key: from a source to the name of its output.
+        arguments: files; folders, whose files with `endings` are taken; globs, with `**` for
+            nested folders; tables (CSV or Parquet) with the column `slide` and optionally `case`,
+            `label` and `split`, whose paths are relative to the table's folder; URLs of files, and
+            of folders, which end in `/`.
+        endings: endings that files in folders must have, lower case.
+        what: what the files are, for error messages: `slides`, `archives`.
+        key: maps a source to the name of its output.
         split: take only the table's rows of this split.
 
     Returns:
-        The cohort. A slide whose rows contradict each other, that shares its key with another, or
-        whose case is in two splits, has a `problem`.
+        The cohort. A slide has a `problem` if its rows contradict each other, if it shares its key
+        with another, or if its case is in two splits.
 
     Raises:
         ConfigError: nothing found, or a table that can't be read.
@@ -144,7 +144,7 @@ def _listed(endings: frozenset[str]) -> str:
 def read_table(
     path: Path, key: Callable[[str], str] = stem, split: str | None = None
 ) -> list[Item]:
-    """Slides of a table (`slide,case,label,split`); paths that aren't absolute start at its folder.
+    """Read the slides of a table (`slide,case,label,split`); relative paths start at its folder.
 
     Args:
         path: CSV or Parquet.
@@ -155,7 +155,7 @@ def read_table(
         ConfigError: not such a table; no row of the split.
     """
     table = _read(path)
-    splits = {}  # of each case, over all rows: before some of them are left out
+    splits = {}  # of each case, over all rows, before some of them are left out
     items = []
     for row in table.rows:
         cells = {name: row.cells.get(name, "") for name in COLUMNS}
@@ -207,7 +207,7 @@ def _read(path: Path) -> Rows:
             f"{path}: no column 'slide'; it has {', '.join(table.columns)}: {hint}. Expected "
             f"{','.join(COLUMNS)}, of which slide is needed"
         )
-    for name in COLUMNS[1:]:  # a column that is meant, but called otherwise, isn't passed over
+    for name in COLUMNS[1:]:  # don't silently ignore a column that only differs in case
         others = [c for c in table.columns if c.lower() == name and c != name]
         if name not in table.columns and others:
             raise ConfigError(f"{path}: column {others[0]!r}; did you mean {name!r}? Rename it")
@@ -218,7 +218,7 @@ def _read(path: Path) -> Rows:
 
 
 def _checked(items: list[Item], what: str) -> list[Item]:
-    """The items with a problem each where two contradict each other; what is said twice, once."""
+    """The items without repeats, each with a `problem` where it contradicts another one."""
     kept: dict[str, Item] = {}
     for item in items:
         before = kept.get(item.source)
@@ -253,7 +253,7 @@ def _facts(item: Item) -> str:
 
 
 def refuse_all(cohort: Cohort) -> None:
-    """Raise what is wrong where it is wrong with every slide.
+    """Raise if every slide has a problem.
 
     Raises:
         ZoomLDMError: the first problem.

@@ -1,4 +1,4 @@
-"""Labels of slides: which class a slide is of, and which patient."""
+"""Labels of slides: the class and patient of each slide."""
 
 import re
 from dataclasses import dataclass
@@ -23,10 +23,10 @@ class Label:
 
 
 def plain_id(name: str) -> str:
-    """A slide's id without folders and without the endings of slides and feature files.
+    """A slide's id without folders and without the file endings of slides and feature files.
 
-    All endings go (`a.svs.h5`, `a.ome.tif`), and so does the `.0` that pandas appends to whole
-    numbers where a column has gaps.
+    All endings are removed (`a.svs.h5`, `a.ome.tif`), and so is the `.0` that pandas appends to
+    whole numbers if a column has gaps.
     """
     name = name.strip().replace("\\", "/").rsplit("/", 1)[-1]
     while (shorter := _ENDINGS.sub("", name)) and shorter != name:
@@ -45,9 +45,9 @@ def read_labels(
 
     Args:
         path: CSV with a header.
-        label_column: name, by default `label`.
-        slide_column: name.
-        patient_column: name, by default `case_id` where there is one.
+        label_column: column name, by default `label`.
+        slide_column: column name.
+        patient_column: column name, by default `case_id` if there is such a column.
 
     Returns:
         Rows by plain slide id in the file's order, and a line for each row left out: repeated, or

@@ -1,4 +1,4 @@
-"""Parquet tables, read as the same rows that a CSV gives."""
+"""Parquet tables, read into the same rows as a CSV."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from zoomldm.errors import ConfigError
 
 
 def read_parquet(path: Path) -> Rows:
-    """Read a Parquet file as text; a row's line is its number, from 1.
+    """Read a Parquet file as text; a row's line is its row number, from 1.
 
     Raises:
         ConfigError: pyarrow is missing, or not such a file.

@@ -1,4 +1,4 @@
-"""Where slides are worked on: in this process, or in several processes of this machine."""
+"""Where slides are processed: in this process, or in several processes of this machine."""
 
 import multiprocessing
 import os
@@ -23,8 +23,8 @@ class Ended:
 
     Attributes:
         ticket: the ticket.
-        outcome: what came of it; None where its process died.
-        death: how its process died, a few words.
+        outcome: the result; None if its process died.
+        death: how its process died, in a few words.
     """
 
     ticket: Ticket
@@ -33,14 +33,14 @@ class Ended:
 
 
 class Pool(Protocol):
-    """Where tickets go; a context manager."""
+    """Where tickets are processed; a context manager."""
 
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *_: Any) -> None: ...
 
     def capacity(self) -> int:
-        """Tickets that may be under way at once: more would only wait."""
+        """Number of tickets that may be under way at once; more would only wait."""
         ...
 
     def submit(self, ticket: Ticket) -> None:
@@ -48,17 +48,17 @@ class Pool(Protocol):
         ...
 
     def wait(self, seconds: float) -> list[Ended]:
-        """Tickets that came back, within so many seconds."""
+        """Tickets that came back within this many seconds."""
         ...
 
 
 class InlinePool:
-    """This process, one slide after the other.
+    """This process, one slide after another.
 
     Args:
-        job: what is done.
-        progress: told how far it is within a slide.
-        raising: raise what goes wrong with a slide, where there is but one.
+        job: what to do to each slide.
+        progress: called with the progress within a slide.
+        raising: raise a slide's error instead of recording it; for a single slide.
     """
 
     def __init__(self, job: Job, progress: Progress = silent, raising: bool = False) -> None:
@@ -76,11 +76,11 @@ class InlinePool:
         return 1
 
     def submit(self, ticket: Ticket) -> None:
-        """Take a ticket; it is done by `wait`."""
+        """Take a ticket; `wait` processes it."""
         self._waiting.append(ticket)
 
     def wait(self, seconds: float) -> list[Ended]:
-        """Do the next ticket."""
+        """Process the next ticket."""
         if not self._waiting:
             return []
         ticket = self._waiting.popleft()
@@ -95,12 +95,12 @@ class _Worker:
 
 
 class ProcessPool:
-    """Processes of this machine. One that dies costs its slide an attempt, and is replaced.
+    """Processes of this machine. One that dies costs its slide an attempt and is replaced.
 
     Args:
-        job: what is done.
-        workers: processes, 1 or more.
-        notify: given the pid of each process that is started.
+        job: what to do to each slide.
+        workers: number of processes, 1 or more.
+        notify: called with the pid of each process that is started.
     """
 
     def __init__(
@@ -129,13 +129,13 @@ class ProcessPool:
         return self._count
 
     def submit(self, ticket: Ticket) -> None:
-        """Give a ticket to a process that has none, which is started where need be."""
+        """Give a ticket to an idle process, starting one if necessary."""
         idle = next((w for w in self._workers if w.ticket is None), None)
         if idle is None:
             idle = self._start(len(self._workers))
             self._workers.append(idle)
         idle.ticket = ticket
-        with suppress(BrokenPipeError, ConnectionError):  # it died while idle: `wait` finds out
+        with suppress(BrokenPipeError, ConnectionError):  # died while idle: `wait` finds out
             idle.pipe.send(ticket)
 
     def _start(self, index: int) -> _Worker:
@@ -155,7 +155,7 @@ class ProcessPool:
         return _Worker(process, here)
 
     def wait(self, seconds: float) -> list[Ended]:
-        """Outcomes, and deaths, as they come."""
+        """Outcomes and deaths, as they come."""
         busy = [w for w in self._workers if w.ticket is not None]
         if not busy:
             return []
@@ -177,7 +177,7 @@ class ProcessPool:
 
 
 def _environment(index: int, workers: int) -> dict[str, str | None]:
-    """Share cores and GPUs among the processes, for the one started next; what was there before."""
+    """Set the next process's part of cores and GPUs in the environment; return the old values."""
     given = {"OMP_NUM_THREADS": str(max(1, cores() // workers))}
     cards = len(list(Path("/dev").glob("nvidia[0-9]*")))
     if cards > 1:
@@ -200,8 +200,8 @@ def _death(code: int | None) -> str:
 
 
 def _serve(pipe: Connection, job: Job) -> None:
-    """What a process of the pool does until its pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who waits for us
+    """Main loop of a pool process, until its pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent process
     os.environ.setdefault("TQDM_DISABLE", "1")
     while True:
         try:

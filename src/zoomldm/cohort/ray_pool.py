@@ -1,4 +1,4 @@
-"""Slides worked on by a Ray cluster: one Ray task a slide, placed by Ray."""
+"""Slides processed by a Ray cluster: one Ray task per slide, placed by Ray."""
 
 import socket
 import time
@@ -10,23 +10,23 @@ from zoomldm.cohort.state import versions
 from zoomldm.cohort.work import Job, Ticket, work
 from zoomldm.errors import ConfigError
 
-_AHEAD = 2  # tickets under way for each that can run: the next one is there when one ends
+_AHEAD = 2  # tickets under way per slot, so that the next one is there when one ends
 _LOOK = 5.0  # seconds between two counts of the cluster
 _KNOCK = 5.0  # seconds that a cluster has to answer
-_ASK = 300.0  # seconds that a node has to say its version
+_ASK = 300.0  # seconds that a node has to report its version
 
 
 class RayPool:
     """A Ray cluster. A worker or node that dies costs its slides an attempt; Ray replaces it.
 
     Args:
-        job: what is done.
+        job: what to do to each slide.
         address: `auto` for the cluster that this machine belongs to, or HOST:PORT of its head.
-        cpus: that Ray sets aside for a slide.
-        gpus: the same; a slide sees just these.
+        cpus: CPUs that Ray reserves for a slide.
+        gpus: GPUs that Ray reserves for a slide; the slide sees only these.
 
     Raises:
-        ConfigError: Ray is missing, the cluster can't be reached, or has no such machine.
+        ConfigError: Ray is missing, the cluster can't be reached, or no node is large enough.
     """
 
     def __init__(self, job: Job, address: str, cpus: float = 1.0, gpus: float = 0.0) -> None:
@@ -48,7 +48,7 @@ class RayPool:
             self._task = ray.remote(work).options(
                 num_cpus=self._cpus,
                 num_gpus=self._gpus,
-                # Attempts are counted by the runner, which knows whose claims are dead.
+                # The runner counts attempts: it knows whose claims are dead.
                 max_retries=0,
                 name=f"zoomldm {self._job.verb}",
             )
@@ -66,7 +66,7 @@ class RayPool:
             self._own = False
 
     def _check_size(self) -> None:
-        """Refuse what no node of the cluster can run; one that grows may get such a node."""
+        """Refuse slides that no current node can run, even if the cluster could grow."""
         nodes = [n["Resources"] for n in self._ray.nodes() if n["Alive"]]
         fit = any(n.get("CPU", 0) >= self._cpus and n.get("GPU", 0) >= self._gpus for n in nodes)
         if not fit:
@@ -78,7 +78,7 @@ class RayPool:
             )
 
     def capacity(self) -> int:
-        """Twice the slides that the cluster can run now: Ray's queue stays short."""
+        """Twice the slides that the cluster can run now, to keep Ray's queue short."""
         if time.monotonic() - self._counted > _LOOK:
             self._counted = time.monotonic()
             slots = 0
@@ -127,7 +127,7 @@ def _connect(ray: Any, address: str) -> None:
     """Join a cluster.
 
     Raises:
-        ConfigError: there is none at the address, or one that can't be joined.
+        ConfigError: there is no cluster at the address, or it can't be joined.
     """
     if address != "auto":
         parts = urlsplit(address if "://" in address else f"ray-gcs://{address}")
@@ -160,7 +160,7 @@ def _connect(ray: Any, address: str) -> None:
 
 
 def _versions_of(ray: Any) -> dict[str, dict[str, str]]:
-    """Versions on each node of a cluster, by its name.
+    """Versions on each node of a cluster, by node name.
 
     Raises:
         ConfigError: a node has no zoomldm.
@@ -180,7 +180,7 @@ def _versions_of(ray: Any) -> dict[str, dict[str, str]]:
         try:
             found[name] = ray.get(reference, timeout=_ASK)
         except (ray.exceptions.NodeDiedError, ray.exceptions.WorkerCrashedError):
-            continue  # gone meanwhile: nothing is sent there
+            continue  # gone meanwhile; no slide will be sent there
         except Exception as error:
             reason = " ".join(str(error).split())[-160:]
             raise ConfigError(
@@ -191,11 +191,11 @@ def _versions_of(ray: Any) -> dict[str, dict[str, str]]:
 
 
 def check_versions(found: dict[str, dict[str, str]], wanted: dict[str, str]) -> None:
-    """Refuse a cluster whose nodes have another zoomldm.
+    """Refuse a cluster with a node that has another version of zoomldm.
 
     Args:
         found: versions by node.
-        wanted: those of who runs the cohort.
+        wanted: versions of the process that runs the cohort.
 
     Raises:
         ConfigError: a node has another version.

@@ -14,7 +14,7 @@ _MISSING = frozenset(
 
 
 def is_missing(value: str) -> bool:
-    """Whether a cell says that there is no value: empty, or nan, NA, N/A, None, null, #N/A."""
+    """Whether a cell holds no value: empty, or nan, NA, N/A, None, null, #N/A."""
     return value.strip().lower() in _MISSING
 
 
@@ -23,8 +23,8 @@ class Row:
     """A row that isn't empty.
 
     Attributes:
-        line: of the file, from 1, on which it begins.
-        cells: by column, without blanks around them; empty where the row is too short.
+        line: line of the file on which it begins, from 1.
+        cells: by column, stripped of surrounding blanks; empty where the row is too short.
     """
 
     line: int
@@ -33,10 +33,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Rows:
-    """What a table holds.
+    """The contents of a table.
 
     Attributes:
-        columns: names as the header has them, without blanks around them.
+        columns: names as in the header, stripped of surrounding blanks.
         rows: in order; rows without any text are left out.
     """
 
@@ -45,16 +45,16 @@ class Rows:
 
 
 def read_rows(path: Path, needed: Sequence[str] = (), optional: Sequence[str] = ()) -> Rows:
-    """Read a CSV in UTF-8, its first row the header, with commas between the columns.
+    """Read a comma-separated UTF-8 CSV whose first row is the header.
 
     Args:
         path: the file.
-        needed: columns that have to be there, once.
-        optional: columns that may be there, once.
+        needed: columns that must occur exactly once.
+        optional: columns that may occur at most once.
 
     Raises:
-        ConfigError: another encoding or separator, a needed column that isn't there, a needed or
-            optional one that is there twice.
+        ConfigError: another encoding or separator, a needed column is missing, or a needed or
+            optional one occurs twice.
     """
     reader = csv.reader(io.StringIO(_text(path), newline=""))
     found: list[tuple[int, list[str]]] = []
@@ -107,7 +107,7 @@ def _text(path: Path) -> str:
 
 
 def _hint(header: list[str], needed: Sequence[str]) -> str:
-    """What may be wrong where a column is missing."""
+    """Likely reason why a column is missing."""
     first = header[0].lower()
     if first.startswith("sep="):
         return "; the first line belongs to Excel: delete it, and separate columns by commas"

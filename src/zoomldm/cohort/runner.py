@@ -1,4 +1,4 @@
-"""A verb over a cohort: each slide done once, whatever dies on the way."""
+"""A verb over a cohort: each slide is done once, whatever dies on the way."""
 
 import logging
 import time
@@ -18,7 +18,7 @@ from zoomldm.errors import ConfigError, TargetError, ZoomLDMError
 _log = logging.getLogger(__name__)
 
 RETRIES = 2
-_POLL = 0.5  # seconds between two looks at what others hold
+_POLL = 0.5  # seconds between two checks of what other processes hold
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Event:
         kind: `earlier` (done by an earlier run), `begun`, `done`, `failed`, `again` (begun anew
             after `error`), `held` (by another process).
         item: the slide.
-        record: what is known of it, for `earlier`, `done` and `failed`.
+        record: the slide's record, for `earlier`, `done` and `failed`.
         error: in one line, for `failed` and `again`.
     """
 
@@ -41,15 +41,15 @@ class Event:
 
 @dataclass
 class Result:
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
         items: all slides, in order.
-        records: of the slides that are done or failed, by key.
-        earlier: keys of slides that an earlier run, or another process, had done.
-        refused: problem of each slide that wasn't worked on, by source.
-        attempts: begun in this run.
-        seconds: that this run took.
+        records: records of the slides that are done or failed, by key.
+        earlier: keys of slides that an earlier run or another process had done.
+        refused: problem of each slide that wasn't processed, by source.
+        attempts: attempts begun in this run.
+        seconds: duration of this run.
     """
 
     items: list[Item]
@@ -66,7 +66,7 @@ class Result:
 
     @property
     def failed(self) -> list[tuple[Item, str]]:
-        """Slides that failed or were refused and why, in order."""
+        """Slides that failed or were refused, each with its reason, in order."""
         found = {id(i): r.error or "failed" for i, r in self._known() if r.status == "failed"}
         found |= {id(i): str(i.problem) for i in self.items if i.problem}
         return [(item, found[id(item)]) for item in self.items if id(item) in found]
@@ -84,8 +84,8 @@ class Plan:
     """What a run would do.
 
     Attributes:
-        todo: slides to be worked on.
-        done: slides that are done already.
+        todo: slides to process.
+        done: slides that are already done.
         refused: slides with a problem.
     """
 
@@ -95,12 +95,12 @@ class Plan:
 
 
 def plan(job: Job, items: Sequence[Item], folder: Path | None) -> Plan:
-    """Which slides a run would work on. Nothing is written.
+    """Find which slides a run would process. Nothing is written.
 
     Args:
-        job: what is done.
+        job: what to do to each slide.
         items: the slides.
-        folder: of the state, None where none is kept.
+        folder: folder of the state, None if no state is stored.
     """
     settings, todo, done = digest_of(job.settings), [], []
     states = States(folder) if folder is not None and folder.is_dir() else None
@@ -121,22 +121,22 @@ def run_cohort(
     stale: float = STALE,
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> Result:
-    """Do a job to every slide of a cohort that isn't done.
+    """Do a job to every slide of a cohort that isn't done yet.
 
     Several of these may run on one `folder`, on any machines that see it: each slide is done by
-    one of them, and what a dead one had begun is taken over.
+    one of them, and a slide left by a dead process is taken over.
 
     Args:
-        job: what is done.
+        job: what to do to each slide.
         items: the slides (`find_items`).
-        pool: where they are worked on.
-        folder: of the state; None keeps none, so that nothing is known to be done.
-        retries: attempts after the first, where a process died or the machine failed.
-        stale: seconds without a heartbeat until a claim of another machine counts as dead.
-        on_event: told what happens.
+        pool: where they are processed.
+        folder: folder of the state; None stores none, so that no slide counts as done.
+        retries: attempts after the first if a process died or the machine failed.
+        stale: seconds without a heartbeat after which a claim of another machine counts as dead.
+        on_event: called with each event.
 
     Raises:
-        ConfigError: no worker can do any slide (a library is missing, another version).
+        ConfigError: no worker can do any slide (a library is missing, or the version differs).
         TargetError: the state can't be written.
     """
     return _Run(job, items, pool, folder, retries, stale, on_event).run()
@@ -157,8 +157,8 @@ class _Run:
         self.result = Result(list(items))
         self.settings = digest_of(job.settings)
         self.watch = Watch(stale)
-        self.tries: dict[str, int] = {}  # of this run
-        self.before: dict[str, int] = {}  # of earlier runs
+        self.tries: dict[str, int] = {}  # in this run
+        self.before: dict[str, int] = {}  # in earlier runs
         self.queue: deque[Item] = deque()
         self.held: dict[str, Item] = {}
         self.running: dict[str, Ticket] = {}
@@ -186,7 +186,7 @@ class _Run:
         return self.result
 
     def _sort(self, item: Item) -> None:
-        """Put a slide where it belongs at the start: refused, done, or to do."""
+        """Classify a slide at the start: refused, done, or to do."""
         if item.problem is not None:
             self.result.refused[item.source] = item.problem
             self.tell(Event("failed", item, error=item.problem))
@@ -223,7 +223,7 @@ class _Run:
         self.pool.submit(ticket)
 
     def _look(self) -> None:
-        """Look again at slides that other processes hold."""
+        """Check the slides that other processes hold again."""
         if not self.held or self.states is None or time.monotonic() - self.looked < _POLL:
             return
         self.looked = time.monotonic()
@@ -262,10 +262,10 @@ class _Run:
         self.queue.append(item)
 
     def _died(self, ticket: Ticket, death: str) -> None:
-        """A process died: what it held is free, whatever its heart says."""
+        """Handle a dead process: its claim is free, whatever its heartbeat suggests."""
         item = ticket.item
         if self.states is not None:
-            # Its own claim: no need to wait until it is stale.
+            # The claim is this run's own: no need to wait until it is stale.
             self.watch.bury(item.key, standing(self.states.claims, file_name(item.key)))
         if self._may_again(item):
             self._again(item, death)
@@ -284,7 +284,7 @@ class _Run:
         self._finish(item, record)
 
     def _put_down(self, item: Item, record: Record) -> None:
-        """Write a state that no worker could."""
+        """Write a state that no worker could write."""
         if self.states is None:
             return
         name = file_name(item.key)
@@ -306,7 +306,7 @@ class _Run:
         earlier: bool = False,
         outcome: Outcome | None = None,
     ) -> None:
-        if record is None:  # never of a worker; a state that vanished is none
+        if record is None:  # never from a worker; a state that vanished counts as none
             return
         if outcome is not None and outcome.error:
             _log.warning("%s: its state can't be written (%s)", item.source, outcome.error)

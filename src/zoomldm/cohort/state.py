@@ -1,4 +1,4 @@
-"""What is known of each slide of a cohort: one small file a slide, written whole or not at all."""
+"""The state of each slide of a cohort: one small file per slide, written atomically."""
 
 import hashlib
 import json
@@ -16,30 +16,30 @@ from zoomldm.files import atomic_path
 from zoomldm.remote import RemoteError, RemotePath, as_path, is_url, size_of
 
 SLIDES, CLAIMS = "slides", "claims"
-_LONGEST = 200  # bytes of a name
+_LONGEST = 200  # bytes in a name
 
 Status = Literal["done", "failed"]
 
 
 @dataclass(frozen=True)
 class Record:
-    """What was last done to a slide.
+    """The last attempt at a slide.
 
     Attributes:
         slide: path or URL.
-        key: what it is called.
+        key: key of the slide.
         status: `done` or `failed`.
         attempts: how often it was begun, over all runs.
-        seconds: that the last attempt took.
+        seconds: duration of the last attempt.
         error: why it failed, in one line.
         report: what the verb reported.
-        settings: digest of what it was done with.
-        source: size (bytes) and time of change (ns) of a local file, and of its mate.
-        output: path or URL of what was made.
-        output_bytes: its size.
+        settings: digest of the settings it was done with.
+        source: size (bytes) and modification time (ns) of a local file, and of its mate.
+        output: path or URL of the output.
+        output_bytes: size of the output.
         host: machine that did it.
-        versions: of zoomldm, Python and PyTorch.
-        finished: UTC.
+        versions: versions of zoomldm, Python and PyTorch.
+        finished: time in UTC.
     """
 
     slide: str
@@ -59,7 +59,7 @@ class Record:
 
 
 def file_name(key: str) -> str:
-    """A file name for a key: itself, or the start of it and a digest where it is long."""
+    """A file name for a key: the key itself, or its start and a digest if it is long."""
     name = key.replace("/", "_").lstrip(".") or "_"
     if name == key and len(os.fsencode(name)) <= _LONGEST:
         return name
@@ -68,7 +68,7 @@ def file_name(key: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions that decide what comes out; PyTorch's where it is loaded."""
+    """Versions that affect the output; PyTorch's only if it is loaded."""
     import sys
 
     from zoomldm import __version__
@@ -86,13 +86,13 @@ def now() -> str:
 
 
 def digest_of(settings: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) of settings, whatever their order."""
+    """SHA-256 (hex) of settings, regardless of their order."""
     text = json.dumps(settings, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def fingerprint(item: Item) -> list[int] | None:
-    """Size (bytes) and time of change (ns) of its local files; None where there are none."""
+    """Size (bytes) and modification time (ns) of an item's local files; None if it has none."""
     found = []
     for source in (item.source, item.mate):
         if source is not None and not is_url(source):
@@ -103,10 +103,10 @@ def fingerprint(item: Item) -> list[int] | None:
 
 
 class States:
-    """The files of a cohort's state, in `folder/slides`; claims are in `folder/claims`.
+    """The state files of a cohort, in `folder/slides`; claims are in `folder/claims`.
 
     Raises:
-        OSError: the folder can't be made.
+        OSError: the folder can't be created.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -121,14 +121,14 @@ class States:
         return self._slides / f"{file_name(key)}.json"
 
     def read(self, key: str) -> Record | None:
-        """What is known of a slide; None where nothing is, or nothing that can be read."""
+        """The record of a slide; None if there is none or it can't be read."""
         try:
             return Record(**json.loads(self.path(key).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None
 
     def write(self, record: Record) -> None:
-        """Put down what is known of a slide.
+        """Write the record of a slide.
 
         Raises:
             TargetError: it can't be written.
@@ -138,7 +138,7 @@ class States:
 
 
 def is_done(record: Record | None, item: Item, settings: str) -> bool:
-    """Whether a slide was done: with these settings, as it is now, and its output still there."""
+    """Whether a slide is done: with these settings, unchanged since, and its output still there."""
     if record is None or record.status != "done" or record.settings != settings:
         return False
     if record.slide != item.source or record.source != fingerprint(item):
@@ -147,15 +147,15 @@ def is_done(record: Record | None, item: Item, settings: str) -> bool:
         return True
     try:
         return bytes_of(as_path(record.output)) == record.output_bytes
-    except RemoteError:  # it can't be asked for: what was put down counts
+    except RemoteError:  # its size can't be queried: trust the record
         return True
 
 
 def bytes_of(output: Path | RemotePath) -> int | None:
-    """Size of what was made, None where it isn't there.
+    """Size of an output, None if it doesn't exist.
 
     Raises:
-        RemoteError: it can't be asked for.
+        RemoteError: its size can't be queried.
     """
     if isinstance(output, RemotePath):
         return size_of(output.url)

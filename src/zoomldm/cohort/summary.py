@@ -1,4 +1,4 @@
-"""The end of a cohort's run in two files: summary.json for programs, summary.md for people."""
+"""The result of a cohort run in two files: summary.json for programs, summary.md for people."""
 
 import json
 from collections import Counter
@@ -11,17 +11,17 @@ from zoomldm.cohort.state import now, versions
 from zoomldm.files import atomic_path
 from zoomldm.tables import as_markdown
 
-_SHOWN = 200  # failures in the page
+_SHOWN = 200  # failures listed on the page
 
 
 def summarize(verb: str, result: Result, settings: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """What a run came to, as plain values.
+    """The result of a run, as plain values.
 
     Args:
-        verb: that ran.
-        result: what came of it.
-        settings: that it ran with.
-        where: it ran, a few words.
+        verb: the verb that ran.
+        result: its result.
+        settings: the settings it ran with.
+        where: where it ran, in a few words.
     """
     done, failed = result.done, result.failed
     fresh = [record for item, record in done if item.key not in result.earlier]

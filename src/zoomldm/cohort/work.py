@@ -1,4 +1,4 @@
-"""One slide of a cohort, worked on by whichever process got it."""
+"""One slide of a cohort, processed by whichever process got it."""
 
 import logging
 import time
@@ -31,35 +31,35 @@ _log = logging.getLogger(__name__)
 
 
 class Job(Protocol):
-    """What a verb does to each slide; it is sent to other processes, so it holds plain values."""
+    """What a verb does to each slide; sent to other processes, so it holds only plain values."""
 
     @property
     def verb(self) -> str:
-        """Its name."""
+        """Name of the verb."""
         ...
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """All that its outputs depend on but the slide, resolved."""
+        """Everything the outputs depend on except the slide, resolved."""
         ...
 
     def load(self) -> Any:
-        """What is loaded once a process, such as networks.
+        """Load what is loaded once per process, such as networks.
 
         Raises:
-            ZoomLDMError: it can't be; no slide can be done.
+            ZoomLDMError: it can't be loaded; no slide can be done.
         """
         ...
 
     def output(self, item: Item) -> Path | RemotePath | None:
-        """What it writes of a slide, None where it writes nothing."""
+        """The output it writes for a slide, None if it writes nothing."""
         ...
 
     def run(self, loaded: Any, item: Item, progress: Progress) -> Mapping[str, Any]:
-        """Do it to one slide; what it reports are plain values.
+        """Do the job to one slide; the report consists of plain values.
 
         Raises:
-            ZoomLDMError: it can't be done.
+            ZoomLDMError: the slide can't be done.
         """
         ...
 
@@ -70,10 +70,10 @@ class Ticket:
 
     Attributes:
         item: the slide.
-        folder: of the state, None where none is kept.
-        number: of the claim to make.
-        attempts: made before.
-        version: of zoomldm that sends it.
+        folder: folder of the state, None if no state is stored.
+        number: number of the claim to make.
+        attempts: number of attempts made before.
+        version: version of zoomldm that sends the ticket.
     """
 
     item: Item
@@ -85,14 +85,14 @@ class Ticket:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a ticket.
+    """The result of a ticket.
 
     Attributes:
-        kind: `done`, `failed`; `earlier` where another process had done it before; `held` where
-            another process works on it; `refused` where no slide can be done here.
-        record: of the slide, for the first three.
+        kind: `done`, `failed`; `earlier` if another process had already done it; `held` if
+            another process is working on it; `refused` if no slide can be done here.
+        record: the slide's record, for the first three.
         error: why it was refused, or what went wrong with the state.
-        again: whether another attempt might succeed where this one failed.
+        again: whether another attempt might succeed after this one failed.
     """
 
     kind: Literal["done", "failed", "earlier", "held", "refused"]
@@ -105,7 +105,7 @@ _LOADED: dict[str, Any] = {}
 
 
 def load_once(job: Job) -> Any:
-    """What a job loads, kept for the next slide; of one job at a time.
+    """Load what a job needs and cache it for the next slide; caches one job at a time.
 
     Raises:
         ZoomLDMError: it can't be loaded.
@@ -118,7 +118,7 @@ def load_once(job: Job) -> Any:
 
 
 def one_line(error: BaseException) -> str:
-    """An error in one line, which names its kind where it isn't one of ours."""
+    """An error in one line, with its type unless it is a `ZoomLDMError`."""
     text = " ".join(str(error).split())
     if isinstance(error, ZoomLDMError):
         return text
@@ -128,9 +128,9 @@ def one_line(error: BaseException) -> str:
 
 
 def work(job: Job, ticket: Ticket, progress: Progress = silent, raising: bool = False) -> Outcome:
-    """Claim a slide, do the job, put down what came of it.
+    """Claim a slide, do the job and write its record.
 
-    A slide that fails is an outcome, so that the others go on; with `raising` it raises.
+    A failing slide is returned as an outcome, so that the others go on; with `raising` it raises.
     """
     found = versions()["zoomldm"]
     if ticket.version and ticket.version != found:
@@ -141,7 +141,7 @@ def work(job: Job, ticket: Ticket, progress: Progress = silent, raising: bool = 
         )
     try:
         loaded = load_once(job)
-    except Exception as error:  # no slide can be done without
+    except Exception as error:  # no slide can be done without it
         if raising:
             raise
         _log.debug("%s", traceback.format_exc())
@@ -175,7 +175,7 @@ def _claimed(
         return Outcome("earlier", before)
     with kept_apart():
         outcome = _attempt(job, loaded, ticket, progress, raising)
-    if not claim.holds:  # taken over: what the other one writes counts
+    if not claim.holds:  # taken over: the record of the new holder counts
         return Outcome("held")
     try:
         if outcome.record is not None:
@@ -194,10 +194,10 @@ def _attempt(job: Job, loaded: Any, ticket: Ticket, progress: Progress, raising:
         if raising:
             raise
         _log.debug("%s", traceback.format_exc())
-        found = getattr(error, "report", None)  # what was found out before it failed
+        found = getattr(error, "report", None)  # what was found before it failed
         record = _record(job, ticket, start, before, one_line(error), found)
         return Outcome("failed", record, again=_may_pass(error))
-    except Exception as error:  # a fault of ours or the machine's: the other slides go on
+    except Exception as error:  # a bug or a fault of the machine: the other slides go on
         if raising:
             raise
         _log.debug("%s", traceback.format_exc())
@@ -208,7 +208,7 @@ def _attempt(job: Job, loaded: Any, ticket: Ticket, progress: Progress, raising:
 
 
 def _may_pass(error: BaseException | None) -> bool:
-    """Whether another attempt might succeed: a network that failed is the machine's fault."""
+    """Whether another attempt might succeed: a network failure is the machine's fault."""
     while error is not None:
         if isinstance(error, UnreachableError):
             return True

@@ -1,4 +1,4 @@
-"""From the name of a patch encoder to the encoder: the hub, folders, files, pipelines."""
+"""Load a patch encoder by name, from the hub, a folder, a file or a pipeline."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ from zoomldm.pipeline import SHIPPED, load_pipeline, pick_device
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 ENDINGS = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
-# Parts of a checkpoint that hold an encoder, and what its names may begin with there.
+# Entries of a checkpoint that may hold an encoder, and possible prefixes of its tensor names.
 _HOLDERS = ("teacher", "state_dict", "model")
 _PREFIXES = ("module.", "backbone.", "encoder.")
 
@@ -41,16 +41,16 @@ def load_encoder(
     """Load a patch encoder.
 
     Args:
-        name: an id of `ENCODERS`, downloaded where needed; `ID=PATH` for that encoder's weights
-            in a local file or folder; a local file or folder alone, known by its sizes or its
+        name: an id of `ENCODERS`, downloaded if needed; `ID=PATH` for that encoder's weights in a
+            local file or folder; a local file or folder alone, recognised by its sizes or its
             config.json; or a pipeline (id or directory).
-        device: where it runs, see `pick_device`; None for a GPU where there is one.
+        device: where it runs, see `pick_device`; None for a GPU if there is one.
         options: its precision and batch.
 
     Raises:
-        ConfigError: half precision of a pipeline's own encoder.
-        PipelineError: no such encoder; weights that can't be had, are damaged or unsafe, or are
-            not that encoder's; a library that is not installed.
+        ConfigError: half precision for a pipeline's own encoder.
+        PipelineError: no such encoder; weights that are unavailable, damaged, unsafe or not that
+            encoder's; a library that is not installed.
     """
     place = pick_device("auto" if device is None else str(device))
     known, equals, path = name.partition("=")
@@ -79,7 +79,7 @@ def _load(
     device: torch.device,
     options: EncoderOptions | None,
 ) -> NetworkEncoder:
-    """The encoder of weights at `path`, which must be those of `facts` where it is given."""
+    """Load an encoder from weights at `path`, which must match `facts` if given."""
     if not path.exists():
         raise PipelineError(f"encoder {name}: {path}: no such file or folder")
     file = _weights_file(path)
@@ -91,7 +91,7 @@ def _load(
     trunk = {k.removeprefix("trunk."): v for k, v in tensors.items() if k.startswith("trunk.")}
     heads = facts.sizes.heads if facts and facts.sizes else None
     try:
-        # Plain mappings, whose missing keys are plain KeyErrors.
+        # Plain dicts, so that a missing key raises a plain KeyError.
         sizes = ViTSizes.of(trunk if pooled else dict(tensors), heads)
     except (KeyError, ValueError) as error:
         raise PipelineError(
@@ -133,7 +133,7 @@ def _network(sizes: ViTSizes, facts: EncoderSpec | None) -> nn.Module:
 
 
 def _weights_file(path: Path) -> Path:
-    """The file of weights: `path` itself, or the one in that folder."""
+    """Return the weights file: `path` itself, or the one in that folder."""
     if path.is_file():
         return path
     for name in WEIGHTS:
@@ -149,7 +149,7 @@ def _weights_file(path: Path) -> Path:
 
 
 def _content(file: Path) -> Mapping[str, Tensor]:
-    """Tensors of a file as they are named there, nothing in the file executed."""
+    """Read the tensors of a file under their original names, without executing any of it."""
     content: Any = read_checkpoint(file)
     for holder in _HOLDERS:
         if isinstance(content, Mapping) and isinstance(content.get(holder), Mapping):
@@ -161,19 +161,19 @@ def _content(file: Path) -> Mapping[str, Tensor]:
 
 
 def _tensors(file: Path) -> Tensors:
-    """Tensors of a file under an encoder's own names."""
+    """Read the tensors of a file under the encoder's own names."""
     out: dict[str, Tensor] = {}
     for key, value in _content(file).items():
         short = str(key)
         for prefix in _PREFIXES:
             short = short.removeprefix(prefix)
-        if not short.startswith("head.") and short != "mask_token":  # of the training
+        if not short.startswith("head.") and short != "mask_token":  # used only in training
             out[short] = value
     return Tensors(file, out)
 
 
 def _preprocessing(file: Path, sizes: ViTSizes, config: Mapping[str, Any]) -> Preprocessing:
-    """From timm's config.json beside the weights, or of the known encoder of these sizes."""
+    """Get it from timm's config.json beside the weights, or a known encoder of these sizes."""
     given = config.get("pretrained_cfg")
     if isinstance(given, Mapping):
         try:
@@ -207,7 +207,7 @@ def _check_size(file: Path, preprocessing: Preprocessing, sizes: ViTSizes) -> No
 
 
 class _Pooled(nn.Module):
-    """A model of transformers as a function of images alone."""
+    """A model of the transformers library as a function of images alone."""
 
     def __init__(self, model: Any, mean: bool) -> None:
         super().__init__()
@@ -251,14 +251,14 @@ def _transformers_encoder(
     transformers.logging.set_verbosity(50)
     try:
         with TemporaryDirectory() as safe:
-            # Only ever given tensors of our own safe reader, never a pickle to open.
+            # transformers only gets tensors from the safe reader here, never a pickle.
             tensors = {str(k): v.contiguous() for k, v in content.items()}
             save_file(tensors, Path(safe) / WEIGHTS[0], {"format": "pt"})
             shutil.copy(path / CONFIG, safe)
             model, found = transformers.AutoModel.from_pretrained(
                 safe, local_files_only=True, use_safetensors=True, output_loading_info=True
             )
-    except torch.OutOfMemoryError:  # of the GPU, no fault of the files
+    except torch.OutOfMemoryError:  # of the GPU; the files are not at fault
         raise
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
@@ -293,7 +293,7 @@ def _transformers(name: str) -> Any:
 
 
 def _processor(path: Path) -> Preprocessing:
-    """Preprocessing that a folder of transformers says; the whole tile is always resized."""
+    """Read preprocessing from a transformers folder; the whole tile is always resized."""
     given = _json(path / PROCESSOR)
     size = given.get("crop_size") or given.get("size")
     if isinstance(size, Mapping):
@@ -318,7 +318,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _downloaded(facts: EncoderSpec) -> Path:
-    """Folder with an encoder's files, from the hub's cache or the hub."""
+    """Return an encoder's weights file or its folder, from the hub or its cache."""
     by_hand = f"pass its files as --encoder {facts.id}=PATH"
     if not facts.on_hub:
         raise PipelineError(

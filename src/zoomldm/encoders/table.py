@@ -1,4 +1,4 @@
-"""The patch encoders known by name, as one table."""
+"""Table of the patch encoders known by name."""
 
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
@@ -17,8 +17,8 @@ class Preprocessing:
 
     Attributes:
         size: side in px that the whole tile is resized to, bilinear and antialiased.
-        mean: of red, green and blue, subtracted from values in [0, 1].
-        std: what they are divided by then.
+        mean: mean of red, green and blue, subtracted from values in [0, 1].
+        std: divisor of the result, per colour.
     """
 
     size: int = 224
@@ -26,27 +26,27 @@ class Preprocessing:
     std: tuple[float, float, float] = _IMAGENET[1]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return plain values, for JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """A patch encoder that others trained.
+    """A third-party patch encoder.
 
     Attributes:
         id: its name here.
         dim: D, length of an embedding.
-        architecture: in the field's words.
-        source: repository on the Hugging Face hub, or the address of its file.
-        licence: of the weights.
-        gated: whether its terms must be accepted before it can be downloaded.
-        preprocessing: of its input.
-        sizes: of the transformer where it is read by our own network, else None.
+        architecture: common name of the architecture.
+        source: repository on the Hugging Face hub, or URL of its file.
+        licence: licence of the weights.
+        gated: whether its terms must be accepted before download.
+        preprocessing: preprocessing of its input.
+        sizes: sizes of the transformer if this package's own network runs it, else None.
         library: module that runs it.
-        pooling: what of the transformer is the embedding: its `class` token, that and the mean of
-            its patches (`class and mean`), or what `attention` takes from all tokens.
-        file: of the weights in the repository, where it has another name than usual.
+        pooling: how the embedding is taken from the transformer: its `class` token, that and the
+            mean of its patches (`class and mean`), or `attention` pooling over all tokens.
+        file: weights file in the repository, if it has an unusual name.
     """
 
     id: str
@@ -63,16 +63,16 @@ class EncoderSpec:
 
     @property
     def on_hub(self) -> bool:
-        """Whether `source` is a repository of the hub."""
+        """Whether `source` is a repository on the hub."""
         return "://" not in self.source
 
     @property
     def installed(self) -> bool:
-        """Whether the module that runs it is there."""
+        """Whether the module that runs it is installed."""
         return find_spec(self.library) is not None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return plain values, for JSON."""
         shown = ("id", "dim", "architecture", "source", "licence", "gated", "library", "pooling")
         return {
             **{name: getattr(self, name) for name in shown},
@@ -153,7 +153,7 @@ _TABLE = (
         preprocessing=Preprocessing(256, *_HALF),
         sizes=ViTSizes(),
     ),
-    EncoderSpec(  # of the released NAIP system; its own card crops where we resize the whole tile
+    EncoderSpec(  # of the released NAIP system; its card crops, here the whole tile is resized
         id="dinov2",
         dim=1024,
         architecture="ViT-L/14, 4 registers",
@@ -163,7 +163,7 @@ _TABLE = (
         preprocessing=Preprocessing(),
         library="transformers",
     ),
-    EncoderSpec(  # TITAN's patch encoder; its tower for images alone
+    EncoderSpec(  # TITAN's patch encoder; the image tower alone
         id="conch-v1.5",
         dim=768,
         architecture="ViT-L/16, attention pool",
@@ -258,7 +258,7 @@ _TABLE = (
         library="transformers",
         pooling="class and mean",
     ),
-    EncoderSpec(  # the hub's card; its code is under MIT
+    EncoderSpec(  # licence from the hub's card; its code is under MIT
         id="gpfm",
         dim=1024,
         architecture="ViT-L/14",
@@ -294,8 +294,8 @@ _TABLE = (
 )
 ENCODERS: dict[str, EncoderSpec] = {facts.id: facts for facts in _TABLE}
 
-# What TRIDENT and STAMP call them in their files, in lower case and with hyphens, where that is not
-# the id; STAMP puts who made it before (mahmood-uni2).
+# Names in TRIDENT and STAMP files, in lower case and with hyphens, where they differ from the id.
+# STAMP prefixes the maker (mahmood-uni2).
 _OTHERWISE = {
     "uni-v1": "uni",
     "uni-v2": "uni2",
@@ -311,7 +311,7 @@ _OTHERWISE = {
 
 
 def known_as(name: str) -> str | None:
-    """Id of the encoder that another tool's file of features names, None for one not known here.
+    """Return the id of the encoder named in another tool's feature file; None if unknown here.
 
     Examples:
         >>> from zoomldm.encoders.table import known_as

@@ -1,4 +1,4 @@
-"""Figures of one slide put aside in a file: a cohort's are measured apart, and read as one page."""
+"""Store the figures of each slide in a file, to measure a cohort in parts and merge them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,10 +18,10 @@ _FIGURES = "figures"
 def write_part(
     path: Path, figures: Mapping[str, Any], images: Mapping[str, NDArray[np.uint8]]
 ) -> None:
-    """Write figures and images of a slide into one file (.npz).
+    """Write figures and images of a slide to one file (.npz).
 
     Raises:
-        TargetError: it can't be written.
+        TargetError: the file can't be written.
     """
     text = json.dumps(plain(figures)).encode()
     with atomic_path(path) as part, part.open("wb") as file:
@@ -30,10 +30,10 @@ def write_part(
 
 
 def read_part(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[np.uint8]]]:
-    """Figures and images of a slide.
+    """Read figures and images of a slide.
 
     Raises:
-        ConfigError: no such file.
+        ConfigError: the file can't be read.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -44,7 +44,7 @@ def read_part(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[np.uint8]]]
 
 
 def merge_figures(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Figures of several slides as one: lists put together, all else as the first has it.
+    """Merge the figures of several slides: lists are joined, all else is taken from the first.
 
     Examples:
         >>> merge_figures([{"digest": "a", "rows": [1]}, {"digest": "a", "rows": [2, 3]}])

@@ -1,1 +1,1 @@
-"""What rendering, sampling and evaluation share: options, the batch loop, sheets."""
+"""Shared by rendering, sampling and evaluation: options, the batch loop, sheets."""

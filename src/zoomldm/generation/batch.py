@@ -35,13 +35,13 @@ def make_pixels(
 
     Args:
         pipeline: the pipeline.
-        schedule: steps; its first timestep is what `starts` are noised to.
+        schedule: steps; `starts` are noised to its first timestep.
         guidance: see `ZoomLDMPipeline.denoise`.
         context: (B, tokens, width).
         drawn: (B, C, h, w) standard normal.
         starts: (B, 3, 256, 256) uint8 images to start from, a parent's quarter upsampled; None
-            for noise alone. A denoiser that takes a parent is given them as that.
-        level: of the patches; None for 20x.
+            for noise alone. A denoiser that takes a parent gets them as the parent.
+        level: level of the patches; None for 20x.
 
     Returns:
         (B, 256, 256, 3) uint8 sRGB.
@@ -93,7 +93,7 @@ def upsampled_quarter(parent: NDArray[np.uint8], row: int, col: int) -> NDArray[
     """The quarter of a parent's pixels that child (row, col) covers, upsampled by 2 (bicubic)."""
     half = TILE // 2
     top, left = row % 2 * half, col % 2 * half
-    # A box samples its surroundings too, so siblings meet without an edge of their own.
+    # With `box` the filter also samples outside it, so siblings meet without a visible edge.
     picture = Image.fromarray(parent).resize(
         (TILE, TILE), Image.Resampling.BICUBIC, box=(left, top, left + half, top + half)
     )

@@ -1,4 +1,4 @@
-"""Contexts drawn by an embedding diffusion, and the noise of sample i."""
+"""Contexts sampled by an embedding diffusion, and the noise of sample i."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -24,7 +24,7 @@ def context_noise(seed: int, level: int, index: int, shape: tuple[int, int]) -> 
     """Standard normal noise (tokens, width) of a sample: a function of its arguments alone."""
     numbers = shape[0] * shape[1]
     channels = -(-numbers // BLOCK**2)
-    # Images' noise is keyed by timesteps below STEPS: this field is none of theirs.
+    # Noise of images is keyed by timesteps below STEPS, so this field differs from all of it.
     field = noise(seed, level, STEPS, index * BLOCK, 0, (channels, BLOCK, BLOCK))
     return torch.from_numpy(field.reshape(-1)[:numbers].reshape(shape))
 
@@ -43,10 +43,10 @@ def check_conditions(
     parent: bool = False,
     label: str | None = None,
 ) -> None:
-    """Refuse what an embedding diffusion can't follow.
+    """Refuse conditions that an embedding diffusion doesn't support.
 
     Raises:
-        PipelineError: there is none.
+        PipelineError: there is no embedding diffusion.
         ConfigError: a condition or a guidance that it was not trained for.
     """
     if network is None:
@@ -81,7 +81,7 @@ def _diffusion(steps: int) -> LearnedRange:
 def context_times(steps: int) -> tuple[int, ...]:
     """Timesteps at which an embedding diffusion is evaluated: the last, then even in log-SNR.
 
-    Before FIRST hardly anything can be told, after LAST hardly anything is left to tell.
+    Before FIRST hardly anything can be predicted; after LAST hardly anything is left to predict.
 
     Raises:
         ConfigError: steps not in 1..1000.
@@ -99,7 +99,7 @@ def context_times(steps: int) -> tuple[int, ...]:
 
 
 def _solved(model: Callable[[Tensor, Tensor], Tensor], x: Tensor, times: tuple[int, ...]) -> Tensor:
-    """Clean contexts from noise; `model` predicts them, and perhaps more behind them."""
+    """Clean contexts from noise; `model` predicts them, possibly followed by extra values."""
     alphas, solver, clean = _diffusion(STEPS).alphas.to(x), Multistep(), x
     for now, after in zip(times, (*times[1:], None), strict=True):
         time = torch.full((len(x),), now, device=x.device)
@@ -122,7 +122,7 @@ def draw_contexts(
     outline: int = 0,
     solver: Solver = "dpm-solver++",
 ) -> Tensor:
-    """Contexts of a level, from noise.
+    """Sample contexts of a level from noise.
 
     A released network is always solved by DDIM.
 
@@ -131,14 +131,14 @@ def draw_contexts(
         level: 0 (20x) to 7 (0.15625x).
         start: (n, tokens, width) standard normal.
         steps: evaluations, 1 to 1,000.
-        guidance: w in u + w (c - u), u being predicted without any condition, level included.
+        guidance: w in u + w (c - u), where u is predicted without any condition, level included.
         reference: (n, D) embeddings of tiles that the tissue should resemble.
         parent: (n, tokens / 4, width), see `matching_quarter`.
         label: one of the network's labels.
-        outline: channels of the latents that contexts hold an outline of, which is `softened`
-            where the network draws without axes.
+        outline: channels of the latents whose outline the contexts hold; the outline is
+            `softened` if the network samples without axes.
         solver: `dpm-solver++` (2M, at `context_times`), or `ddim` at even timesteps, which needs
-            some ten times as many to get as near to what many give.
+            about ten times as many to get as close to the many-step result.
 
     Returns:
         (n, tokens, width) in the summarizer's units.
@@ -147,7 +147,7 @@ def draw_contexts(
     levels = torch.full((len(start),), level, device=start.device)
 
     def call(x: Tensor, time: Tensor, *conditions: Tensor | None) -> Tensor:
-        # Steps are taken in float32, whatever the network's own precision is.
+        # Steps are taken in float32, whatever the network's precision.
         return widened(network(fitted(x, network), time, *conditions), network)
 
     if not isinstance(network, ContextDiT):
@@ -171,11 +171,11 @@ def draw_contexts(
 
 
 def softened(contexts: Tensor, channels: int) -> Tensor:
-    """Drawn contexts, the outline of latents that they begin with averaged over 5 x 5 cells.
+    """Sampled contexts, with the latent outline at their start averaged over 5 x 5 cells.
 
-    Outlines of neighbouring tokens are drawn apart and do not quite meet: a square edge every
-    four cells. What this takes away of their detail the denoiser makes anew. Parents are handed
-    down softened, too: as they were drawn they hand down their edges.
+    Outlines of neighbouring tokens are sampled separately and do not quite match, which leaves a
+    square edge every four cells. The denoiser regenerates the detail that the averaging removes.
+    Parents are softened too before they condition children; otherwise they pass on their edges.
 
     Args:
         contexts: (n, 64, width).
@@ -192,7 +192,7 @@ def softened(contexts: Tensor, channels: int) -> Tensor:
 
 
 def as_seed(generator: torch.Generator | int | None) -> int:
-    """The seed that a caller means: a number, one drawn from a generator, or a fresh one."""
+    """The seed that a caller means: a given number, one from a generator, or a fresh one."""
     if isinstance(generator, int | np.integer):
         if not 0 <= generator < 2**63:
             raise ConfigError(f"seed is {generator}; expected a whole number from 0 to 2^63 - 1")

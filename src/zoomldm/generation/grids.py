@@ -1,4 +1,4 @@
-"""The grid of embeddings under a window, which need not begin with a whole tile."""
+"""The grid of embeddings under a window, which need not begin at a tile boundary."""
 
 import numpy as np
 import torch
@@ -11,22 +11,22 @@ from zoomldm.networks.summarizers import SIDE as TOKENS
 from zoomldm.networks.summarizers import CNNSummarizer
 from zoomldm.pipeline import ZoomLDMPipeline
 
-WHOLE = 3  # finest level whose windows begin with a whole tile
+WHOLE = 3  # finest level whose windows begin at a tile boundary
 
 
 def window_grid(
     archive: Archive, level: int, key: Key
 ) -> tuple[NDArray[np.float32], tuple[int, int]]:
-    """Embeddings of all tiles that a window overlaps, and where in the first of them it begins.
+    """Embeddings of all tiles that a window overlaps, and its offset in the first of them.
 
     Args:
-        archive: whose.
+        archive: the archive.
         level: 0..7.
         key: row and column of the window on the lattice of its level.
 
     Returns:
-        (s, s, D), s = 2**level and one more below level `WHOLE`; tokens (an eighth of a patch),
-        down and right, that the window begins inside its first tile, 0 from `WHOLE` on.
+        (s, s, D), s = 2**level and one more below level `WHOLE`; the window's offset inside its
+        first tile in tokens (an eighth of a patch), down and right, 0 from level `WHOLE` on.
     """
     side = (1 << level) + (level < WHOLE)
     row, col = ((place * STRIDE << level) // SIDE for place in key)
@@ -38,7 +38,7 @@ def window_grid(
 def averaged_cells(
     grid: NDArray[np.float32], level: int, shift: tuple[int, int]
 ) -> NDArray[np.float32]:
-    """A window's own cells: each the mean of the tiles under it, by the area they have of it.
+    """A window's own cells: each the area-weighted mean of the tiles under it.
 
     Args:
         grid: (2**level + 1, 2**level + 1, D), see `window_grid`.
@@ -58,8 +58,8 @@ def averaged_cells(
 def window_context(archive: Archive, pipeline: ZoomLDMPipeline, level: int, key: Key) -> Tensor:
     """Context (tokens, width) of a window, whichever summarizer a pipeline has.
 
-    One that unpacks tiles is told where in its first tile the window begins. Others get means of
-    the tiles under each cell, as the released one takes them itself where a patch has over 64.
+    A summarizer that unpacks tiles also gets the window's offset in its first tile. Others get the
+    mean of the tiles under each cell, as the released one computes itself for patches of over 64.
     """
     grid, shift = window_grid(archive, level, key)
     summarizer = pipeline.summarizer

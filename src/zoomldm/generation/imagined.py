@@ -1,4 +1,4 @@
-"""Contexts of an imaginary slide: drawn window by window, each under its parent's."""
+"""Contexts of an imaginary slide: sampled window by window, each under its parent's."""
 
 import threading
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ from zoomldm.generation.windows import SIDE, STRIDE, Key
 from zoomldm.networks.summarizers import SIDE as TOKENS
 from zoomldm.pipeline import ZoomLDMPipeline
 
-COARSE = 5  # finest level that is drawn with the slide, and that reference and label act on
-_FIELD = STEPS + 1  # of noise; no timestep is named so, nor the noise of single samples
-_STEP = STRIDE * TOKENS // SIDE  # tokens from a window to the next
+COARSE = 5  # finest level sampled with the slide, and the finest that reference and label act on
+_FIELD = STEPS + 1  # noise key; used by no timestep nor by the noise of single samples
+_STEP = STRIDE * TOKENS // SIDE  # tokens from one window to the next
 _HALF = TOKENS // 2
 _MEMORY = 64 << 20
 
@@ -28,11 +28,11 @@ _MEMORY = 64 << 20
 def quarter_of(parent: Tensor, key: Key) -> Tensor:
     """Tokens of a parent's context that lie over a child's window.
 
-    A window of a level lies wholly under one of the level above, from its first token on or three
-    and a half tokens farther: there neighbouring tokens are averaged.
+    A window lies entirely under one of the level above. It starts at that window's first token,
+    or three and a half tokens further; there neighbouring tokens are averaged.
 
     Args:
-        parent: (64, width), of window (row // 2, col // 2) of the level above.
+        parent: (64, width), context of window (row // 2, col // 2) of the level above.
         key: row and column of the child's window.
 
     Returns:
@@ -49,20 +49,21 @@ def quarter_of(parent: Tensor, key: Key) -> Tensor:
 
 
 class ImaginedContexts:
-    """Contexts of windows at any level, each a function of seed, level and place alone.
+    """Contexts of windows at any level, each a function of seed, level and position alone.
 
-    The coarsest level's are drawn by themselves, every other under the 16 tokens of the window
-    above that it lies in. Windows that share a token share its noise. They are drawn when they are
-    asked for, with all their ancestors. Safe to share between threads.
+    Those of the coarsest level are sampled on their own, all others under the
+    16 tokens of the window above that they lie in. Windows that share a token share its noise.
+    Contexts are sampled on demand, with all their ancestors. Thread-safe.
 
     Args:
-        facts: what they are drawn from.
-        pipeline: its embedding diffusion.
-        batch: contexts per call of it; whole batches, for the last bits depend on it.
+        facts: what they are sampled from.
+        pipeline: the pipeline with the embedding diffusion.
+        batch: contexts per call of it; batches are always full, since the last bits depend on
+            the batch size.
 
     Raises:
         PipelineError: the pipeline has no embedding diffusion, or does not know the level.
-        ConfigError: one that takes no parent, or not the reference or label asked for.
+        ConfigError: it takes no parent, or not the requested reference or label.
     """
 
     def __init__(self, facts: Generated, pipeline: ZoomLDMPipeline, batch: int) -> None:
@@ -77,7 +78,7 @@ class ImaginedContexts:
 
     def windows(self, level: int, keys: Sequence[Key]) -> Tensor:
         """Contexts (n, 64, width) of windows (row, col) of a level."""
-        # Many windows have a coarse one above them, which threads should draw but once.
+        # Many windows share a coarse ancestor, which threads should sample only once.
         with self._lock if level >= COARSE else nullcontext():
             return self._windows(level, keys)
 
@@ -96,14 +97,14 @@ class ImaginedContexts:
             part = missing[start : start + self.batch]
             own = None if parents is None else parents[start : start + self.batch]
             for key, context in zip(part, self._drawn(level, part, own), strict=False):
-                found[key] = context.clone()  # alone: what is kept would keep the whole batch
+                found[key] = context.clone()  # a view would keep the whole batch in memory
                 self._kept.put((level, *key), found[key], found[key].nbytes)
         return torch.stack([found[key] for key in keys])
 
     def patch(self, level: int, row: int, col: int) -> Tensor:
-        """Context (64, width) of the patch at place (row, col) of its level's own lattice.
+        """Context (64, width) of the patch at position (row, col) of its level's own lattice.
 
-        Its tokens are those of the windows over it; of two that hold a token the first is taken.
+        Its tokens come from the windows over it; one that two windows hold comes from the first.
         """
         spans = [range(TOKENS * n, TOKENS * (n + 1)) for n in (row, col)]
         places = [[(max(t - 1, 0) // _STEP, t) for t in span] for span in spans]

@@ -1,4 +1,4 @@
-"""What the pixels of a rendering depend on besides archive and pipeline."""
+"""What the pixels of a rendering depend on besides the archive and the pipeline."""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from zoomldm.networks.precision import warn_if_slow
 CPU_BATCH = 1
 GPU_BATCH = 32
 METHODS = ("auto", "pyramid", "blended", "cascade")
-DRAWN_STEPS = 6  # of the pyramid where there is no base layer
+DRAWN_STEPS = 6  # of the pyramid if there is no base layer
 # steps, guidance, start
 DEFAULTS: dict[str, tuple[int, float, int]] = {
     "pyramid": (4, 1.0, 999),
@@ -24,28 +24,28 @@ DEFAULTS: dict[str, tuple[int, float, int]] = {
 
 @dataclass(frozen=True)
 class RenderOptions:
-    """What the pixels depend on besides archive and pipeline.
+    """What the pixels depend on besides the archive and the pipeline.
 
     Attributes:
-        seed: of the noise, 0 or more.
-        steps: the pyramid: evaluations of the denoiser a window; the cascade: steps of the whole
-            schedule, of which a start at `start` takes its part. None takes 4 (6 without a
-            base layer) and 20.
-        guidance: scale of classifier-free guidance; 1 is none. None takes 1 for the pyramid and
+        seed: seed of the noise, 0 or more.
+        steps: for the pyramid, evaluations of the denoiser per window; for the cascade, steps of
+            the whole schedule, of which only those from `start` on are taken. None means 4 (6
+            without a base layer) and 20.
+        guidance: scale of classifier-free guidance; 1 is off. None means 1 for the pyramid and
             1.5 for the cascade.
-        start: the pyramid: first timestep, drawn from what the denoiser's linear head knows; the
-            cascade: timestep that an upsampled parent is noised to. 1..999; None takes 999
-            and 500.
+        start: for the pyramid, the first timestep, sampled from the denoiser's linear head; for
+            the cascade, the timestep that an upsampled parent is noised to. 1..999; None means
+            999 and 500.
         precision: `float32`, or `bfloat16` in the networks: about twice as fast on processors
-            that have it, equal to the eye.
-        batch: patches per network call, always filled up to it, for the last bits of a
-            convolution depend on it; None takes 1 on a CPU, where up to four batches run side
-            by side (`side_by_side`) and a patch alone comes soonest, and 32 on a GPU. For large
-            regions on a CPU 4 is faster, above all in bfloat16.
+            that support it, and visually the same.
+        batch: patches per network call. Batches are always filled up, since the last bits of a
+            convolution depend on the batch size. None means 1 on a CPU, where up to four batches
+            run side by side (`side_by_side`) and a single patch is fastest, and 32 on a GPU. For
+            large regions on a CPU 4 is faster, above all in bfloat16.
         method: `pyramid` (octaves from the base layer down, overlapping windows), `blended` (the
             paper's cascade in overlapping windows), `cascade` (the paper's, edge to edge: each
-            patch from its parent's pixels, upsampled), or `auto`: the pyramid where the
-            pipeline's denoiser takes a parent, else `blended`.
+            patch from its parent's upsampled pixels), or `auto`: the pyramid if the pipeline's
+            denoiser takes a parent, else `blended`.
 
     Raises:
         ConfigError: a value out of its range.
@@ -80,11 +80,11 @@ class RenderOptions:
     def resolved(
         self, method: Literal["pyramid", "blended", "cascade"], drawn: bool = False
     ) -> "ResolvedOptions":
-        """These options with the method's own defaults for what is None.
+        """These options with None replaced by the method's own defaults.
 
         Args:
-            method: of rendering.
-            drawn: no base layer: everything is drawn.
+            method: rendering method.
+            drawn: whether there is no base layer, so that everything is generated.
         """
         steps, guidance, start = DEFAULTS[method]
         if method == "pyramid" and drawn:
@@ -109,7 +109,7 @@ class RenderOptions:
         return self.batch or (CPU_BATCH if device.type == "cpu" else GPU_BATCH)
 
     def autocast(self, device: torch.device) -> torch.autocast:
-        """Where the networks run in `precision`; warns where bfloat16 is emulated."""
+        """Context manager that runs networks in `precision`; warns if bfloat16 is emulated."""
         if self.precision == "bfloat16":
             warn_if_slow(device.type)
         return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16")

@@ -1,4 +1,4 @@
-"""Images of many patches: the ladder (one place at all magnifications) and contact sheets."""
+"""Images of many patches: the magnification series of one place, and contact sheets."""
 
 import math
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from zoomldm.geometry.levels import COUNT, NAMES, TILE, level_mpp
 
-_MOST_LARGE = 16  # images up to which a sheet shows them in full
+_MOST_LARGE = 16  # a sheet of up to this many images shows them in full size
 
 COLUMNS = 4
 _GAP = 8
@@ -19,11 +19,11 @@ _SHEET_CAPTION = 24
 
 
 def draw_ladder(patches: Mapping[int, NDArray[np.uint8]], real: Mapping[int, bool]) -> Image.Image:
-    """Lay eight patches out in two rows of four, coarsest first, each with a caption.
+    """Lay out eight patches in two rows of four, coarsest first, each with a caption.
 
     Args:
         patches: (256, 256, 3) uint8 by level.
-        real: whether a level's pixels are stored ones; the rest is generated.
+        real: whether a level's pixels are stored; the others are generated.
     """
     rows = -(-COUNT // COLUMNS)
     cell_w, cell_h = TILE + _GAP, TILE + _CAPTION + _GAP
@@ -40,10 +40,10 @@ def draw_ladder(patches: Mapping[int, NDArray[np.uint8]], real: Mapping[int, boo
 
 
 def draw_sheet(pictures: Mapping[int, NDArray[np.uint8]]) -> Image.Image:
-    """One level as a square of images, several as a row each, coarsest first.
+    """Lay out one level as a square of images, or several levels as one row each, coarsest first.
 
     Args:
-        pictures: (n, 256, 256, 3) uint8 by level. Above 16 images each is halved.
+        pictures: (n, 256, 256, 3) uint8 by level. If there are over 16, each is halved in size.
     """
     count = sum(len(p) for p in pictures.values())
     side = TILE if count <= _MOST_LARGE else TILE // 2

@@ -1,10 +1,10 @@
-"""Windows of a level: where they lie, and how overlapping ones become one field or one picture.
+"""Windows of a level: where they lie, and how overlapping ones become one field or one image.
 
-Positions are pixels of level k + 2, the luminance pixels of level k's latents: 64 to a patch.
-Windows of 64 px lie on a lattice of 56 px from the slide's origin, so that neighbours share one
-context token. All windows of a level see the same parent and the same noise; where they overlap
-they are blended by a ramp of weights that are constant over 2 x 2 values, so that a blend of
-planes averages down to the parent where the windows do.
+Positions are pixels of level k + 2, which are the luminance pixels of level k's latents: 64 to a
+patch. Windows of 64 px lie on a lattice of 56 px from the slide's origin, so that neighbours share
+one context token. All windows of a level see the same parent and the same noise. Where they
+overlap they are blended with a ramp of weights that is constant over 2 x 2 values, so that a blend
+of planes averages down to the parent wherever the windows do.
 """
 
 from collections.abc import Mapping
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 SIDE = 64
 STRIDE = 56
 OVERLAP = SIDE - STRIDE
-CELL = 2  # pixels of level k + 2 a side of a latent cell
-SCALE = 4  # pixels of level k a side of one of level k + 2
+CELL = 2  # pixels of level k + 2 along a latent cell
+SCALE = 4  # pixels of level k along a pixel of level k + 2
 
 Key = tuple[int, int]
 
@@ -35,14 +35,14 @@ class Field(NamedTuple):
 
 
 def window_count(pixels: int) -> int:
-    """Windows that cover so many pixels along one axis."""
+    """Number of windows that cover this many pixels along one axis."""
     return max(1, -(-(pixels - OVERLAP) // STRIDE))
 
 
 def windows_over(start: int, end: int, count: int) -> range:
-    """Windows, of `count` along an axis, that overlap pixels start to end (not included).
+    """Windows, of `count` along an axis, that overlap pixels `start` to `end` (exclusive).
 
-    Beyond the first and the last window these are taken.
+    Clamped to the first and the last window.
     """
     first = (start - SIDE) // STRIDE + 1
     last = (end - 1) // STRIDE
@@ -50,7 +50,7 @@ def windows_over(start: int, end: int, count: int) -> range:
 
 
 def keys_over(top: int, left: int, height: int, width: int, counts: tuple[int, int]) -> list[Key]:
-    """(row, col) on the lattice of the windows that overlap a region."""
+    """(row, col) on the lattice, for all windows that overlap a region."""
     return [
         (i, j)
         for i in windows_over(top, top + height, counts[0])
@@ -68,7 +68,7 @@ def tiles_under(level: int, key: Key) -> tuple[slice, slice]:
 
 
 def _ramp(length: int, overlap: int, first: bool, last: bool, even: int) -> NDArray[np.float32]:
-    """Weights of a window along one axis, alike in runs of `even`; all windows' add up to 1."""
+    """Weights of a window along one axis, constant in runs of `even`; overlaps add up to 1."""
     out = np.ones(length, np.float32)
     rise = ((np.arange(overlap) // even * even + even / 2) / overlap).astype(np.float32)
     if not first:
@@ -86,15 +86,15 @@ def blended(
     width: int,
     counts: tuple[int, int],
 ) -> Field:
-    """A region of the field that windows make up.
+    """A region of the field that windows blend into.
 
     Args:
-        windows: those that `keys_over` names, at least.
-        top: first row, even; where no window lies, the nearest row of one is repeated.
+        windows: at least those that `keys_over` names.
+        top: first row, even; outside all windows the nearest row is repeated.
         left: first column, even.
         height: rows, even.
         width: columns, even.
-        counts: windows along both axes of the level.
+        counts: number of windows along both axes of the level.
     """
     rows = windows_over(top, top + height, counts[0])
     cols = windows_over(left, left + width, counts[1])
@@ -115,16 +115,16 @@ def blended_picture(
     width: int,
     counts: tuple[int, int],
 ) -> NDArray[np.uint8]:
-    """A region of the picture that windows of pixels make up.
+    """A region of the image that windows of pixels blend into.
 
     Args:
-        windows: (256, 256, 3) uint8, those that `keys_in_pixels` names, at least.
-        top: first row, in px of the windows' own level; where no window lies, the nearest row of
-            one is repeated.
+        windows: (256, 256, 3) uint8, at least those that `keys_in_pixels` names.
+        top: first row, in px of the windows' own level; outside all windows the nearest row is
+            repeated.
         left: first column.
         height: rows.
         width: columns.
-        counts: windows along both axes of the level.
+        counts: number of windows along both axes of the level.
 
     Returns:
         (height, width, 3) uint8.
@@ -150,7 +150,7 @@ def keys_in_pixels(
 def _summed(
     parts: Mapping[Key, NDArray], rows: range, cols: range, counts: tuple[int, int], even: int
 ) -> NDArray[np.float32]:
-    """Windows (..., s, s) of a block of the lattice, each times its weights."""
+    """Weighted sum of the windows (..., s, s) of a block of the lattice."""
     shape = parts[rows[0], cols[0]].shape
     side = shape[-1]
     stride, overlap = STRIDE * side // SIDE, OVERLAP * side // SIDE

@@ -1,4 +1,4 @@
-"""Batches side by side on the cores of a CPU."""
+"""Batches run side by side on the cores of a CPU."""
 
 import os
 import threading
@@ -10,7 +10,7 @@ import torch
 
 T = TypeVar("T")
 R = TypeVar("R")
-WIDE = 4  # a tile has so many windows at a level
+WIDE = 4  # a tile has this many windows at a level
 
 _pools: dict[int, ThreadPoolExecutor] = {}
 _lock = threading.Lock()
@@ -19,19 +19,19 @@ _lock = threading.Lock()
 def side_by_side(
     function: Callable[[T], R], parts: Iterable[T], device: torch.device
 ) -> Iterator[R]:
-    """A function of each part, in order; on a CPU up to four at once, on torch's threads in all.
+    """Apply a function to each part, in order; on a CPU up to four at once on torch's threads.
 
-    A batch of one small image keeps hardly more than one core busy, so that batches side by side
-    on a share of the threads each are nearly as many times faster. What a batch gives depends on
-    that share only, not on the batches beside it.
+    A batch of one small image keeps hardly more than one core busy, so batches side by side, each
+    with a part of the threads, are nearly that many times faster. A batch's result depends only on
+    its number of threads, not on the batches beside it.
 
     Args:
         function: runs networks; safe to call from several threads.
-        parts: what it is called with.
-        device: where the networks are; elsewhere than on a CPU the parts go one after another.
+        parts: arguments of the calls.
+        device: where the networks are; except on a CPU the parts run one after another.
 
     Returns:
-        What the function returns, as soon as it is there.
+        The function's results, each as soon as it is there.
 
     Examples:
         >>> list(side_by_side(lambda x: 2 * x, [1, 2, 3], torch.device("cpu")))
@@ -44,28 +44,28 @@ def side_by_side(
 
 
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """As many workers as are sensible for so many threads, each with its share of them."""
+    """A sensible number of workers for this many threads, each with an equal part of them."""
     with _lock:
         if threads not in _pools:
             workers = min(threads, WIDE)
             ready = threading.Barrier(workers)
 
             def start() -> None:
-                torch.get_num_threads()  # else the first use of several threads sets their number
+                torch.get_num_threads()  # else the first multi-threaded use resets the number
                 torch.set_num_threads(threads // workers)
                 ready.wait()  # so that each worker runs this once
 
             made = ThreadPoolExecutor(workers, "zoomldm")
             for done in [made.submit(start) for _ in range(workers)]:
                 done.result()
-            torch.set_num_threads(threads)  # of threads to come, which the workers' setting changed
+            torch.set_num_threads(threads)  # for future threads: the workers' setting changed it
             _pools[threads] = made
         return _pools[threads]
 
 
 def _after_fork() -> None:
     global _lock
-    _pools.clear()  # a child has none of their threads
+    _pools.clear()  # a forked child has none of their threads
     _lock = threading.Lock()
 
 

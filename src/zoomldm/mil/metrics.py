@@ -1,4 +1,4 @@
-"""Measures of predictions; tests of paired folds."""
+"""Measures of predictions, and tests of paired folds."""
 
 import math
 from collections.abc import Sequence
@@ -15,34 +15,34 @@ try:
 except ImportError as error:
     raise ConfigError("MIL needs scikit-learn and scipy: pip install 'zoomldm[mil]'") from error
 
-_EXACT = 14  # folds up to which all flips of signs are tried
+_EXACT = 14  # up to this many folds, all sign flips are tried
 
 
 def auc(positive: np.ndarray, score: np.ndarray) -> float:
-    """Area under the ROC curve: probability that a positive outranks a negative, ties half.
+    """Area under the ROC curve: probability that a positive outranks a negative, ties count half.
 
     Args:
         positive: (n,) bool.
         score: (n,) numbers.
 
     Returns:
-        0 to 1, or NaN where one of the two kinds is absent.
+        0 to 1, or NaN if positives or negatives are absent.
     """
     positive = np.asarray(positive, bool)
     return statistics.auc(score[positive], score[~positive])
 
 
 def midranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1; ties share their mean."""
+    """Rank from 1; ties share their mean rank."""
     return stats.rankdata(values)
 
 
 def case_interval(
     positive: np.ndarray, scores: np.ndarray, cases: Sequence[str], draws: int = 2000
 ) -> tuple[float, float]:
-    """95 % bootstrap interval of the AUC, drawing whole cases, as many of each class as there are.
+    """95 % bootstrap interval of the AUC; whole cases are drawn, with class counts preserved.
 
-    With few cases it is too narrow: what no case shows, no draw can show.
+    With few cases it is too narrow: draws cannot show variation that no case shows.
 
     Args:
         positive: (n,) bool.
@@ -51,7 +51,7 @@ def case_interval(
         draws: bootstrap samples.
 
     Returns:
-        Low and high; NaN where a class is absent.
+        Low and high; NaN if a class is absent.
     """
     names, case_of = np.unique(np.asarray(cases), return_inverse=True)
     with_positive = np.zeros(len(names), bool)
@@ -60,11 +60,11 @@ def case_interval(
     if not all(map(len, kinds)):
         return math.nan, math.nan
     generator = np.random.default_rng(0)
-    times = np.zeros((draws, len(names)))  # that each case is drawn
+    times = np.zeros((draws, len(names)))  # how often each case is drawn
     for kind in kinds:
         times[:, kind] = generator.multinomial(len(kind), [1 / len(kind)] * len(kind), draws)
     weights = times[:, case_of]
-    # The AUC of rows of these weights, from whether each positive outranks each negative.
+    # The weighted AUC, from whether each positive outranks each negative.
     high, low = weights[:, positive], weights[:, ~positive]
     wins = np.zeros((high.shape[1], low.shape[1]))
     for score in scores:
@@ -78,14 +78,14 @@ def case_interval(
 
 
 def roc(positive: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """False and true positive rates (m,), from (0, 0) to (1, 1); both classes must be there."""
+    """False and true positive rates (m,), from (0, 0) to (1, 1); both classes must be present."""
     false, true, _ = roc_curve(positive, score, drop_intermediate=False)
     return false, true
 
 
 @dataclass(frozen=True)
 class Measures:
-    """How good the predictions of one test set are; NaN where a class is absent from it."""
+    """Measures of the predictions on one test set; NaN if a class is absent from it."""
 
     auc: float
     balanced_accuracy: float
@@ -93,10 +93,10 @@ class Measures:
 
 
 def measure(labels: np.ndarray, probabilities: np.ndarray) -> Measures:
-    """Measures of predictions.
+    """Measure predictions.
 
-    With two classes the AUC and the F1 are those of class 1; with more, both are the mean over
-    the classes, one against the rest.
+    With two classes, AUC and F1 are those of class 1; with more, both are means over the
+    classes, each against the rest.
 
     Args:
         labels: (n,) int.
@@ -116,7 +116,7 @@ def measure(labels: np.ndarray, probabilities: np.ndarray) -> Measures:
 
 
 def mean_sd(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard deviation (ddof 1) of what isn't NaN; NaN where nothing is left."""
+    """Mean and standard deviation (ddof 1) of the values that are not NaN; NaN if none is left."""
     kept = [v for v in values if not math.isnan(v)]
     if not kept:
         return math.nan, math.nan
@@ -129,10 +129,10 @@ class Paired:
 
     Attributes:
         difference: mean of first minus second.
-        p_corrected: of the t-test corrected for overlapping training sets, two-sided.
-        p_sign_flip: of the exact sign-flip permutation test, two-sided; folds taken as
-            independent, which overlapping ones are not: it is too small.
-        folds: how many folds both have.
+        p_corrected: two-sided p of the t-test corrected for overlapping training sets.
+        p_sign_flip: two-sided p of the exact sign-flip permutation test. It treats folds as
+            independent and is too small when their training sets overlap.
+        folds: number of folds that both have.
     """
 
     difference: float
@@ -145,13 +145,13 @@ def paired(first: Sequence[float], second: Sequence[float], test_share: float) -
     """Compare two models over the same folds.
 
     The corrected resampled t-test (Nadeau and Bengio 2003, "Inference for the generalization
-    error", eq. 9) adds test/train to 1/folds, since folds that share training slides vary too
+    error", eq. 9) adds test/train to 1/folds, because folds that share training slides vary too
     little.
 
     Args:
-        first: a value per fold; NaN for a fold that has none.
+        first: one value per fold; NaN for a fold without a value.
         second: the same for the other model.
-        test_share: slides of the test set over those of the training set.
+        test_share: number of test slides divided by number of training slides.
     """
     differences = np.subtract(first, second)
     differences = differences[~np.isnan(differences)]
@@ -168,7 +168,7 @@ def paired(first: Sequence[float], second: Sequence[float], test_share: float) -
 
 
 def _sign_flip(differences: np.ndarray) -> float:
-    """Two-sided p of the mean under random signs: all of them up to 14 folds, else 32,768."""
+    """Two-sided p of the mean under random signs: all flips up to 14 folds, else 32,768."""
     found = stats.permutation_test(
         (differences,),
         np.mean,

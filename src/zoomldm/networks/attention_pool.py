@@ -10,10 +10,10 @@ HEADS = 8
 
 
 class AttentionPool(nn.Module):
-    """Learned queries that look at all tokens (Yu et al. 2022, section 3.2).
+    """Learned queries that attend to all tokens (Yu et al. 2022, section 3.2).
 
     Args:
-        dim: of queries and output.
+        dim: width of queries and output.
         tokens: width of the tokens.
         queries: number of queries.
     """
@@ -39,12 +39,12 @@ class AttentionPool(nn.Module):
 
 
 class PooledViT(nn.Module):
-    """Vision transformer whose embedding an `AttentionPool` takes from all tokens.
+    """Vision transformer whose embedding is pooled from all tokens by an `AttentionPool`.
 
     Its tensors have the names of CONCH v1.5's vision tower.
 
     Args:
-        sizes: of the transformer.
+        sizes: sizes of the transformer.
         dim: length of the embedding.
     """
 

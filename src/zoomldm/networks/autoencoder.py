@@ -26,7 +26,7 @@ def _blocks(channels: int, count: int) -> list[nn.Module]:
 
 
 class FoldedAutoencoder(ModelMixin, ConfigMixin):
-    """Autoencoder of factor 8 that starts on 4 x 4-folded pixels, so that a CPU can run it.
+    """Autoencoder of factor 8 that works on 4 x 4-folded pixels, so that a CPU can run it.
 
     Latents leave the encoder standardised per channel (running mean and variance of training),
     so no scaling factor is needed.
@@ -34,7 +34,7 @@ class FoldedAutoencoder(ModelMixin, ConfigMixin):
     Args:
         latent_channels: channels C of the latents.
         encoder_widths: channels at 1/4 and at 1/8 of the side.
-        encoder_depths: residual blocks at each of the two.
+        encoder_depths: residual blocks at each of these two scales.
         decoder_widths: the decoder's channels at 1/4 and 1/8.
         decoder_depths: the decoder's residual blocks.
     """

@@ -1,4 +1,4 @@
-"""Checkpoints that others wrote: read with nothing executed, held against what is expected."""
+"""Third-party checkpoints: read without executing code, checked against what is expected."""
 
 import argparse
 import pickle
@@ -21,14 +21,14 @@ SHOWN = 12
 
 
 def read_checkpoint(path: Path, allowed: Iterable[type] = (argparse.Namespace,)) -> Any:
-    """Content of a file that torch.save wrote, nothing in it executed, or of safetensors.
+    """Read a file written by torch.save, without executing any of it, or by safetensors.
 
     Args:
-        path: the file; safetensors are known by their ending or their first bytes.
+        path: the file; safetensors are recognised by their ending or their first bytes.
         allowed: harmless classes that may occur in it.
 
     Raises:
-        PipelineError: names of other code in the file, which are listed; a damaged file.
+        PipelineError: the file names other code, which is listed, or is damaged.
     """
     if _is_safetensors(path):
         try:
@@ -60,7 +60,7 @@ def read_checkpoint(path: Path, allowed: Iterable[type] = (argparse.Namespace,))
 
 
 def _is_safetensors(path: Path) -> bool:
-    """By the ending, or by what it begins with: eight bytes of a header's length, then JSON."""
+    """By the ending, or by the first bytes: eight with the header's length, then JSON."""
     if path.suffix.lower() == ".safetensors":
         return True
     with path.open("rb") as file:
@@ -78,7 +78,7 @@ def _damaged(path: Path, error: Exception) -> PipelineError:
 
 
 def _unsafe_globals(path: Path) -> list[str]:
-    """Names outside what `weights_only` allows, in a zip that torch.save wrote or a bare pickle."""
+    """Names outside what `weights_only` allows, in a torch.save zip or a bare pickle."""
     if zipfile.is_zipfile(path):
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     named: set[str] = set()
@@ -105,7 +105,7 @@ def _unsafe_globals(path: Path) -> list[str]:
 
 
 class Tensors(dict[str, Tensor]):
-    """Tensors of a checkpoint; asking for one that is missing is the user's error."""
+    """Tensors of a checkpoint; a missing name raises `PipelineError`, as it is a user error."""
 
     def __init__(self, path: Path | str, content: Mapping[str, Any]) -> None:
         super().__init__({k: v for k, v in content.items() if isinstance(v, Tensor)})
@@ -118,12 +118,12 @@ class Tensors(dict[str, Tensor]):
         )
 
     def size(self, name: str, axis: int = 0) -> int:
-        """Length of an axis of a tensor; 0 where it has no such axis."""
+        """Length of a tensor's axis; 0 if it has no such axis."""
         shape = self[name].shape
         return shape[axis] if axis < len(shape) else 0
 
     def count(self, pattern: str) -> int:
-        """Numbers 0, 1, ... for which a name begins with the pattern's {}."""
+        """How many of 0, 1, ..., in a row, put into the pattern's {}, begin some tensor's name."""
         i = 0
         while any(name.startswith(pattern.format(i)) for name in self):
             i += 1
@@ -131,7 +131,7 @@ class Tensors(dict[str, Tensor]):
 
 
 class Mismatches:
-    """Keys that are missing, extra or of another shape, gathered and told together."""
+    """Keys that are missing, extra or of another shape, collected and reported together."""
 
     def __init__(self, tensors: Tensors, what: str = "a ZoomLDM checkpoint") -> None:
         self.tensors, self.what, self.used = tensors, what, set[str]()
@@ -139,7 +139,7 @@ class Mismatches:
         self.misshapen: list[str] = []
 
     def expect(self, name: str, shape: Iterable[int]) -> None:
-        """Note whether the tensor is there, in this shape."""
+        """Note whether the tensor exists with this shape."""
         self.used.add(name)
         if name not in self.tensors:
             self.missing.append(name)
@@ -148,7 +148,7 @@ class Mismatches:
             self.misshapen.append(f"{name} is {found}, expected {list(shape)}")
 
     def check(self) -> None:
-        """Tell of all that does not fit.
+        """Report everything that does not fit.
 
         Raises:
             PipelineError: naming the keys that are missing, of another shape, or not expected.
@@ -181,10 +181,10 @@ def _fits(found: Iterable[int], expected: tuple[int, ...]) -> bool:
 
 
 def fill(network: nn.Module, tensors: Tensors, source: Mapping[str, str]) -> None:
-    """Give a network on the meta device the tensors that `source` names for its own, in float32.
+    """Fill a network on the meta device with the tensors that `source` maps to, in float32.
 
     Raises:
-        PipelineError: a tensor with NaN or infinite values, or of whole numbers (quantised).
+        PipelineError: a tensor with NaN or infinite values, or of integers (quantised).
     """
     own = network.state_dict()
     for key, value in own.items():

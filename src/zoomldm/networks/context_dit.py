@@ -1,4 +1,4 @@
-"""Our embedding diffusion's network: a small diffusion transformer with optional conditions."""
+"""The project's own embedding diffusion network: a small diffusion transformer with conditions."""
 
 from collections.abc import Sequence
 
@@ -15,15 +15,15 @@ from zoomldm.networks.transformer import ModulatedBlock, modulated_norm
 
 HALF = SIDE // 2
 STEPS = 1000  # of the schedule
-_LEAST = 1e-6  # variance of an axis at a level, of the mean of its axes
+_LEAST = 1e-6  # least variance of an axis at a level, relative to the mean over its axes
 
 
 def matching_quarter(context: Tensor, row: Tensor, col: Tensor) -> Tensor:
     """Tokens of a parent's context that cover one of its four children.
 
     Args:
-        context: (B, 64, width), the parents'.
-        row: (B,) of the child's place in its patch lattice; its parity counts.
+        context: (B, 64, width), of the parents.
+        row: (B,) of the child's position in its patch lattice; only its parity matters.
         col: (B,) likewise.
 
     Returns:
@@ -39,8 +39,8 @@ def matching_quarter(context: Tensor, row: Tensor, col: Tensor) -> Tensor:
 class _Neighbours(nn.Module):
     """Gives each token half of its channels from the four tokens around it, an eighth from each.
 
-    What lies beyond the context is zeros. The linear layer after it becomes a small convolution,
-    for no weights (Yu et al. 2022, S2-MLP, section 3.2).
+    Outside the context there are zeros. This turns the linear layer after it into a small
+    convolution without extra weights (Yu et al. 2022, S2-MLP, section 3.2).
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,11 +57,11 @@ class _Neighbours(nn.Module):
 
 
 class _Block(ModulatedBlock):
-    """Transformer block under a modulation that all blocks share, with offsets of its own.
+    """Transformer block under a modulation shared by all blocks, with offsets of its own.
 
-    One layer makes shifts, scales and gates for every block (Chen et al. 2024, PixArt-alpha,
-    section 2.3, "adaLN-single"), which leaves a small network's weights to its tokens. Gates
-    start at zero: the block starts as identity.
+    One layer computes shifts, scales and gates for every block (Chen et al. 2024, PixArt-alpha,
+    section 2.3, "adaLN-single"), so that a small network can spend its weights on its tokens.
+    Gates start at zero: the block starts as identity.
     """
 
     def __init__(self, width: int, heads: int, qk_norm: bool, neighbours: bool) -> None:
@@ -77,33 +77,35 @@ class _Block(ModulatedBlock):
 class ContextDiT(ModelMixin, ConfigMixin):
     """Transformer that predicts clean standardised context tokens from noised ones.
 
-    Statistics that travel with the weights lead to the units that it works in and back. Every
-    condition but the timestep has a null: level `levels`, label `len(labels)`, a reference or a
-    parent of zeros.
+    Statistics stored with the weights convert to the network's units and back. Every condition
+    but the timestep has a null: level `levels`, label `len(labels)`, a reference or a parent of
+    zeros.
 
-    Without `axes` each dimension is standardised over all levels, and what the last layer gives
-    is the clean context: of rank `width` at most. With them contexts are those of their level's
-    mean along the directions in which contexts vary most (summarizers give tokens of a lower rank
-    than their length), each divided by the root of its deviation, so that those that vary more
-    are drawn first; and the prediction is what a Gaussian of the level's variances would make of
-    the noised context, corrected by the last layer in the units of what is left (Karras et al.
-    2022, section 5, of each axis apart). Little noise then costs no rank. Of a variance of one
-    that is alpha x + sigma F.
+    Without `axes` each dimension is standardised over all levels, and the last layer's output is
+    the clean context, of rank `width` at most.
+
+    With `axes`, contexts are centred on their level's mean and projected on the directions in
+    which contexts vary most (a summarizer's tokens have a lower rank than their length). Each
+    projection is divided by the root of its std, so that directions that vary more are generated
+    first. The prediction is the posterior mean under a Gaussian with the level's variances given
+    the noised context, corrected by the last layer in units of the remaining uncertainty (Karras
+    et al. 2022, section 5, for each axis separately). At low noise, rank is then not limited. For
+    a variance of one the prediction is alpha x + sigma F.
 
     Args:
         context_dim: length of a context token.
-        reference_dim: D of the reference's embedding; 0 for a network that takes none.
+        reference_dim: D of the reference's embedding; 0 for a network without references.
         width: channels of the blocks.
         depth: number of blocks.
         heads: attention heads.
         levels: number of levels.
-        labels: names of the labels that tissue may be asked for by; none for a network that knows
-            of none.
-        axes: principal directions that contexts are drawn along; 0 for their own dimensions.
+        labels: names of the labels that can condition the tissue; empty for a network without
+            labels.
+        axes: principal directions along which contexts are generated; 0 for their own dimensions.
         unpack: channels that each quarter of a parent's token is unpacked to for the token that
             it lies over; 0 gives all four the same.
         qk_norm: whether queries and keys are normalised (Henry et al. 2020).
-        neighbours: whether the blocks' linear layers see the four tokens around each, too.
+        neighbours: whether the blocks' linear layers also see the four tokens around each.
 
     Raises:
         ConfigError: more axes than dimensions.
@@ -166,17 +168,17 @@ class ContextDiT(ModelMixin, ConfigMixin):
 
     @property
     def context_shape(self) -> tuple[int, int]:
-        """Tokens and their length."""
+        """Number of tokens and their length."""
         return SIDE**2, int(self.config["context_dim"])
 
     @property
     def labels(self) -> list[str]:
-        """Names of the labels that tissue may be asked for by."""
+        """Names of the labels that can condition the tissue."""
         return list(self.config["labels"])
 
     @property
     def axes(self) -> int:
-        """Directions that contexts are drawn along; 0 for their own dimensions."""
+        """Directions along which contexts are generated; 0 for their own dimensions."""
         return int(self.config["axes"])
 
     @torch.no_grad()
@@ -185,8 +187,8 @@ class ContextDiT(ModelMixin, ConfigMixin):
 
         Args:
             means: (levels, context_dim), of each level's tokens.
-            covariances: (levels, context_dim, context_dim), about the level's mean; a level of
-                zeros is one without contexts, and is given what the others have.
+            covariances: (levels, context_dim, context_dim), about the level's mean; zeros mark a
+                level without contexts, which gets the mean statistics of the others.
         """
         known = covariances.diagonal(dim1=1, dim2=2).sum(1) > 0
         means, own = means.double(), covariances.double()
@@ -204,12 +206,12 @@ class ContextDiT(ModelMixin, ConfigMixin):
         self.deviation.copy_(variance.maximum(least).sqrt())
 
     def standardised(self, contexts: Tensor, level: Tensor | int | None = None) -> Tensor:
-        """Contexts (..., context_dim) in the units that the network works in.
+        """Contexts (..., context_dim) in the network's units.
 
         Args:
             contexts: (B, n, context_dim) in the summarizer's units.
-            level: (B,), or one of all; needed by a network with axes, whose contexts' dimensions
-                beyond them are zeros.
+            level: (B,), or one level for all; required with `axes`. Such a network's contexts have
+                zeros in the dimensions beyond the axes.
         """
         if not self.axes:
             return (contexts.float() - self.mean) / self.deviation
@@ -220,7 +222,7 @@ class ContextDiT(ModelMixin, ConfigMixin):
         return F.pad(x, (0, contexts.shape[-1] - self.axes))
 
     def restored(self, contexts: Tensor, level: Tensor | int | None = None) -> Tensor:
-        """The summarizer's units again; undoes `standardised`."""
+        """Contexts back in the summarizer's units; undoes `standardised`."""
         if not self.axes:
             return contexts * self.deviation + self.mean
         assert level is not None
@@ -229,7 +231,7 @@ class ContextDiT(ModelMixin, ConfigMixin):
             return (x @ self.directions.float().T) * self.scale.float() + _row(self.mean, level)
 
     def _units(self) -> tuple[Tensor, Tensor]:
-        """Of each level and axis what contexts are divided by, and the variance that it leaves.
+        """For each level and axis: the divisor of contexts, and the variance after dividing.
 
         The variances of a level have a mean of one.
         """
@@ -238,10 +240,10 @@ class ContextDiT(ModelMixin, ConfigMixin):
         return (deviation * size).sqrt(), deviation / size
 
     def error_scale(self, time: Tensor) -> Tensor:
-        """What the squared error of a clean context (B, 64, context_dim) counts in training.
+        """Weight of the squared error of a clean context (B, 64, context_dim) in training.
 
-        Without axes 1; with them it is v's: one over the noise's variance, and as only the axes'
-        dimensions have an error, more by what they are fewer.
+        Without axes it is 1. With them it is that of v, one over the noise's variance, times
+        `context_dim` / `axes`, since only the axes' dimensions have an error.
 
         Args:
             time: (B,) timesteps, 0..999.
@@ -270,9 +272,9 @@ class ContextDiT(ModelMixin, ConfigMixin):
             level: (B,) level of each; `levels` is the null.
             reference: (B, D) raw embedding of a tile that the tissue should resemble; zeros are
                 the null, and so is None.
-            parent: (B, 16, context_dim) what `matching_quarter` cuts out of the parent's context,
+            parent: (B, 16, context_dim), the result of `matching_quarter` on the parent's context,
                 in the summarizer's units; zeros are the null, and so is None.
-            label: (B,) place in `labels`; `len(labels)` is the null, and so is None.
+            label: (B,) index in `labels`; `len(labels)` is the null, and so is None.
 
         Returns:
             (B, 64, context_dim), standardised.
@@ -299,7 +301,7 @@ class ContextDiT(ModelMixin, ConfigMixin):
         parent: Tensor | None,
         label: Tensor | None,
     ) -> Tensor:
-        """What the last layer gives, (B, 64, axes or context_dim)."""
+        """Output of the last layer, (B, 64, axes or context_dim)."""
         x = self.project(contexts) + self.position + self._parent(parent, level)
         condition = self.time(time_features(time).to(x.dtype)) + self.level(level)
         condition = F.silu(condition + self._reference(reference) + self._label(label))
@@ -344,23 +346,23 @@ class ContextDiT(ModelMixin, ConfigMixin):
 
 
 def _exactly(values: Tensor) -> torch.autocast:
-    """Float32 products where autocast would take fewer digits."""
+    """Context manager for float32 products where autocast would use a lower precision."""
     kind = values.device.type
     known = torch.amp.autocast_mode.is_autocast_available(kind)
     return torch.autocast(kind if known else "cpu", enabled=False)
 
 
 def _row(values: Tensor, level: Tensor | int) -> Tensor:
-    """Row of each item's level, float32, to be broadcast over its tokens."""
+    """Row of each item's level, float32, broadcastable over its tokens."""
     found = values[level].float()
     return found[:, None] if found.ndim == 2 else found
 
 
 def signal(time: Tensor) -> Tensor:
-    """Share of a noised context's variance that is the context's own, (B,) float32.
+    """Fraction of a noised context's variance that is the context's own, (B,) float32.
 
-    That of the squared-cosine schedule (`zoomldm.diffusion.learned_range.cosine_betas`), whose
-    last beta is cut to 0.999.
+    Follows the squared-cosine schedule (`zoomldm.diffusion.learned_range.cosine_betas`), whose
+    last beta is capped at 0.999.
 
     Args:
         time: (B,) timesteps, 0..999.

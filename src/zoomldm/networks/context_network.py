@@ -1,4 +1,4 @@
-"""The context that an image itself speaks for, where there are no embeddings."""
+"""Predicts a patch's context from an image, for use without embeddings."""
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -30,11 +30,11 @@ class _Block(nn.Module):
 
 
 class ContextNetwork(ModelMixin, ConfigMixin):
-    """Predicts the context of a patch from what the level above knows of its pixels.
+    """Predicts the context of a patch from what the level above shows of its pixels.
 
-    It reads a hint as the denoiser is given one: the parent's quarter laid out as latents. It
-    works on contexts of zero mean and unit std per dimension; `mean` and `deviation`, buffers
-    that travel with the weights, lead back.
+    It reads the same hint as the denoiser: the parent's quarter laid out as latents. It works on
+    contexts of zero mean and unit std per dimension; `mean` and `deviation`, buffers stored with
+    the weights, convert back.
 
     Args:
         latent_channels: channels C of the latents.
@@ -42,7 +42,7 @@ class ContextNetwork(ModelMixin, ConfigMixin):
         depth: blocks at each of three sizes.
         context_dim: length of a context token.
         levels: number of levels.
-        sample_size: cells a side of a patch.
+        sample_size: cells along a patch's side.
     """
 
     mean: Tensor
@@ -75,7 +75,7 @@ class ContextNetwork(ModelMixin, ConfigMixin):
         nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
 
     def standardised(self, contexts: Tensor) -> Tensor:
-        """Contexts (..., context_dim) in the units that the network works in."""
+        """Contexts (..., context_dim) in the network's units."""
         return (contexts.float() - self.mean) / self.deviation
 
     def predict(self, hint: Tensor, level: Tensor, loss: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ class ContextNetwork(ModelMixin, ConfigMixin):
 
         Args:
             hint: (B, C, h, w), the parent laid out as latents.
-            level: (B,) of the patches.
+            level: (B,) level of the patches.
             loss: (B,) standard deviation of the noise that the parent carries.
 
         Returns:

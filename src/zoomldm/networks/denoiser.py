@@ -18,17 +18,17 @@ def build_unet(
     attention: tuple[bool, ...],
     sample_size: int,
 ) -> UNet2DConditionModel:
-    """Diffusers' conditional U-Net in our words.
+    """Diffusers' conditional U-Net under this project's parameter names.
 
     Args:
-        channels_in: channels of what it reads.
-        channels_out: channels of what it predicts.
-        widths: channels of each resolution, finest first.
-        depth: residual blocks of each resolution.
+        channels_in: channels of the input.
+        channels_out: channels of the prediction.
+        widths: channels at each resolution, finest first.
+        depth: residual blocks at each resolution.
         heads: attention heads.
         context_dim: length of a context token.
         attention: whether each resolution attends to the context.
-        sample_size: side of its input.
+        sample_size: side of the input.
     """
     return UNet2DConditionModel(
         sample_size=sample_size,
@@ -36,7 +36,7 @@ def build_unet(
         out_channels=channels_out,
         block_out_channels=widths,
         layers_per_block=depth,
-        # diffusers' `attention_head_dim` is the number of heads here, as its source admits.
+        # Despite its name, diffusers' `attention_head_dim` is the number of heads here.
         attention_head_dim=heads,
         cross_attention_dim=context_dim,
         down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attention),
@@ -48,7 +48,7 @@ def build_unet(
 
 
 class Denoiser(ModelMixin, ConfigMixin):
-    """U-Net on latents folded `fold` x `fold`, reading the context as tokens and in space.
+    """U-Net on latents folded `fold` x `fold`; reads the context as tokens and spatially.
 
     Context tokens are aligned with the patch (token 8 i + j is cell (i, j)), so they are also
     laid out as an 8 x 8 image, scaled to the folded latents and given as input channels.
@@ -56,7 +56,7 @@ class Denoiser(ModelMixin, ConfigMixin):
     Args:
         latent_channels: channels C of the latents.
         fold: side of the latent blocks that become channels.
-        spatial_context: channels of the context given in space; 0 for none.
+        spatial_context: channels of the spatial context; 0 for none.
         widths: see `build_unet`.
         depth: see `build_unet`.
         heads: see `build_unet`.
@@ -94,7 +94,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         self.fold = fold
 
     def forward(self, latents: Tensor, time: Tensor, context: Tensor) -> Tensor:
-        """Predict what the scheduler's prediction type names.
+        """Predict the quantity named by the scheduler's prediction type.
 
         Args:
             latents: (B, C, h, w), noised.

@@ -1,4 +1,4 @@
-"""The digest of a network or scheduler: what it is, whatever it is called."""
+"""The digest of a network or scheduler: identifies its content, independent of its name."""
 
 import hashlib
 import json
@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Saved pipelines said "leading" while all verbs laid their timesteps "trailing": what is drawn
-# did not change when the files were corrected, so its digest stays. Who lays them otherwise
-# draws other images.
+# Saved pipelines said "leading" although all verbs used "trailing" timesteps. Correcting the files
+# did not change the images, so the digest stays the same. A real "leading" scheduler gives other
+# images.
 _SPACING = {"trailing": "leading", "leading": "laid leading"}
 
 
@@ -18,7 +18,7 @@ def component_digest(part: Any) -> str:
     """SHA-256 over configuration and weights of a component with diffusers' `config`.
 
     Args:
-        part: a network (its weights count, in the type that they have) or a scheduler.
+        part: a network (with its weights, in their own dtype) or a scheduler.
     """
     sha = hashlib.sha256(_configuration(part).encode())
     if isinstance(part, nn.Module):
@@ -29,9 +29,9 @@ def component_digest(part: Any) -> str:
 
 
 def component_mark(part: Any) -> Hashable:
-    """Something cheap that differs once configuration or weights do.
+    """A cheap key that changes when the configuration or the weights do.
 
-    Weights are told apart by where they lie and by PyTorch's count of changes in place.
+    Weights are told apart by their memory address and PyTorch's count of in-place changes.
     """
     tensors = part.state_dict().items() if isinstance(part, nn.Module) else ()
     return (
@@ -42,7 +42,7 @@ def component_mark(part: Any) -> Hashable:
 
 
 def _configuration(part: Any) -> str:
-    """Configuration as JSON: options that networks were given later and that are unset left out."""
+    """Configuration as JSON, without a network's unset options, as later versions add some."""
     network = isinstance(part, nn.Module)
     config = {
         k: v
@@ -59,6 +59,6 @@ def _configuration(part: Any) -> str:
 
 
 def _raw(value: Tensor) -> bytes:
-    """Bytes of a tensor of any type; NumPy knows no bfloat16."""
+    """Bytes of a tensor of any dtype, including bfloat16, which NumPy lacks."""
     flat = value.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().tobytes()

@@ -29,9 +29,9 @@ def time_features(time: Tensor) -> Tensor:
 
 
 class _Block(ModulatedBlock):
-    """Transformer block whose norms a condition shifts, scales and gates.
+    """Transformer block whose norms are shifted, scaled and gated by a condition.
 
-    The last layer that makes the six modulations starts at zero: the block starts as identity.
+    The layer that computes the six modulations starts at zero: the block starts as identity.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -46,7 +46,7 @@ class EmbeddingDiT(ModelMixin, ConfigMixin):
     """Transformer that predicts clean context tokens, and their variance, from noised ones.
 
     Args:
-        tokens: tokens of a context.
+        tokens: number of tokens in a context.
         context_dim: length of a context token.
         width: channels of the blocks.
         depth: number of blocks.
@@ -88,8 +88,8 @@ class EmbeddingDiT(ModelMixin, ConfigMixin):
             level: (B,) level of each.
 
         Returns:
-            (B, tokens, context_dim), or twice as long where the variance is learned: the clean
-            context, then where the log variance lies between its bounds, -1 to 1.
+            (B, tokens, context_dim), or twice as long if the variance is learned: the clean
+            context, then the position of the log variance between its bounds, -1 to 1.
         """
         x = self.project(contexts) + self.position
         condition = self.time(time_features(time).to(x.dtype)) + self.level(level)

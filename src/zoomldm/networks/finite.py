@@ -1,4 +1,4 @@
-"""Weights that are no numbers are refused before they make black images."""
+"""Refuses NaN and infinite weights before they produce black images."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,16 +15,16 @@ def check_finite(where: Path | str, tensors: Iterable[tuple[str, Tensor]]) -> No
 
     Args:
         where: file or folder that they come from, for the message.
-        tensors: (name, tensor of any type and shape) pairs; whole numbers always pass.
+        tensors: (name, tensor of any dtype and shape) pairs; integers always pass.
 
     Raises:
-        PipelineError: naming the first few of them.
+        PipelineError: some tensors are not finite; names the first few.
     """
     found = [
         name
         for name, tensor in tensors
         if tensor.is_floating_point() and tensor.device.type != "meta"
-        # Types of 8 bits have no such test of their own.
+        # 8-bit float types have no isfinite of their own.
         if not bool((tensor.float() if tensor.element_size() == 1 else tensor).isfinite().all())
     ]
     if found:

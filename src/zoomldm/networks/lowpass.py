@@ -1,8 +1,8 @@
 """Low-pass latents: a patch two octaves coarser, as a linear map, and a learned decoder back.
 
 Latents of level k are the pixels of level k + 2: luminance at 1/4 of the side and chroma at 1/8.
-They fall off in frequency as an image does, so that a diffusion model can predict them, and they
-can be pooled, shifted and blended as pixels.
+Their spectrum falls off as an image's does, so that a diffusion model can predict them, and they
+can be pooled, shifted and blended like pixels.
 """
 
 import math
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 BANDS = 24
-CELL = 8  # pixels a side of one latent cell
-BLOCK = 16  # pixels a side of the blocks whose bands are scaled
+CELL = 8  # pixels along the side of one latent cell
+BLOCK = 16  # pixels along the side of the blocks whose bands are scaled
 OPPONENT = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))
 
 
@@ -24,8 +24,8 @@ class Planes(NamedTuple):
     """An image two octaves coarser, in orthonormal opponent colours of signed pixels.
 
     Attributes:
-        luma: (B, 1, 2 h, 2 w), one value for 4 x 4 px.
-        chroma: (B, 2, h, w), one value for 8 x 8 px.
+        luma: (B, 1, 2 h, 2 w), one value per 4 x 4 px.
+        chroma: (B, 2, h, w), one value per 8 x 8 px.
     """
 
     luma: Tensor
@@ -61,13 +61,13 @@ def unfold(z: Tensor, n: int) -> Tensor:
 
 
 def coarse_planes(image: Tensor) -> Planes:
-    """Planes of an image two octaves coarser already: (B, 3, H, W) in [-1, 1], sides even."""
+    """Planes of an image already two octaves coarser: (B, 3, H, W) in [-1, 1], sides even."""
     x = torch.einsum("kc,bchw->bkhw", _opponent(image), image)
     return Planes(x[:, :1], F.avg_pool2d(x[:, 1:], 2))
 
 
 def planes_image(planes: Planes) -> Tensor:
-    """Image (B, 3, 2 h, 2 w) of planes: its planes are just these, its chroma is smooth."""
+    """Image (B, 3, 2 h, 2 w) with exactly the given planes and smooth chroma."""
     chroma = F.interpolate(planes.chroma, scale_factor=2, mode="bilinear", align_corners=False)
     missing = planes.chroma - F.avg_pool2d(chroma, 2)
     chroma = chroma + F.interpolate(missing, scale_factor=2, mode="nearest")
@@ -90,7 +90,7 @@ def _bicubic(small: Tensor) -> Tensor:
 
 
 class _Block(nn.Module):
-    """Residual block without normalisation over space: what it gives depends on what is near."""
+    """Residual block without spatial normalisation: its output depends only on nearby input."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -107,23 +107,24 @@ class LowPassAutoencoder(ModelMixin, ConfigMixin):
     """Fixed low-pass encoder and learned stochastic decoder, both local and of factor 8.
 
     `encode` takes luminance at 1/4 and chroma at 1/8 of the side in orthonormal opponent colours,
-    divides each of the 24 bands of a 16 px block (DCT) by the root of its std, and lays
-    them out as 6 channels at 1/8: DCT of 2 x 2 luminance, two chromas.
+    divides each of the 24 bands of a 16 px block (DCT) by the root of its std, and arranges them
+    as 6 channels at 1/8: DCT of 2 x 2 luminance, two chromas.
 
-    `decode` adds to the enlarged low-pass image what a network without any normalisation over
-    space makes of latents and noise, and then sets the mean of every 4 x 4 px to what the latents
-    ask for: the image averaged down is that of its latents by construction. What a block lacks,
-    added to it alone, would show as squares of 4 px; so nearly all of it is added smoothly before.
+    `decode` enlarges the low-pass image and adds details, which a network without spatial
+    normalisation computes from latents and noise. It then sets the mean of every 4 x 4 px to the
+    latents' value: the averaged image equals that of its latents by construction. Correcting each
+    block on its own would show as squares of 4 px, so nearly all of the correction is added
+    smoothly before.
 
     Args:
         latent_channels: 6.
         noise_channels: channels of the noise at 1/8 that `decode` reads.
         widths: channels of the decoder at 1/8, 1/4 and 1/2 of the side.
         depths: residual blocks at each.
-        levels: levels that the decoder is told apart.
+        levels: number of levels that the decoder distinguishes.
         fine_noise: channels of noise that enter at 1/4 and at 1/2 of the side. They are the last
             of `noise_channels`, 4 and 16 for each, so that noise stays a map of cells.
-        smooth: times that what the means lack is added bicubically, before it is added to blocks.
+        smooth: how often the means are corrected bicubically before they are corrected per block.
     """
 
     factor = CELL
@@ -173,7 +174,7 @@ class LowPassAutoencoder(ModelMixin, ConfigMixin):
 
     @property
     def halo(self) -> int:
-        """Cells around a window on which its pixels depend, rounded up."""
+        """Cells around a window that influence its pixels, rounded up."""
         coarse, middle, fine = self.config["depths"]
         return math.ceil(1 + coarse + middle / 2 + fine / 4 + 1)
 
@@ -185,11 +186,11 @@ class LowPassAutoencoder(ModelMixin, ConfigMixin):
         self.scale.copy_(root * common)
 
     def bands(self, planes: Planes) -> Tensor:
-        """Planes to unscaled bands (B, 24, H / 16, W / 16)."""
+        """Convert planes to unscaled bands (B, 24, H / 16, W / 16)."""
         return torch.cat([fold(planes.luma, 4), fold(planes.chroma, 2)], 1)
 
     def from_planes(self, planes: Planes) -> Tensor:
-        """Planes, sides multiples of 4 (luma), to latents (B, 6, h, w)."""
+        """Convert planes, sides multiples of 4 (luma), to latents (B, 6, h, w)."""
         z = (self.bands(planes) - self.mean.view(1, -1, 1, 1)) / self.scale.view(1, -1, 1, 1)
         return torch.cat([fold(unfold(z[:, :16], 4), 2), unfold(z[:, 16:], 2)], 1)
 
@@ -214,18 +215,18 @@ class LowPassAutoencoder(ModelMixin, ConfigMixin):
 
         Args:
             latents: (B, 6, h, w).
-            noise: (B, noise_channels, h, w) standard normal, the choice among the details that
-                the latents leave open; None for zeros.
+            noise: (B, noise_channels, h, w) standard normal, selects among the details that the
+                latents leave open; None for zeros.
             level: (B,) level of each; None for 20x.
 
         Returns:
-            (B, 3, 8 h, 8 w), about [-1, 1], not clamped; averaged over 4 x 4 it is the image of
-            the latents' planes.
+            (B, 3, 8 h, 8 w), about [-1, 1], not clamped; averaged over 4 x 4 it equals the image
+            of the latents' planes.
         """
         return self.assembled(latents, self.details(latents, noise, level))
 
     def assembled(self, latents: Tensor, details: Tensor) -> Tensor:
-        """Image of latents with details (B, 3, 8 h, 8 w) less what these change of its means."""
+        """Image of latents plus details (B, 3, 8 h, 8 w), corrected to keep the latents' means."""
         small = planes_image(self.to_planes(latents))
         image = _bicubic(small) + details
         for _ in range(int(self.config["smooth"])):
@@ -236,7 +237,7 @@ class LowPassAutoencoder(ModelMixin, ConfigMixin):
     def details(
         self, latents: Tensor, noise: Tensor | None = None, level: Tensor | None = None
     ) -> Tensor:
-        """The network's part of `decode`, which `assembled` makes an image of."""
+        """The network's part of `decode`, which `assembled` turns into an image."""
         b, _, h, w = latents.shape
         if noise is None:
             noise = latents.new_zeros(b, int(self.config["noise_channels"]), h, w)

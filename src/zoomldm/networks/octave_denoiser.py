@@ -1,4 +1,4 @@
-"""Denoiser of one octave: latents under a context and a hint, with a linear-Gaussian head start."""
+"""Denoiser of one octave: latents given a context and a hint, with a linear-Gaussian head."""
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -14,32 +14,32 @@ KINDS = 3
 class OctaveDenoiser(ModelMixin, ConfigMixin):
     """Predicts v of latents from their context and a hint of them.
 
-    The hint is what is known of the same patch already, laid out as its latents: the parent's
+    The hint is what is already known of the same patch, laid out as its latents: the parent's
     quarter, one octave coarser, with Gaussian noise of a known level (conditioning augmentation,
     Ho et al. 2022, section 4), or the stored base layer, with its codec's loss, or nothing.
 
     A linear head predicts mean and variance of the latents from context and hint, and a U-Net
-    learns what a Gaussian of that mean and variance leaves:
+    learns what a Gaussian of that mean and variance leaves unexplained:
     v = sigma (alpha (1 - s) r / d - mu) + sqrt(s / d) U, with r = x_t - alpha mu and
-    d = alpha^2 s + sigma^2. Before training U is zero, so that the network starts with the
-    Gaussian's loss.
+    d = alpha^2 s + sigma^2. Before training U is zero, so the network starts with the Gaussian's
+    loss.
 
     Args:
         latent_channels: channels C of the latents.
-        widths: of the U-Net at 32, 16 and 8 cells a side.
-        depth: residual blocks of each.
+        widths: channels of the U-Net at 32, 16 and 8 cells a side.
+        depth: residual blocks at each of them.
         heads: attention heads in the middle.
         context_dim: length of a context token.
-        spatial_context: channels of the context given in space.
+        spatial_context: channels of the spatial context.
         levels: number of levels.
-        sample_size: cells a side of a patch.
-        beta_start: of the schedule, linear in the root of beta.
-        beta_end: of the schedule.
-        timesteps: of the schedule.
+        sample_size: cells along a patch's side.
+        beta_start: first beta of the schedule, which is linear in the root of beta.
+        beta_end: last beta of the schedule.
+        timesteps: number of timesteps in the schedule.
         outline: whether tokens begin with an outline of their latents (`Outline`), which is then
             the head's first guess.
-        blends: linear maps of hint and outline to the head's mean: one for each level, or 1 for
-            all of them.
+        blends: number of linear maps from hint and outline to the head's mean: one per level, or
+            1 for all of them.
     """
 
     alphas: Tensor
@@ -93,7 +93,7 @@ class OctaveDenoiser(ModelMixin, ConfigMixin):
             up_block_types=("UpBlock2D",) * len(widths),
             attention_head_dim=heads,
             cross_attention_dim=context_dim,
-            norm_num_groups=8 if widths[0] >= 32 else 4,  # a channel alone would lose its time
+            norm_num_groups=8 if widths[0] >= 32 else 4,  # one channel per group loses the time
             class_embed_type="projection",
             projection_class_embeddings_input_dim=levels + KINDS + 2,
         )
@@ -103,7 +103,7 @@ class OctaveDenoiser(ModelMixin, ConfigMixin):
     def head(
         self, context: Tensor, level: Tensor, hint: Tensor | None = None, kind: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Mean (B, C, h, w) and variance (B, C, 1, 1) of the latents, before any is seen."""
+        """Mean (B, C, h, w) and variance (B, C, 1, 1) of the latents before seeing any of them."""
         side = round(context.shape[1] ** 0.5)
         where = context.transpose(1, 2).unflatten(2, (side, side))
         own = F.pixel_shuffle(self.read(where), self.zoom)
@@ -118,7 +118,7 @@ class OctaveDenoiser(ModelMixin, ConfigMixin):
         return mean, log.exp()[:, :, None, None]
 
     def _blend(self, both: Tensor, level: Tensor, kind: Tensor) -> Tensor:
-        """Each item through the map of its level and kind, as one grouped convolution."""
+        """Apply the map of each item's level and kind, as one grouped convolution."""
         chosen = (kind - 1).clamp(min=0)
         if self.config["blends"] > 1:
             chosen = chosen + (KINDS - 1) * level
@@ -147,13 +147,13 @@ class OctaveDenoiser(ModelMixin, ConfigMixin):
         Args:
             latents: (B, C, h, w), noised.
             time: (B,) timesteps, 0..999.
-            context: (B, 64, context_dim); zeros where there is none.
+            context: (B, 64, context_dim); zeros if there is none.
             level: (B,) 0..levels - 1; None for 20x.
             hint: (B, C, h, w), laid out as the latents; None for none at all.
             kind: (B,) NONE, PARENT or BASE for each.
-            noise: (B,) std of the Gaussian noise that a parent carries, or the loss of the
-                base layer's codec, 0 to 1.
-            head: mean and variance where they are at hand already.
+            noise: (B,) std of the Gaussian noise added to a parent, or the loss of the base
+                layer's codec, 0 to 1.
+            head: mean and variance, if already computed.
 
         Returns:
             (B, C, h, w).

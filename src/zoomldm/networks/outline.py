@@ -1,23 +1,23 @@
-"""Outline: latents as a linear map of the embeddings alone gives them."""
+"""Outline: latents predicted from the embeddings alone by a linear map."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-CELLS = 32  # of latents, a side of a patch
-TOKENS = 8  # a side of a context
+CELLS = 32  # latent cells along a patch's side
+TOKENS = 8  # tokens along a context's side
 SPAN = CELLS // TOKENS
 
 
 class Outline(nn.Module):
-    """A linear map a level from an embedding to the latents of its tile.
+    """One linear map per level, from an embedding to the latents of its tile.
 
-    An embedding tells much of what lies where in its tile (at 2.5x a linear map gives four fifths
-    of the latents' variance on slides never seen), and what is found by least squares need not be
-    searched for by gradients: the maps are buffers, set once by `fit`.
+    An embedding says much about the layout of its tile: at 2.5x a linear map gives four fifths of
+    the latents' variance on unseen slides. Least squares needs no gradient descent, so the maps
+    are buffers, set once by `fit`.
 
     Tiles finer than a cell of the latents are averaged first. A map with many outputs goes
-    through a bottleneck of a quarter of the embedding.
+    through a bottleneck of a quarter of the embedding dimension.
 
     Args:
         dim: D, length of an embedding.
@@ -38,7 +38,7 @@ class Outline(nn.Module):
 
     @staticmethod
     def cells(level: int) -> int:
-        """Cells of latents a side of a tile of a level, 1 where tiles are finer."""
+        """Latent cells along the side of a tile of a level, 1 if tiles are finer."""
         return max(CELLS >> level, 1)
 
     @property
@@ -52,7 +52,7 @@ class Outline(nn.Module):
         return any(bool(value.any()) for value in self.buffers())
 
     def gathered(self, embeddings: Tensor) -> Tensor:
-        """Standardised embeddings (B, D, s, s), averaged down to at most a cell each."""
+        """Standardised embeddings (B, D, s, s), averaged down to at most one per cell."""
         side = embeddings.shape[-1]
         return F.avg_pool2d(embeddings, side // CELLS) if side > CELLS else embeddings
 
@@ -96,7 +96,7 @@ class Outline(nn.Module):
         Args:
             embeddings: (B, D, s, s), standardised; s = 2**level, one more with `shift`.
             level: 0 to levels - 1.
-            shift: (B, 2) tokens down and right that a patch starts inside its first tile.
+            shift: (B, 2) offset of a patch in its first tile, in tokens down and right.
 
         Returns:
             (B, width, 8, 8): the cells of a token's latents as channels (`pixel_unshuffle`).
@@ -112,7 +112,7 @@ class Outline(nn.Module):
 
 
 def windows(tokens: Tensor, shift: Tensor) -> Tensor:
-    """Windows (B, C, 8, 8) into (B, C, h, w), each starting at its shift (B, 2), down and right."""
+    """Windows (B, C, 8, 8) of (B, C, h, w), each starting at its shift (B, 2), down and right."""
     line = torch.arange(TOKENS, device=tokens.device)
     row, col = (shift.to(tokens.device)[:, :, None] + line).unbind(1)
     item = torch.arange(len(tokens), device=tokens.device)[:, None, None]

@@ -1,4 +1,4 @@
-"""The demo patch encoder: a tile of 256 px to one embedding of 384 numbers."""
+"""The demo patch encoder: maps a tile of 256 px to an embedding of 384 values."""
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -29,22 +29,22 @@ class _Block(nn.Module):
 class TileCNN(ModelMixin, ConfigMixin):
     """Residual CNN on 4 x 4-folded pixels: tiles (B, 3, 256, 256) in [0, 1] -> (B, dim).
 
-    Tiles are looked at with `side` pixels (128: 1 mpp, where nuclei can still be told apart).
+    Tiles are averaged down to `side` pixels (128: 1 mpp, where nuclei are still distinguishable).
 
-    The embedding has two parts. The first `dim - layout` numbers say what the tile is made of,
-    from the last stage's mean and a narrow 4 x 4 map; the others say where it lies, from a map of
-    1/16 of the side. Each number is standardised by running statistics, so that cosines are
-    centred on 0; the layout is then scaled by `LAYOUT_SCALE`, so that cosines compare what tiles
-    are made of, and not how they happen to be cut.
+    The embedding has two parts. The first `dim - layout` values describe what the tile is made
+    of, from the last stage's mean and a narrow 4 x 4 map. The others describe where it lies, from
+    a map at 1/16 of the side. Each value is standardised by running statistics, so that cosines
+    are centred on 0. The layout is then scaled by `LAYOUT_SCALE`, so that cosines compare what
+    tiles are made of and not how they happen to be cut.
 
     Args:
         dim: length of the embedding.
-        layout: how many of its numbers hold the layout.
-        side: pixels a side that the trunk sees; larger tiles are averaged down.
+        layout: how many of its values hold the layout.
+        side: side in pixels of the trunk's input; larger tiles are averaged down.
         widths: channels at 1/4, 1/8, 1/16 and 1/32 of the side.
         depths: residual blocks at each.
         map_channels: channels of both maps.
-        grey: whether the network sees luminance only.
+        grey: whether the network sees only luminance.
     """
 
     tile = 256
@@ -67,7 +67,7 @@ class TileCNN(ModelMixin, ConfigMixin):
             if i:
                 layers += [_conv(widths[i - 1], width, stride=2), nn.ReLU()]
             layers += [_Block(width) for _ in range(depth)]
-        # Split after the stage at 1/16, whose map the layout is read from.
+        # Split after the stage at 1/16, from whose map the layout is computed.
         last = 2 + depths[-1]
         self.trunk, self.top = nn.Sequential(*layers[:-last]), nn.Sequential(*layers[-last:])
         self.coarse = nn.Conv2d(widths[-1], map_channels, 1)
@@ -97,7 +97,7 @@ class TileCNN(ModelMixin, ConfigMixin):
         return self._standardised(torch.cat(parts, 1).float()) * self.scale
 
     def _standardised(self, x: Tensor) -> Tensor:
-        """Standardise (B, dim) float32, also where the statistics are in half precision."""
+        """Standardise (B, dim) float32, even if the statistics are in half precision."""
         norm = self.standardise
         mean, variance = norm.running_mean, norm.running_var
         assert mean is not None and variance is not None

@@ -1,4 +1,4 @@
-"""Vision transformers that others trained as patch encoders, under the names timm gives them."""
+"""Third-party vision transformers used as patch encoders, with timm's tensor names."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from zoomldm.networks.transformer import attend
 
-HEAD = 64  # numbers a head, where nobody says otherwise
+HEAD = 64  # width of a head, unless specified otherwise
 
 Pooling = Literal["class", "class and mean", "tokens"]
-"""What a transformer gives: its class token; that and the mean of its patches; all tokens."""
+"""Output of a transformer: its class token; that and the mean of its patches; all tokens."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,13 @@ class ViTSizes:
         dim: width, and length of the embedding.
         depth: number of blocks.
         heads: attention heads.
-        hidden: width of the first layer of an MLP; both halves of it where gated.
+        hidden: width of the first layer of an MLP; of both its halves together if gated.
         patch: side of a patch in px.
-        side: patches along a side of the image that the positions were learned on.
-        registers: tokens beside the class token.
+        side: patches along the side of the image that the positions were learned on.
+        registers: number of register tokens, besides the class token.
         positions_of_class: whether the class token has a position of its own.
-        layer_scale: whether each residual branch is scaled by learned numbers.
-        gated: SwiGLU in place of the MLP with GELU.
+        layer_scale: whether each residual branch is scaled by learned values.
+        gated: SwiGLU instead of the MLP with GELU.
         positions_of_registers: whether the registers have positions of their own, after the
             class token's.
     """
@@ -48,7 +48,7 @@ class ViTSizes:
     positions_of_registers: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON; of what came later, only what differs (digests depend on it)."""
+        """Plain values, for JSON; later fields only if not at default (digests depend on it)."""
         values = asdict(self)
         if not self.positions_of_registers:
             del values["positions_of_registers"]
@@ -56,16 +56,16 @@ class ViTSizes:
 
     @property
     def positions_before(self) -> int:
-        """Positions before those of the patches."""
+        """Number of positions before those of the patches."""
         return int(self.positions_of_class) + self.positions_of_registers * self.registers
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], heads: int | None = None) -> "ViTSizes":
-        """Sizes of the transformer whose tensors these are.
+        """Infer the sizes of a transformer from its tensors.
 
         Args:
             tensors: by timm's names.
-            heads: attention heads, which tensors don't tell; None for 64 numbers a head.
+            heads: attention heads, which tensors don't reveal; None for heads of width 64.
 
         Raises:
             KeyError: a tensor that such a transformer has is missing.
@@ -152,12 +152,12 @@ class _Block(nn.Module):
 class PatchViT(nn.Module):
     """Vision transformer (Dosovitskiy et al. 2021) whose class token is the embedding.
 
-    With LayerScale (Touvron et al. 2021), register tokens (Darcet et al. 2024) and SwiGLU where
+    With LayerScale (Touvron et al. 2021), register tokens (Darcet et al. 2024) and SwiGLU if
     `sizes` says so. Its tensors have timm's names, which DINO's backbone shares.
 
     Args:
-        sizes: of the transformer.
-        pooling: what comes out.
+        sizes: sizes of the transformer.
+        pooling: which tokens are returned.
     """
 
     def __init__(self, sizes: ViTSizes, pooling: Pooling = "class") -> None:
@@ -177,7 +177,7 @@ class PatchViT(nn.Module):
             nn.init.normal_(value, std=0.02)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Embed images (B, 3, S, S), normalised, S a multiple of the patch.
+        """Embed images (B, 3, S, S), normalised, S a multiple of the patch side.
 
         Returns:
             (B, dim); (B, 2 dim) for `class and mean`; (B, T, dim) for `tokens`.
@@ -203,15 +203,15 @@ class PatchViT(nn.Module):
         return torch.cat([x[:, 0], x[:, 1 + self.sizes.registers :].mean(1)], -1)
 
     def _positions(self, side: int) -> tuple[Tensor | float, Tensor]:
-        """Positions of what comes before the patches, and those of `side` x `side` patches."""
+        """Positions of the tokens before the patches, and those of `side` x `side` patches."""
         own = self.sizes.positions_before
         of_class = self.pos_embed[:, :own] if own else 0.0
         of_patches = self.pos_embed[:, own:]
         if side == self.sizes.side:
             return of_class, of_patches
         square = of_patches.unflatten(1, (self.sizes.side, -1)).permute(0, 3, 1, 2)
-        # DINO asks for a tenth of a patch more, so that rounding never loses one; its networks
-        # were evaluated with the positions that this gives.
+        # DINO adds a tenth of a patch, so that rounding never loses one; its networks were
+        # evaluated with the resulting positions.
         scale = (side + 0.1) / self.sizes.side
         square = F.interpolate(square, scale_factor=scale, mode="bicubic")
         return of_class, square.flatten(2).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""Half precision: which type a network's inputs must have, and whether bfloat16 pays here."""
+"""Half precision: the dtype that a network's inputs need, and whether bfloat16 is worthwhile."""
 
 import logging
 import time
@@ -12,7 +12,7 @@ _log = logging.getLogger(__name__)
 
 
 def dtype_of(network: object) -> torch.dtype:
-    """Floating type of a network's weights; float32 where it has none."""
+    """Floating point dtype of a network's weights; float32 if it has none."""
     if isinstance(network, nn.Module):
         for values in (*network.parameters(), *network.buffers()):
             if values.is_floating_point():
@@ -21,23 +21,23 @@ def dtype_of(network: object) -> torch.dtype:
 
 
 def fitted(values: Tensor, network: object) -> Tensor:
-    """Floating point values of any shape in the type of a network's weights."""
+    """Floating point values of any shape, cast to the dtype of a network's weights."""
     return values.to(dtype_of(network))
 
 
 def widened(values: Tensor, network: object) -> Tensor:
-    """What a network made in half precision as float32; of float32 networks what it is."""
+    """A half precision network's output as float32; a float32 network's output unchanged."""
     return values if dtype_of(network) == torch.float32 else values.float()
 
 
 @cache
 def fast_bfloat16(device: str) -> bool:
-    """Whether bfloat16 is faster than float32 here: measured once in a process, and logged.
+    """Whether bfloat16 is faster than float32 here; measured once per process and logged.
 
-    Processors without it emulate it, at up to a hundred times the time.
+    Processors without it emulate it, which takes up to a hundred times as long.
 
     Args:
-        device: type of the device, such as `cpu` or `cuda`.
+        device: device type, such as `cpu` or `cuda`.
     """
     if device == "cuda":
         faster = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -58,7 +58,7 @@ def fast_bfloat16(device: str) -> bool:
 
 @torch.no_grad()
 def _seconds(kind: torch.dtype) -> float:
-    """Shortest of a few convolutions of a denoiser's size, in seconds."""
+    """Shortest time of a few convolutions of a denoiser's size, in seconds."""
     x, weight = torch.ones(2, 96, 32, 32, dtype=kind), torch.ones(96, 96, 3, 3, dtype=kind)
     times = []
     for _ in range(4):
@@ -72,7 +72,7 @@ def _seconds(kind: torch.dtype) -> float:
 
 @cache
 def warn_if_slow(device: str) -> None:
-    """Warn, once in a process, where bfloat16 was asked for and is emulated."""
+    """Warn, once per process, if bfloat16 was requested and is emulated."""
     if device in ("cpu", "cuda") and not fast_bfloat16(device):
         warnings.warn(
             "bfloat16 is not faster than float32 on this machine, which emulates it or lacks the "

@@ -1,7 +1,7 @@
-"""What a pipeline asks of its networks: whoever brings one of these brings a part of a system.
+"""Interfaces of a pipeline's networks: a class with one of these can replace a component.
 
-Each is a `torch.nn.Module` with diffusers' `config`, so that it is saved, moved and digested as
-the others are. Shapes: B items, C channels of latents of side h by w, D numbers an embedding.
+Each is a `torch.nn.Module` with diffusers' `config`, so that it is saved, moved and digested like
+the others. Shapes: B items, C channels of latents of side h by w, embedding dimension D.
 """
 
 from collections.abc import Mapping
@@ -11,19 +11,20 @@ from torch import Tensor
 
 
 class Component(Protocol):
-    """What every network has."""
+    """What every network provides."""
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """Its settings, from which it is built again."""
+        """Its settings, from which it can be rebuilt."""
         ...
 
 
 @runtime_checkable
 class DenoiserLike(Component, Protocol):
-    """Predicts what the scheduler's prediction type names.
+    """Predicts the quantity named by the scheduler's prediction type.
 
-    Further inputs (a level, a parent, its noise) are a kind of denoiser's own and have defaults.
+    Further inputs (a level, a parent, its noise) depend on the kind of denoiser; they have
+    defaults.
     """
 
     def forward(self, latents: Tensor, time: Tensor, context: Tensor, *more: Any) -> Tensor:
@@ -37,7 +38,7 @@ class AutoencoderLike(Component, Protocol):
 
     @property
     def factor(self) -> int:
-        """Side of an image over that of its latents."""
+        """Side of an image divided by that of its latents."""
         ...
 
     def encode(self, pictures: Tensor) -> Tensor:
@@ -55,7 +56,7 @@ class SummarizerLike(Component, Protocol):
 
     @property
     def context_shape(self) -> tuple[int, int]:
-        """Tokens and their width."""
+        """Number of tokens and their width."""
         ...
 
     def forward(self, grid: Tensor, level: Tensor, *more: Any) -> Tensor:

@@ -14,8 +14,8 @@ class VQAutoencoder(ModelMixin, ConfigMixin):
     Args:
         latent_channels: channels C of the latents and of the codebook.
         codebook: entries of the codebook.
-        widths: channels of each resolution, finest first.
-        depth: residual blocks of each resolution of the encoder; the decoder has one more.
+        widths: channels at each resolution, finest first.
+        depth: residual blocks at each resolution of the encoder; the decoder has one more.
     """
 
     @register_to_config
@@ -39,7 +39,7 @@ class VQAutoencoder(ModelMixin, ConfigMixin):
 
     @property
     def factor(self) -> int:
-        """Side of an image over that of its latents."""
+        """Side of an image divided by that of its latents."""
         return 2 ** (len(self.config["widths"]) - 1)
 
     def encode(self, pictures: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class VQAutoencoder(ModelMixin, ConfigMixin):
         """Latents (B, C, h, w) to images (B, 3, f h, f w), about [-1, 1], not clamped.
 
         Args:
-            latents: as `encode` gives or a denoiser makes them.
+            latents: from `encode` or a denoiser.
             quantise: whether each cell is first replaced by its nearest codebook entry.
         """
         return self.vq.decode(latents, force_not_quantize=not quantise, return_dict=False)[0]

@@ -1,4 +1,4 @@
-"""The released transformer summarizer: grid of any level to a context of 65 tokens."""
+"""The released transformer summarizer: maps a grid of any level to a context of 65 tokens."""
 
 from collections.abc import Sequence
 
@@ -31,10 +31,11 @@ class _Block(nn.Module):
 
 
 class ViTSummarizer(ModelMixin, ConfigMixin):
-    """Transformer over 64 grid tokens behind one token of the level.
+    """Transformer over 64 grid tokens, preceded by one token for the level.
 
-    The released system's, in place of the supplement's CNN: grids larger than 8 x 8 are averaged to
-    8 x 8 first; smaller ones lie in the middle of 64 places, learned padding around them.
+    The released system uses it instead of the supplement's CNN. Grids larger than 8 x 8 are first
+    averaged to 8 x 8; smaller ones lie in the middle of 64 positions, surrounded by learned
+    padding.
 
     Args:
         dim: D, length of an embedding.
@@ -69,14 +70,14 @@ class ViTSummarizer(ModelMixin, ConfigMixin):
 
     @property
     def context_shape(self) -> tuple[int, int]:
-        """Tokens and their length."""
+        """Number of tokens and their length."""
         return TOKENS + 1, int(self.config["context_dim"])
 
     @staticmethod
     def prepare(grid: Tensor) -> Tensor:
-        """Average to 8 cells a side where there are more, then standardise, in float32.
+        """Average down to at most 8 cells a side, then standardise, in float32.
 
-        The released code does so in float16, in which its epsilon of 1e-8 is 0.
+        The released code does this in float16, in which its epsilon of 1e-8 is 0.
 
         Args:
             grid: (B, rows, cols, D) raw embeddings.
@@ -93,7 +94,7 @@ class ViTSummarizer(ModelMixin, ConfigMixin):
     def tokens(self, grid: Tensor) -> Tensor:
         """Project prepared grids (B, rows, cols, D) of at most 64 cells: (B, 64, width).
 
-        The n cells take the places from 32 - n // 2 on, in raster order.
+        The n cells take the positions from 32 - n // 2 on, in raster order.
 
         Raises:
             PipelineError: more than 64 cells.

@@ -1,4 +1,4 @@
-"""Summarizers: the grid of any level to a context of 8 x 8 tokens."""
+"""Summarizers: map the grid of any level to a context of 8 x 8 tokens."""
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -12,7 +12,7 @@ SIDE = 8
 
 
 def standardise(embeddings: Tensor) -> Tensor:
-    """Zero mean and unit standard deviation of each token over its last axis.
+    """Standardise each token to zero mean and unit standard deviation over its last axis.
 
     Args:
         embeddings: (..., D), any float type.
@@ -22,7 +22,7 @@ def standardise(embeddings: Tensor) -> Tensor:
     """
     x = embeddings.float()
     x = x - x.mean(-1, keepdim=True)
-    # The norm is many times faster than std() on a CPU, and equal: the mean is gone already.
+    # On a CPU the norm is many times faster than std(), and equal, as the mean is already 0.
     deviation = torch.linalg.vector_norm(x, dim=-1, keepdim=True) / max(x.shape[-1] - 1, 1) ** 0.5
     return x / (deviation + 1e-8)
 
@@ -57,12 +57,12 @@ class _Block(nn.Module):
 class CNNSummarizer(ModelMixin, ConfigMixin):
     """The paper's summarizer (supplement, section 5, figure 3): 128 x 128 x D goes in whole.
 
-    A 1 x 1 projection; while the grid is larger than 8 x 8, residual blocks of stride 2, one
-    trunk that coarser levels enter earlier; the cells of smaller grids are unpacked to fill 8 x 8
-    by a learned linear map, for an embedding knows roughly what lies where in its tile (or merely
-    repeated); then blocks at 8 x 8 that the level modulates, a learned position and a final norm.
-    With an outline, the first channels of a token are what a linear map of the embeddings gives of
-    its latents, past all this and past the norm.
+    A 1 x 1 projection comes first. While the grid is larger than 8 x 8, residual blocks of stride
+    2 follow: one trunk that coarser levels enter earlier. Cells of smaller grids are unpacked to
+    fill 8 x 8 by a learned linear map, since an embedding roughly encodes its tile's layout (or
+    they are merely repeated). Then come blocks at 8 x 8 modulated by the level, a learned
+    position and a final norm. With an outline, the first channels of a token are its latents as
+    predicted linearly from the embeddings, bypassing all this and the norm.
 
     Args:
         dim: D, length of an embedding.
@@ -72,7 +72,7 @@ class CNNSummarizer(ModelMixin, ConfigMixin):
         levels: number of levels.
         depth: blocks at 8 x 8.
         unpack: channels that a cell of a small grid is unpacked to; 0 repeats it.
-        outline_channels: C of the latents that tokens hold an outline of (`Outline`); 0 for none.
+        outline_channels: C of the latents whose outline tokens hold (`Outline`); 0 for none.
     """
 
     @register_to_config
@@ -89,7 +89,7 @@ class CNNSummarizer(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         self.project = nn.Conv2d(dim, width, 1)
-        # Index i halves a side of 8 * 2**(i + 1): the largest grid passes all of them.
+        # Index i halves a side of 8 * 2**(i + 1): the largest grid passes through all of them.
         self.trunk = nn.ModuleList(
             _Block(width, width, stride=2) for _ in range(max(levels - 4, 0))
         )
@@ -101,7 +101,7 @@ class CNNSummarizer(ModelMixin, ConfigMixin):
         own = context_dim - (self.outline.width if self.outline is not None else 0)
         self.out = nn.Conv2d(body, own, 1)
         self.norm = nn.LayerNorm(own)
-        # Index k: each cell of a grid of 2**k to (8 / 2**k)**2 tokens.
+        # Index k: maps each cell of a grid of 2**k to (8 / 2**k)**2 tokens.
         self.unpackers = nn.ModuleList(
             nn.Conv2d(dim, unpack * (SIDE >> k) ** 2, 1) for k in range(3 if unpack else 0)
         )
@@ -109,7 +109,7 @@ class CNNSummarizer(ModelMixin, ConfigMixin):
 
     @property
     def context_shape(self) -> tuple[int, int]:
-        """Tokens and their length."""
+        """Number of tokens and their length."""
         return SIDE * SIDE, int(self.config["context_dim"])
 
     def forward(self, grid: Tensor, level: Tensor, shift: Tensor | None = None) -> Tensor:
@@ -119,8 +119,8 @@ class CNNSummarizer(ModelMixin, ConfigMixin):
             grid: (B, s, s, D) raw embeddings, s a power of two up to 128; with `shift`
                 (B, s + 1, s + 1, D), s below 8.
             level: (B,) level of each.
-            shift: (B, 2) tokens, 0 to 8 / s - 1, down and right, that a patch starts inside its
-                first tile; only where cells are unpacked.
+            shift: (B, 2) offset of a patch in its first tile, in tokens, 0 to 8 / s - 1, down and
+                right; only if cells are unpacked.
 
         Returns:
             Context (B, 64, context_dim); token 8 i + j stands for cell (i, j) of the patch.

@@ -1,4 +1,4 @@
-"""What the transformers share: attention of packed queries, keys and values; modulated blocks."""
+"""Shared by the transformers: attention of packed queries, keys and values; modulated blocks."""
 
 import torch
 from torch import Tensor, nn
@@ -6,12 +6,13 @@ from torch.nn import functional as F
 
 
 def attend(qkv: Tensor, heads: int, gain: Tensor | None = None) -> Tensor:
-    """Attention of tokens to each other.
+    """Self-attention of tokens.
 
     Args:
         qkv: (B, T, 3 x width), queries, keys and values side by side.
-        heads: the width is divided among.
-        gain: (width / heads,) of queries that are normalised, as keys then are; None for neither.
+        heads: number of heads that the width is divided among.
+        gain: (width / heads,) gain of the normalised queries, with keys normalised too; None for
+            no normalisation.
 
     Returns:
         (B, T, width).
@@ -26,11 +27,11 @@ def attend(qkv: Tensor, heads: int, gain: Tensor | None = None) -> Tensor:
 class ModulatedBlock(nn.Module):
     """Transformer block whose norms are shifted, scaled and gated (Peebles and Xie 2023).
 
-    Where the six come from is a subclass's. With gates of zero the block is the identity.
+    A subclass provides these six. With gates of zero the block is the identity.
 
     Args:
-        width: of a token.
-        heads: of the attention.
+        width: width of a token.
+        heads: number of attention heads.
         qk_norm: whether queries and keys are normalised.
     """
 
@@ -45,11 +46,11 @@ class ModulatedBlock(nn.Module):
         )
 
     def modulated(self, x: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
-        """Tokens (B, T, width) under shift, scale and gate of attention and then of the MLP.
+        """Tokens (B, T, width) modulated by shift, scale and gate of attention, then of the MLP.
 
         Args:
             x: the tokens.
-            parts: six of (B, 1, width).
+            parts: six tensors (B, 1, width).
         """
         shift, scale, gate = parts[:3]
         h = self.qkv(modulated_norm(x, shift, scale))
@@ -59,12 +60,12 @@ class ModulatedBlock(nn.Module):
 
 
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Tokens normalised, then scaled by 1 + `scale` and shifted."""
+    """Normalised tokens, then scaled by 1 + `scale` and shifted."""
     return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
 
 
 def zeroed(layer: nn.Linear) -> nn.Linear:
-    """A layer that starts at zero."""
+    """Set a layer's weight and bias to zero."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer

@@ -1,4 +1,4 @@
-"""What a trained model is: the pipeline, presets, loading, what an archive is compatible with."""
+"""Trained models: the pipeline, presets, loading, and which archives a pipeline can read."""
 
 from zoomldm.pipeline.loading import (
     KINDS,

@@ -1,4 +1,4 @@
-"""Pipelines behind URLs: fetched into a cache, and again where they changed."""
+"""Pipelines behind URLs: downloaded into a cache, and again if they changed."""
 
 import hashlib
 import json
@@ -19,21 +19,21 @@ _SHARD = re.compile(r"[\w.-]+\.safetensors")
 
 
 def cache_folder() -> Path:
-    """Where fetched pipelines are kept: `zoomldm/pipelines` in the user's cache folder."""
+    """Cache of downloaded pipelines: `zoomldm/pipelines` in the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "zoomldm" / "pipelines"
 
 
 def fetch_url(url: str) -> Path:
-    """Folder of a pipeline behind a URL: as it was fetched before, unless it has changed.
+    """Folder of a pipeline behind a URL: from the cache, unless it has changed.
 
-    Configs and safetensors are fetched, and nothing else: no pickles, no code.
+    Only configs and safetensors are downloaded: no pickles, no code.
 
     Args:
-        url: of the folder that holds `model_index.json`.
+        url: URL of the folder that holds `model_index.json`.
 
     Raises:
-        PipelineError: no pipeline there, it can't be read, or it can't be kept here.
+        PipelineError: no pipeline there, it can't be read, or it can't be stored here.
     """
     root = url.rstrip("/") + "/"
     try:
@@ -53,7 +53,7 @@ def fetch_url(url: str) -> Path:
 
 
 def _files(root: str) -> dict[str, tuple]:
-    """Names of a pipeline's files and what tells one version of each from another."""
+    """Names of a pipeline's files, each with an identifier of its version."""
     index, identity = _json(root, INDEX)
     found = {INDEX: identity}
     for part, named in index.items():

@@ -1,4 +1,4 @@
-"""Whether an archive is of a pipeline's patch encoder and autoencoder."""
+"""Whether an archive was made with a pipeline's patch encoder and autoencoder."""
 
 import torch
 
@@ -9,14 +9,14 @@ from zoomldm.pipeline.pipeline import ZoomLDMPipeline
 
 
 def check_encoder(archive: Archive, pipeline: ZoomLDMPipeline) -> None:
-    """Refuse an archive that another patch encoder made than the pipeline's.
+    """Refuse an archive made by a patch encoder other than the pipeline's.
 
-    A pipeline without one of its own, which was trained on a third party's embeddings, remembers
-    whose they were. Converted ones, which come without their encoder, take every archive of their
-    embedding dimension: which encoder they were trained with is unknown.
+    A pipeline trained on a third party's embeddings has no patch encoder of its own but records
+    which one it was. Converted ones come without their encoder and accept every archive of their
+    embedding dimension, since the encoder they were trained with is unknown.
 
     Raises:
-        ArchiveError: naming both encoders, or both numbers.
+        ArchiveError: names both encoders, or both dimensions.
     """
     made = archive.manifest.encoder
     if pipeline.patch_encoder is None:
@@ -44,10 +44,10 @@ def check_encoder(archive: Archive, pipeline: ZoomLDMPipeline) -> None:
 
 
 def check_generated(archive: Archive, pipeline: ZoomLDMPipeline) -> None:
-    """Refuse an imaginary slide whose contexts are of other networks than the pipeline's.
+    """Refuse an imaginary slide whose contexts come from other networks than the pipeline's.
 
     Raises:
-        ArchiveError: naming the network.
+        ArchiveError: names the network.
         PipelineError: the pipeline has no embedding diffusion.
     """
     facts = archive.manifest.generated
@@ -65,7 +65,7 @@ def check_latents(archive: Archive, pipeline: ZoomLDMPipeline) -> None:
     """Refuse an archive without latents, or with those of another autoencoder.
 
     Raises:
-        ArchiveError: saying which.
+        ArchiveError: says which of the two.
     """
     made, own = archive.manifest.autoencoder, pipeline.digest("vae")
     if not archive.manifest.latents or made is None:
@@ -81,7 +81,7 @@ def check_latents(archive: Archive, pipeline: ZoomLDMPipeline) -> None:
 
 
 def _rounded(network: object) -> str:
-    """What to do where the reason may be that a network was loaded in half precision."""
+    """Advice if the cause may be that a network was loaded in half precision."""
     kind = dtype_of(network)
     if kind == torch.float32:
         return ""

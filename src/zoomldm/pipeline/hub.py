@@ -1,4 +1,4 @@
-"""Pipelines on the Hugging Face hub: `hf:OWNER/NAME@REVISION`, fetched once and pinned; pushed."""
+"""Pipelines on the Hugging Face hub: `hf:OWNER/NAME@REVISION`, cached and pinned; pushing."""
 
 import logging
 import re
@@ -13,24 +13,24 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 PREFIX = "hf:"
-# Nothing else is fetched: no pickles, no code.
+# Nothing else is downloaded: no pickles, no code.
 FILES = ["model_index.json", "*/*.json", "*/*.safetensors", "README.md"]
 _NAME = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def fetch_pipeline(name: str) -> Path:
-    """Folder of a pipeline of the hub: from the cache, else downloaded into it.
+    """Folder of a pipeline on the hub: from the cache, else downloaded into it.
 
-    A revision that is a commit is looked up in the cache first and never changes; of a branch or
-    tag the hub is asked where it can be reached.
+    A revision that is a commit never changes and is looked up in the cache first; for a branch or
+    tag the hub is queried if it can be reached.
 
     Args:
         name: `hf:OWNER/NAME@REVISION`; without a revision the branch `main`, which may change.
 
     Raises:
-        PipelineError: not such a name, no such repository or revision, one that isn't given to us,
-            or neither in the cache nor reachable.
+        PipelineError: not such a name, no such repository or revision, no access to it, or neither
+            in the cache nor reachable.
     """
     match = _NAME.fullmatch(name)
     if match is None:
@@ -75,21 +75,21 @@ def push_pipeline(
     data: str = "",
     message: str | None = None,
 ) -> dict[str, Any]:
-    """Put a pipeline onto the hub, with a model card.
+    """Upload a pipeline to the hub, with a model card.
 
     Args:
         pipeline: the pipeline.
-        repo: `OWNER/NAME`, made where there is none.
-        licence: of the weights, as the hub writes it (`mit`, `cc-by-nc-4.0`).
-        private: whether a repository that is made is private.
+        repo: `OWNER/NAME`, created if it doesn't exist.
+        licence: licence of the weights, by the hub's identifier (`mit`, `cc-by-nc-4.0`).
+        private: whether a newly created repository is private.
         data: what it was trained on, in a sentence or two, for the card.
-        message: of the commit.
+        message: commit message.
 
     Returns:
-        `repo`, `commit`, `url`, and `pipeline`, the name that always loads this one.
+        `repo`, `commit`, `url`, and `pipeline`, the name that always loads this version.
 
     Raises:
-        PipelineError: not such a name, no rights to it, or the hub can't be reached.
+        PipelineError: not such a name, no write access to it, or the hub can't be reached.
     """
     from tempfile import TemporaryDirectory
 
@@ -132,7 +132,7 @@ def push_pipeline(
 
 
 def model_card(pipeline: "ZoomLDMPipeline", repo: str, licence: str, data: str = "") -> str:
-    """The page of a pipeline on the hub, with the metadata that the hub reads."""
+    """The model card of a pipeline, with the metadata that the hub reads."""
     from huggingface_hub import ModelCardData
     from torch import nn
 

@@ -1,4 +1,4 @@
-"""Pipelines by name: untrained ones of a preset, the shipped one, saved ones."""
+"""Pipelines by name: untrained ones from a preset, the shipped one, saved ones."""
 
 from importlib import resources
 from pathlib import Path
@@ -9,8 +9,8 @@ from diffusers import DDIMScheduler
 from diffusers.utils import logging
 from torch import nn
 
-# diffusers loads a component only from a module that has been imported: every class that a saved
-# pipeline may name is imported here, the schedulers of converted ones too.
+# diffusers loads a component only from an imported module, so every class that a saved pipeline
+# may name is imported here, including the schedulers of converted ones.
 import zoomldm.diffusion.samplers  # noqa: F401
 from zoomldm.errors import PipelineError
 from zoomldm.networks.autoencoder import FoldedAutoencoder
@@ -88,10 +88,10 @@ def _made(settings: dict[str, Any], kind: str) -> Any:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """A device by PyTorch's name for it; `auto` is the first GPU, the CPU where there is none.
+    """A device by PyTorch's name; `auto` is the first GPU, or the CPU if there is none.
 
     Raises:
-        PipelineError: no such device here.
+        PipelineError: no such device on this machine.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -103,17 +103,17 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def load_pipeline(name: str = SHIPPED, device: str = "cpu") -> ZoomLDMPipeline:
-    """Load a pipeline: `demo` (shipped), `tiny` (untrained), a directory, a URL, or one of the hub.
+    """Load a pipeline: `demo` (shipped), `tiny` (untrained), a directory, a URL, or from the hub.
 
-    `hf:OWNER/NAME@REVISION` is fetched from the Hugging Face hub once, and kept in its cache; a
-    folder behind a URL (`s3://bucket/pipeline/`) where it is new or has changed.
+    `hf:OWNER/NAME@REVISION` is downloaded once from the Hugging Face hub into its cache; a folder
+    behind a URL (`s3://bucket/pipeline/`) is downloaded if it is new or has changed.
 
     Args:
-        name: of the pipeline.
+        name: name of the pipeline.
         device: see `pick_device`.
 
     Raises:
-        PipelineError: nothing of that name, a directory that holds no pipeline, or no such device.
+        PipelineError: nothing of that name, a directory without a pipeline, or no such device.
 
     Examples:
         >>> import zoomldm
@@ -132,10 +132,10 @@ def load_pipeline(name: str = SHIPPED, device: str = "cpu") -> ZoomLDMPipeline:
 
 
 def find_pipeline(name: str) -> Path | None:
-    """The folder of a pipeline, None for one that is built, not saved. It may not be there.
+    """Folder of a pipeline, None for one that is built, not saved. It may not exist.
 
     Raises:
-        PipelineError: one of the hub, or behind a URL, that can't be fetched.
+        PipelineError: a pipeline on the hub or behind a URL can't be downloaded.
     """
     if name in ("tiny", "tiny-octaves"):
         return None
@@ -159,12 +159,12 @@ def _loaded(name: str) -> ZoomLDMPipeline:
             "`zoomldm train` or save_pretrained wrote"
         )
     shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # a bar for five small files says nothing
+    logging.disable_progress_bar()  # not informative for five small files
     try:
         pipeline = ZoomLDMPipeline.from_pretrained(
             str(folder), dtype=torch.float32, local_files_only=True
         )
-    except torch.OutOfMemoryError:  # of the GPU, no fault of the files
+    except torch.OutOfMemoryError:  # of the GPU; the files are not at fault
         raise
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
         raise PipelineError(f"pipeline {folder}: can't be loaded ({_one_line(error)})") from error
@@ -175,7 +175,7 @@ def _loaded(name: str) -> ZoomLDMPipeline:
         if isinstance(network, nn.Module):
             tensors = network.state_dict().items()
             check_finite(folder, ((f"{name}.{key}", value) for key, value in tensors))
-            # Weights lie in a mapped file at any address; matrix products round by alignment.
+            # Mapped weights lie at arbitrary addresses, and rounding depends on their alignment.
             for values in [*network.parameters(), *network.buffers()]:
                 values.data = values.data.clone()
     pipeline.set_progress_bar_config(disable=True)

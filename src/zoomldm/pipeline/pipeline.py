@@ -1,4 +1,4 @@
-"""ZoomLDMPipeline: what a trained model is, and the calls that everything else makes on it."""
+"""ZoomLDMPipeline: a trained model, and the calls that everything else makes on it."""
 
 import hashlib
 import json
@@ -27,14 +27,14 @@ PARTS = (
     *("unet", "vae", "summarizer", "patch_encoder"),
     *("embedding_diffusion", "context_network"),
 )
-FORMAT = 2  # of model_index.json; before it, schedulers were stored with another layout
+FORMAT = 2  # of model_index.json; older files store schedulers with another timestep spacing
 
 
 @dataclass(frozen=True)
 class ZoomLDMOutput:
-    """What a pipeline's call gives, as diffusers' pipelines do.
+    """Output of a pipeline's call, as in diffusers.
 
-    It may be indexed, iterated and turned into an array as its images themselves.
+    Can be indexed, iterated and converted to an array like the images themselves.
 
     Attributes:
         images: a list of n PIL images, or an array or tensor whose first axis is n.
@@ -67,11 +67,11 @@ class ZoomLDMPipeline(DiffusionPipeline):
         summarizer: `summarizer(grid, level)` to a context.
         patch_encoder: tiles (B, 3, 256, 256) in [0, 1] to embeddings (B, D).
         scheduler: any diffusers scheduler; its configuration holds the schedule.
-        embedding_diffusion: draws contexts; None where there is none.
-        context_network: reads contexts off images; None where there is none.
+        embedding_diffusion: samples contexts; None if there is none.
+        context_network: predicts contexts from images; None if there is none.
         source: what it was converted from, and the patch encoder of the archives that it was
-            trained on, where that is not in it; None for neither.
-        format: of the `model_index.json` that it was loaded from; `save_pretrained` sets it.
+            trained on if the pipeline doesn't contain it; None for neither.
+        format: format of the `model_index.json` it was loaded from; `save_pretrained` sets it.
     """
 
     model_cpu_offload_seq = (
@@ -123,7 +123,7 @@ class ZoomLDMPipeline(DiffusionPipeline):
         """Load as diffusers does; `dtype=torch.bfloat16` for half precision."""
         pipeline = super().from_pretrained(*args, **kwargs)
         if pipeline.config["format"] is None and type(pipeline.scheduler) is DDIMScheduler:
-            # Its file says "leading", but no verb ever laid its timesteps so.
+            # Its file says "leading", but no verb ever spaced its timesteps that way.
             config = {**pipeline.scheduler.config, "timestep_spacing": SPACING}
             pipeline.scheduler = DDIMScheduler.from_config(config)
         return pipeline
@@ -138,16 +138,16 @@ class ZoomLDMPipeline(DiffusionPipeline):
                 file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
-        """Move to a device or type, as diffusers does.
+        """Move to a device or dtype, as diffusers does.
 
         Embeddings and latents of archives made before their networks were rounded to half
-        precision stay valid: `digest_before_rounding` remembers whose they are.
+        precision stay valid: `digest_before_rounding` remembers the original digests.
         """
         kept = {}
         if any(isinstance(v, torch.dtype) for v in (*args, *kwargs.values())):
             kept = {n: self.digest(n) for n in ("patch_encoder", "vae") if getattr(self, n)}
         noted = logging.get_verbosity()
-        logging.set_verbosity_error()  # it warns of modules to keep in float32 and names none
+        logging.set_verbosity_error()  # it warns of modules to keep in float32 without naming any
         try:
             super().to(*args, **kwargs)
         finally:
@@ -158,20 +158,20 @@ class ZoomLDMPipeline(DiffusionPipeline):
         return self
 
     def digest_before_rounding(self, name: str) -> str | None:
-        """Digest that a network had before `to` rounded it; None where it was not rounded."""
+        """Digest that a network had before `to` rounded it; None if it was not rounded."""
         part, digest = self._rounded.get(name, (None, None))
         return digest if part == id(getattr(self, name)) else None
 
     @property
     def levels(self) -> int:
-        """Number of levels, from 20x on, that it was trained for: 8, or fewer."""
+        """Number of levels, from 20x on, that it was trained for: 8 or fewer."""
         return int(self._part("summarizer").config.get("levels", COUNT))
 
     def check_level(self, level: int) -> None:
-        """Refuse a level that there isn't, or that this pipeline does not know.
+        """Refuse a level that does not exist, or that this pipeline does not know.
 
         Raises:
-            PipelineError: naming those that it knows.
+            PipelineError: names the levels that it knows.
         """
         if not 0 <= level < COUNT:
             raise PipelineError(f"level {level} does not exist; expected 0 to {COUNT - 1}")
@@ -188,7 +188,7 @@ class ZoomLDMPipeline(DiffusionPipeline):
 
     @property
     def outline_channels(self) -> int:
-        """Channels of the latents that contexts begin with an outline of; 0 for none."""
+        """Channels of the latents whose outline contexts begin with; 0 for none."""
         return int(self.summarizer.config.get("outline_channels", 0))
 
     @property
@@ -198,13 +198,13 @@ class ZoomLDMPipeline(DiffusionPipeline):
         return int(self.vae.config["latent_channels"]), side, side
 
     def digest(self, *components: str) -> str:
-        """SHA-256 over configuration and weights of the named components (all when none)."""
+        """SHA-256 over configuration and weights of the named components (all if none)."""
         every = (*PARTS[:4], "scheduler", *PARTS[4:])
         names = components or [n for n in every if getattr(self, n) is not None]
         return hashlib.sha256("".join(self._digest(n) for n in names).encode()).hexdigest()
 
     def _digest(self, name: str) -> str:
-        """Of a component as it is now: a swapped, trained or rounded one has another."""
+        """Digest of a component as it is now; it changes with swapping, training or rounding."""
         part = self._part(name)
         mark = component_mark(part)
         held = self._digests.get(name)
@@ -239,9 +239,9 @@ class ZoomLDMPipeline(DiffusionPipeline):
         """Latents (n, C, h, w) to images (n, 3, 256, 256), clamped to [-1, 1].
 
         Args:
-            latents: what is decoded.
-            level: of the patches, where the autoencoder tells levels apart; None for 20x.
-            noise: (n, noise_channels, h, w) standard normal, where the decoder takes any.
+            latents: the latents to decode.
+            level: level of the patches, if the autoencoder distinguishes levels; None for 20x.
+            noise: (n, noise_channels, h, w) standard normal, if the decoder takes any.
         """
         latents = fitted(latents, self.vae)
         if not isinstance(self.vae, LowPassAutoencoder):
@@ -252,7 +252,7 @@ class ZoomLDMPipeline(DiffusionPipeline):
 
     @property
     def device(self) -> torch.device:
-        """Where the denoiser is; asked for with every batch, and diffusers goes through all."""
+        """Device of the denoiser; read for every batch, so faster than diffusers' search of all."""
         return next(self.unet.parameters()).device
 
     @torch.no_grad()
@@ -262,7 +262,7 @@ class ZoomLDMPipeline(DiffusionPipeline):
         """Summarise grids of raw embeddings.
 
         Args:
-            grids: (n, s, s, D), s = 2**level; one tile more a side with `shifts`.
+            grids: (n, s, s, D), s = 2**level; one more tile per side with `shifts`.
             level: 0..7.
             shifts: (n, 2) tokens, see `CNNSummarizer.forward`.
 
@@ -292,20 +292,20 @@ class ZoomLDMPipeline(DiffusionPipeline):
         interval: tuple[float, float] | None = None,
         level: int | None = None,
     ) -> Callable[[Tensor, Tensor], Tensor]:
-        """The denoiser under a context as a function (latents, time) -> model output.
+        """The denoiser with a fixed context, as a function (latents, time) -> model output.
 
         Args:
             context: (n, tokens, width).
-            guidance: usual scale s in u + s (c - u); 1 leaves the null condition out.
+            guidance: usual scale s in u + s (c - u); 1 skips the null condition.
             interval: first and last timestep that are guided; None for all.
-            level: of the patches, where the denoiser tells levels apart; None for 20x.
+            level: level of the patches, if the denoiser distinguishes levels; None for 20x.
         """
         return guided(self.denoiser(level), context, guidance, interval)
 
     def denoiser(self, level: int | None = None) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         """The denoiser of a level as a function (latents, time, context) -> model output.
 
-        A denoiser in half precision takes and gives float32 here, in which steps are taken.
+        A half precision denoiser takes and returns float32 here, as steps are taken in float32.
         """
 
         def at_level(latents: Tensor, time: Tensor, context: Tensor) -> Tensor:
@@ -340,21 +340,21 @@ class ZoomLDMPipeline(DiffusionPipeline):
         Args:
             grids: (n, 2**level, 2**level, D) raw embeddings.
             level: 0 (20x) to 7 (0.15625x).
-            num_inference_steps: steps of the scheduler, laid as its configuration says.
+            num_inference_steps: steps of the scheduler, spaced as its configuration says.
             guidance_scale: see `denoise`.
-            generator: source of the noise; a list gives one an image.
-            latents: starting noise (n, C, h, w) in place of the generator's.
+            generator: source of the noise; a list gives one per image.
+            latents: starting noise (n, C, h, w) instead of the generator's.
             output_type: `pil`, `np` (n, 256, 256, 3) in [0, 1], `pt` in [-1, 1] or `latent`.
-            context: (n, tokens, width) in place of grids and level.
+            context: (n, tokens, width) instead of grids and level.
             guidance_interval: see `denoise`.
-            return_dict: whether the images come as `.images` of an object, or alone in a tuple.
+            return_dict: whether to return the images as `.images` of an object or in a tuple.
 
         Returns:
             `images`: a list of images, or one array or tensor.
 
         Raises:
-            PipelineError: nothing to draw, or a level that the pipeline does not know.
-            ConfigError: steps or a scheduler that can't be used.
+            PipelineError: nothing to generate, or a level that the pipeline does not know.
+            ConfigError: unsupported steps or scheduler.
         """
         if context is None:
             if grids is None or level is None:
@@ -363,7 +363,7 @@ class ZoomLDMPipeline(DiffusionPipeline):
         context = context.to(self.device)
         shape = (len(context), *self.latent_shape)
         if latents is None:
-            # The type is fixed: the same generator means the same noise in half precision too.
+            # The dtype is fixed so that a generator gives the same noise in half precision too.
             latents = randn_tensor(
                 shape, generator=generator, device=self.device, dtype=torch.float32
             )

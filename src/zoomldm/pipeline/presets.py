@@ -1,9 +1,9 @@
-"""Presets: what each named size of the system is made of, as one table.
+"""Presets: the networks of each named size of the system, as one table.
 
-`tiny` and `tiny-octaves` drive the tests (untrained, drawn from a seed); `demo` is trained and
-shipped; `base` is for one GPU and a real patch encoder; `paper` has the released sizes. Those with
-a denoiser of kind `octave` make the pyramid, the others the paper's cascade.
-`context_network` is for its stage of training alone: no untrained pipeline has one.
+`tiny` and `tiny-octaves` serve the tests (untrained, initialised from a seed); `demo` is trained
+and shipped; `base` is for one GPU and a real patch encoder; `paper` has the released sizes. Presets
+with a denoiser of kind `octave` use the pyramid, the others the paper's cascade. `context_network`
+is only for its own training stage: no untrained pipeline has one.
 """
 
 from typing import Any
@@ -33,7 +33,7 @@ _CONTEXTS: dict[str, Any] = {
     "kind": "context",
     "width": 280,
     "heads": 7,
-    "axes": 192,  # contexts have hardly more: the outline's 96, and what tokens have besides
+    "axes": 192,  # contexts hardly have more: the outline's 96, and the tokens' other ones
     "unpack": 64,
     "qk_norm": True,
     "neighbours": True,
@@ -91,7 +91,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "embedding_diffusion": {**_CONTEXTS, "width": 256, "heads": 8, "axes": 256},
         "scheduler": {**SCHEDULE, "prediction_type": "v_prediction"},
     },
-    "base": {  # for one GPU; bring a patch encoder of your own with --encoder
+    "base": {  # for one GPU; bring your own patch encoder with --encoder
         "vae": {"kind": "lowpass", "widths": (256, 128, 64), "depths": (8, 6, 4)},
         "patch_encoder": {},
         "summarizer": {"width": 192, "body": 384, "depth": 4, "unpack": 96, "outline_channels": 6},

@@ -1,4 +1,4 @@
-"""Archive and pipeline to pixels: any region at any magnification."""
+"""From archive and pipeline to pixels: any region at any magnification."""
 
 from zoomldm.generation.options import RenderOptions
 from zoomldm.rendering.cascade import Cascade

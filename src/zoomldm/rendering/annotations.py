@@ -1,4 +1,4 @@
-"""GeoJSON of an archive's tissue and of the confidence of its tiles, as QuPath reads it."""
+"""GeoJSON of an archive's tissue and its tiles' confidence, as QuPath reads it."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -16,14 +16,14 @@ from zoomldm.geometry.levels import TILE
 Ring = list[tuple[int, int]]
 _TISSUE = (60, 130, 60)
 _STEPS = 5  # classes of confidence
-# Five colours from Viridis, dark to light: told apart without red and green.
+# Five colours from Viridis, dark to light: distinguishable without red and green.
 _COLOURS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 
 
 def outlines(mask: NDArray[np.bool_]) -> list[list[Ring]]:
     """Outlines of the regions of a mask, in units of its cells.
 
-    Cells that meet at a corner alone are regions of their own.
+    Cells that meet only at a corner belong to separate regions.
 
     Args:
         mask: (rows, cols).
@@ -56,7 +56,7 @@ def outlines(mask: NDArray[np.bool_]) -> list[list[Ring]]:
             choices = follows[here]
             own = [c for c in choices if c[1] == region]
             choice = own[0]
-            if len(ring) > 1 and len(own) > 1:  # a corner of two cells: turn right, stay on one
+            if len(ring) > 1 and len(own) > 1:  # two cells meet here: turn right, stay on one
                 turns = [_turn(ring[-2], here, c[0]) for c in own]
                 choice = own[turns.index(max(turns))]
             goal = choice[0]
@@ -72,14 +72,14 @@ def outlines(mask: NDArray[np.bool_]) -> list[list[Ring]]:
 
 
 def _turn(before: tuple[int, int], here: tuple[int, int], after: tuple[int, int]) -> int:
-    """Positive where the way turns right (y points down)."""
+    """Positive for a right turn (y points down)."""
     a = here[0] - before[0], here[1] - before[1]
     b = after[0] - here[0], after[1] - here[1]
     return a[0] * b[1] - a[1] * b[0]
 
 
 def _corners(ring: Ring) -> Ring:
-    """A closed ring without the points on its straight stretches."""
+    """A closed ring without the points on its straight segments."""
     points = ring[:-1]
     kept = [
         p
@@ -113,7 +113,7 @@ def _labels(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 class Frame:
-    """Where tiles lie in an image that starts with a window of a level.
+    """Maps tiles to an image that covers a window of a level.
 
     Args:
         level: the image's finest level.
@@ -124,7 +124,7 @@ class Frame:
         self.level, self.window = level, window
 
     def __call__(self, x: float, y: float) -> list[float]:
-        """Point of the image of a corner of tiles (x, y), at most its own edge."""
+        """Image coordinates of a tile corner (x, y), clamped to the image."""
         left, top, wide, high = self.window
         scale = TILE / (1 << self.level)
         return [min(max(x * scale - left, 0), wide), min(max(y * scale - top, 0), high)]
@@ -162,7 +162,7 @@ def tissue_features(mask: NDArray[np.bool_], frame: Frame) -> list[dict[str, Any
 def confidence_features(
     values: Iterable[tuple[int, int, float]], frame: Frame
 ) -> list[dict[str, Any]]:
-    """A tile object for each tile, with its confidence as a measurement and as a class of five.
+    """A tile object for each tile, with its confidence as a measurement and as one of five classes.
 
     Args:
         values: row, column and cosine.
@@ -191,7 +191,7 @@ def confidence_features(
 
 
 def write_features(path: Path, features: list[dict[str, Any]], facts: Mapping[str, Any]) -> None:
-    """Write a FeatureCollection, with the provenance as a member that readers skip."""
+    """Write a FeatureCollection, with the provenance as a member that readers ignore."""
     whole = {"type": "FeatureCollection", "features": features, "zoomldm": dict(facts)}
     with atomic_path(path) as part:
         part.write_text(json.dumps(whole, separators=(",", ":")) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The cascade in overlapping windows that are blended."""
+"""The cascade in overlapping, blended windows."""
 
 from collections.abc import Iterable, Mapping
 from typing import ClassVar, Literal
@@ -24,21 +24,21 @@ from zoomldm.rendering.cascade import Cascade
 from zoomldm.rendering.renderer import PatchCount
 
 STEP = STRIDE * SCALE  # px between windows
-MARGIN = 2  # px of the level above around a window that its upsampling takes in
-BLOCK = 2048  # px a side of what is blended at once: bounds memory
+MARGIN = 2  # px of the level above around a window that its upsampling uses
+BLOCK = 2048  # px a side of the region blended at once: bounds memory
 
 
 class BlendedCascade(Cascade):
-    """The paper's cascade in windows that overlap, blended in pixels where they do.
+    """The paper's cascade in overlapping windows, blended in pixels where they overlap.
 
-    As the cascade, but a patch (here: a window) of level k begins at multiples of 224 px and
+    Like the cascade, but a patch (here: a window) of level k begins at multiples of 224 px and
     shares 32 px with each neighbour, where the two are weighted by a ramp. All windows see the
-    same noise, keyed by place, and begin with the same picture of the level above, itself blended;
-    so they agree but for what they know of their own tiles alone. A window is a function of its
-    ancestors only, never of its neighbours: pixels depend on no order, and a region costs what it
-    costs.
+    same noise, keyed by position, and start from the same blended image of the level above; they
+    differ only through what each knows of its own tiles. A window is a function of its ancestors
+    only, never of its neighbours: pixels do not depend on the order of reads, and a region's cost
+    does not depend on other regions.
 
-    `patch`, `patches` and `shape` are of windows; at a real level there is none.
+    `patch`, `patches` and `shape` refer to windows; at a real level there are none.
     """
 
     method: ClassVar[Literal["blended", "cascade"]] = "blended"
@@ -75,7 +75,7 @@ class BlendedCascade(Cascade):
         width: int,
         windows: Mapping[Key, NDArray[np.uint8]] | None = None,
     ) -> NDArray[np.uint8]:
-        """Stored pixels, or windows blended; beyond the edges as far as both know of any."""
+        """Stored pixels or blended windows; edge pixels are repeated beyond the slide."""
         if self.is_real(level):
             y, x = max(top, 0), max(left, 0)
             stored = self._real.read(level, x, y, left + width - x, top + height - y)
@@ -86,10 +86,10 @@ class BlendedCascade(Cascade):
         return blended_picture(windows, top, left, height, width, counts)
 
     def count(self, windows: Mapping[int, Window]) -> dict[int, PatchCount]:
-        """Windows that regions (x, y, w, h in px of their level) need, by level.
+        """Number of windows that regions (x, y, w, h in px of their level) need, by level.
 
-        Those of a level are counted with all that finer ones need of it; of a real level the
-        patches that its region touches are.
+        A level's count includes the windows that finer levels need. At a real level the patches
+        that its region touches are counted.
         """
         counts: dict[int, PatchCount] = {}
         needed: set[Key] = set()
@@ -115,7 +115,7 @@ class BlendedCascade(Cascade):
 
     def _above(self, level: int, places: list[Key]) -> Iterable[Key]:
         if self.is_real(level + 1):
-            return []  # stored pixels are read where they are needed
+            return []  # stored pixels are read on demand
         found: dict[Key, None] = {}
         counts = self.shape(level + 1)
         for place in places:
@@ -123,7 +123,7 @@ class BlendedCascade(Cascade):
         return found
 
     def _under(self, place: Key) -> tuple[int, int, int, int]:
-        """Top, left, height and width of what a window begins with, in px of the level above."""
+        """Top, left, height and width of a window's starting region, in px of the level above."""
         top, left = (corner // 2 - MARGIN for corner in self._corner(place))
         return top, left, TILE // 2 + 2 * MARGIN, TILE // 2 + 2 * MARGIN
 

@@ -1,4 +1,4 @@
-"""The cascade: patches of an archive made coarse to fine, each from its parent's pixels."""
+"""The cascade: patches of an archive generated coarse to fine, each from its parent's pixels."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,33 +26,33 @@ from zoomldm.rendering.renderer import RULES, Cost, PatchCount, edits_of
 
 
 class Cascade:
-    """Pixels of an archive at any level, as a function of archive, pipeline and options alone.
+    """Pixels of an archive at any level, determined only by archive, pipeline and options.
 
-    Patch (level, row, col) covers the pixels of the level from (256 row, 256 col) on, the tiles
-    from (row 2^level, col 2^level) on; its parent is (level + 1, row // 2, col // 2).
+    Patch (level, row, col) covers the pixels of the level from (256 row, 256 col) on, and the
+    tiles from (row 2^level, col 2^level) on; its parent is (level + 1, row // 2, col // 2).
 
     - Levels at or above the base layer's are its stored pixels (coarser ones averaged): real.
-    - A patch with tissue is generated: the matching quarter of its parent's pixels, upsampled by
-      2 (bicubic), encoded, noised to `start`, denoised under its own context. Without a base layer
-      those of the coarsest level are denoised from noise.
+    - A patch with tissue is generated: the matching quarter of its parent's pixels is upsampled by
+      2 (bicubic), encoded, noised to `start` and denoised under the patch's context. Without a
+      base layer patches of the coarsest level are denoised from noise.
     - A patch without any tissue was not stored: it is the parent's quarter upsampled, or white at
       the coarsest level.
 
-    Patches lie edge to edge; `BlendedCascade` lets them overlap.
+    Patches lie edge to edge; in `BlendedCascade` they overlap.
 
-    Safe to share between threads: one at a time runs the networks, and what is kept is had
-    without waiting.
+    Thread-safe: one thread at a time runs the networks, and cached patches are returned without
+    waiting.
 
     Args:
         archive: what to render.
-        pipeline: the one whose patch encoder made the archive.
+        pipeline: the pipeline whose patch encoder made the archive.
         options: see RenderOptions.
-        kept: where patches are kept, 256 MB of memory if None.
-        on_patch: called after each batch with the number of patches that it made.
+        kept: cache of patches, 256 MB of memory if None.
+        on_patch: called after each batch with the number of patches in it.
 
     Raises:
-        ArchiveError: made with another patch encoder.
-        ConfigError: options that the pipeline's schedule can't follow.
+        ArchiveError: the archive was made with another patch encoder.
+        ConfigError: options that don't suit the pipeline's schedule.
     """
 
     method: ClassVar[Literal["blended", "cascade"]] = "cascade"
@@ -87,17 +87,17 @@ class Cascade:
         self.close()
 
     def close(self) -> None:
-        """Forget all patches; the archive stays open."""
+        """Empty the cache; the archive stays open."""
         self.kept.close()
         self._real.clear()
 
     @property
     def cost(self) -> Cost:
-        """What was made so far; a patch counts whole, from its parent's pixels too."""
+        """The work done so far; a patch generated from its parent counts as a whole one."""
         return Cost(self._made_so_far, self._made_so_far)
 
     def is_real(self, level: int) -> bool:
-        """Whether the level is stored pixels."""
+        """Whether the level consists of stored pixels."""
         return level >= self._real.first
 
     def size(self, level: int) -> tuple[int, int]:
@@ -110,7 +110,7 @@ class Cascade:
         return rows, cols
 
     def provenance(self) -> dict[str, Any]:
-        """What the pixels are a function of, for the metadata of an output."""
+        """Everything that determines the pixels, for the metadata of an output."""
         return {
             "archive_digest": self.archive.digest,
             **edits_of(self.archive),
@@ -130,7 +130,7 @@ class Cascade:
         }
 
     def patch(self, level: int, row: int, col: int) -> NDArray[np.uint8]:
-        """One patch, (256, 256, 3) uint8 sRGB, not to be written to; see `patches`."""
+        """One patch, (256, 256, 3) uint8 sRGB, read-only; see `patches`."""
         return self.patches(level, [(row, col)])[row, col]
 
     def patches(
@@ -138,8 +138,8 @@ class Cascade:
     ) -> dict[tuple[int, int], NDArray[np.uint8]]:
         """Patches of one level by (row, col), in patches from the slide's origin.
 
-        All of them are held at once. Those beyond the raster's edge at the right and below are
-        whole patches as well: real pixels there are white.
+        All of them are in memory at once. Those beyond the raster's right and bottom edges are
+        whole patches too; real pixels are white there.
 
         Raises:
             IndexError: no such patch.
@@ -151,7 +151,7 @@ class Cascade:
                 raise IndexError(f"patch {row, col} of {NAMES[level]}; there are {rows} x {cols}")
         found, missing = self._at_hand(level, wanted)
         if missing:
-            with self._lock:  # another thread may have made them while this one waited
+            with self._lock:  # another thread may have generated them while this one waited
                 others, missing = self._at_hand(level, missing)
                 found |= others
                 if missing:
@@ -204,7 +204,7 @@ class Cascade:
         return out
 
     def count(self, windows: Mapping[int, Window]) -> dict[int, PatchCount]:
-        """Patches that windows (x, y, w, h in px of their level) need, parents included."""
+        """Patches needed by windows (x, y, w, h in px of their level), parents included."""
         counts: dict[int, PatchCount] = {}
         needed: tuple[int, int, int, int] | None = None  # row0, row1, col0, col1 in patches
         for level in range(COUNT):
@@ -229,11 +229,11 @@ class Cascade:
         return self._real.read(level, col * TILE, row * TILE, TILE, TILE)
 
     def _drawn(self, level: int, place: tuple[int, int]) -> bool:
-        """Whether the denoiser makes a patch: where any of its tiles is tissue."""
+        """Whether the denoiser generates a patch, i.e. whether any of its tiles is tissue."""
         return bool(self._tissue[level][place])
 
     def _above(self, level: int, places: list[tuple[int, int]]) -> Iterable[tuple[int, int]]:
-        """Patches of the level above that patches begin with."""
+        """Patches of the level above from which patches start."""
         return [(row // 2, col // 2) for row, col in places]
 
     def _start(
@@ -242,7 +242,7 @@ class Cascade:
         place: tuple[int, int],
         parents: Mapping[tuple[int, int], NDArray[np.uint8]],
     ) -> NDArray[np.uint8]:
-        """What is known of a patch from the level above, upsampled."""
+        """The starting image of a patch, upsampled from the level above."""
         return upsampled_quarter(parents[place[0] // 2, place[1] // 2], *place)
 
     def _context(self, level: int, place: tuple[int, int]) -> torch.Tensor:
@@ -259,7 +259,7 @@ class Cascade:
         places: list[tuple[int, int]],
         parents: Mapping[tuple[int, int], NDArray[np.uint8]],
     ) -> Iterator[tuple[tuple[int, int], NDArray[np.uint8]]]:
-        """Patches that are not stored, from their parents (none at the coarsest level)."""
+        """Generate patches from their parents (none at the coarsest level)."""
         tissue: list[tuple[int, int]] = []
         for place in places:
             if self._drawn(level, place):
@@ -287,7 +287,7 @@ class Cascade:
     def _generate(
         self, level: int, places: list[tuple[int, int]], starts: list[NDArray[np.uint8]] | None
     ) -> list[NDArray[np.uint8]]:
-        """Up to one batch of patches from upsampled parents, or from noise."""
+        """Generate up to one batch of patches from upsampled parents, or from noise."""
         with self.options.autocast(self.pipeline.device):
             return self._pixels(level, places, starts)
 
@@ -307,7 +307,7 @@ class Cascade:
         return [np.ascontiguousarray(array[i]) for i in range(len(places))]
 
     def _filled(self, parts: list[torch.Tensor]) -> torch.Tensor:
-        """One batch of just `batch`, the last part repeated."""
+        """One batch of exactly `batch` items, filled up with the last one."""
         return torch.stack(parts + [parts[-1]] * (self.batch - len(parts)))
 
     def _noise(self, level: int, place: tuple[int, int], schedule: Schedule) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The renderer of an archive as the source of an image that a writer writes."""
+"""An archive's renderer as the source of an image for a writer."""
 
 import pickle
 from collections.abc import Callable, Iterator, Mapping
@@ -21,11 +21,11 @@ from zoomldm.rendering.opening import open_renderer
 from zoomldm.rendering.renderer import Renderer
 from zoomldm.writers.image import STOREY, Block, Image, Level
 
-_ENCODED = 16  # tiles that the patch encoder takes at once
+_ENCODED = 16  # tiles per call of the patch encoder
 
 
 def image_of(renderer: Renderer, windows: Mapping[int, Window]) -> Image:
-    """Levels of an image whose windows (x, y, w, h in px of their level) are these."""
+    """Levels of an image with these windows (x, y, w, h in px of their level)."""
     return Image(
         tuple(
             Level(NAMES[k], (w, h), level_mpp(k), "real" if renderer.is_real(k) else "generated")
@@ -36,13 +36,13 @@ def image_of(renderer: Renderer, windows: Mapping[int, Window]) -> Image:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Pixels of an image of an archive, and how well its tiles' embeddings came back.
+    """Pixels of an archive's image, and how well its tiles' embeddings are reproduced.
 
     Attributes:
-        archive: what is drawn.
-        renderer: what draws it.
+        archive: the archive to render.
+        renderer: its renderer.
         windows: by level, finest first.
-        pipeline: None where no confidence is asked for.
+        pipeline: None if no confidence is requested.
     """
 
     archive: Archive
@@ -57,7 +57,7 @@ class Drawn:
         return self.renderer.read(k, left + x, top + y, width, height)
 
     def notes(self, block: Block) -> dict[str, Any]:
-        """Confidence of the block's tiles, where it is asked for and the block has 20x."""
+        """Confidence of the block's tiles, if it is requested and the block has 20x."""
         if self.pipeline is None or block.parts[0].level or 0 not in self.windows:
             return {}
         part, (left, top, wide, high) = block.parts[0], self.windows[0]
@@ -74,7 +74,7 @@ class Drawn:
 
 
 def _inside(row: int, col: int, window: Window, size: tuple[int, int]) -> bool:
-    """Whether all of a tile that lies on the slide lies in a window of 20x."""
+    """Whether the part of a tile that lies on the slide is entirely inside a window of 20x."""
     x, y, wide, high = window
     return (
         col * TILE >= x
@@ -94,12 +94,12 @@ def tile_confidence(
 
     Args:
         archive: holds the stored embeddings.
-        renderer: draws the tiles at 20x.
-        pipeline: its patch encoder embeds what is drawn.
-        places: (row, col) of tiles; those that are no tissue are left out.
+        renderer: renders the tiles at 20x.
+        pipeline: its patch encoder embeds the rendered tiles.
+        places: (row, col) of tiles; those without tissue are left out.
 
     Returns:
-        [row, col, cosine to 4 digits] of each tissue tile; none of an imaginary slide.
+        [row, col, cosine to 4 digits] of each tissue tile; empty for an imaginary slide.
 
     Raises:
         PipelineError: the pipeline has no patch encoder.
@@ -128,11 +128,11 @@ class Drawing:
         archive: the file.
         options: see RenderOptions.
         windows: by level, finest first.
-        confidence: whether to note it.
-        folder: where a renderer may keep a file without a name.
-        memory: bytes of what is made that the renderer keeps, of either kind.
+        confidence: whether to compute it.
+        folder: where a renderer may create an unnamed temporary file.
+        memory: bytes of windows and tiles that the renderer caches.
         disk: bytes of that file.
-        threads: of torch; None leaves them as they are.
+        threads: number of torch threads; None leaves it unchanged.
     """
 
     archive: Path | RemotePath
@@ -147,7 +147,7 @@ class Drawing:
     on_patch: Callable[[int], None] | None = field(default=None, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        # As bytes: multiprocessing would else share the tensors through files of its own.
+        # As bytes: otherwise multiprocessing would share the tensors through files of its own.
         return {**self.__dict__, "pipeline": pickle.dumps(self.pipeline), "on_patch": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -177,7 +177,7 @@ class Drawing:
 def weigher(
     mask: NDArray[np.bool_], image: Image, windows: Mapping[int, Window]
 ) -> Callable[[Block], int]:
-    """What drawing a block costs: tissue tiles under what it generates, at least 1."""
+    """Cost of rendering a block: tissue tiles under its generated pixels, at least 1."""
     levels = list(windows)
 
     def weigh(block: Block) -> int:

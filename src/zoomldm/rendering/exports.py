@@ -1,4 +1,4 @@
-"""Decompression into a file or folder, with its provenance beside."""
+"""Decompression into a file or folder, with its provenance beside it."""
 
 import json
 import time
@@ -44,28 +44,29 @@ from zoomldm.writers.writer import Writer
 
 PNG_PIXELS = 64_000_000
 SPOOL_BYTES = 4 << 30
-GEOJSON = ("tissue", "confidence")  # files of outlines beside an image
-MEMORY = 256 << 20  # bytes of windows and tiles that all processes keep
+GEOJSON = ("tissue", "confidence")  # GeoJSON files beside an image
+MEMORY = 256 << 20  # bytes of windows and tiles cached by all processes together
 
 Kind = Literal["pyramid", "picture", "ladder"]
 
 
 @dataclass(frozen=True)
 class DecompressOptions(RenderOptions):
-    """What is drawn, and how it is written; what its pixels depend on: see `RenderOptions`.
+    """What is rendered and how it is written; for what determines the pixels see `RenderOptions`.
 
     Attributes:
-        level: a label such as `5x`, a number 0..7, `all` or None: the finest of an image of
-            levels, the one of a .png.
-        region: x, y, w, h in px of the 0.5 mpp raster; None for the whole slide. A ladder shows
-            its centre; without a region the place with most tissue. Regions start at the level's
-            pixel that holds their corner and end with the one that holds their end.
-        workers: processes that draw; the cores are shared out among them.
-        tiff_flavour: None: what the ending says.
-        geojson: also write the outlines of the tissue and, where 20x is drawn, the confidence of
+        level: the finest level of a multi-level image, or the only level of a .png: a label such
+            as `5x`, a number 0..7, `all` or None.
+        region: x, y, w, h in px of the 0.5 mpp raster; None for the whole slide. A magnification
+            series shows its centre, or without a region the place with the highest tissue
+            fraction. At each level a region extends from the pixel that contains its first corner
+            to the one that contains its last.
+        workers: number of rendering processes, which divide the cores among them.
+        tiff_flavour: None for the one implied by the file ending.
+        geojson: also write the outlines of the tissue and, if 20x is rendered, the confidence of
             every tile (cosine of its stored and its regenerated embedding) for QuPath.
-        memory: bytes of windows and tiles made that all processes keep for reuse; less of it
-            costs time and changes no pixel.
+        memory: bytes of generated windows and tiles cached by all processes together; less costs
+            time and changes no pixel.
 
     Raises:
         ConfigError: a value out of its range.
@@ -88,15 +89,15 @@ class DecompressOptions(RenderOptions):
 
 @dataclass(frozen=True)
 class DecompressReport(Report):
-    """What was written.
+    """Summary of the output.
 
     Attributes:
         output: name of the file or folder.
-        bytes: of it.
-        files: names of what lies beside it, by what it is.
+        bytes: size of the output.
+        files: names of the files beside it, by their content.
         pipeline: id, directory or name.
-        seconds: that it took.
-        facts: what the pixels depend on, which levels are real and which generated, patches.
+        seconds: duration.
+        facts: what determines the pixels, which levels are real or generated, patch counts.
     """
 
     output: str
@@ -107,7 +108,7 @@ class DecompressReport(Report):
     facts: dict[str, Any]
 
     def as_dict(self) -> dict[str, object]:
-        """The facts and the other fields side by side: what `<output>.json` holds."""
+        """The facts and the other fields side by side: the content of `<output>.json`."""
         found = super().as_dict()
         facts = found.pop("facts")
         assert isinstance(facts, dict)
@@ -122,17 +123,17 @@ def decompress(
     pipeline: str | Path | ZoomLDMPipeline = SHIPPED,
     progress: Progress | None = None,
 ) -> DecompressReport:
-    """Render an archive into a file or folder, and its provenance into the same name + `.json`.
+    """Render an archive into a file or folder, and write its provenance to the same name + `.json`.
 
-    Whole slides are drawn block by block in constant memory. What is done of them lies in
-    `<output>.part` until the output is whole: the same call goes on from there.
+    Whole slides are rendered block by block in constant memory. Finished parts lie in
+    `<output>.part` until the output is complete; repeating the call resumes from there.
 
     Args:
         archive: a .zldm file, or its URL.
-        output: its ending says the format: `.tif`, `.ome.tif` or `.svs`, a pyramidal BigTIFF from
-            `level` on; `.zarr`, OME-Zarr; `.dcm`, a folder of DICOM files; `.dzi`, DeepZoom;
-            `.png`: one level, or with level `all` the ladder (one place at all levels). An
-            existing folder: a .tif named after the archive.
+        output: its ending determines the format: `.tif`, `.ome.tif` or `.svs`, a pyramidal BigTIFF
+            from `level` on; `.zarr`, OME-Zarr; `.dcm`, a folder of DICOM files; `.dzi`, DeepZoom;
+            `.png`: one level, or with level `all` a magnification series (one place at all
+            levels). An existing folder: a .tif named after the archive.
         options: see DecompressOptions.
         pipeline: `demo`, a directory or a loaded pipeline.
         progress: called with `tiles` (of tissue) or, for a .png, `patches`.
@@ -142,10 +143,10 @@ def decompress(
         PipelineError: no such pipeline.
         RegionError: a level that does not exist, a region outside the slide, or a .png of more
             than 64 megapixels.
-        ConfigError: an ending that isn't known, options that don't go with it, or an extra that
-            is not installed.
-        TargetError: the output can't be written, another process is writing it, its folder is not
-            ours, or an unfinished one was begun with other options.
+        ConfigError: an unknown ending, options that don't go with it, or an extra that is not
+            installed.
+        TargetError: the output can't be written, another process is writing it, its folder was
+            not created by zoomldm, or an unfinished output was begun with other options.
 
     Examples:
         >>> import zoomldm
@@ -198,7 +199,7 @@ def decompress(
         renderer = drawn.renderer
         counts = renderer.count(windows)
         total = sum(count.generated for count in counts.values())
-        if total:  # from the coarsest on that is not stored
+        if total:  # the coarsest generated level
             loaded.check_level(max(k for k, count in counts.items() if count.generated))
         facts: dict[str, Any] = {
             "archive": source.path.name,
@@ -250,11 +251,11 @@ def _export(
     options: DecompressOptions,
     report: Progress,
 ) -> dict[str, str]:
-    """Write an image of levels; what was written beside it, by what it is."""
+    """Write a multi-level image; return the names of the files beside it, by their content."""
     windows, mask = drawing.windows, drawn.archive.mask
     image = image_of(drawn.renderer, windows)
     writer.check(target, image)
-    # Another version of torch, or another number of threads, changes last bits at most.
+    # Another torch version or number of threads changes the last bits at most.
     settled = {
         name: value
         for name, value in facts.items()
@@ -288,21 +289,21 @@ def _export(
 
 
 def _threads(workers: int) -> int | None:
-    """Threads of torch in each of several processes."""
+    """Number of torch threads in each of several processes."""
     if workers == 1:
         return None
     return min(torch.get_num_threads(), max(1, cores() // workers))
 
 
 def _bytes(target: Path) -> int:
-    """Bytes of a file, or of all files of a folder."""
+    """Size in bytes of a file, or of all files in a folder."""
     if target.is_file():
         return target.stat().st_size
     return sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
 
 
 def _writer(target: Path, kind: Kind, options: DecompressOptions) -> Writer | None:
-    """The writer of an image of levels; None for a picture."""
+    """The writer of a multi-level image; None for a .png."""
     if kind == "pyramid":
         return writer_for(target, options.tiff_flavour)
     if options.tiff_flavour or options.geojson:
@@ -313,10 +314,10 @@ def _writer(target: Path, kind: Kind, options: DecompressOptions) -> Writer | No
 
 
 def target_of(output: Path, archive: Path | RemotePath, kind: str = ".tif") -> Path:
-    """Where an archive's pixels go: `output` itself, or a file of a kind in the folder `output`.
+    """Output path for an archive: `output` itself, or a file of this kind in the folder `output`.
 
     Raises:
-        ConfigError: an ending that isn't known.
+        ConfigError: an unknown ending.
     """
     found = ending(output)
     if output.is_dir() and found not in FOLDERS:
@@ -376,7 +377,7 @@ def _draw_picture(
     info.add_text("Software", "zoomldm")
     info.add_itxt("zoomldm", text)
     if kind == "ladder":
-        # Coarsest first: each patch is then made once, with its parents at hand.
+        # Coarsest first: each patch is then generated once, while its parents are cached.
         patches = {k: renderer.read(k, *windows[k]) for k in sorted(windows, reverse=True)}
         picture, dpi = draw_ladder(patches, {k: renderer.is_real(k) for k in windows}), None
     else:

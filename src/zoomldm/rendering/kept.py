@@ -1,4 +1,4 @@
-"""What was made of an archive and is kept for reuse: in memory, and beyond it on disk."""
+"""Cache of what was generated from an archive: in memory, and additionally on disk."""
 
 import tempfile
 import threading
@@ -18,27 +18,27 @@ _FIELD, _PICTURE = b"F", b"P"
 
 
 class Disk(Protocol):
-    """A place for bytes beyond memory; it may forget them at any time."""
+    """Storage for bytes beyond memory; it may drop them at any time."""
 
     def get(self, key: str) -> bytes | None:
         """The bytes of a key, or None."""
         ...
 
     def put(self, key: str, data: bytes) -> None:
-        """Keep bytes, if they can be kept."""
+        """Store bytes, if possible."""
         ...
 
     def close(self) -> None:
-        """Give the file or folder back."""
+        """Release the file or folder."""
         ...
 
 
 class Kept:
-    """Windows and tiles by their place, for one source of pixels.
+    """Cache of windows and tiles by position, for one source of pixels.
 
     Args:
-        memory: where they are kept, by nobody else.
-        disk: where those put as lasting are kept too, by nobody else.
+        memory: in-memory cache, not shared with others.
+        disk: additional storage for lasting items, not shared with others.
     """
 
     def __init__(self, memory: Recent[Made], disk: Disk | None = None) -> None:
@@ -48,12 +48,12 @@ class Kept:
     def share(
         self, name: str, memory: Recent[Made] | None = None, disk: Disk | None = None
     ) -> None:
-        """Keep where others keep theirs too, from now on.
+        """Use caches that are shared with others from now on.
 
         Args:
-            name: what the pixels are of: a digest of archive, pipeline and options.
-            memory: in place of the one of its own.
-            disk: in place of the one so far.
+            name: identifies the pixels: a digest of archive, pipeline and options.
+            memory: replaces its own memory cache.
+            disk: replaces its current disk.
         """
         self._name = name
         if memory is not None:
@@ -67,7 +67,7 @@ class Kept:
         return "/".join(map(str, (self._name, *place)))
 
     def get(self, *place: str | int) -> Made | None:
-        """What is kept of a place, or None; not to be written to."""
+        """The cached item of a position, or None; read-only."""
         key = self._key(place)
         value = self.memory.get(key)
         if value is None and self.disk is not None:
@@ -78,7 +78,7 @@ class Kept:
         return value
 
     def put(self, *place: str | int, value: Made, lasting: bool = False) -> None:
-        """Keep what was made of a place; with `lasting`, on disk too."""
+        """Cache the item of a position; with `lasting`, on disk too."""
         key = self._key(place)
         self._keep(key, value)
         if lasting and self.disk is not None:
@@ -91,7 +91,7 @@ class Kept:
         self.memory.put(key, value, sum(array.nbytes for array in arrays))
 
     def close(self) -> None:
-        """Forget what is in memory, if it is not shared, and let go of the disk."""
+        """Empty the memory cache, if it is not shared, and close the disk."""
         if not self._shared:
             self.memory.clear()
         if self.disk is not None:
@@ -114,10 +114,10 @@ def _decoded(data: bytes) -> Made:
 
 
 class Spool:
-    """Bytes in one nameless file of this process, up to a budget; it ends with the process.
+    """Bytes in an unnamed file of this process, up to a budget; it ends with the process.
 
     Args:
-        most: bytes.
+        most: budget in bytes.
         folder: where the file lies; the system's temporary folder by default.
     """
 
@@ -148,7 +148,7 @@ class Spool:
                 self._file.seek(self._end)
                 self._file.write(data)
                 self._file.flush()
-            except OSError:  # a full disk costs time, not pixels: what is not kept is made again
+            except OSError:  # a full disk costs time, not pixels: the item is generated again
                 self._most = 0
                 return
             self._places[key] = self._end, len(data)

@@ -1,4 +1,4 @@
-"""Which renderer draws an archive."""
+"""Chooses the renderer of an archive."""
 
 import threading
 import weakref
@@ -24,7 +24,7 @@ _loaded: "weakref.WeakValueDictionary[tuple[str, str, int], ZoomLDMPipeline]" = 
 
 
 def shared_pipeline(name: str, device: str = "cpu") -> ZoomLDMPipeline:
-    """A pipeline by name, loaded once for all who use it at the same time.
+    """A pipeline by name, loaded once for all concurrent users.
 
     Raises:
         PipelineError: nothing of that name, or no such device.
@@ -49,22 +49,22 @@ def open_renderer(
     kept: Kept | None = None,
     on_patch: Callable[[int], None] | None = None,
 ) -> Renderer:
-    """The pyramid or a cascade, blended or not, as the options' method says.
+    """Open the pyramid or a cascade, blended or not, according to the options' method.
 
     Args:
         archive: what to render.
-        pipeline: the one whose patch encoder made the archive.
+        pipeline: the pipeline whose patch encoder made the archive.
         options: see RenderOptions.
-        memory: bytes of what is made that are kept in memory.
-        disk: bytes that a cascade keeps on disk beyond it; the pyramid needs none.
+        memory: bytes cached in memory.
+        disk: bytes that a cascade additionally caches on disk; the pyramid needs none.
         folder: where that file lies.
-        kept: where what is made is kept, in place of memory, disk and folder.
-        on_patch: called after each batch with the number of patches that it made.
+        kept: the cache to use, instead of memory, disk and folder.
+        on_patch: called after each batch with the number of patches in it.
 
     Raises:
         ArchiveError: made with another patch encoder, or an imaginary slide for a cascade.
-        PipelineError: `pyramid` asked of a pipeline whose denoiser takes no parent.
-        ConfigError: options that the pipeline's schedule can't follow.
+        PipelineError: `pyramid` for a pipeline whose denoiser takes no parent.
+        ConfigError: options that don't suit the pipeline's schedule.
     """
     method = (options or RenderOptions()).method
     takes_parent = isinstance(pipeline.unet, OctaveDenoiser)

@@ -1,4 +1,4 @@
-"""The pyramid: an archive's image octave by octave, from its base layer down."""
+"""The pyramid: renders an archive's image octave by octave, from its base layer down."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -29,43 +29,45 @@ from zoomldm.rendering.latents import Latents
 from zoomldm.rendering.real import RealLevels
 from zoomldm.rendering.renderer import RULES, Cost, PatchCount, edits_of
 
-HALO = 8  # cells around a tile that its decoding takes in
+HALO = 8  # cells around a tile that its decoding depends on
 NEAR = 1  # tiles around tissue that are decoded; farther ones are the enlarged latents
-EDGE = 4  # pixels around a region whose chroma its interpolation takes in
+EDGE = 4  # pixels around a region that its chroma interpolation depends on
 DETAIL = -1  # "step" of the noise that the decoder reads
-GROUP = 64  # tiles asked for at once
+GROUP = 64  # tiles requested at once
 
 
 class Pyramid:
-    """Pixels of an archive at any level, as a function of archive, pipeline and options alone.
+    """Pixels of an archive at any level, determined only by archive, pipeline and options.
 
-    The image of level 0 is decoded from latents, that of level 1 is it averaged, and from level 2
-    on images *are* latents: those of level k - 2. A base layer at level b is the latents of level
-    b - 2 up to its codec's loss, which the denoiser takes away; finer latents are made octave by
-    octave, each averaging down to its parent exactly, and levels from b on are the stored pixels.
-    Without a base layer the latents of 1.25x are drawn from noise under their context, of which a
-    token then stands for 2 x 2 tiles, and coarser images are averages: what lies where is known
-    by the tile, and need not be guessed from farther off. Finer latents keep to their parent
-    loosely there (see `under_parent`), so that 1.25x, 2.5x and 5x are not each other's averages.
-    An imaginary slide's base layer was drawn with it, coarsest level first, and counts as
-    generated; its levels agree as loosely.
+    The image of level 0 is decoded from latents, level 1 is its average, and from level 2 on
+    images *are* latents: those of level k - 2. A base layer at level b is the latents of level
+    b - 2 except for its codec's loss, which the denoiser removes. Finer latents are generated
+    octave by octave, each averaging down to its parent exactly. Levels from b on are the stored
+    pixels.
 
-    Latents are made in windows (see `zoomldm.generation.windows`) that depend on their ancestors
-    alone, so that the cost of a region depends on the region and its pixels on nothing else.
+    Without a base layer the latents of 1.25x are generated from noise under their context, in
+    which a token stands for 2 x 2 tiles, and coarser images are averages: the layout is known
+    per tile and need not be guessed at coarser levels. Finer latents follow their parent only
+    loosely there (see `under_parent`), so 1.25x, 2.5x and 5x are not exact averages of each
+    other. An imaginary slide's base layer was generated with it, coarsest level first, and counts
+    as generated; its levels agree as loosely.
 
-    Safe to share between threads: one at a time runs the networks, and what is kept is had
+    Latents are generated in windows (see `zoomldm.generation.windows`) that depend only on their
+    ancestors. So a region's cost depends only on the region, and its pixels on nothing else.
+
+    Thread-safe: one thread at a time runs the networks, and cached windows and tiles are returned
     without waiting.
 
     Args:
         archive: what to render.
-        pipeline: the one whose patch encoder made the archive; its denoiser takes a hint.
+        pipeline: the pipeline whose patch encoder made the archive; its denoiser takes a hint.
         options: see RenderOptions.
-        kept: where windows and tiles are kept, 256 MB of memory if None.
-        on_patch: called after each batch with the number of windows that it made.
+        kept: cache of windows and tiles, 256 MB of memory if None.
+        on_patch: called after each batch with the number of windows in it.
 
     Raises:
-        ArchiveError: made with another patch encoder.
-        PipelineError: the pipeline has no denoiser of octaves.
+        ArchiveError: the archive was made with another patch encoder.
+        PipelineError: the pipeline has no octave denoiser.
     """
 
     def __init__(
@@ -102,17 +104,17 @@ class Pyramid:
         self.close()
 
     def close(self) -> None:
-        """Forget everything made; the archive stays open."""
+        """Empty the cache; the archive stays open."""
         self.kept.close()
         self._real.clear()
 
     @property
     def cost(self) -> Cost:
-        """What was made so far."""
+        """The work done so far."""
         return Cost(sum(self.latents.made), self._decodings)
 
     def is_real(self, level: int) -> bool:
-        """Whether the level is stored pixels of a slide."""
+        """Whether the level consists of a slide's stored pixels."""
         return level >= self._real.first and not self.archive.generated
 
     def size(self, level: int) -> tuple[int, int]:
@@ -120,7 +122,7 @@ class Pyramid:
         return level_size(*self.archive.size, level)
 
     def provenance(self) -> dict[str, Any]:
-        """What the pixels are a function of, for the metadata of an output."""
+        """Everything that determines the pixels, for the metadata of an output."""
         return {
             "archive_digest": self.archive.digest,
             **edits_of(self.archive),
@@ -162,9 +164,9 @@ class Pyramid:
         return out
 
     def count(self, windows: Mapping[int, Window]) -> dict[int, PatchCount]:
-        """Windows of latents that regions (x, y, w, h in px of their level) need, by level.
+        """Number of latent windows that regions (x, y, w, h in px of their level) need, by level.
 
-        Those of a level are counted with all that finer ones need of it.
+        A level's count includes the windows that finer levels need.
         """
         counts: dict[int, PatchCount] = {}
         needed: list[range] | None = None
@@ -179,8 +181,8 @@ class Pyramid:
             reach = HALO * CELL if level == 0 else EDGE
             spans = [] if needed is None else [needed]
             for k, (x, y, w, h) in own:
-                whole = TILE >> k if k < 2 else 1  # decoding makes whole tiles
-                # pixels of level + 2 for one of level k
+                whole = TILE >> k if k < 2 else 1  # decoding works on whole tiles
+                # pixels of level + 2 per pixel of level k
                 scale = min(1 << k, 4) / 4 * (1 << max(k - top - 2, 0))
                 spans.append(
                     [
@@ -208,7 +210,7 @@ class Pyramid:
     # -- latents, and levels from 5x on ----------------------------------------------------------
 
     def _averaged(self, level: int, x0: int, y0: int, x1: int, y1: int) -> NDArray[np.uint8]:
-        """Pixels of a level above the latents that are drawn: theirs, averaged."""
+        """Pixels of a level above the coarsest generated latents: their average."""
         finest = self.latents.top + 2
         octaves = level - finest
         wide, high = self.size(finest)
@@ -220,7 +222,7 @@ class Pyramid:
         return halve(fine, octaves)
 
     def _latent_image(self, level: int, x0: int, y0: int, x1: int, y1: int) -> NDArray[np.uint8]:
-        """Pixels of a level from 5x on: they are latents of the level two octaves finer."""
+        """Pixels of a level from 5x on: the latents of the level two octaves finer."""
         top, left = y0 // 2 * 2 - EDGE, x0 // 2 * 2 - EDGE
         height, width = -(-(y1 - top) // 2) * 2 + EDGE, -(-(x1 - left) // 2) * 2 + EDGE
         image = planes_image(self.latents.field(level - 2, top, left, height, width))
@@ -230,7 +232,7 @@ class Pyramid:
     # -- 20x ----------------------------------------------------------------------------------
 
     def _decoded(self, x0: int, y0: int, x1: int, y1: int) -> NDArray[np.uint8]:
-        """Pixels of level 0; beyond the raster they are whole tiles' all the same."""
+        """Pixels of level 0; beyond the raster they are those of whole tiles."""
         out = np.empty((y1 - y0, x1 - x0, 3), np.uint8)
         rows = range(y0 // TILE, -(-y1 // TILE))
         cols = range(x0 // TILE, -(-x1 // TILE))
@@ -247,7 +249,7 @@ class Pyramid:
     def _tiles_of(self, places: list[tuple[int, int]]) -> dict[tuple[int, int], NDArray[np.uint8]]:
         found, missing = self._at_hand(places)
         if missing:
-            with self._lock:  # another thread may have made them while this one waited
+            with self._lock:  # another thread may have generated them while this one waited
                 others, missing = self._at_hand(missing)
                 found |= others | self._made_now(missing)
         return found
@@ -286,7 +288,7 @@ class Pyramid:
         return found
 
     def _near(self, row: int, col: int) -> bool:
-        """Whether a tile is tissue or beside it, and so is decoded."""
+        """Whether a tile is tissue or next to it, and is therefore decoded."""
         rows = slice(max(row - NEAR, 0), row + NEAR + 1)
         return bool(self._mask[rows, max(col - NEAR, 0) : col + NEAR + 1].any())
 

@@ -1,4 +1,4 @@
-"""The levels of an archive that are stored pixels."""
+"""The levels of an archive that consist of stored pixels."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,14 +6,14 @@ from numpy.typing import NDArray
 from zoomldm.archive import Archive
 from zoomldm.geometry.levels import COUNT, level_size
 
-WHOLE = 1 << 22  # pixels of a level that is kept whole
+WHOLE = 1 << 22  # most pixels of a level that is cached whole
 
 
 class RealLevels:
-    """Stored pixels, averaged down from the base layer's own level; safe to share between threads.
+    """Stored pixels, averaged down from the base layer's own level; thread-safe.
 
     Attributes:
-        first: finest real level, 8 where there is none.
+        first: finest real level, 8 if there is none.
     """
 
     def __init__(self, archive: Archive) -> None:
@@ -35,5 +35,5 @@ class RealLevels:
         return self._whole[level][y : y + height, x : x + width]
 
     def clear(self) -> None:
-        """Forget the levels kept whole."""
+        """Drop the levels cached whole."""
         self._whole.clear()

@@ -1,4 +1,4 @@
-"""An archive with the interface of an OpenSlide slide: pixels are made when they are read."""
+"""An archive with the interface of an OpenSlide slide: pixels are rendered on demand."""
 
 import json
 import os
@@ -26,39 +26,38 @@ MEMORY = 256 << 20
 DISK = 4 << 30
 NOTICE = "regenerated, not for diagnosis"
 IMAGINARY = "imaginary slide, wholly generated, not for diagnosis"
-_THUMBNAIL = 1024  # px: the most that the associated thumbnail has a side
+_THUMBNAIL = 1024  # px: largest side of the associated thumbnail
 
 
 class RenderedSlideError(SlideError, OpenSlideError, ValueError):
-    """A read that can't be done; as OpenSlideError for tools that expect one."""
+    """A failed read; also an OpenSlideError for tools that expect one."""
 
 
 class RenderedSlide(AbstractSlide):
     """An archive as a slide, with openslide-python's interface and OpenSlide's coordinates.
 
     Level k has 0.5 x 2^k micrometres per pixel. Real levels are the stored pixels; the others are
-    made when they are read, and depend on archive, pipeline, options and seed alone: not on what
-    was read before, in which order or by which thread.
+    rendered on demand. They depend only on archive, pipeline, options and seed: not on previous
+    reads, their order or their thread.
 
-    It may be read by several threads at once: one at a time runs the networks, what is kept in
-    memory is had without waiting, and what two ask for is made once. It may be pickled, and opens
-    its archive again where it arrives. Slides of one process that name the same pipeline share
-    its weights.
+    Thread-safe: one thread at a time runs the networks, pixels cached in memory are returned
+    without waiting, and what two threads request is rendered once. It can be pickled, and reopens
+    its archive when unpickled. Slides of one process that name the same pipeline share its
+    weights.
 
     Args:
         archive: a .zldm file, its URL, or an open archive, which is not closed with the slide.
         pipeline: `demo`, a directory or a loaded pipeline.
-        seed: of the noise: another one is another slide of the same description.
-        device: where a pipeline given by name runs, as PyTorch names it; `auto` for a GPU where
-            there is one.
+        seed: seed of the noise; another seed gives another slide of the same description.
+        device: PyTorch device for a pipeline given by name; `auto` for a GPU if there is one.
         options: see RenderOptions; `seed` replaces theirs.
-        memory: bytes of pixels and latents kept in memory.
-        cache_dir: folder where they are kept on disk too, None for none; slides and processes may
-            share it.
-        disk: bytes that the folder may hold.
+        memory: bytes of pixels and latents cached in memory.
+        cache_dir: folder where they are also cached on disk, None for none; slides and processes
+            may share it.
+        disk: maximum size of the folder in bytes.
 
     Raises:
-        ArchiveError: not an archive, or of another patch encoder than the pipeline's.
+        ArchiveError: not an archive, or made by another patch encoder than the pipeline's.
         PipelineError: no such pipeline.
         ConfigError: an option out of its range, or `cache_dir` without the package diskcache.
         TargetError: the folder can't be used.
@@ -85,7 +84,7 @@ class RenderedSlide(AbstractSlide):
         self._start()
 
     def _start(self) -> None:
-        """What a pickle leaves behind."""
+        """Set up what a pickle leaves out."""
         named = self._named
         self.pipeline = shared_pipeline(named, self._device) if isinstance(named, str) else named
         self._renderer: Renderer | None = open_renderer(
@@ -140,11 +139,11 @@ class RenderedSlide(AbstractSlide):
         return self._renderer
 
     def _source(self) -> str:
-        """A digest of what the pixels are a function of."""
+        """A digest of everything that determines the pixels."""
         return source_digest(self._open().provenance())
 
     def close(self) -> None:
-        """Forget everything made, and close the archive if it was opened by path."""
+        """Empty the cache, and close the archive if it was opened by path."""
         if self._renderer is not None:
             self._spent = self._renderer.cost
             self._renderer.close()
@@ -169,12 +168,12 @@ class RenderedSlide(AbstractSlide):
 
     @property
     def level_downsamples(self) -> tuple[float, ...]:
-        """Downsample factors: exactly 2^k, the rounding of the sizes left aside."""
+        """Downsample factors: exactly 2^k, ignoring the rounding of sizes."""
         return tuple(float(2**level) for level in range(COUNT))
 
     @property
     def properties(self) -> Mapping[str, str]:
-        """OpenSlide's properties of any slide, and what the pixels are under `zoomldm.`."""
+        """OpenSlide's usual properties, and the origin of the pixels under `zoomldm.`."""
         if self._properties is None:
             self._properties = self._described()
         return self._properties
@@ -219,7 +218,7 @@ class RenderedSlide(AbstractSlide):
 
     @property
     def associated_images(self) -> Mapping[str, Image.Image]:
-        """`thumbnail`: the whole slide, of real pixels where there are any."""
+        """`thumbnail`: the whole slide, of real pixels if there are any."""
         self._open()
         return _Associated(self)
 
@@ -237,11 +236,11 @@ class RenderedSlide(AbstractSlide):
 
     @property
     def color_profile(self) -> ImageCms.ImageCmsProfile:
-        """SRGB, to which colours were converted; regions come without a profile of their own."""
+        """SRGB, the colour space of all pixels; regions have no profile of their own."""
         return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 
     def get_best_level_for_downsample(self, downsample: float) -> int:
-        """The coarsest level that is at least as fine as asked for; 0 where none is."""
+        """The coarsest level at least as fine as requested; 0 if there is none."""
         return max((k for k in range(COUNT) if 2**k <= downsample), default=0)
 
     def read_region(
@@ -250,9 +249,9 @@ class RenderedSlide(AbstractSlide):
         """A region as RGBA, transparent outside the slide.
 
         Args:
-            location: x, y of its top left corner in pixels of level 0; at level k it begins with
-                the pixel that holds them.
-            level: 0..7; of any other the region is transparent, as OpenSlide has it.
+            location: x, y of its top left corner in pixels of level 0; at level k the region
+                begins with the pixel that contains it.
+            level: 0..7; for any other the region is transparent, as in OpenSlide.
             size: width, height in pixels of the level.
 
         Raises:
@@ -277,14 +276,14 @@ class RenderedSlide(AbstractSlide):
         return picture
 
     def set_cache(self, cache: OpenSlideCache | Recent[Made]) -> None:
-        """Keep what is made elsewhere than in a memory of the slide's own.
+        """Use another memory cache instead of the slide's own.
 
         Args:
-            cache: a `zoomldm.caching.Recent`, which several slides may share, or one of
-                OpenSlide's, of which the capacity alone is taken: what it holds is OpenSlide's.
+            cache: a `zoomldm.caching.Recent`, which several slides may share, or OpenSlide's own
+                kind, of which only the capacity is used; its content belongs to OpenSlide.
 
         Raises:
-            TypeError: neither.
+            TypeError: another kind of object.
         """
         renderer = self._open()
         if isinstance(cache, OpenSlideCache):
@@ -305,16 +304,16 @@ def open_slide(
 
     Args:
         path: a .zldm file or its URL, an open archive, or a slide file.
-        pipeline: of archives; see RenderedSlide.
-        seed: of archives; see RenderedSlide.
-        settings: of archives; what else RenderedSlide takes.
+        pipeline: for archives; see RenderedSlide.
+        seed: for archives; see RenderedSlide.
+        settings: for archives; further arguments of RenderedSlide.
 
     Returns:
-        A RenderedSlide of an archive, an `openslide.OpenSlide` of a slide. For slides at an exact
-        resolution, with their colours taken to sRGB, see `zoomldm.slides.open_slide`.
+        A RenderedSlide for an archive, an `openslide.OpenSlide` for a slide. For slides at an
+        exact resolution, with colours converted to sRGB, see `zoomldm.slides.open_slide`.
 
     Raises:
-        ArchiveError: not an archive, or of another patch encoder than the pipeline's.
+        ArchiveError: not an archive, or made by another patch encoder than the pipeline's.
         PipelineError: no such pipeline.
         SlideError: neither an archive nor a slide that OpenSlide reads.
 
@@ -339,7 +338,7 @@ def open_slide(
 
 
 class _Associated(Mapping[str, Image.Image]):
-    """The one associated image, made when it is asked for."""
+    """The only associated image, rendered on demand."""
 
     def __init__(self, slide: RenderedSlide) -> None:
         self._slide = slide

@@ -1,4 +1,4 @@
-"""New tissue in one call, in memory."""
+"""Sampling new tissue in one call, in memory."""
 
 from dataclasses import replace
 from typing import Literal, overload
@@ -71,21 +71,21 @@ def sample(
     """Sample n images of new tissue: contexts by the embedding diffusion, images under them.
 
     Args:
-        pipeline: with an embedding diffusion.
+        pipeline: a pipeline with an embedding diffusion.
         level: 0 (20x) to 7 (0.15625x).
-        n: how many.
-        generator: a seed from 0 on, or where one is drawn from; sample i depends on it, on the
-            level and on i, never on n.
+        n: number of images.
+        generator: a seed, 0 or more, or a generator that gives one; sample i depends on it, on
+            the level and on i, never on n.
         reference: (D,) embedding of a tile that the tissue should resemble, or (n, D).
-        label: one that the embedding diffusion was trained with.
+        label: one of the labels that the embedding diffusion was trained with.
         output_type: `pil`, `np` (n, 256, 256, 3) in [0, 1] or `uint8` of the same shape.
-        options: steps, guidance and so on; its seed gives way to `generator`.
+        options: steps, guidance and so on; `generator` replaces its seed.
 
     Returns:
         A list of images, or one array.
 
     Raises:
-        PipelineError: there is no embedding diffusion.
+        PipelineError: the pipeline has no embedding diffusion.
         ConfigError: an argument out of its range.
 
     Examples:

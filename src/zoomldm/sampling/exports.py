@@ -1,4 +1,4 @@
-"""Samples as files: images, a contact sheet, and what they came from."""
+"""Samples as files: images, a contact sheet, and their provenance."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,16 +33,16 @@ class SheetOptions:
     """What is sampled into a folder.
 
     Attributes:
-        levels: labels such as `5x`; None for all that the pipeline has. A zoom has all.
-        n: samples a level, or zooms; None for 16 samples, one zoom.
+        levels: labels such as `5x`; None for all that the pipeline has. A zoom always has all.
+        n: number of samples per level, or of zooms; None for 16 samples, or one zoom.
         zoom: see `Sampler.zoom`.
-        like: what `read_reference` takes, `TILE.png` or `ARCHIVE@X,Y`: a tile that the generated
-            tissue should resemble.
+        like: a tile that the generated tissue should resemble, as for `read_reference`: `TILE.png`
+            or `ARCHIVE@X,Y`.
         label: one of the embedding diffusion's labels.
         samples: see SampleOptions.
 
     Raises:
-        ConfigError: no samples, a level that does not exist, or levels of a zoom.
+        ConfigError: no samples, a level that does not exist, or levels given for a zoom.
     """
 
     levels: Sequence[str] | None = None
@@ -64,28 +64,28 @@ class SheetOptions:
 
     @property
     def count(self) -> int:
-        """Samples a level, or zooms."""
+        """Number of samples per level, or of zooms."""
         return self.n if self.n is not None else 1 if self.zoom else 16
 
 
 @dataclass(frozen=True)
 class SampleReport(Report):
-    """What was sampled; `samples.json` holds the same.
+    """What was sampled; `samples.json` has the same content.
 
     Attributes:
         output: the folder.
         sheet: name of the contact sheet.
-        seed: of the noise.
-        pipeline_digest: of the pipeline's weights.
-        options: SampleOptions with nothing left open.
-        reference: where the tile comes from that the samples resemble, or None.
-        label: asked for, or None.
-        device: that it ran on.
-        threads: of the CPU.
+        seed: seed of the noise.
+        pipeline_digest: digest of the pipeline's weights.
+        options: resolved SampleOptions.
+        reference: origin of the tile that the samples should resemble, or None.
+        label: the requested label, or None.
+        device: device that it ran on.
+        threads: number of CPU threads.
         torch: version of PyTorch.
         zoom: whether the samples are zooms.
-        samples: one entry a file: `file`, `level`, `mpp`, `index` and, in zooms, `quarter`.
-        format: of `samples.json`.
+        samples: one entry per file: `file`, `level`, `mpp`, `index` and, in zooms, `quarter`.
+        format: format of `samples.json`.
     """
 
     output: Path
@@ -113,19 +113,19 @@ def write_samples(
     """Write samples of each level, or zooms, into a folder.
 
     Files are `5x-0003.png` and so on (`zoom-0003-5x.png`), `contact-sheet.png` and
-    `samples.json`. Each appears whole or not at all, `samples.json` last: a folder without it is
-    not finished.
+    `samples.json`. Each is written atomically, `samples.json` last: a folder without it is
+    incomplete.
 
     Args:
-        out: the folder; made if its parent exists. Files of the same names are replaced.
+        out: the folder; created if its parent exists. Files of the same names are replaced.
         options: see SheetOptions.
-        pipeline: one with an embedding diffusion: loaded, its id or its directory.
-        progress: called as images are done.
+        pipeline: a pipeline with an embedding diffusion: loaded, its id or its directory.
+        progress: called as images are finished.
 
     Raises:
-        TargetError: `out` can't be made, or another process samples into it.
-        PipelineError: no embedding diffusion, or a level that it lacks.
-        ConfigError: options that the pipeline can't follow.
+        TargetError: `out` can't be created, or another process is sampling into it.
+        PipelineError: no embedding diffusion, or a level that the pipeline lacks.
+        ConfigError: options that the pipeline doesn't support.
 
     Examples:
         >>> import zoomldm
@@ -199,13 +199,13 @@ def write_samples(
 
 
 Drawn = tuple[str, int, int, NDArray[np.uint8], list[dict[str, Any]]]
-"""Pattern of the files' names, level, number of the first image, images, and what each has."""
+"""Pattern of file names, level, number of the first image, images, and extra facts of each."""
 
 
 def _drawn(
     sampler: Sampler, options: SheetOptions, levels: list[int], given: NDArray | None
 ) -> Iterator[Drawn]:
-    """Groups of images as they are sampled."""
+    """Yield groups of images as they are sampled."""
     n, batch, label = options.count, sampler.batch, options.label
     if options.zoom:
         for first in range(0, n, batch):
@@ -216,7 +216,7 @@ def _drawn(
                 )
                 yield f"zoom-{{index:04d}}-{NAMES[level]}.png", level, first, found[level], extra
         return
-    group = max(1, _GROUP // batch) * batch  # whole batches: none is generated twice
+    group = max(1, _GROUP // batch) * batch  # full batches, so that no image is generated twice
     for level in levels:
         for first in range(0, n, group):
             images = sampler.sample(level, min(group, n - first), first, given, label)

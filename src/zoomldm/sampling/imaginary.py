@@ -1,4 +1,4 @@
-"""Imaginary slides: archives of no slide, drawn coarse to fine when they are looked at."""
+"""Imaginary slides: archives without an original slide, generated coarse to fine on demand."""
 
 import math
 import tempfile
@@ -44,29 +44,29 @@ from zoomldm.slides.tissue import SHARE, saturation_threshold
 from zoomldm.verbs import Progress, Report, silent
 
 ENDING = ".zldm"
-SHOWN = COARSE + 2  # the level whose pixels the coarse image's latents are
+SHOWN = COARSE + 2  # the level whose pixels are the coarse image's latents
 ATTEMPTS = 16  # at a coarsest level that shows tissue
-ENOUGH = 0.15  # of its pixels are more coloured than
-PALE = 15  # the saturation of glass, on which tissue leaves a shimmer
+ENOUGH = 0.15  # fraction of its pixels whose saturation must be over `PALE`
+PALE = 15  # saturation of glass with a faint tint from nearby tissue
 _MEMORY = 256 << 20
 
 
 @dataclass(frozen=True)
 class SlideOptions:
-    """What an imaginary slide is drawn from.
+    """What an imaginary slide is generated from.
 
     Attributes:
-        size: width and height in mm; filled up to whole tiles of 0.128 mm, a million at most. The
-            coarsest level that is drawn is the first, from 0.625x (4.1 mm a patch) on, of which a
-            patch holds all.
-        like: what `read_like` takes: an archive, a tile's image, or `ARCHIVE@X,Y`: tissue that it
-            should resemble.
+        size: width and height in mm; rounded up to whole tiles of 0.128 mm, a million at most.
+            The coarsest generated level is the first, from 0.625x (4.1 mm a patch) on, of which
+            one patch covers the slide.
+        like: tissue that it should resemble, as for `read_like`: an archive, a tile's image, or
+            `ARCHIVE@X,Y`.
         label: one of the embedding diffusion's labels.
-        seed: another one is another slide.
-        steps: of the embedding diffusion from the coarsest level to 0.625x, 1..1000.
-        finer_steps: the same of finer levels, whose contexts are drawn with each region.
-        guidance: as `steps`; None for 4 with `like` or `label`, otherwise 1: none. Finer contexts
-            follow from those above.
+        seed: another seed gives another slide.
+        steps: steps of the embedding diffusion from the coarsest level to 0.625x, 1..1000.
+        finer_steps: the same for finer levels, whose contexts are generated with each region.
+        guidance: guidance for the levels of `steps`; None for 4 with `like` or `label`, otherwise
+            1: off. Finer contexts follow from those above.
         batch: contexts and windows per network call; None for 1 on a CPU and 32 on a GPU.
 
     Raises:
@@ -101,13 +101,13 @@ class SlideOptions:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of tiles."""
+        """Number of rows and columns of tiles."""
         rows, cols = (math.ceil(side * 1000 / BASE_MPP / TILE - 1e-9) for side in self.size[::-1])
         return rows, cols
 
     @property
     def rendering(self) -> RenderOptions:
-        """How the coarse image is drawn."""
+        """Options for rendering the coarse image."""
         return RenderOptions(seed=self.seed, batch=self.batch, method="pyramid")
 
 
@@ -117,25 +117,25 @@ def _mm(size: tuple[float, float]) -> str:
 
 @dataclass(frozen=True)
 class SlideReport(Report):
-    """What `sample_slide` wrote.
+    """Summary of what `sample_slide` wrote.
 
     Attributes:
         output: the archive.
         size: width and height (px) of its 0.5 mpp raster.
         mm: the same in mm.
-        tissue_tiles: tiles that hold tissue.
-        tiles: all tiles.
-        seed: that it is drawn from.
-        steps: of the embedding diffusion at its coarse levels.
+        tissue_tiles: number of tiles with tissue.
+        tiles: number of all tiles.
+        seed: the seed.
+        steps: steps of the embedding diffusion at its coarse levels.
         finer_steps: the same at finer ones.
-        guidance: of the embedding diffusion at its coarse levels.
-        label: asked for, or None.
-        like: where the tissue comes from that it should resemble, or None.
-        levels_drawn: that were drawn with it; finer ones are when they are looked at.
-        pipeline_digest: of the pipeline.
-        origin: `generated`: all of it is.
-        bytes: of the archive.
-        seconds: that it took.
+        guidance: guidance of the embedding diffusion at its coarse levels.
+        label: the requested label, or None.
+        like: origin of the tissue that it should resemble, or None.
+        levels_drawn: levels that were generated with it; finer ones are generated on demand.
+        pipeline_digest: digest of the pipeline.
+        origin: `generated`, as all of it is.
+        bytes: size of the archive.
+        seconds: duration.
     """
 
     output: str
@@ -163,25 +163,25 @@ def sample_slide(
     pipeline: str | Path | ZoomLDMPipeline = SHIPPED,
     progress: Progress | None = None,
 ) -> SlideReport:
-    """Write an imaginary slide: an archive that opens as any other, and has no embeddings.
+    """Write an imaginary slide: an archive that opens like any other, and has no embeddings.
 
-    Contexts are drawn window by window, each under its parent's. Those down to 0.625x are drawn
-    now, with the latents under them: they are the coarse image, of 64 um a pixel, that is stored as
-    base layer, and say where tissue is. Whoever reads it draws the rest, as a function of archive,
-    pipeline and place.
+    Contexts are generated window by window, each under its parent's. Those down to 0.625x are
+    generated now, with the latents under them. These form the coarse image of 64 um a pixel, which
+    is stored as the base layer and determines where tissue is. The rest is generated on reading,
+    as a function of archive, pipeline and position.
 
-    Where one patch of the coarsest level holds the slide, up to 16 are drawn, until one shows
-    tissue on 15 % of it; else that with most is taken. A run that was broken off goes on.
+    If one patch of the coarsest level covers the slide, up to 16 are generated, until one shows
+    tissue on 15 % of it; otherwise the one with the most is taken. An interrupted run resumes.
 
     Args:
         out: a name ending in .zldm.
         options: see SlideOptions.
-        pipeline: with a denoiser of octaves, an embedding diffusion of our own and six levels.
+        pipeline: has an octave denoiser, this project's embedding diffusion and six levels.
         progress: called with `looking for tissue` and attempts, `coarse image` and windows.
 
     Raises:
-        ConfigError: what the embedding diffusion can't follow, or nothing but background drawn.
-        PipelineError: a pipeline without the networks needed.
+        ConfigError: unsupported conditions of the embedding diffusion, or only background.
+        PipelineError: the pipeline lacks a required network.
         TargetError: the archive can't be written.
 
     Examples:
@@ -259,7 +259,7 @@ def _facts(options: SlideOptions, pipeline: ZoomLDMPipeline) -> Generated:
     if options.like is not None:
         found = read_like(options.like, pipeline)
         like = Like(source=found.source, embedding=[float(v) for v in found.embedding])
-    coarsest = max(COARSE, (max(options.grid) - 1).bit_length())  # a patch of it holds all
+    coarsest = max(COARSE, (max(options.grid) - 1).bit_length())  # one patch of it covers the slide
     return Generated(
         seed=options.seed,
         attempt=0,
@@ -288,7 +288,7 @@ def _header(
     return Header(
         slide=SlideInfo(
             name=f"{name} (imaginary)",
-            file_bytes=0,  # there is no slide of it
+            file_bytes=0,  # there is no original slide
             native_size=size,
             size=size,
             mpp_x=BASE_MPP,
@@ -328,7 +328,7 @@ def _coarse_image(
     pieces: Pieces | None = None,
     progress: Progress = silent,
 ) -> Iterator[Pyramid]:
-    """The slide as a pyramid that begins at its coarsest level, tissue everywhere."""
+    """The slide as a pyramid that begins at its coarsest level, with tissue everywhere."""
     rows, cols = options.grid
     header = _header("coarse", facts, options, pipeline, 0.0)
     done = 0
@@ -354,10 +354,10 @@ def _coarse_image(
 def _with_tissue(
     facts: Generated, options: SlideOptions, pipeline: ZoomLDMPipeline, progress: Progress
 ) -> Generated:
-    """The first attempt whose coarsest level shows enough tissue, else that which shows most.
+    """The first attempt whose coarsest level shows enough tissue, else the one showing the most.
 
-    Scanners look for tissue before they scan; a patch of a coarse level is mostly glass. A slide of
-    several coarsest patches is taken as it comes.
+    A patch of a coarse level is mostly glass; a scanner, too, looks for tissue before it scans. A
+    slide of several coarsest patches is taken as it comes.
     """
     best, most = facts, -1.0
     for attempt in range(ATTEMPTS):
@@ -383,7 +383,7 @@ def saturation_of(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def tissue_of(shown: NDArray[np.uint8], grid: tuple[int, int]) -> tuple[NDArray[np.bool_], float]:
-    """Which tiles are tissue by the coarse image, and the saturation that tells; see `find_tissue`.
+    """Which tiles are tissue in the coarse image, and the saturation threshold; see `find_tissue`.
 
     Args:
         shown: (h, w, 3) at `SHOWN`.

@@ -1,4 +1,4 @@
-"""Super-resolution by inversion, as published: embeddings are found for an image, then drawn."""
+"""Super-resolution by inversion, as published: find embeddings for an image, then sample."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,25 +19,25 @@ from zoomldm.pixels import to_signed
 from zoomldm.sampling.joint import JointSampler
 from zoomldm.sampling.pieces import Pieces
 
-JOINT = JointSettings(inner=5)  # published for super-resolution
-_START, _STEPS = 5000, 6000  # fields of noise: of the grid, and from here on of the steps
+JOINT = JointSettings(inner=5)  # value published for super-resolution
+_START, _STEPS = 5000, 6000  # noise keys: of the grid, and (from here on) of the steps
 
 
 class Inversion:
-    """An image of level 1 to 3 at 20x: its patches' embeddings by inversion, joint sampling.
+    """Upscales an image of level 1 to 3 to 20x: inversion of its patches, then joint sampling.
 
     Args:
-        pixels: (h, w, 3) uint8; filled up to patches of 256 px with its own edge.
-        level: of the image.
-        pipeline: any that joint sampling takes.
-        settings: of inversion.
-        joint: of sampling.
+        pixels: (h, w, 3) uint8; padded to patches of 256 px by repeating its edge.
+        level: level of the image.
+        pipeline: any pipeline that joint sampling supports.
+        settings: settings of the inversion.
+        joint: settings of the sampling.
         options: seed and batch.
-        pieces: where what is done is kept, and found again.
+        pieces: where finished parts are stored and found again.
         progress: called with `inverting` and `steps`.
 
     Attributes:
-        evaluations: of the denoiser, a patch each.
+        evaluations: evaluations of the denoiser, one patch each.
 
     Raises:
         ConfigError, PipelineError: see JointSampler.
@@ -76,7 +76,7 @@ class Inversion:
 
     @property
     def evaluations(self) -> int:
-        """Of the denoiser, a patch each: of inversion and of sampling."""
+        """Evaluations of the denoiser, one patch each: of inversion and of sampling."""
         blocks = (self._image.shape[0] // TILE) * (self._image.shape[1] // TILE)
         return blocks * self.settings.steps + self.sampler.evaluations
 
@@ -90,7 +90,7 @@ class Inversion:
         return to_signed(self._image[None, y : y + TILE, x : x + TILE])
 
     def grid(self) -> NDArray[np.float32]:
-        """Embeddings (rows, cols, D) of all tiles, each standardised; found where not at hand."""
+        """Embeddings (rows, cols, D) of all tiles, each standardised; computed unless stored."""
         side, done = 1 << self.level, 0
         rows, cols = (n // TILE for n in self._image.shape[:2])
         out = self.sampler.grid
@@ -140,7 +140,7 @@ class Inversion:
         )
 
     def image(self, folder: Path) -> NDArray[np.uint8]:
-        """Pixels (h, w, 3) uint8 at 20x, in a file without a name in `folder`."""
+        """Pixels (h, w, 3) uint8 at 20x, in an unnamed file in `folder`."""
         self.grid()
-        self.sampler.evaluations = 0  # those of the guide while inverting are counted above
+        self.sampler.evaluations = 0  # those of the guide during inversion are counted above
         return self.sampler.image(folder)[: self.size[1], : self.size[0]]

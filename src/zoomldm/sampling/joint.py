@@ -1,4 +1,4 @@
-"""A large image by joint sampling: a pipeline's networks, blocks of tiles, one map of latents."""
+"""A large image by joint sampling: a pipeline's networks, blocks of tiles, one latent map."""
 
 import tempfile
 from collections.abc import Callable
@@ -35,15 +35,15 @@ from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pixels import to_pixels
 from zoomldm.sampling.pieces import Pieces
 
-SIDES = (16, 8, 4, 2)  # tiles along a side of what one guide stands for
-_SEAMS, _DETAIL = 4000, -1  # fields of noise that no timestep is named after
+SIDES = (16, 8, 4, 2)  # tiles along a side of a guide's block
+_SEAMS, _DETAIL = 4000, -1  # noise keys that no timestep uses
 
 
 def guide_side(rows: int, cols: int, asked: int | None, levels: int) -> int:
-    """Tiles along a side of what one guide stands for.
+    """Tiles along a side of a guide's block.
 
     Raises:
-        ConfigError: none fits, or not the one that was asked for.
+        ConfigError: none fits, or not the requested one.
     """
     fitting = [n for n in SIDES if rows % n == cols % n == 0 and n.bit_length() <= levels]
     if asked is None and fitting:
@@ -62,11 +62,11 @@ def guide_side(rows: int, cols: int, asked: int | None, levels: int) -> int:
 
 
 class JointSampler:
-    """Draws a grid of tiles together with views of it at a lower magnification.
+    """Samples a grid of tiles together with views of it at a lower magnification.
 
-    Each block of n x n tiles has one guide. The networks see `batch` tiles or windows at once,
-    whatever the image's size; latents of all tiles are held in memory (about 50 kB a tile), the
-    image is put together strip by strip.
+    Each block of n x n tiles has one guide, its view. The networks process `batch` tiles or
+    windows at once, whatever the image's size. Latents of all tiles are in memory (about 50 kB a
+    tile); the image is assembled strip by strip.
 
     Args:
         pipeline: any whose scheduler has alphas and whose denoiser predicts noise or v.
@@ -75,14 +75,14 @@ class JointSampler:
         settings: constants.
         options: seed and batch.
         exact_time: see JointNetworks; None: as released for converted pipelines, else exact.
-        on_tiles: called with the steps of tiles and windows that were taken.
-        pieces: where blocks and steps that are done are kept, and found again.
+        on_tiles: called with the number of steps taken by tiles and windows.
+        pieces: where finished blocks and steps are stored and found again.
         view: gives the image (1, 3, 256, 256) in [-1, 1] that the block whose first tile is at
-            (row, col) is to become averaged down; None: a guide is drawn for each.
+            (row, col) must average down to; None: each block's guide is sampled.
 
     Attributes:
-        evaluations: calls of the denoiser so far, a patch each.
-        guides: what each block's guide became, (n, 256, 256, 3) uint8.
+        evaluations: evaluations of the denoiser so far, one patch each.
+        guides: final guide of each block, (n, 256, 256, 3) uint8.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class JointSampler:
 
     @property
     def steps(self) -> int:
-        """Steps of tiles and windows that an image takes."""
+        """Number of steps of tiles and windows that an image takes."""
         rows, cols = self.grid.shape[:2]
         starts = [len(window_starts(n * self.cells, self.cells, self.stride)) for n in (rows, cols)]
         seams = len(range(self.settings.seams, 0, -self.settings.stride))
@@ -152,11 +152,11 @@ class JointSampler:
 
     @property
     def stride(self) -> int:
-        """Cells between windows of seam removal and of decoding: a quarter of a tile."""
+        """Cells between windows in seam removal and decoding: a quarter of a tile."""
         return self.cells // 4
 
     def latents(self) -> Tensor:
-        """The whole as one map (1, C, h, w)."""
+        """The whole image as one map (1, C, h, w)."""
         rows, cols = self.grid.shape[:2]
         n, s = self.side, self.cells
         out = torch.empty(1, self.pipeline.latent_shape[0], rows * s, cols * s)
@@ -167,7 +167,7 @@ class JointSampler:
         return self._joined(out) if self.settings.seams else out
 
     def _found_block(self, row: int, col: int) -> Tensor:
-        """Tiles (n n, C, s, s) of a block, and its guide among `guides`."""
+        """Tiles (n n, C, s, s) of a block; appends its guide to `guides`."""
         key, n = f"block/{row}/{col}", self.side
         held = self.pieces.get(key) if self.pieces else None
         if held is not None:
@@ -224,7 +224,7 @@ class JointSampler:
     def _joined(self, latents: Tensor) -> Tensor:
         settings, device, rows = self.settings, self.pipeline.device, self.grid.shape[0]
         taken, begun = self._begun(latents)
-        # One field of noise for the tiles, then one a step.
+        # One noise field for the tiles, then one per step.
         drawn = iter(range(_SEAMS + taken + int(begun is not None), 2 * _SEAMS))
 
         def contexts(places: list[tuple[int, int]]) -> Tensor:
@@ -258,7 +258,7 @@ class JointSampler:
         return join_tiles(tiles, rows).cpu()
 
     def _begun(self, latents: Tensor) -> tuple[int, Tensor | None]:
-        """Steps of seam removal that are kept, and the map after them."""
+        """Number of stored steps of seam removal, and the map after them."""
         steps = len(range(self.settings.seams, 0, -self.settings.stride))
         for taken in range(steps if self.pieces else 0, 0, -1):
             assert self.pieces
@@ -276,7 +276,7 @@ class JointSampler:
 
     @torch.no_grad()
     def image(self, folder: Path) -> NDArray[np.uint8]:
-        """Pixels (h, w, 3) uint8, in a file without a name in `folder`."""
+        """Pixels (h, w, 3) uint8, in an unnamed file in `folder`."""
         latents = self.latents()
         rows, cols = self.grid.shape[:2]
         with tempfile.TemporaryFile(dir=folder) as file:

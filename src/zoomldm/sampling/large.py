@@ -1,4 +1,4 @@
-"""Large images of tissue, the released way and the pyramid's."""
+"""Large images of tissue, by the released method or the pyramid."""
 
 import hashlib
 import tempfile
@@ -39,15 +39,15 @@ class LargeOptions:
 
     Attributes:
         size: width and height (px at 0.5 mpp), multiples of 256.
-        method: `pyramid`: octaves from a coarse image, which is drawn too; `joint`: tiles and
+        method: `pyramid`: octaves from a coarse image, which is generated too; `joint`: tiles and
             their view at a lower magnification denoised side by side, as published.
-        seed: of the noise.
-        batch: patches per network call; None takes 1 on a CPU and 32 on a GPU.
-        guide: `joint`: tiles along a side of what one view stands for: 2, 4, 8 or 16; None takes
-            the most that divides both sides.
+        seed: seed of the noise.
+        batch: patches per network call; None means 1 on a CPU and 32 on a GPU.
+        guide: `joint`: tiles along a side of a view's block: 2, 4, 8 or 16; None means the largest
+            that divides both sides.
         settings: `joint`: its constants, as released.
-        exact_time: `joint`: give the denoiser the time of its noise, t - 1, and not t, as the
-            released code does; None: exact but for converted released pipelines.
+        exact_time: `joint`: give the denoiser the time of its noise, t - 1, rather than t as the
+            released code does; None: exact, except for converted released pipelines.
 
     Raises:
         ConfigError: a value out of its range.
@@ -68,28 +68,28 @@ class LargeOptions:
 
     @property
     def rendering(self) -> RenderOptions:
-        """Seed and batch as rendering takes them."""
+        """Seed and batch as rendering options."""
         return RenderOptions(seed=self.seed, batch=self.batch, method="pyramid")
 
 
 @dataclass(frozen=True)
 class LargeReport(Report):
-    """What `large` drew.
+    """Summary of what `large` generated.
 
     Attributes:
         output: the file or folder.
-        source: what it is of.
+        source: what the image was generated from.
         size: width, height (px).
         method: `pyramid` or `joint`.
-        tiles: patches of 20x.
-        evaluations: of the denoiser, each of one patch; those of `pyramid` in this run alone.
-        evaluations_per_tile: them, over the tiles.
-        guide: `joint`: tiles along a side of what one view stands for; None for the pyramid.
-        agreement: `joint`: mean difference, in 1/255, of the whole averaged down from its view.
-        settings: what the pixels depend on further.
-        pipeline_digest: of the pipeline.
-        origin: `generated`: all of it is.
-        seconds: that it took.
+        tiles: number of 20x patches.
+        evaluations: evaluations of the denoiser, one patch each; for `pyramid` in this run only.
+        evaluations_per_tile: the same divided by the number of tiles.
+        guide: `joint`: tiles along a side of a view's block; None for the pyramid.
+        agreement: `joint`: mean difference, in 1/255, of the averaged image from its views.
+        settings: further settings that the pixels depend on.
+        pipeline_digest: digest of the pipeline.
+        origin: `generated`, as all of it is.
+        seconds: duration.
     """
 
     output: str
@@ -115,24 +115,24 @@ def large(
     pipeline: str | Path | ZoomLDMPipeline = SHIPPED,
     progress: Progress | None = None,
 ) -> LargeReport:
-    """Draw a large image at 20x under a grid of embeddings; its provenance goes beside it.
+    """Generate a large image at 20x from a grid of embeddings; its provenance is written beside it.
 
-    A run that is broken off goes on where it was when it is started again.
+    An interrupted run resumes when it is started again.
 
     Args:
         source: an archive (with `@X,Y` for a corner), an image of one tile, or a .npy grid; see
             `read_input`.
-        out: its ending says the format, as of `decompress`.
-        options: size, method and what it needs.
+        out: its ending determines the format, as in `decompress`.
+        options: size, method and the method's settings.
         pipeline: `demo`, a directory or a loaded pipeline; `joint` takes released ones too.
         progress: called with `steps` and `tiles`.
 
     Raises:
         ConfigError: a size that is no multiple of 256 or of over a million tiles, an unknown
-            ending, or an input that is none.
+            ending, or an unsupported input.
         RegionError: a region outside the archive, or a .png of over 64 megapixels.
-        PipelineError: `pyramid` of a pipeline whose denoiser takes no parent.
-        ArchiveError: an archive of another patch encoder.
+        PipelineError: `pyramid` for a pipeline whose denoiser takes no parent.
+        ArchiveError: an archive made by another patch encoder.
         TargetError: the output can't be written.
 
     Examples:
@@ -199,7 +199,7 @@ def _pyramid(
     progress: Progress,
     pieces: Pieces,
 ) -> dict[str, Any]:
-    # Tiles of what a writer writes are kept by its export; a .png is drawn in one go.
+    # The export stores finished tiles for resuming; a .png, written in one go, needs pieces.
     kept = Kept(Recent(_MEMORY), pieces if ending(target) == PICTURE else None)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "grid.zldm"
@@ -267,7 +267,7 @@ def _joint(
 
 
 def _agreement(pixels: np.ndarray, guides: list[np.ndarray], side: int) -> float:
-    """Mean difference, in 1/255, of blocks averaged down from their guides."""
+    """Mean difference, in 1/255, between averaged blocks and their guides."""
     span, level = side * TILE, side.bit_length() - 1
     places = [
         (y, x) for y in range(0, pixels.shape[0], span) for x in range(0, pixels.shape[1], span)

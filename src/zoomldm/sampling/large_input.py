@@ -1,4 +1,4 @@
-"""What a large image is of: a region of an archive, a tile repeated, or a grid in a file."""
+"""Inputs of a large image: a region of an archive, a tile repeated, or a grid in a file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,10 +32,10 @@ class LargeInput:
 
 
 def check_size(size: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of tiles of an image of width x height px.
+    """Numbers of tile rows and columns of an image of width x height px.
 
     Raises:
-        ConfigError: not of whole tiles, empty, or of over a million.
+        ConfigError: not whole tiles, empty, or over a million tiles.
     """
     width, height = size
     if width < 1 or height < 1 or width % TILE or height % TILE:
@@ -50,19 +50,19 @@ def check_size(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def read_input(text: str, size: tuple[int, int], pipeline: ZoomLDMPipeline) -> LargeInput:
-    """Read what a large image is to be of.
+    """Read the input of a large image.
 
     Args:
-        text: an archive, with `@X,Y` for the corner (else the place with most tissue is taken);
-            an image of one tile, whose tissue is drawn all over; or a grid (rows, cols, D) of raw
-            embeddings in a .npy file.
+        text: an archive, with `@X,Y` for the corner (else the place with the highest tissue
+            fraction is taken); an image of one tile, whose tissue fills the image; or a grid
+            (rows, cols, D) of raw embeddings in a .npy file.
         size: width and height (px), multiples of 256.
-        pipeline: its patch encoder made the archive or describes the tile.
+        pipeline: its patch encoder made the archive or embeds the tile.
 
     Raises:
-        ConfigError: a size or a grid that does not fit, or nothing of these.
+        ConfigError: a size or a grid that does not fit, or none of these inputs.
         RegionError: a region that is not inside the archive's grid.
-        ArchiveError: an archive or a grid of another patch encoder.
+        ArchiveError: an archive made by another patch encoder, or a region without tissue.
         PipelineError: a tile for a pipeline without patch encoder.
     """
     rows, cols = check_size(size)
@@ -132,7 +132,7 @@ def _corner(path: Path, place: str) -> tuple[int, int]:
 
 
 def _densest(archive: Archive, rows: int, cols: int) -> tuple[int, int]:
-    """First tile of the square of tiles with most tissue around the middle of the region."""
+    """First tile of the region whose central square of tiles has the highest tissue fraction."""
     mask = archive.mask
     side = min(rows, cols)
     r, c = np.arange(archive.rows - rows + 1), np.arange(archive.cols - cols + 1)

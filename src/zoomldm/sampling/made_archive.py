@@ -1,4 +1,4 @@
-"""An archive of what is no slide: a grid of embeddings, or an image as its base layer."""
+"""An archive without a slide: a grid of embeddings, or an image as its base layer."""
 
 from pathlib import Path
 
@@ -18,14 +18,14 @@ def write_made(
     grid: NDArray,
     base: tuple[int, NDArray[np.uint8]] | None = None,
 ) -> None:
-    """Write an archive for one rendering.
+    """Write an archive for a single rendering.
 
     Args:
         path: the target.
-        name: of what it stands for, `grid` or `image`.
-        pipeline: that will draw it.
+        name: name of its content, `grid` or `image`.
+        pipeline: the pipeline that will render it.
         grid: (rows, cols, D) embeddings; all of it counts as tissue.
-        base: level and pixels of a lossless base layer; the raster then has just its size.
+        base: level and pixels of a lossless base layer; the raster then has exactly its size.
     """
     rows, cols, dim = grid.shape
     size = cols * TILE, rows * TILE

@@ -17,9 +17,9 @@ class SampleOptions(RenderOptions):
 
     Attributes:
         context_steps: steps of the embedding diffusion, 1..1000.
-        context_guidance: w in u + w (c - u) of the embedding diffusion; 1 is none. None takes 4
-            where a reference or a label asks for some tissue, and 1 otherwise, since guidance
-            costs variety (`benchmarks/like.py`).
+        context_guidance: w in u + w (c - u) of the embedding diffusion; 1 is off. None means 4
+            with a reference or a label, and 1 otherwise, since guidance costs variety
+            (`benchmarks/like.py`).
 
     The others are those of RenderOptions: `steps` and `guidance` are the denoiser's; None takes 8
     steps where it takes a parent, else 20, and guidance of 1.5. `start` matters to zooms of a
@@ -50,10 +50,10 @@ class SampleOptions(RenderOptions):
         return replace(chosen, steps=OCTAVE_STEPS) if octaves and self.steps is None else chosen
 
     def guidance_of_contexts(self, asked: bool) -> float:
-        """The w that contexts are drawn with.
+        """The w used for contexts.
 
         Args:
-            asked: whether a reference or a label asks for some tissue.
+            asked: whether a reference or a label is given.
         """
         if self.context_guidance is not None:
             return self.context_guidance

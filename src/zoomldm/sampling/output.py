@@ -1,4 +1,4 @@
-"""An image that is no archive's into a file: a PNG, or any image of levels that there is."""
+"""Writes an image that isn't an archive's to a file: a PNG, or any multi-level format."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -21,18 +21,18 @@ from zoomldm.writers.image import Block, Image, Level
 from zoomldm.writers.registry import PICTURE, ending, unknown, writer_for
 
 PNG_PIXELS = 64_000_000
-_STRIP = 1 << 22  # px averaged at once
+_STRIP = 1 << 22  # px averaged at a time
 
 Read = Callable[[int, int, int, int], NDArray[np.uint8]]
 
 
 class Levels:
-    """Levels of an image, of which the coarser ones are the finest averaged.
+    """Levels of an image; the coarser ones are averages of the finest.
 
     Args:
-        read: a region (x, y, width, height) inside the finest level, (height, width, 3).
-        size: its width and height.
-        finest: its level, 0 to 7.
+        read: returns a region (x, y, width, height) inside the finest level, (height, width, 3).
+        size: width and height of the finest level.
+        finest: the finest level, 0 to 7.
     """
 
     def __init__(self, read: Read, size: tuple[int, int], finest: int) -> None:
@@ -46,7 +46,7 @@ class Levels:
         self.image = Image(tuple(levels))
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
-        """See `Source`; beyond the image the last pixels are repeated before averaging."""
+        """See `Source`; the image's last pixels are repeated beyond it before averaging."""
         if level == 0:
             return self._read(x, y, width, height)
         side = 1 << level
@@ -71,7 +71,7 @@ class Levels:
 
 
 def check_output(target: Path, size: tuple[int, int]) -> None:
-    """Refuse an ending that isn't known, or a .png of too many pixels.
+    """Refuse an unknown ending, or a .png of too many pixels.
 
     Raises:
         ConfigError: an unknown ending.
@@ -90,23 +90,23 @@ def check_output(target: Path, size: tuple[int, int]) -> None:
 
 @contextmanager
 def claimed(target: Path) -> Iterator[None]:
-    """Hold the output for this process, whether it is a file or a folder."""
+    """Lock the output for this process, whether it is a file or a folder."""
     note = target.with_name(target.name + ".json")
     with claim(target if not target.is_dir() else note, note):
         yield
 
 
 def write_levels(target: Path, levels: Levels, facts: dict[str, Any], progress: Progress) -> None:
-    """Write an image, and its provenance into it and into the same name + `.json`.
+    """Write an image, with its provenance inside it and in the same name + `.json`.
 
     Args:
-        target: its ending says the format.
+        target: its ending determines the format.
         levels: the image.
-        facts: all that the pixels depend on, plain JSON values.
+        facts: everything that determines the pixels, plain JSON values.
         progress: called with `tiles`.
 
     Raises:
-        TargetError: it can't be written.
+        TargetError: the image can't be written.
     """
     check_output(target, levels.size)
     if ending(target) == PICTURE:

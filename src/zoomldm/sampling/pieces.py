@@ -1,4 +1,4 @@
-"""What of a long drawing is done, in a folder beside the output, so that it can be gone on with."""
+"""Finished pieces of a long run, in a folder beside the output, for resuming it."""
 
 import hashlib
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ _ENDING = ".piece"
 
 
 class Pieces:
-    """Bytes by key, each whole or absent, in a folder: a `Disk` for what is drawn.
+    """Bytes by key, written atomically, in a folder: a `Disk` for generated pieces.
 
     Args:
-        folder: where they lie.
+        folder: the folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -33,30 +33,30 @@ class Pieces:
         return None
 
     def put(self, key: str, data: bytes) -> None:
-        """Keep bytes."""
+        """Store bytes."""
         with atomic_path(self._path(key)) as part:
             part.write_bytes(data)
 
     def drop(self, key: str) -> None:
-        """Forget what is no longer needed."""
+        """Delete a piece that is no longer needed."""
         self._path(key).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Nothing is held open; the folder stays for the next run."""
+        """Do nothing: no file is open, and the folder stays for the next run."""
 
 
 @contextmanager
 def kept_pieces(target: Path, facts: dict[str, Any]) -> Iterator[Pieces]:
-    """Pieces of an output, found again where a run of the same facts was broken off.
+    """Pieces of an output, found again after an interrupted run with the same facts.
 
     The folder, `<target>.drawn.part`, is removed when the block ends without an exception.
 
     Args:
         target: the output.
-        facts: all that the pieces depend on besides how things are drawn, plain JSON values.
+        facts: everything that the pieces depend on besides `RULES`, plain JSON values.
 
     Raises:
-        TargetError: an unfinished run with other facts.
+        TargetError: there is an unfinished run with other facts.
     """
     whole = {**facts, "rules": RULES}
     journal = Journal.begin(target.with_name(f"{target.name}.drawn"), whole)
@@ -64,6 +64,6 @@ def kept_pieces(target: Path, facts: dict[str, Any]) -> Iterator[Pieces]:
         yield Pieces(journal.folder)
     except BaseException:
         if not any(journal.folder.glob(f"*{_ENDING}")):
-            journal.close()  # nothing to go on from
+            journal.close()  # nothing to resume from
         raise
     journal.close()

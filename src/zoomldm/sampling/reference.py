@@ -1,4 +1,4 @@
-"""The tile that new tissue should resemble: an image, or a place in an archive."""
+"""A tile that new tissue should resemble: an image, or a place in an archive."""
 
 import hashlib
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from zoomldm.remote import RemotePath, as_path
 
 @dataclass(frozen=True)
 class Reference:
-    """A tile's embedding and where it is from.
+    """A tile's embedding and its origin.
 
     Attributes:
         embedding: (D,) float32.
@@ -31,17 +31,17 @@ class Reference:
 
 
 def read_reference(text: str, pipeline: ZoomLDMPipeline) -> Reference:
-    """Read what `--like` names.
+    """Read the argument of `--like`.
 
     Args:
         text: an image of one tile (256 x 256 px at 0.5 mpp), or `ARCHIVE@X,Y`: the tile that
-            holds the pixel X, Y of the archive's 20x raster (0.5 mpp).
-        pipeline: its patch encoder describes the image, or made the archive.
+            contains the pixel X, Y of the archive's 20x raster (0.5 mpp).
+        pipeline: its patch encoder embeds the image, or made the archive.
 
     Raises:
-        ConfigError: neither, or an image that is no tile.
+        ConfigError: neither of these, or an image that is not a tile.
         RegionError: a place outside the slide, or on background.
-        ArchiveError: an archive of another patch encoder.
+        ArchiveError: an archive made by another patch encoder.
         PipelineError: an image for a pipeline without patch encoder.
     """
     path, at, place = text.rpartition("@")
@@ -51,10 +51,10 @@ def read_reference(text: str, pipeline: ZoomLDMPipeline) -> Reference:
 
 
 def read_like(text: str, pipeline: ZoomLDMPipeline) -> Reference:
-    """Read what `--like` of a slide names: as `read_reference`, or a whole archive.
+    """Read the argument of a slide's `--like`: as `read_reference`, or a whole archive.
 
-    Of an archive without a place the tissue tile is taken whose embedding is nearest, by its
-    cosine, to the mean of all.
+    For an archive without a place, the tissue tile is taken whose embedding has the highest
+    cosine similarity to the mean of all.
 
     Raises:
         ConfigError, RegionError, ArchiveError, PipelineError: see `read_reference`.
@@ -112,7 +112,7 @@ def _of_picture(path: Path, pipeline: ZoomLDMPipeline) -> Reference:
         raise ConfigError(f"{path}: no such picture; --like takes TILE.png or ARCHIVE@X,Y")
     try:
         with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):  # Pillow would cut off what is above 255
+            if image.mode.startswith(("I", "F")):  # Pillow would clip values above 255
                 raise ConfigError(
                     f"{path}: has more than 8 bits a channel (mode {image.mode}); expected an "
                     "8-bit image of the tile, such as PNG in RGB"

@@ -1,4 +1,4 @@
-"""New tissue: a context drawn by the embedding diffusion, then an image under it."""
+"""New tissue: a context sampled by the embedding diffusion, then an image under it."""
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -29,20 +29,20 @@ _NEEDED = ("unet", "vae", "summarizer", "scheduler")
 
 
 class Sampler:
-    """Samples of a pipeline: sample i is a function of pipeline, options, level and i alone.
+    """Samples of a pipeline: sample i depends only on pipeline, options, level and i.
 
-    Samples are made in batches of just `batch`, those of one batch always the same ones, so that
-    neither their number nor the number of processes changes a bit (torch's own numbers of threads,
-    as its versions, may change the last ones).
+    Samples are generated in batches of exactly `batch`, and a batch always has the same members.
+    So neither the number of samples nor that of processes changes a bit (torch's thread count or
+    version may change the last bits).
 
     Args:
-        pipeline: one with an embedding diffusion.
+        pipeline: a pipeline with an embedding diffusion.
         options: see SampleOptions.
-        on_picture: called after each batch with the number of images that it made.
+        on_picture: called after each batch with the number of images in it.
 
     Raises:
-        PipelineError: a pipeline that draws no contexts.
-        ConfigError: options that the pipeline can't follow.
+        PipelineError: a pipeline that can't sample contexts.
+        ConfigError: options that the pipeline doesn't support.
     """
 
     def __init__(
@@ -79,8 +79,8 @@ class Sampler:
 
         Args:
             level: 0 (20x) to 7 (0.15625x).
-            n: how many, 1 or more.
-            first: number of the first.
+            n: number of samples, 1 or more.
+            first: number of the first sample.
             reference: (D,) embedding of a tile that the tissue should resemble, or (n, D).
             label: one of the embedding diffusion's labels.
         """
@@ -99,7 +99,7 @@ class Sampler:
         """Contexts (n, tokens, width) of samples; `parent` (n, tokens / 4, width).
 
         Raises:
-            ConfigError: a level, number, reference or label that there can't be.
+            ConfigError: an invalid level, number, reference or label.
         """
         _check(level, n, first)
         self.pipeline.check_level(level)
@@ -131,9 +131,9 @@ class Sampler:
         """Images (n, 256, 256, 3) uint8 under contexts (n, tokens, width).
 
         Args:
-            level: of the samples.
-            contexts: theirs.
-            first: number of the first.
+            level: level of the samples.
+            contexts: contexts of the samples.
+            first: number of the first sample.
             starts: images (n, 256, 256, 3) uint8 to start from, noised to `options.start`.
         """
         n = len(contexts)
@@ -179,15 +179,15 @@ class Sampler:
         reference: NDArray | Tensor | None = None,
         label: str | None = None,
     ) -> tuple[dict[int, Pictures], dict[int, NDArray]]:
-        """Zoom into imaginary slides, 0.15625x to 20x, each image into its fullest quarter.
+        """Zoom into imaginary slides, 0.15625x to 20x, always into the quarter with most tissue.
 
         The coarsest images are those of `sample`. Each finer one starts from the quarter of the
-        image above, upsampled and noised to `options.start`, under a context that was drawn with
-        the quarter's tokens of the context above.
+        image above, upsampled and noised to `options.start`, under a context that was sampled
+        given that quarter's tokens of the context above.
 
         Returns:
-            Images (n, 256, 256, 3) by level, and by level the quarter (n, 2) of the image
-            above, row and column, that each shows (none for the coarsest).
+            Images (n, 256, 256, 3) by level, and by level the quarter (n, 2) of the image above,
+            row and column, that each shows (none for the coarsest).
 
         Raises:
             ConfigError: an embedding diffusion that takes no parent.
@@ -220,9 +220,9 @@ class Sampler:
         return given.expand(n, dim)
 
     def _batches(self, n: int, first: int) -> Iterator[tuple[range, list[int]]]:
-        """Whole batches: the numbers of their samples, and for each its row among the n wanted.
+        """Full batches: the numbers of their samples, and for each its row among the n wanted.
 
-        Rows of samples that are not wanted repeat the first or last; they are dropped.
+        Unwanted samples repeat the first or last row; they are dropped.
         """
         for start in range(first - first % self.batch, first + n, self.batch):
             numbers = range(start, start + self.batch)
@@ -236,7 +236,7 @@ class Sampler:
 def fullest_quarter(picture: Pictures) -> tuple[int, int]:
     """Row and column (0 or 1) of the quarter with most tissue: the darkest in green.
 
-    Both haematoxylin and eosin absorb green; of equal quarters the first in reading order.
+    Both haematoxylin and eosin absorb green. Ties go to the first in reading order.
     """
     half = TILE // 2
     green = picture[..., 1].astype(np.int64).reshape(2, half, 2, half).sum((1, 3))

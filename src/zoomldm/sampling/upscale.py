@@ -1,4 +1,4 @@
-"""Super-resolution of an image of known scale, by the pyramid or by inversion as published."""
+"""Super-resolution of an image of known scale, by the pyramid or by the published inversion."""
 
 import hashlib
 import math
@@ -29,23 +29,23 @@ from zoomldm.sampling.upscaler import ImagePyramid, Upscaler, write_image
 from zoomldm.verbs import Progress, Report, silent
 
 FACTORS = (2, 4, 8)
-_EXACT = 0.005  # share by which an image's scale may be off its level's
-INVERTED = 3  # coarsest level of an image that inversion takes
+_EXACT = 0.005  # fraction by which an image's scale may differ from its level's
+INVERTED = 3  # coarsest level of an image for inversion
 _MOST = 1 << 28  # px of an image
 
 
 @dataclass(frozen=True)
 class UpscaleOptions:
-    """What is made of an image.
+    """How an image is upscaled.
 
     Attributes:
         mpp: micrometres per pixel of the image, about 1 to 64.
-        factor: 2, 4 or 8; None takes what leads to 20x, 8 at most.
-        seed: of the noise.
-        steps: evaluations of the denoiser a window and octave.
-        batch: windows per network call; None takes 1 on a CPU and 32 on a GPU.
-        method: `pyramid`: the image as latents, octave by octave; `inversion`: as published, the
-            embeddings under which the image is likeliest, and joint sampling under it.
+        factor: 2, 4 or 8; None means the one that leads to 20x, 8 at most.
+        seed: seed of the noise.
+        steps: evaluations of the denoiser per window and octave.
+        batch: windows per network call; None means 1 on a CPU and 32 on a GPU.
+        method: `pyramid`: the image as latents, octave by octave; `inversion`: as published, find
+            the embeddings under which the image is likeliest, then joint sampling under it.
         inversion: constants of the search, as published.
         joint: constants of joint sampling, as published.
 
@@ -93,41 +93,41 @@ class UpscaleOptions:
 
     @property
     def octaves(self) -> int:
-        """Doublings of the side."""
+        """Number of doublings of the side."""
         return (self.factor or min(8, 2**self.level)).bit_length() - 1
 
     @property
     def finest(self) -> int:
-        """The level that comes out."""
+        """Level of the output."""
         return self.level - self.octaves
 
     @property
     def rendering(self) -> RenderOptions:
-        """These options as rendering takes them."""
+        """These options as rendering options."""
         return RenderOptions(seed=self.seed, steps=self.steps, batch=self.batch, method="pyramid")
 
 
 @dataclass(frozen=True)
 class UpscaleReport(Report):
-    """What `upscale` made.
+    """Summary of what `upscale` generated.
 
     Attributes:
         image: the input.
         output: the file or folder.
-        size: width and height (px) of the input, brought to its level's scale.
+        size: width and height (px) of the input at its level's scale.
         level: label of its level.
-        resampled: whether its scale was off its level's, so that it was resampled first.
+        resampled: whether its scale differed from its level's, so that it was first resampled.
         output_size: width and height (px).
         output_level: label of the output's level.
-        most_off: the most, in 1/255, that the output averaged down differs from the (resampled)
-            input, over what was drawn.
+        most_off: largest difference, in 1/255, between the averaged output and the (resampled)
+            input, over what was generated.
         method: `pyramid` or `inversion`.
-        evaluations: of the denoiser, each of one window or patch.
+        evaluations: evaluations of the denoiser, one window or patch each.
         tiles: images of 256 px decoded by the pyramid.
-        contexts: whether a context network read contexts off the image.
-        pipeline_digest: of the pipeline.
-        origin: `generated`: finer than the input, all of it is.
-        seconds: that it took.
+        contexts: whether a context network predicted contexts from the image.
+        pipeline_digest: digest of the pipeline.
+        origin: `generated`, as everything finer than the input is.
+        seconds: duration.
     """
 
     image: str
@@ -155,26 +155,26 @@ def upscale(
     pipeline: str | Path | ZoomLDMPipeline = SHIPPED,
     progress: Progress | None = None,
 ) -> UpscaleReport:
-    """Make an image 2, 4 or 8 times as large; averaged down it is what it was, within 1/255.
+    """Enlarge an image 2, 4 or 8 times; averaged down, it equals the input within 1/255.
 
     By the pyramid: low-pass latents of level k are pixels of level k + 2, so an image of level k
-    *is* the latents of level k - 2: those are decoded, after the octaves between, which are drawn
-    under contexts that the pipeline's context network reads off what is known, and without any
-    where it has none, as one in ten were in training. By inversion: see `Inversion`. Then every
-    pixel of the input gets its mean back. A run by inversion that is broken off goes on where it
-    was when it is started again.
+    *is* the latents of level k - 2. The octaves between are generated, then the latents are
+    decoded. Contexts are predicted by the pipeline's context network from what is known. Without
+    such a network there are no contexts, as for one in ten samples in training. By inversion: see
+    `Inversion`. Finally every pixel of the input gets its mean back. An interrupted run by
+    inversion resumes when it is started again.
 
     Args:
         image: a file that Pillow opens, sRGB.
-        out: its ending says the format, as of `decompress`.
+        out: its ending determines the format, as in `decompress`.
         options: scale, factor, and what the noise depends on.
-        pipeline: `demo`, a directory or a loaded pipeline; `pyramid` needs a denoiser of octaves.
+        pipeline: `demo`, a directory or a loaded pipeline; `pyramid` needs an octave denoiser.
         progress: called with `tiles`, and by inversion with `inverting` and `steps`.
 
     Raises:
-        ConfigError: no image, an unknown ending, or a factor that leads below 0.5 mpp.
+        ConfigError: not an image, an unknown ending, or a factor that leads below 0.5 mpp.
         PipelineError: a pipeline whose denoiser takes no parent.
-        TargetError: the output can't be written, or is the image.
+        TargetError: the output can't be written, or is the input image.
 
     Examples:
         >>> from PIL import Image
@@ -236,7 +236,7 @@ def upscale(
 
 
 def _told(options: UpscaleOptions) -> dict[str, Any]:
-    """Options as an output's metadata have them, without those of the method not taken."""
+    """Options for an output's metadata, without those of the other method."""
     found = asdict(options)
     if options.method == "pyramid":
         del found["inversion"], found["joint"]
@@ -309,7 +309,7 @@ def read_image(path: Path, options: UpscaleOptions) -> tuple[NDArray[np.uint8], 
     """Pixels (h, w, 3) uint8 at the scale of their level, and whether they had to be resampled.
 
     Raises:
-        ConfigError: no image.
+        ConfigError: not an image.
     """
     if not path.is_file():
         raise ConfigError(f"{path}: no such image")

@@ -24,10 +24,10 @@ _HALO = 2  # px of the image around a region that are read with it
 
 
 class _Given(Latents):
-    """Latents of an image: the coarsest are the image as it is.
+    """Latents of an image: the coarsest are the image, unchanged.
 
-    Contexts of the others are read off the level above by the pipeline's context network; where
-    it has none, they are drawn without, as one in ten were in training.
+    The pipeline's context network predicts contexts of the others from the level above. Without
+    such a network they are generated without contexts, as for one in ten samples in training.
     """
 
     def denoised(self, level: int, key: Key) -> bool:
@@ -44,23 +44,23 @@ class _Given(Latents):
 def write_image(
     path: Path, pixels: NDArray[np.uint8], level: int, pipeline: ZoomLDMPipeline
 ) -> None:
-    """An archive whose base layer is an image (h, w, 3); its embeddings say nothing."""
+    """Write an archive whose base layer is an image (h, w, 3) and whose embeddings are zeros."""
     rows, cols = grid_shape(pixels.shape[1] << level, pixels.shape[0] << level)
     silence = np.zeros((rows, cols, pipeline.embedding_dim), np.float16)
     write_made(path, "image", pipeline, silence, (level, pixels))
 
 
 class ImagePyramid:
-    """An image as the base layer of a pyramid that has no embeddings.
+    """An image as the base layer of a pyramid without embeddings.
 
     Args:
         archive: its base layer is the image.
-        pipeline: with a denoiser of octaves.
-        options: of rendering.
-        finest: the level that is read.
+        pipeline: has an octave denoiser.
+        options: rendering options.
+        finest: the level to read.
 
     Raises:
-        PipelineError: the pipeline has no denoiser of octaves.
+        PipelineError: the pipeline has no octave denoiser.
     """
 
     def __init__(
@@ -76,17 +76,16 @@ class ImagePyramid:
 
 
 class Upscaler:
-    """Regions of an upscaled image, as a function of place alone.
+    """Regions of an upscaled image, each a function of its position alone.
 
     Args:
         image: the input.
-        factor: the side of a pixel of the input in what comes out.
-        draw: regions that are about to become the output.
+        factor: enlargement of the side.
+        draw: gives regions before their means are corrected.
 
     Attributes:
-        size: width and height (px) of what comes out.
-        most_off: the most, in 1/255, that what was read so far differs from the input when
-            averaged down.
+        size: width and height (px) of the output.
+        most_off: largest difference so far, in 1/255, between the averaged output and the input.
     """
 
     def __init__(self, image: BaseLayer, factor: int, draw: Read) -> None:
@@ -109,7 +108,7 @@ class Upscaler:
 
 
 def _inner(x0: int, x1: int, width: int, y0: int, y1: int, height: int) -> tuple[slice, slice]:
-    """Rows and columns of a region that are no halo."""
+    """Rows and columns of a region without its halo."""
     return (
         slice(0 if y0 == 0 else _HALO, None if y1 == height else -_HALO),
         slice(0 if x0 == 0 else _HALO, None if x1 == width else -_HALO),
@@ -122,10 +121,10 @@ def _means(pixels: NDArray, side: int) -> NDArray[np.float64]:
 
 
 def with_means(drawn: NDArray[np.uint8], wanted: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Pixels moved by as little as makes them average down to an image, within half of 1/255.
+    """Change pixels as little as possible to average down to an image, within half of 1/255.
 
-    What is missing is added smoothly; the rest block by block, to each pixel in proportion to the
-    room that it has up to white (or down to black), so that none is cut off.
+    Most of the correction is added smoothly. The rest is added block by block, to each pixel in
+    proportion to its distance from white (or from black), so that none is clipped.
 
     Args:
         drawn: (f h, f w, 3).

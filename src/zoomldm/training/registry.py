@@ -1,4 +1,4 @@
-"""The stages by name, and their settings."""
+"""The training stages by name, and their settings."""
 
 import difflib
 from collections.abc import Iterator, Mapping
@@ -26,7 +26,7 @@ StageName = Literal[
     "patch-encoder",
     "judge",
 ]
-STAGES: dict[str, tuple[type[Stage], ...]] = {  # of several the first that fits the networks
+STAGES: dict[str, tuple[type[Stage], ...]] = {  # if several, the first that fits the networks
     "diffusion": (OctaveStage, DiffusionStage),
     "embedding-diffusion": (EmbeddingDiffusionStage,),
     "context-network": (ContextNetworkStage,),
@@ -38,7 +38,7 @@ assert set(STAGES) == set(get_args(StageName))
 
 
 def pick_stage(name: str, kinds: Kinds) -> type[Stage]:
-    """The stage of a name that trains networks of these classes.
+    """Return the stage of this name that trains networks of these classes.
 
     Raises:
         ConfigError: no such stage.
@@ -51,13 +51,13 @@ def pick_stage(name: str, kinds: Kinds) -> type[Stage]:
 def make_config(
     preset: str, name: str, stage: type[Stage], changes: Mapping[str, object] | None = None
 ) -> TrainConfig:
-    """Settings of a stage in a preset.
+    """Return the settings of a stage in a preset.
 
     Args:
-        preset: sizes and settings.
-        name: of the stage.
-        stage: of that name.
-        changes: settings other than the preset's; values may be text.
+        preset: preset of sizes and settings.
+        name: name of the stage.
+        stage: stage of that name.
+        changes: settings that replace the preset's; values may be text.
 
     Raises:
         ConfigError: a preset that can't be trained, a setting that does not exist or means nothing
