@@ -34,9 +34,8 @@ from zoomldm.slides import open_slide
 SQUARE = 1024  # side in px at 20x of a rendered square
 CROP, BORDER = 208, 16  # px of crops, and of their borders without a loss
 LEVELS = 5  # of real images
-PUSH = 10.0  # weight of the lattice relative to mean absolute differences
+PUSH = 40.0  # weight of the lattice relative to mean absolute differences
 FLAT = 0.02  # added to a crop's mean step, so that crops of glass have little weight
-KEEP = 0.9  # decay of the running lattice at each step
 EXACT = 0.375  # fraction of real low images
 
 
@@ -103,32 +102,28 @@ def draw(paths: list[Path], slides: Path, folder: Path, pipeline: str) -> list[S
     return found
 
 
-def crops(squares: list[Square], size: int, seed: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield low images (B, 3, 52, 52) and real ones (B, 3, 208, 208), signed, and levels (B,).
+def crops(squares: list[Square], size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield low images (B, 3, 52, 52), signed, and their levels (B,).
 
     The first fraction EXACT of each batch have real low images.
     """
     rng = np.random.default_rng(seed)
     while True:
-        lows, reals, levels = [], [], []
+        lows, levels = [], []
         for number in range(size):
             square = squares[int(rng.integers(len(squares)))]
             exact = number < round(EXACT * size)
             level = int(rng.integers(LEVELS)) if exact else 0
             whole = square.coarse[level - 1] if level else square.real
             y, x = (BLOCK * int(v) for v in rng.integers(0, (len(whole) - CROP) // BLOCK + 1, 2))
-            real = to_signed(whole[None, y : y + CROP, x : x + CROP])[0]
-            low = square.low[:, y // 4 : (y + CROP) // 4, x // 4 : (x + CROP) // 4]
             if exact:
-                low = F.avg_pool2d(real, 4)
-            turn, mirrored = int(rng.integers(4)), bool(rng.integers(2))
-            low, real = (
-                torch.rot90(v.flip(2) if mirrored else v, turn, (1, 2)) for v in (low, real)
-            )
-            lows.append(low)
-            reals.append(real)
+                low = F.avg_pool2d(to_signed(whole[None, y : y + CROP, x : x + CROP]), 4)[0]
+            else:
+                low = square.low[:, y // 4 : (y + CROP) // 4, x // 4 : (x + CROP) // 4]
+            low = low.flip(2) if rng.integers(2) else low
+            lows.append(torch.rot90(low, int(rng.integers(4)), (1, 2)))
             levels.append(level)
-        yield torch.stack(lows), torch.stack(reals), torch.tensor(levels)
+        yield torch.stack(lows), torch.tensor(levels)
 
 
 def line_steps(images: Tensor, flat: float = FLAT) -> Tensor:
@@ -149,6 +144,33 @@ def line_steps(images: Tensor, flat: float = FLAT) -> Tensor:
     steps = torch.stack(found).mean(0)
     mean = steps.mean(1, keepdim=True)
     return 1 + (steps - mean) / (mean + flat)
+
+
+def kinds(levels: Tensor, exact: int) -> Tensor:
+    """Levels (B,) of crops, LEVELS for those after the first `exact`."""
+    return torch.where(torch.arange(len(levels)) < exact, levels, LEVELS)
+
+
+@torch.no_grad()
+def profile(vae: LowPassAutoencoder, squares: list[Square], kind: int) -> Tensor:
+    """How far a decoder's `line_steps` (16,) are from the slides', on average.
+
+    Args:
+        vae: the decoder.
+        squares: all of them.
+        kind: level of real low images, or LEVELS for generated ones.
+    """
+    off = []
+    for number, square in enumerate(squares if kind in (0, LEVELS) else squares[::2]):
+        whole = square.coarse[kind - 1] if 0 < kind < LEVELS else square.real
+        real = to_signed(whole[None, :512, :512])
+        low = square.low[None, :, :128, :128] if kind == LEVELS else F.avg_pool2d(real, 4)
+        random = torch.Generator().manual_seed(number)
+        noise = torch.randn(1, int(vae.config["noise_channels"]), 64, 64, generator=random)
+        level = torch.tensor([kind % LEVELS])
+        made = vae.decode(vae.from_planes(coarse_planes(low)), noise, level)
+        off.append(line_steps(made) - line_steps(real))
+    return torch.cat(off).mean(0)
 
 
 def told(vae: LowPassAutoencoder, squares: list[Square]) -> str:
@@ -178,6 +200,8 @@ def main() -> None:
     parser.add_argument("--slides", type=Path, required=True)
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--pipeline", default="demo")
+    parser.add_argument("--start", type=Path, help="folder of a vae that goes on; the pipeline's")
+    parser.add_argument("--push", type=float, default=PUSH)
     parser.add_argument("--minutes", type=float, default=40, help="of training")
     parser.add_argument("--rate", type=float, default=3e-5)
     parser.add_argument("--batch", type=int, default=8)
@@ -192,19 +216,21 @@ def main() -> None:
     old.eval().requires_grad_(False)
     settings = {k: v for k, v in old.config.items() if not k.startswith("_")}
     new = LowPassAutoencoder(**settings | {"smooth": args.smooth})
-    new.load_state_dict(old.state_dict())
+    begun = LowPassAutoencoder.from_pretrained(args.start) if args.start else old
+    new.load_state_dict(begun.state_dict())
     for network in (old, new):
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.Adam(new.parameters(), args.rate, betas=(0.9, 0.99))
     average = {k: v.clone() for k, v in new.state_dict().items()}
+    profiles = torch.stack([profile(old, squares, kind) for kind in range(LEVELS + 1)])
     shown = squares[:: max(1, len(squares) // 8)]
     print(f"{len(squares)} squares; old:\n{told(old, shown)}", flush=True)
     inner = slice(BORDER, -BORDER)
     began = said = time.monotonic()
-    sums, steps, known = torch.zeros(4), 0, torch.zeros(2, BLOCK)
+    sums, steps = torch.zeros(4), 0
     exact = round(EXACT * args.batch)
     step = 0
-    for low, real, levels in crops(squares, args.batch, 0):
+    for low, levels in crops(squares, args.batch, 0):
         done = (time.monotonic() - began) / (60 * args.minutes)
         if done >= 1:
             break
@@ -216,12 +242,9 @@ def main() -> None:
             wanted = old.decode(latents, noise, levels)[..., inner, inner]
         made = new.decode(latents, noise, levels)[..., inner, inner]
         apart = (made - wanted).abs().mean()
-        off = line_steps(made) - line_steps(real[..., inner, inner])
-        off = torch.stack([off[:exact].mean(0), off[exact:].mean(0)])
-        # The mean over many steps is reduced: the square of a single step's is mostly chance.
-        known = known.lerp(off.detach(), 1 - KEEP)
-        lattice = (known * off).mean()
-        loss = apart + 2 * PUSH * lattice
+        off = line_steps(made) - line_steps(wanted) + profiles[kinds(levels, exact)]
+        lattice = torch.stack([off[:exact].mean(0), off[exact:].mean(0)]).square().mean(1)
+        loss = apart + args.push * lattice.mean()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(new.parameters(), 1.0)
@@ -232,25 +255,22 @@ def main() -> None:
             for name, value in new.state_dict().items():
                 average[name].lerp_(value, 1 - keep)
             ratio = made.diff(dim=-1).abs().mean() / wanted.diff(dim=-1).abs().mean()
-            sums += torch.stack([apart, *known.square().mean(1).sqrt(), ratio])
+            sums += torch.stack([apart, *lattice, ratio])
         steps += 1
         if time.monotonic() - said > 60:
             a, b, c, d = (sums / steps).tolist()
             print(
                 f"{time.monotonic() - began:5.0f} s  step {step}  apart {a:.4f}  "
-                f"lattice {b:.4f} {c:.4f}  steps' size {d:.3f}",
+                f"lattice {b**0.5:.4f} {c**0.5:.4f}  steps' size {d:.3f}",
                 flush=True,
             )
             sums, steps, said = torch.zeros(4), 0, time.monotonic()
-            if step % 5 == 0:
-                save(new, average, settings | {"smooth": args.smooth}, args.out / "vae")
-    final = save(new, average, settings | {"smooth": args.smooth}, args.out / "vae")
+            save(average, settings | {"smooth": args.smooth}, args.out / "vae")
+    final = save(average, settings | {"smooth": args.smooth}, args.out / "vae")
     print(f"new, {step} steps:\n{told(final, shown)}", flush=True)
 
 
-def save(
-    network: LowPassAutoencoder, average: dict[str, Tensor], settings: dict, folder: Path
-) -> LowPassAutoencoder:
+def save(average: dict[str, Tensor], settings: dict, folder: Path) -> LowPassAutoencoder:
     """Save the averaged weights, contiguous, in a folder."""
     copy = LowPassAutoencoder(**settings)
     copy.load_state_dict({k: v.contiguous() for k, v in average.items()})

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from worlds import Windows, World
+from worlds import EmbeddedSlides, Windows
 
 from zoomldm.generation.contexts import context_noise, draw_contexts, softened
 from zoomldm.generation.sheets import draw_sheet
@@ -41,7 +41,7 @@ def main() -> None:
     network = ContextDiT.from_pretrained(str(given)).float().to(arguments.device)
     summarizer = CNNSummarizer.from_pretrained(str(arguments.pipeline / "summarizer"))
     summarizer = summarizer.float().eval().requires_grad_(False).to(arguments.device)
-    windows = Windows(World(arguments.world, torch.device(arguments.device)), summarizer)
+    windows = Windows(EmbeddedSlides(arguments.world, torch.device(arguments.device)), summarizer)
     draw_sheets(arguments, network, windows)
 
 

@@ -92,6 +92,21 @@ def test_a_decoded_image_averages_down_to_its_latents(vae: LowPassAutoencoder) -
     assert (image - smooth).abs().mean() > 0.01  # the network has its say
 
 
+def test_missing_means_made_good_smoothly_leave_no_squares(vae: LowPassAutoencoder) -> None:
+    """Added to squares of 4 px alone, they show as steps between these."""
+    latents = vae.encode(F.interpolate(picture(side=8), scale_factor=8, mode="bicubic"))
+    seen = {}
+    for smooth in (0, 2):
+        vae.register_to_config(smooth=smooth)
+        image = vae.assembled(latents, torch.zeros(2, 3, 64, 64))
+        small = planes_image(vae.to_planes(latents))
+        torch.testing.assert_close(F.avg_pool2d(image, 4), small, atol=1e-5, rtol=0)
+        steps = image.diff(dim=-1).abs().mean((0, 1, 2))
+        lines = steps[3::4].mean()
+        seen[smooth] = float(lines / steps.mean())
+    assert seen[0] > 1.1 and seen[2] < 1, seen
+
+
 def test_noise_and_level_count(vae: LowPassAutoencoder) -> None:
     torch.nn.init.normal_(vae.level.weight)
     latents = vae.encode(picture())

@@ -134,8 +134,8 @@ class RasterPatches:
     """Windows at every level of several rasters, drawn at random.
 
     A window starts at any token inside a tile at levels finer than 2.5x, and at any tile from
-    2.5x on, also partly outside the slide. Windows with any (finer than 2.5x) or mostly withheld
-    tissue belong to the withheld set.
+    2.5x on, also partly outside the slide. Windows whose tissue is mostly withheld belong
+    to the withheld set; finer than 2.5x, others with any withheld tissue belong to neither.
 
     Args:
         rasters: the slides.

@@ -21,7 +21,8 @@ def guided(
         scale: s in u + s (c - u) (Ho and Salimans 2022, in the usual convention, where 1 is no
             guidance); at 1 the null condition is not evaluated.
         interval: first and last timestep that are guided (Kynkäänniemi et al. 2024); outside
-            them the null condition is neither used nor evaluated. None for all.
+            them the null condition is not used, and not evaluated in a batch without any inside.
+            None for all.
     """
 
     def plain(x: Tensor, time: Tensor) -> Tensor:

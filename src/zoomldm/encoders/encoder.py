@@ -73,6 +73,7 @@ class PipelineEncoder:
 
     Raises:
         ConfigError: half precision was requested.
+        PipelineError: the pipeline has no patch encoder.
     """
 
     def __init__(

@@ -166,7 +166,7 @@ def write_rates(
     command: str,
     archives: Mapping[str, Mapping[tuple[int, int], Sequence[Any]]] | None = None,
 ) -> list[Path]:
-    """Write the page of rates, its data and its curves: PAGE.md, PAGE.json and PAGE-LEVEL.png.
+    """Write the page of rates, its data and its curves: PAGE.md, .json and PAGE-SLIDE-LEVEL.png.
 
     Args:
         rows: rows of `measure_settings` for several slides and levels.

@@ -15,7 +15,7 @@ try:
 except ImportError as error:
     raise ConfigError("MIL needs scikit-learn and scipy: pip install 'zoomldm[mil]'") from error
 
-_EXACT = 14  # up to this many folds, all sign flips are tried
+_EXACT = 15  # up to this many folds, all sign flips are tried
 
 
 def auc(positive: np.ndarray, score: np.ndarray) -> float:
@@ -168,12 +168,12 @@ def paired(first: Sequence[float], second: Sequence[float], test_share: float) -
 
 
 def _sign_flip(differences: np.ndarray) -> float:
-    """Two-sided p of the mean under random signs: all flips up to 14 folds, else 32,768."""
+    """Two-sided p of the mean under random signs: all flips up to 15 folds, else 32,768."""
     found = stats.permutation_test(
         (differences,),
         np.mean,
         permutation_type="samples",
-        n_resamples=2 ** min(len(differences), _EXACT + 1),
+        n_resamples=2 ** min(len(differences), _EXACT),
         rng=0,
     )
     return float(found.pvalue)

@@ -86,7 +86,8 @@ def push_pipeline(
         message: commit message.
 
     Returns:
-        `repo`, `commit`, `url`, and `pipeline`, the name that always loads this version.
+        `repo`, `commit`, `url`, `digest` of the pipeline, and `pipeline`, the name that always
+        loads this version.
 
     Raises:
         PipelineError: not such a name, no write access to it, or the hub can't be reached.

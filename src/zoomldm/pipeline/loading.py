@@ -103,7 +103,9 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def load_pipeline(name: str = SHIPPED, device: str = "cpu") -> ZoomLDMPipeline:
-    """Load a pipeline: `demo` (shipped), `tiny` (untrained), a directory, a URL, or from the hub.
+    """Load a pipeline: shipped, untrained, of a directory, of a URL, or from the hub.
+
+    `demo` is shipped, `tiny` and `tiny-octaves` are untrained.
 
     `hf:OWNER/NAME@REVISION` is downloaded once from the Hugging Face hub into its cache; a folder
     behind a URL (`s3://bucket/pipeline/`) is downloaded if it is new or has changed.

@@ -145,8 +145,9 @@ def train(
 
     Args:
         stage: networks, data and loss.
-        config: settings; a run can be continued only with the same ones, except `steps` and the
-            intervals. With other `steps` the rate follows the new schedule from there.
+        config: settings; a run can be continued only with the same ones, except `steps`, the
+            intervals, `threads`, `checkpointing` and `ema_device`.
+            With other `steps` the rate follows the new schedule from there.
         run: existing folder of the run; holds `checkpoints/`, `log.jsonl`, `tensorboard/`,
             `pictures/` and, at the end, `networks/` with the averaged weights.
         extra: settings of the stage, recorded and compared in the same way.

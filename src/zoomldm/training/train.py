@@ -32,8 +32,9 @@ class TrainOptions:
     """What to train, and how.
 
     Attributes:
-        stage: `diffusion` (summarizer and denoiser) or `embedding-diffusion`, from archives;
-            `autoencoder`, `patch-encoder` or `judge`, from slides.
+        stage: `diffusion` (summarizer and denoiser), `embedding-diffusion` or
+            `context-network`, from archives; `autoencoder`, `patch-encoder` or `judge`, from
+            slides.
         preset: sizes of the networks and settings.
         settings: settings that replace the preset's, by name.
         finetune: start from the pipeline's weights instead of untrained ones.
