@@ -136,13 +136,13 @@ def test_decompress_where_it_can_not_be(run, cohort):
     for target, options, expected in (
         (out / "a.tif", (), "several archives need an existing folder"),
         ("s3://b/a.tif", (), "several archives need a URL ending in /"),
-        ("s3://b/", (), "say with --state FOLDER"),
+        ("s3://b/", (), "needs --state FOLDER"),
         ("https://example.org/", ("--state", out), "web servers aren't written to"),
-        ("s3://b/", ("--format", "zarr"), "many files, which don't appear"),
+        ("s3://b/", ("--format", "zarr"), "many files, which can't be uploaded"),
     ):
         assert expected in run("decompress", folder, "-o", target, *TINY, *options).line
     line = run("decompress", folder / "a.zldm", "-o", out / "a.png", "--format", "tif").line
-    assert "is of images in a folder" in line
+    assert "is for images in a folder" in line
     assert list(out.iterdir()) == []
 
 

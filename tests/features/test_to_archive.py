@@ -256,7 +256,7 @@ def test_the_encoder_that_the_file_names(run, tmp_path, monkeypatch):  # noqa: F
                "--encoder", "auto").line  # fmt: skip
     assert "names the patch encoder 'chief', with 768 numbers a tile, which is none of uni" in line
     line = run("import", file, "-o", tmp_path, "--encoder-precision", "float16").line
-    assert "--encoder-precision float16 is for an --encoder; name one" in line
+    assert "--encoder-precision float16 needs --encoder" in line
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The command line: one file a verb; each parses, calls one function, prints one result."""
+"""The command line: one file per verb; each parses, calls one function, prints one result."""
 
 import os
 import sys
@@ -36,7 +36,7 @@ _INTERRUPTED = 130
 app = typer.Typer(
     name="zoomldm",
     no_args_is_help=True,
-    # Help is shown as it is written: `[brackets]` are no markup.
+    # Help is shown as written: `[brackets]` are not markup.
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -59,15 +59,17 @@ def common(
     debug: Annotated[
         bool,
         typer.Option(
-            "--debug", help="Say what is done, and where errors come from; also after the verb."
+            "--debug", help="Log all steps and print tracebacks; may also follow the verb."
         ),
     ] = False,
     log: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Append what is done, and errors in full, to a file."),
+        typer.Option(
+            metavar="FILE", help="Append the log of all steps, with tracebacks, to a file."
+        ),
     ] = None,
 ) -> None:
-    """Whole-slide images kept as embeddings and turned back into images."""
+    """Store whole-slide images as embeddings and turn them back into images."""
     from zoomldm.cli.logs import set_up
 
     set_up(debug, log)
@@ -84,19 +86,19 @@ app.add_typer(evaluate, name="evaluate")
 
 
 def main() -> NoReturn:
-    """Run the command line; a user's mistake is one line and an exit code, never a traceback."""
+    """Run the command line; a user's mistake gives one line and an exit code, no traceback."""
     warnings.showwarning = _show_warning
-    for stream in (sys.stdout, sys.stderr):  # a name that the terminal can't show is no fault
+    for stream in (sys.stdout, sys.stderr):  # names the terminal can't show must not fail
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    os.environ.setdefault("TQDM_DISABLE", "1")  # diffusers shows bars where a verb prints lines
+    os.environ.setdefault("TQDM_DISABLE", "1")  # verbs print their own progress, not diffusers
     try:
         code = app(_arguments(), prog_name="zoomldm", standalone_mode=False)
     except ZoomLDMError as error:
         _fail(error, error.exit_code, error)
     except typer.Abort:
         code = _INTERRUPTED
-    except BrokenPipeError:  # the reader of our output has gone: nobody is left to tell
+    except BrokenPipeError:  # the reader of our output is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
@@ -104,9 +106,9 @@ def main() -> NoReturn:
         _fail(f"{named}{error.strerror or error}", 2, error)
     except Exception as error:
         kinds = {kind.__name__ for kind in type(error).__mro__}
-        if "OutOfMemoryError" in kinds:  # PyTorch's, which isn't loaded here
+        if "OutOfMemoryError" in kinds:  # PyTorch's; torch isn't imported here
             _fail("the GPU's memory is full: pass a smaller --batch, or --device cpu", 2, error)
-        # typer brings click's exceptions under one name or another, depending on its version.
+        # The name of click's exceptions depends on typer's version.
         if "ClickException" not in kinds:
             _log(error)
             raise
@@ -117,12 +119,12 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         code = _INTERRUPTED
     if code == _INTERRUPTED:
-        _fail("interrupted; the same command goes on where it can", _INTERRUPTED)
+        _fail("interrupted; run the same command again to resume where possible", _INTERRUPTED)
     sys.exit(code or 0)
 
 
 def _arguments() -> list[str]:
-    """The command line's, `--debug` first wherever it stands before `--`."""
+    """Arguments given, with `--debug` moved to the front if it stands before `--`."""
     given = sys.argv[1:] or ["--help"]
     end = given.index("--") if "--" in given else len(given)
     if "--debug" in given[:end]:
@@ -138,7 +140,7 @@ def _fail(message: object, code: int, error: BaseException | None = None) -> NoR
 
 
 def _log(error: BaseException) -> None:
-    """An error in full, for `--debug` and `--log`."""
+    """Log an error in full, for `--debug` and `--log`."""
     import logging
 
     logging.getLogger(__name__).debug("%s", "".join(traceback.format_exception(error)).rstrip())

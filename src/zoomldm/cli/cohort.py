@@ -1,4 +1,4 @@
-"""Options of all verbs over several slides, and what they show while they run."""
+"""Options of verbs that take several slides, and their progress display."""
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,44 +21,54 @@ _PANEL = "Several slides"
 
 Workers = Annotated[
     int,
-    typer.Option(min=1, help="Processes on this machine, a slide each.", rich_help_panel=_PANEL),
+    typer.Option(min=1, help="Processes on this machine, one slide each.", rich_help_panel=_PANEL),
 ]
 Ray = Annotated[
     str | None,
     typer.Option(
         "--ray",
         metavar="auto|HOST:PORT",
-        help="Ray cluster to run on instead; auto is the one this machine belongs to.",
+        help="Run on this Ray cluster instead; auto: the one this machine belongs to.",
         rich_help_panel=_PANEL,
     ),
 ]
 Cpus = Annotated[
     float,
-    typer.Option("--cpus-per-slide", min=0, help="With --ray.", rich_help_panel=_PANEL),
+    typer.Option(
+        "--cpus-per-slide", min=0, help="CPUs for each slide, with --ray.", rich_help_panel=_PANEL
+    ),
 ]
 Gpus = Annotated[
     float,
-    typer.Option("--gpus-per-slide", min=0, help="With --ray.", rich_help_panel=_PANEL),
+    typer.Option(
+        "--gpus-per-slide", min=0, help="GPUs for each slide, with --ray.", rich_help_panel=_PANEL
+    ),
 ]
 Retries = Annotated[
     int,
-    typer.Option(min=0, help="Where a process died or the machine failed.", rich_help_panel=_PANEL),
+    typer.Option(
+        min=0,
+        help="Retries for a slide whose process died or whose machine failed.",
+        rich_help_panel=_PANEL,
+    ),
 ]
 Split = Annotated[
     str | None,
-    typer.Option("--split", help="Only the table's slides of it.", rich_help_panel=_PANEL),
+    typer.Option(
+        "--split", help="Take only the table's rows of this split.", rich_help_panel=_PANEL
+    ),
 ]
 State = Annotated[
     Path | None,
     typer.Option(
         metavar="FOLDER",
-        help="Where it is kept what was done; in the output folder if not given.",
+        help="Where progress is recorded; in the output folder if not given.",
         rich_help_panel=_PANEL,
     ),
 ]
 DryRun = Annotated[
     bool,
-    typer.Option("--dry-run", help="Say what would be done, with all settings; do nothing.",
+    typer.Option("--dry-run", help="Show what would be done, with all settings; do nothing.",
                  rich_help_panel=_PANEL),
 ]  # fmt: skip
 
@@ -77,16 +87,16 @@ class Running:
 
     @property
     def where(self) -> str:
-        """In a few words."""
+        """Where it runs, in a few words."""
         if self.ray is not None:
             return f"on the Ray cluster {self.ray}"
         return f"{self.workers} process{'es' if self.workers > 1 else ''}"
 
 
 def state_folder(running: Running, cohort: "Cohort", out: Path | None, verb: str) -> Path | None:
-    """Where state is kept: named, or beside the outputs of a cohort; else nowhere.
+    """Return the state folder: the named one, or one among a cohort's outputs; else None.
 
-    Slides named one by one, and worked on here, keep none: their outputs say what was done.
+    Slides named one by one and processed here need none: their outputs show what was done.
     """
     if running.state is not None:
         return running.state
@@ -106,20 +116,20 @@ def run_slides(
     json: bool,
     raising: bool = True,
 ) -> "Result":
-    """Run a verb over its slides and show how it goes.
+    """Run a verb over its slides and show progress.
 
     Args:
-        job: the verb's.
+        job: the verb's job.
         cohort: the slides.
-        running: how.
-        out: the output, in which state is kept if it is a folder.
-        what: they are, `slides` or `archives`.
+        running: how to run.
+        out: the output; if it is a folder, state is stored in it.
+        what: word for the inputs, `slides` or `archives`.
         json: print nothing but errors.
-        raising: where one slide is named alone, raise what goes wrong with it.
+        raising: if a single slide is named, raise its error.
 
     Raises:
         typer.Exit: after a dry run.
-        ZoomLDMError: what goes wrong with all of them, or with the one there is.
+        ZoomLDMError: an error that affects all slides, or that of the only slide.
     """
     from zoomldm.cohort.items import refuse_all
     from zoomldm.cohort.runner import run_cohort
@@ -147,10 +157,10 @@ def run_slides(
 def named_files(
     arguments: Sequence[str], endings: frozenset[str], what: str, split: str | None = None
 ) -> list[Path]:
-    """Files that folders, globs and tables name, for verbs that take all of them at once.
+    """List the files that folders, globs and tables name, for verbs that take all at once.
 
     Raises:
-        ConfigError: nothing there, a URL, or one of them has a problem (`find_items`).
+        ConfigError: nothing found, a URL, or a file with a problem (`find_items`).
     """
     from zoomldm.cohort.items import find_items
     from zoomldm.errors import ConfigError
@@ -180,26 +190,26 @@ def _pool(
 
 
 def reports_of(result: "Result") -> list[dict[str, Any]]:
-    """What the verb reported of each slide that is done."""
+    """Return the verb's report for each finished slide."""
     return [record.report for _, record in result.done]
 
 
 def failures_of(result: "Result", name: str) -> list[dict[str, str]]:
-    """Slides that failed and why, for JSON."""
+    """List failed slides and their errors, for JSON."""
     return [{name: item.source, "error": error} for item, error in result.failed]
 
 
 def end(result: "Result", what: str, done: str) -> None:
-    """Raise where slides failed.
+    """Raise an error if slides failed.
 
     Args:
-        result: of the run.
-        what: they are, such as `slides`.
-        done: what should have been done to them: `compressed`.
+        result: the run's result.
+        what: word for the inputs, such as `slides`.
+        done: participle of what the verb does, such as `compressed`.
 
     Raises:
-        SomeFailedError: some did.
-        ZoomLDMError: all did.
+        SomeFailedError: some failed.
+        ZoomLDMError: all failed.
     """
     from zoomldm.errors import SomeFailedError, ZoomLDMError
 
@@ -224,7 +234,7 @@ def _show_plan(
         **job.settings,
         "runs": running.where,
         "retries": running.retries,
-        "state": str(folder) if folder else "none is kept",
+        "state": str(folder) if folder else "not recorded",
     }
     if running.ray is not None:
         settings |= {"cpus per slide": running.cpus, "gpus per slide": running.gpus}
@@ -241,12 +251,12 @@ def _show_plan(
         return
     _print_settings(settings)
     rows = [[i.source, "would be done", str(job.output(i) or "")] for i in found.todo]
-    rows += [[i.source, "done already", str(job.output(i) or "")] for i in found.done]
+    rows += [[i.source, "already done", str(job.output(i) or "")] for i in found.done]
     rows += [[i.source, "refused", i.problem] for i in found.refused]
     shown = rows[:50]
     print_table(
         f"{job.verb}: {len(found.todo)} of {len(cohort.items)} {what} would be done, "
-        f"{len(found.done)} are, {len(found.refused)} are refused",
+        f"{len(found.done)} already done, {len(found.refused)} refused",
         [what.removesuffix("s"), "", "output"],
         shown,
     )
@@ -261,11 +271,11 @@ def _print_settings(settings: Mapping[str, Any]) -> None:
 
 
 class Board:
-    """What a run shows on a terminal: a live table; elsewhere, a line for each failure.
+    """Progress of a run: a live table on a terminal, elsewhere one line per failure.
 
     Args:
-        verb: that runs.
-        total: slides.
+        verb: name of the verb.
+        total: number of slides.
         quiet: show no table.
     """
 
@@ -296,9 +306,9 @@ class Board:
             self._live.stop()
 
     def advance(self, what: str, done: int, total: int, /) -> None:
-        """Take note of how far the slide in this process is."""
+        """Record the progress of the slide in this process."""
         now = time.monotonic()
-        if self._stage_of != what:  # what was done before is no measure of how fast it goes now
+        if self._stage_of != what:  # the rate counts from here
             self._stage_of, self._stage_from = what, (now, done)
         since, first = self._stage_from
         text, took = f"{what} {done:,} of {total:,}", now - since
@@ -308,7 +318,7 @@ class Board:
         self._stages = (text,)
 
     def note(self, event: "Event") -> None:
-        """Take note of what happened to a slide."""
+        """Record an event of a slide."""
         key = event.item.key
         if event.kind == "begun":
             self._running[key] = time.monotonic()
@@ -320,7 +330,7 @@ class Board:
         if event.kind == "failed":
             self._say(f"zoomldm: {event.error}")
         elif event.kind == "again":
-            self._say(f"zoomldm: {event.item.source}: {event.error}; tried again")
+            self._say(f"zoomldm: {event.item.source}: {event.error}; trying again")
         elif event.kind == "held":
             self._say(f"zoomldm: {event.item.source}: {event.error}")
 

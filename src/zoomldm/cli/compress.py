@@ -20,55 +20,56 @@ def compress(
             "--base",
             "--overview",
             metavar="LEVEL|none",
-            help="Level kept as the real image that rendering starts from; 5x if not given.",
+            help="Level stored as real pixels, from which rendering starts; 5x if not given.",
         ),
     ] = None,
     base_codec: Annotated[
         Literal["avif", "jpegxl", "webp", "jpeg", "png"],
-        typer.Option(help="Of the base layer; png is lossless, to train on."),
+        typer.Option(help="Codec of the base layer; png is lossless, for training."),
     ] = "avif",
     base_quality: Annotated[
         int | None,
         typer.Option(
-            "--base-quality", "--quality", help="1 to 100; if not given, chosen by --ratio."
+            "--base-quality",
+            "--quality",
+            help="Quality of the base layer, 1 to 100; chosen by --ratio if not given.",
         ),
     ] = None,
     ratio: Annotated[
         float,
-        typer.Option(
-            help="Choose the base layer's quality so that the slide is this many times the archive."
-        ),
+        typer.Option(help="Target ratio of slide file to archive; sets the base layer's quality."),
     ] = 45.0,
     precision: Annotated[
         Literal["compact", "int8", "float16"],
-        typer.Option(help="Of the embeddings; compact is in a basis of the slide's own."),
+        typer.Option(help="Precision of the embeddings; compact uses a basis of the slide's own."),
     ] = "compact",
     mpp: Annotated[
-        float | None, typer.Option(help="Micrometres per pixel, over what the slide says.")
+        float | None, typer.Option(help="Micrometres per pixel; overrides the slide's own.")
     ] = None,
     tissue: Annotated[
-        Literal["otsu", "all"], typer.Option(help="otsu, or all to keep every tile.")
+        Literal["otsu", "all"],
+        typer.Option(help="Tissue detection: otsu, or all to store every tile."),
     ] = "otsu",
     encoder: Annotated[
         str | None,
         typer.Option(
             metavar="ID|ID=PATH|PATH",
-            help="Patch encoder to take instead of the pipeline's; `zoomldm models` lists them.",
+            help="Patch encoder to use instead of the pipeline's; `zoomldm models` lists them.",
         ),
     ] = None,
     encoder_precision: Annotated[
         Literal["float32", "float16", "bfloat16"],
-        typer.Option(help="Of the patch encoder that --encoder names; half is for GPUs."),
+        typer.Option(help="Precision of --encoder; 16-bit types are for GPUs."),
     ] = "float32",
     encoder_batch: Annotated[
-        int, typer.Option(min=1, help="Tiles that the patch encoder takes at once.")
+        int, typer.Option(min=1, help="Tiles per call of the patch encoder.")
     ] = 32,
     pipeline: Pipeline = "demo",
     for_training: Annotated[
-        bool, typer.Option("--for-training", help="Store latents of patches at all levels too.")
+        bool, typer.Option("--for-training", help="Also store what training needs, at all levels.")
     ] = False,
     turn: Annotated[
-        int, typer.Option(help="Mirror and turn the slide, 1 to 7: more training data of it.")
+        int, typer.Option(help="Mirror and rotate the slide (1 to 7), for more training data.")
     ] = 0,
     from_features: Annotated[bool, typer.Option("--from-features", hidden=True)] = False,
     device: Device = "auto",
@@ -82,10 +83,10 @@ def compress(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Keep a slide as one embedding per tissue tile."""
+    """Compress slides to archives: one embedding per tissue tile."""
     from zoomldm.errors import ConfigError
 
-    if from_features:  # how `import` was called before it was a verb
+    if from_features:  # the former spelling of `zoomldm import`
         others = {"slides", "out", "mpp", "precision", "encoder", "from_features", "device", "json"}
         for name in ctx.params.keys() - others:
             if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE":
@@ -118,7 +119,7 @@ def compress(
     )
     cohort = find_items(slides, SLIDES, "slides", split=split)
     if encoder is None and encoder_precision != "float32":
-        raise ConfigError(f"--encoder-precision {encoder_precision} is for an --encoder; name one")
+        raise ConfigError(f"--encoder-precision {encoder_precision} needs --encoder")
     how = EncoderOptions(encoder_precision, encoder_batch)
     running = Running(workers, ray, cpus, gpus, retries, state, dry_run)
     place = None if is_url(out) else Path(out)
@@ -162,7 +163,7 @@ def compress(
                     megabytes(r["base_bytes"]),
                     f"{r['ratio']:.1f}",
                     f"{r['cosine_min']:.4f}",
-                    "there already" if r["done_before"] else f"{r['seconds']:.1f}",
+                    "already there" if r["done_before"] else f"{r['seconds']:.1f}",
                 ]
                 for r in reports
             ],

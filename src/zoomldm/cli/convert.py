@@ -13,12 +13,17 @@ def convert(
     out: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--out", metavar="DIR", help="Directory to make.  [required]", show_default=False
+            "-o",
+            "--out",
+            metavar="DIR",
+            help="Directory to create.  [required]",
+            show_default=False,
         ),
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", hidden=True)] = None,
     ema: Annotated[
-        bool, typer.Option("--ema/--raw", help="Averaged weights, or those of the last step.")
+        bool,
+        typer.Option("--ema/--raw", help="Take the averaged weights, or those of the last step."),
     ] = True,
     json: Json = False,
 ) -> None:
@@ -26,13 +31,13 @@ def convert(
     from zoomldm.cli.output import print_json, print_table
     from zoomldm.released.conversion import ConvertOptions, convert_released
 
-    out = out or output  # the option's name of before
+    out = out or output  # the option's former name
     if out is None:
-        raise typer.BadParameter("missing; expected a directory to make", param_hint="'--out'")
+        raise typer.BadParameter("missing; expected a directory to create", param_hint="'--out'")
     report = convert_released(checkpoint, out, ConvertOptions("ema" if ema else "raw"))
     if json:
         print_json(report.as_dict())
         return
     rows = [[k.replace("_", " "), f"{v:,}"] for k, v in report.parameters.items()]
-    done = " (was there already)" if report.done_before else ""
+    done = " (already there)" if report.done_before else ""
     print_table(f"{report.pipeline}{done}", ["network", "parameters"], rows)

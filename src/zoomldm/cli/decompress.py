@@ -22,47 +22,47 @@ def decompress(
     ],
     format: Annotated[
         Literal["tif", "ome.tif", "svs", "zarr", "dcm", "dzi", "png"] | None,
-        typer.Option(help="Of images in a folder; tif if not given."),
+        typer.Option(help="Format of images in a folder; tif if not given."),
     ] = None,
     level: Annotated[
         str | None,
         typer.Option(
-            help="20x, 10x, 5x ... 0.15625x: the finest of an image, the one of a .png. With a "
-            ".png, all shows one place at every level."
+            help="Finest level of the image, or the level of a .png: 20x, 10x, 5x ... 0.15625x. "
+            "For a .png, all shows one place at every level."
         ),
     ] = None,
     region: Annotated[
         str | None,
         typer.Option(
-            metavar="X,Y,W,H", help="In pixels of the 0.5 mpp raster; else the whole slide."
+            metavar="X,Y,W,H", help="Region in pixels at 0.5 mpp; the whole slide if not given."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the noise: another one, another image.")] = 0,
+    seed: Annotated[int, typer.Option(help="Noise seed; another seed gives another image.")] = 0,
     steps: Annotated[
         int | None,
         typer.Option(
-            help="Evaluations of the denoiser a patch; 4, or 6 without a base layer, or 20 for a "
-            "cascade."
+            help="Denoiser evaluations per patch. Default: 4, or 6 without a base layer, or 20 "
+            "for a cascade."
         ),
     ] = None,
     guidance: Annotated[
         float | None,
-        typer.Option(help="Guidance scale; 1 is none. 1, or 1.5 for a cascade."),
+        typer.Option(help="Guidance scale; 1 is none. Default: 1, or 1.5 for a cascade."),
     ] = None,
     start: Annotated[
         int | None,
-        typer.Option(help="First timestep, 1 to 999; 999, or 500 for a cascade."),
+        typer.Option(help="First timestep, 1 to 999. Default: 999, or 500 for a cascade."),
     ] = None,
     method: Annotated[
         str,
         typer.Option(
             help="pyramid: octaves from the base layer down; cascade: the paper's; blended: the "
-            "same in overlapping windows; auto: pyramid where the pipeline has it, else blended."
+            "cascade in overlapping windows; auto: pyramid if the pipeline has it, else blended."
         ),
     ] = "auto",
     precision: Annotated[
         Literal["float32", "bfloat16"],
-        typer.Option(help="Of the networks: float32, or bfloat16, which is faster."),
+        typer.Option(help="Precision of the networks: float32, or bfloat16 (faster)."),
     ] = "float32",
     batch: Batch = None,
     pipeline: Pipeline = "demo",
@@ -70,24 +70,24 @@ def decompress(
         int,
         typer.Option(
             min=1,
-            help="Processes, which share the cores: of one archive, each draws parts of it; of "
-            "several, each draws whole ones.",
+            help="Processes, which share the cores. With one archive each renders parts of it; "
+            "with several, whole archives.",
         ),
     ] = 1,
     tiff_flavour: Annotated[
         Literal["plain", "ome", "aperio"] | None,
-        typer.Option(help="Layout of a .tif; else as its ending says."),
+        typer.Option(help="Layout of a .tif; set by the file's ending if not given."),
     ] = None,
     memory: Annotated[
         int,
         typer.Option(
-            min=0, metavar="MB", help="What is made and kept for reuse; less takes longer."
+            min=0, metavar="MB", help="Cache of generated pixels for reuse; less is slower."
         ),
     ] = 256,
     geojson: Annotated[
         bool,
         typer.Option(
-            "--geojson", help="Write outlines of tissue and confidence of tiles, for QuPath."
+            "--geojson", help="Also write tissue outlines and tile confidence, for QuPath."
         ),
     ] = False,
     device: Device = "auto",
@@ -100,9 +100,9 @@ def decompress(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Turn an archive back into pixels: any region, at any magnification.
+    """Render archives: any region, at any magnification.
 
-    After an interruption the same command goes on where it ended.
+    After an interruption, run the same command again to resume.
     """
     window = parse_region(region) if region is not None else None
     from zoomldm.cli.cohort import Running, end, failures_of, reports_of, run_slides
@@ -148,14 +148,14 @@ def decompress(
         _print(reports[0])
     elif reports:
         _print_several(reports)
-    end(result, "archives", "drawn")
+    end(result, "archives", "rendered")
 
 
 def _check_target(out: str, one: bool, format: str | None) -> None:
-    """Refuse a target that doesn't take what is drawn.
+    """Refuse a target that can't take the output.
 
     Raises:
-        ConfigError: a format of what is no folder, or one that has no place there.
+        ConfigError: a format without a folder, or one that can't be uploaded.
         TargetError: several archives and no folder.
     """
     from zoomldm.errors import ConfigError, TargetError
@@ -169,17 +169,17 @@ def _check_target(out: str, one: bool, format: str | None) -> None:
         raise TargetError(f"{out}: several archives need {wanted}")
     if format is not None and not folder:
         raise ConfigError(
-            f"{out}: --format {format} is of images in a folder; the name of one says its own"
+            f"{out}: --format {format} is for images in a folder; a file's ending sets its own"
         )
     if remote and format in ("zarr", "dcm", "dzi"):
         raise ConfigError(
-            f"{out}: {format} is many files, which don't appear behind a URL at once; expected "
-            "--format tif, ome.tif, svs or png"
+            f"{out}: {format} is many files, which can't be uploaded as one; expected --format "
+            "tif, ome.tif, svs or png"
         )
 
 
 def parse_region(text: str) -> tuple[int, int, int, int]:
-    """Region of `X,Y,W,H`.
+    """Parse a region `X,Y,W,H`.
 
     Raises:
         RegionError: not four whole numbers.
@@ -200,7 +200,7 @@ def _print(report: dict[str, Any]) -> None:
 
     rows = []
     for part in report["levels"]:
-        # a pyramid's levels from 10x on come from windows of 20x or of a stored level
+        # in a pyramid, levels from 10x on come from 20x windows or a stored level
         count = report["patches"].get(part["level"])
         rows.append(
             [
@@ -217,11 +217,11 @@ def _print(report: dict[str, Any]) -> None:
         f"seed {report['seed']}, {report['steps']} steps, guidance {report['guidance']:g}, "
         f"pipeline {report['pipeline_digest'][:12]}"
     )
-    print_table(title, ["level", "mpp", "px", "pixels are", "patches generated"], rows)
+    print_table(title, ["level", "mpp", "px", "pixels", "patches generated"], rows)
 
 
 def _generated(report: dict[str, Any]) -> int:
-    """Patches (windows, of a pyramid) that a report's image needed, of all levels."""
+    """Patches (windows in a pyramid) generated for a report's image, over all levels."""
     return sum(count["generated"] for count in report["patches"].values())
 
 
@@ -229,7 +229,7 @@ def _print_several(reports: list[dict[str, Any]]) -> None:
     from zoomldm.cli.output import megabytes, print_table
 
     print_table(
-        "drawn",
+        "rendered",
         ["image", "finest level", "px", "patches generated", "size", "seconds"],
         [
             [
@@ -238,7 +238,7 @@ def _print_several(reports: list[dict[str, Any]]) -> None:
                 f"{r['levels'][0]['width']} x {r['levels'][0]['height']}",
                 _generated(r),
                 megabytes(r["bytes"]),
-                "there already" if r.get("done_before") else f"{r['seconds']:.1f}",
+                "already there" if r.get("done_before") else f"{r['seconds']:.1f}",
             ]
             for r in reports
         ],

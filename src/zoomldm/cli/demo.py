@@ -1,4 +1,4 @@
-"""`zoomldm demo`: what it does, shown on the shipped archive."""
+"""`zoomldm demo`: the package at work on the shipped archive."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,12 +10,17 @@ from zoomldm.cli.options import Device, Json
 
 def demo(
     out: Annotated[
-        Path, typer.Option("-o", "--out", help="Folder for its files; made if its parent exists.")
+        Path,
+        typer.Option("-o", "--out", help="Folder for the files; created if its parent exists."),
     ] = Path("demo"),
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Show one place at all levels beside the real one, a pyramidal TIFF, and it compressed."""
+    """Render the shipped archive and compress the result again.
+
+    Writes one place at all levels beside the real pixels, a region as a pyramidal TIFF, and
+    that TIFF's archive.
+    """
     from zoomldm.cli.demonstration import demonstrate
     from zoomldm.cli.output import megabytes, print_json, print_table, progress
     from zoomldm.pipeline import load_pipeline
@@ -29,8 +34,8 @@ def demo(
         [part.name, megabytes(part.source_bytes), megabytes(part.bytes), f"{part.seconds:.0f}"]
         for part in report.parts
     ]
-    title = f"demo: {report.slide}, {report.bytes_per_tile:.0f} bytes a tissue tile"
-    print_table(title, ["what", "from", "bytes", "seconds"], rows)
+    title = f"demo: {report.slide}, {report.bytes_per_tile:.0f} bytes per tissue tile"
+    print_table(title, ["step", "input", "output", "seconds"], rows)
     typer.echo(f"look at {report.compare} and {report.region}")
-    typer.echo("the whole slide in the browser: pip install 'zoomldm[viewer]'")
+    typer.echo("to see the whole slide in the browser: pip install 'zoomldm[viewer]'")
     typer.echo(f"zoomldm view {report.source}")

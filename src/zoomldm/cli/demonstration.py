@@ -1,4 +1,4 @@
-"""What `zoomldm demo` shows: a held-out place at eight magnifications, beside the real one."""
+"""What `zoomldm demo` shows: a held-out place at eight magnifications beside real pixels."""
 
 import json
 import time
@@ -17,10 +17,10 @@ from zoomldm.verbs import Progress, Report, silent
 if TYPE_CHECKING:
     from zoomldm.pipeline import ZoomLDMPipeline
 
-LEVELS = tuple(range(8))  # at which the place is shown
-SIDE = 1024  # px of the 0.5 mpp raster that are written as a TIFF
+LEVELS = tuple(range(8))  # levels at which the place is shown
+SIDE = 1024  # of the TIFF's region, in px of the 0.5 mpp raster
 CODED = 2  # level of the codec's image
-FINE = 3  # levels that it is shown at
+FINE = 3  # levels at which it is shown
 
 Pixels = NDArray[np.uint8]
 
@@ -30,9 +30,9 @@ class DemoPart:
     """One step of the demo.
 
     Attributes:
-        name: what was made of what.
-        source_bytes: of what it was made from.
-        bytes: of what was made.
+        name: what the step does.
+        source_bytes: bytes of the input.
+        bytes: bytes of the output.
         seconds: time taken.
     """
 
@@ -44,15 +44,15 @@ class DemoPart:
 
 @dataclass(frozen=True)
 class DemoReport(Report):
-    """What the demo made.
+    """What the demo wrote.
 
     Attributes:
-        slide: that the shipped archive is of.
+        slide: name of the shipped archive's slide.
         source: the shipped archive.
         compare: image of one place at all levels, four ways.
         region: a pyramidal TIFF.
         again: the TIFF's archive.
-        bytes_per_tile: of the shipped archive.
+        bytes_per_tile: bytes of the shipped archive per tissue tile.
         ratio: bytes of the slide over those of its archive.
         parts: the steps.
     """
@@ -76,13 +76,13 @@ def demonstrate(
     """Run the demo.
 
     - `compare.png`: one place of a slide that no network saw, at all magnifications: real, from
-      the shipped archive, an AVIF of the same bytes, and from embeddings alone.
+      the shipped archive, from an AVIF of the same bytes, and from embeddings alone.
     - `region.tif`: a region as a pyramidal TIFF; `region.zldm`: the TIFF compressed again.
 
     Args:
-        out: folder for them; made if its parent exists.
-        pipeline: the shipped one, wherever it is to run.
-        progress: called as work goes on.
+        out: output folder; created if its parent exists.
+        pipeline: the shipped pipeline, on any device.
+        progress: progress callback.
 
     Raises:
         TargetError: the folder can't be made.
@@ -146,7 +146,7 @@ def demonstrate(
 
 
 def _drawn(archive: Any, pipeline: Any, windows: Any, base: bool) -> dict[int, Pixels]:
-    """The place at every level from an archive, with its base layer or without."""
+    """Render the place at every level from an archive, with or without its base layer."""
     from zoomldm.evaluation.readers import WithoutBase
     from zoomldm.rendering.opening import open_renderer
 
@@ -155,7 +155,7 @@ def _drawn(archive: Any, pipeline: Any, windows: Any, base: bool) -> dict[int, P
 
 
 def _split(path: Path, side: int) -> dict[int, Pixels]:
-    """Patches of a strip, the finest level first."""
+    """Split a strip into patches, the finest level first."""
     from PIL import Image
 
     with Image.open(path) as image:
@@ -164,7 +164,7 @@ def _split(path: Path, side: int) -> dict[int, Pixels]:
 
 
 def _coded(path: Path, windows: Any) -> dict[int, Pixels]:
-    """The place from an AVIF of the 5x image around it, enlarged for finer levels."""
+    """Read the place from an AVIF of the 5x image around it, enlarged for finer levels."""
     import imagecodecs
 
     from zoomldm.evaluation.readers import Enlarged
@@ -183,7 +183,7 @@ def _coded(path: Path, windows: Any) -> dict[int, Pixels]:
 
 
 def _sheet(shown: dict[str, dict[int, Pixels]]) -> Any:
-    """Rows of ways, columns of levels, and under each image its figures against the real one."""
+    """Lay out ways in rows and levels in columns, with figures against the real image below."""
     from PIL import Image, ImageDraw, ImageFont
 
     from zoomldm.geometry.levels import NAMES, TILE

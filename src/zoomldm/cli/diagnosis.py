@@ -1,4 +1,4 @@
-"""What this machine has, and whether the shipped pipeline works on it."""
+"""Versions and devices of this machine, and a self-test of the shipped pipeline."""
 
 import platform
 import time
@@ -36,7 +36,7 @@ def _version(name: str) -> str:
 
 
 def diagnose(device: str = "cpu") -> dict[str, Any]:
-    """Versions, devices, optional parts and a self-test on a device, as plain values."""
+    """Collect versions, devices, optional dependencies and a self-test, as plain values."""
     import torch
 
     devices = {
@@ -58,13 +58,13 @@ def diagnose(device: str = "cpu") -> dict[str, Any]:
 
 
 def self_test(device: str = "cpu") -> dict[str, Any]:
-    """Encode a white tile, generate one 20x patch from it, and check that it comes out light.
+    """Encode a white tile, generate one 20x patch from it, and check that the patch is light.
 
     Args:
         device: cpu, cuda, ..., or auto.
 
     Returns:
-        `passed`, and what was measured or the error in one line.
+        `passed`, and the measurements or a one-line error.
     """
     import numpy as np
     import torch

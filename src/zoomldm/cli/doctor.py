@@ -1,4 +1,4 @@
-"""`zoomldm doctor`: whether this machine can run it."""
+"""`zoomldm doctor`: check whether this machine can run the package."""
 
 import typer
 
@@ -9,7 +9,7 @@ def doctor(
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Show versions, devices and optional parts, and try the shipped pipeline."""
+    """Show versions, devices and extras, and run a self-test."""
     from zoomldm.cli.diagnosis import diagnose
     from zoomldm.cli.output import print_json, print_table
 

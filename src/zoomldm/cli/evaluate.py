@@ -1,4 +1,4 @@
-"""`zoomldm evaluate`: figures of a pipeline; `copies` and `samples` of what it draws."""
+"""`zoomldm evaluate`: measure a pipeline, and with `copies` and `samples` what it generates."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 class _SlidesFirst(TyperGroup):
-    """`evaluate SLIDE...` is `evaluate networks SLIDE...`."""
+    """Take `evaluate SLIDE...` as `evaluate networks SLIDE...`."""
 
     def parse_args(self, ctx, args):
-        """Name the command that slides mean."""
+        """Insert `networks` before slides."""
         if args and args[0] not in self.commands and args[0] != "--help":
             args = ["networks", *args]
         return super().parse_args(ctx, args)
@@ -35,8 +35,8 @@ class _SlidesFirst(TyperGroup):
 evaluate = typer.Typer(
     cls=_SlidesFirst,
     no_args_is_help=True,
-    help="Measure a pipeline: its networks (`evaluate SLIDE...`), its samples, copies among them, "
-    "what archives show; and what bytes buy.",
+    help="Measure networks, samples and archives on held-out slides.\n\n"
+    "`evaluate SLIDE...` is short for `evaluate networks SLIDE...`.",
 )
 for command in (fidelity, rates, nuclei):
     evaluate.command()(command)
@@ -50,12 +50,13 @@ def networks(
         list[str] | None,
         typer.Option(
             "--archive",
-            help="Archives of held-out slides, made with --for-training, or folders of them.",
+            help="Archive of a held-out slide, made with --for-training, or folder of them; may be "
+            "repeated.",
         ),
     ] = None,
     pipeline: Pipeline = "demo",
     judge: Judge = None,
-    tiles: Annotated[int, typer.Option(help="Real tiles of each slide.")] = 100,
+    tiles: Annotated[int, typer.Option(help="Real tiles per slide.")] = 100,
     device: Device = "auto",
     workers: Workers = 1,
     ray: Ray = None,
@@ -67,7 +68,10 @@ def networks(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Measure autoencoder, patch encoder and denoiser on slides kept out of training."""
+    """Measure the networks of a pipeline on held-out slides.
+
+    They are the autoencoder, the patch encoder and the denoiser.
+    """
     from zoomldm.cli.cohort import Running, named_files
     from zoomldm.cli.jobs import identity
     from zoomldm.cli.measure_jobs import NetworksJob, measured
@@ -76,7 +80,7 @@ def networks(
     from zoomldm.evaluation.verbs import networks_page
 
     if not out.is_dir():
-        raise TargetError(f"{out}: is no folder; expected one that exists")
+        raise TargetError(f"{out}: is not a folder; expected an existing one")
     cohort = find_items(slides, SLIDES, "slides", split=split)
     held_out = named_files(archives, ARCHIVES, "archives") if archives else []
     options = NetworksOptions(held_out, tiles, judge)
@@ -97,24 +101,26 @@ def copies(
     data: Annotated[Path, typer.Option(help="Folder of the training archives.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Existing folder for copies.*")],
     pipeline: Pipeline = "demo",
-    n: Annotated[int, typer.Option("-n", help="Samples a level.")] = 64,
+    n: Annotated[int, typer.Option("-n", help="Samples per level.")] = 64,
     fraction: Annotated[
         float,
-        typer.Option("--fraction", "--share", help="Of each slide, withheld from training."),
+        typer.Option(
+            "--fraction", "--share", help="Fraction of each slide withheld from training."
+        ),
     ] = 0.1,
     cases: Annotated[
         Path | None, typer.Option(metavar="CSV", help="Table with the columns file and case.")
     ] = None,
     holdout: Annotated[
-        str, typer.Option(metavar="CASE,...", help="Cases that were kept out of training.")
+        str, typer.Option(metavar="CASE,...", help="Cases held out of training.")
     ] = "",
-    seed: Annotated[int, typer.Option(help="0 or more.")] = 0,
+    seed: Annotated[int, typer.Option(help="Noise seed, 0 or more.")] = 0,
     precision: Precision = "float32",
-    batch: Annotated[int | None, typer.Option(help="Samples a call.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Samples per network call.")] = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Count samples that come nearer to a training patch than withheld tissue does."""
+    """Count samples nearer to training patches than withheld tissue."""
     from zoomldm.evaluation.options import CopiesOptions
     from zoomldm.evaluation.verbs import evaluate_copies
     from zoomldm.pipeline import load_pipeline
@@ -134,29 +140,38 @@ def samples(
     slides: Slides,
     out: Annotated[Path, typer.Option("-o", "--out", help="Existing folder for samples.*")],
     other: Annotated[
-        list[str], typer.Option(help="A slide of another case, or a folder; several.")
+        list[str], typer.Option(help="Slide of another case, or a folder of them; may be repeated.")
     ],
     archives: Annotated[
-        list[Path], typer.Option("--archive", help="Archives of all these slides, or a folder.")
+        list[Path],
+        typer.Option(
+            "--archive", help="Archive of one of these slides, or a folder; may be repeated."
+        ),
     ],
     cases: Annotated[
         Path | None,
-        typer.Option(metavar="CSV", help="Columns file and case, where --other has several cases."),
+        typer.Option(
+            metavar="CSV",
+            help="Table with the columns file and case, if --other has several cases.",
+        ),
     ] = None,
     pipeline: Pipeline = "demo",
-    n: Annotated[int, typer.Option("-n", help="Images of each kind and level.")] = 128,
+    n: Annotated[int, typer.Option("-n", help="Images of each kind per level.")] = 128,
     level: Annotated[
-        list[str] | None, typer.Option(help="20x, 10x, ...; several.", show_default="all")
+        list[str] | None, typer.Option(help="20x, 10x, ...; may be repeated.", show_default="all")
     ] = None,
-    seed: Annotated[int, typer.Option(help="0 or more.")] = 0,
+    seed: Annotated[int, typer.Option(help="Noise seed, 0 or more.")] = 0,
     precision: Precision = "float32",
-    batch: Annotated[int | None, typer.Option(help="Samples a call.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Samples per network call.")] = None,
     judge: Judge = None,
     split: Split = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Fréchet distance and KID of samples to real patches of held-out slides."""
+    """Compare samples with real patches of held-out slides.
+
+    Reports Fréchet distance and KID.
+    """
     from zoomldm.cli.cohort import named_files
     from zoomldm.cohort.items import SLIDES
     from zoomldm.evaluation.options import SamplesOptions
@@ -179,7 +194,7 @@ def samples(
 def _plain(
     seed: int, precision: Literal["float32", "bfloat16"], batch: int | None
 ) -> "SampleOptions":
-    """Samples without guidance of their contexts, which would cost variety."""
+    """Sample without context guidance, which would reduce variety."""
     from zoomldm.sampling.options import SampleOptions
 
     return SampleOptions(

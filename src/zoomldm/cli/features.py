@@ -1,4 +1,4 @@
-"""`zoomldm features`: archives to numbers that other tools read."""
+"""`zoomldm features`: features of archives for other tools."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,34 +14,40 @@ def features(
     out: Annotated[
         str,
         typer.Option(
-            "-o", "--out", help="Existing folder, or URL ending in /; a file per archive."
+            "-o", "--out", help="Existing folder, or URL ending in /; one file per archive."
         ),
     ],
     pipeline: Pipeline = "demo",
     source: Annotated[
         Literal["summarizer", "tiles", "unet"],
         typer.Option(
-            help="summarizer: 64 tokens a patch; tiles: the stored embeddings; unet: a layer of "
+            help="summarizer: 64 tokens per patch; tiles: the stored embeddings; unet: a layer of "
             "the denoiser."
         ),
     ] = "summarizer",
     level: Annotated[
-        str | None, typer.Option(help="Of the patches.", show_default="0.15625x")
+        str | None,
+        typer.Option(
+            help="Level of the patches.", show_default="0.15625x; 20x with --source tiles"
+        ),
     ] = None,
     format: Annotated[
-        Literal["h5", "pt", "npy"], typer.Option(help="h5 as TRIDENT's, pt as CLAM's, or npy.")
+        Literal["h5", "pt", "npy"], typer.Option(help="h5 as in TRIDENT, pt as in CLAM, or npy.")
     ] = "h5",
     fixed: Annotated[
         bool,
-        typer.Option("--fixed", help="The two patches with most tissue, zero-padded, with a mask."),
+        typer.Option(
+            "--fixed", help="Take the two patches with most tissue, zero-padded, with a mask."
+        ),
     ] = False,
     precision: Annotated[
-        Literal["float32", "float16", "int8"], typer.Option(help="Of the numbers; int8 is for h5.")
+        Literal["float32", "float16", "int8"],
+        typer.Option(help="Precision of the features; int8 only in h5."),
     ] = "float32",
     layer: Annotated[
-        str, typer.Option(help="Of the denoiser, with --source unet: down.0, mid, up.1 ...")
+        str, typer.Option(help="Layer of the denoiser for --source unet: down.0, mid, up.1 ...")
     ] = "mid",
-    timestep: Annotated[int, typer.Option(help="Of the denoiser, 0 to 999.")] = 50,
+    timestep: Annotated[int, typer.Option(help="Timestep for --source unet, 0 to 999.")] = 50,
     device: Device = "auto",
     workers: Workers = 1,
     ray: Ray = None,
@@ -53,7 +59,7 @@ def features(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Describe slides in few numbers, for multiple-instance learning and other tools."""
+    """Export compact features of slides for MIL and other tools."""
     from zoomldm.cli.cohort import Running, end, failures_of, reports_of, run_slides
     from zoomldm.cli.jobs import FeaturesJob, identity
     from zoomldm.cli.output import megabytes, print_json, print_table
@@ -96,7 +102,7 @@ def features(
             ["file", "features", "values", "float32", "float16", "int8", "ratio"],
             [
                 [
-                    Path(r["output"]).name + (" (there already)" if r["done_before"] else ""),
+                    Path(r["output"]).name + (" (already there)" if r["done_before"] else ""),
                     f"{r['features']} x {r['dim']}",
                     f"{r['values']:,}",
                     *(megabytes(size) for size in r["bytes"].values()),
@@ -107,7 +113,7 @@ def features(
         )
         mean = sum(r["tile_values"] for r in reports) / sum(r["values"] for r in reports)
         typer.echo(
-            f"ratio: numbers in the tile embeddings for one in the features, {mean:.1f} over all "
-            f"slides; on the paper's (8000 x 384 to 128 x 512) {PAPER_RATIO:.1f}, stated as 45"
+            f"ratio: values in the tile embeddings per value in the features, {mean:.1f} over all "
+            f"slides; for the paper's (8000 x 384 to 128 x 512) {PAPER_RATIO:.1f}, stated as 45"
         )
     end(result, "archives", "described")

@@ -1,4 +1,4 @@
-"""`zoomldm import`: other tools' features to archives."""
+"""`zoomldm import`: features of other tools to archives."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,27 +15,29 @@ def import_features(
         typer.Argument(
             metavar="FILE.h5...",
             show_default=False,
-            help="Files of features; folders or globs of them; tables (slide,case,label,split).",
+            help="Feature files, folders or globs of them, or tables (slide,case,label,split).",
         ),
     ],
     out: ArchiveOut,
     mpp: Annotated[
-        float | None, typer.Option(help="Micrometres per pixel, over what the file says.")
+        float | None, typer.Option(help="Micrometres per pixel; overrides the file's own.")
     ] = None,
     precision: Annotated[
-        Literal["compact", "int8", "float16"], typer.Option(help="Of the embeddings.")
+        Literal["compact", "int8", "float16"], typer.Option(help="Precision of the embeddings.")
     ] = "int8",
     encoder: Annotated[
         str | None,
         typer.Option(
             metavar="ID|ID=PATH|PATH|auto",
-            help="Patch encoder that made the features, auto for the one that each file names; "
+            help="Patch encoder that made the features; auto takes the one named in each file. "
             "`zoomldm models` lists them.",
         ),
     ] = None,
     encoder_precision: Annotated[
         Literal["float32", "float16", "bfloat16"],
-        typer.Option(help="Of the patch encoder, which sees a white tile; half is for GPUs."),
+        typer.Option(
+            help="Precision of --encoder, which embeds a white tile; 16-bit types are for GPUs."
+        ),
     ] = "float32",
     workers: Workers = 1,
     ray: Ray = None,
@@ -63,7 +65,7 @@ def import_features(
     running = Running(workers, ray, cpus, gpus, retries, state, dry_run)
     place = None if is_url(out) else Path(out)
     if encoder is None and encoder_precision != "float32":
-        raise ConfigError(f"--encoder-precision {encoder_precision} is for an --encoder; name one")
+        raise ConfigError(f"--encoder-precision {encoder_precision} needs --encoder")
     how = EncoderOptions(encoder_precision)
     job = ImportJob(place or Path(), ImportOptions(mpp, precision), encoder, device, how)
     if place is None:
@@ -90,4 +92,4 @@ def import_features(
                 for m in made
             ],
         )
-    end(result, "files", "taken")
+    end(result, "files", "imported")

@@ -1,4 +1,4 @@
-"""`zoomldm info`: what an archive holds."""
+"""`zoomldm info`: contents and origin of an archive."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -61,7 +61,7 @@ def info(
 
 
 def imaginary(manifest: "Manifest") -> dict[str, Any] | None:
-    """What an imaginary slide is drawn from, but for the reference's numbers; None for others."""
+    """Return the origin of an imaginary slide, without reference embedding; None for others."""
     facts = manifest.generated
     if facts is None:
         return None
@@ -70,7 +70,7 @@ def imaginary(manifest: "Manifest") -> dict[str, Any] | None:
 
 
 def _base_facts(manifest: "Manifest", base: "BaseLayer") -> dict[str, Any]:
-    """What of an archive is real, and what it costs."""
+    """Describe the base layer and its size."""
     from zoomldm.geometry.levels import NAMES
 
     cost = manifest.base_bytes
@@ -91,5 +91,5 @@ def _words(base: dict[str, Any] | None) -> str:
     quality = "lossless" if base["quality"] is None else f"quality {base['quality']}"
     return (
         f"{base['level']}, {base['codec']} {quality}, {base['size'][0]} x {base['size'][1]} px in "
-        f"{base['chunks']} chunks, {base['bytes']} bytes, {base['bytes_per_tile']} a tissue tile"
+        f"{base['chunks']} chunks, {base['bytes']} bytes, {base['bytes_per_tile']} per tissue tile"
     )

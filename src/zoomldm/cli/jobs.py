@@ -1,4 +1,4 @@
-"""What verbs do to each slide of a cohort, as values that other processes get."""
+"""What verbs do to each slide of a cohort, as plain values to send to other processes."""
 
 import hashlib
 import math
@@ -13,7 +13,7 @@ from zoomldm.errors import DamagedError, SlideError
 from zoomldm.remote import as_path, local_copy
 from zoomldm.verbs import Progress
 
-# Processes that verify load no network, and not what networks are made of.
+# Processes of `verify` load no network and import nothing that networks need.
 if TYPE_CHECKING:
     from zoomldm.compression.compress import CompressOptions
     from zoomldm.encoders import EncoderOptions
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from zoomldm.features.to_archive import ImportOptions
     from zoomldm.rendering.exports import DecompressOptions
 
-_SAME = 0.01  # share by which two scales may differ
-_ENDS = 1 << 16  # bytes of a weights file that are looked at
+_SAME = 0.01  # relative difference up to which two scales count as the same
+_ENDS = 1 << 16  # bytes hashed at each end of a weights file
 
 
 def identity(pipeline: str) -> str:
-    """Digest of a saved pipeline's files: their sizes, and how each begins and ends.
+    """Hash the files of a saved pipeline: their sizes, and the beginning and end of each.
 
-    Weights of gigabytes aren't read whole for it; other training changes their last numbers.
+    Gigabytes of weights need not be read whole, since any training changes their last values.
     """
     from zoomldm.pipeline.loading import find_pipeline
 
@@ -52,16 +52,16 @@ class CompressJob:
 
     Attributes:
         out: file or folder.
-        options: what is kept.
-        pipeline: its name.
-        files: its `identity`.
-        encoder: patch encoder in place of the pipeline's.
+        options: what to store.
+        pipeline: name of the pipeline.
+        files: the pipeline's `identity`.
+        encoder: patch encoder that replaces the pipeline's.
         device: where networks run.
         running: how the patch encoder runs.
-        many: whether `options.mpp` is for several slides: then none may say otherwise.
+        many: whether `options.mpp` is for several slides; then none may state another.
     """
 
-    verb = "compress"  # of all of them: no field
+    verb = "compress"  # of the class: not a field
     out: Path
     options: "CompressOptions"
     pipeline: str
@@ -73,14 +73,14 @@ class CompressJob:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What archives depend on."""
+        """Settings that archives depend on."""
         named = {"pipeline": self.pipeline, "pipeline files": self.files, "encoder": self.encoder}
         if self.running is not None and self.running.precision != "float32":
             named["encoder precision"] = self.running.precision
         return {**named, **asdict(self.options)}
 
     def load(self) -> Any:
-        """The pipeline and the patch encoder."""
+        """Load the pipeline and the patch encoder."""
         from zoomldm.encoders import load_encoder
         from zoomldm.pipeline import load_pipeline
 
@@ -115,10 +115,10 @@ class CompressJob:
 
 
 def check_mpp(slide: str, mpp: float) -> None:
-    """Refuse one scale for all where a slide states another: no cohort's scales are mixed up.
+    """Refuse a common scale if a slide states another, so that scales are not mixed up.
 
     Raises:
-        SlideError: it states another, by over 1 %.
+        SlideError: the stated scale differs by over 1 %.
     """
     from zoomldm.slides.slide import open_slide
 
@@ -126,23 +126,23 @@ def check_mpp(slide: str, mpp: float) -> None:
         with warnings.catch_warnings(action="ignore"), open_slide(slide) as opened:
             own, source = math.sqrt(opened.mpp_x * opened.mpp_y), opened.mpp_source
     except SlideError:
-        return  # it doesn't say, or isn't one, which is told when it is compressed
+        return  # no scale, or not a slide: reported on compression
     if not math.isclose(own, mpp, rel_tol=_SAME):
         raise SlideError(
             f"{slide}: states {own:g} micrometres per pixel ({source}), and --mpp {mpp:g} is for "
-            "all slides; compress those that state none, or are wrong, by themselves"
+            "all slides; compress those that state none, or a wrong one, separately"
         )
 
 
 @dataclass(frozen=True)
 class DecompressJob:
-    """`zoomldm decompress`; attributes as of `CompressJob`.
+    """`zoomldm decompress`; other attributes as in `CompressJob`.
 
     Attributes:
-        kind: ending of files in a folder.
+        kind: ending of files written to a folder.
     """
 
-    verb = "decompress"  # of all of them: no field
+    verb = "decompress"  # of the class: not a field
     out: Path
     options: "DecompressOptions"
     pipeline: str
@@ -152,14 +152,14 @@ class DecompressJob:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What pixels depend on."""
+        """Settings that pixels depend on."""
         found = asdict(self.options)
         del found["workers"]
         named = {"pipeline": self.pipeline, "pipeline files": self.files, "format": self.kind}
         return {**named, **found}
 
     def load(self) -> Any:
-        """The pipeline."""
+        """Load the pipeline."""
         from zoomldm.pipeline import load_pipeline
 
         return load_pipeline(self.pipeline, self.device)
@@ -171,7 +171,7 @@ class DecompressJob:
         return target_of(self.out, as_path(item.source), self.kind)
 
     def run(self, loaded: Any, item: Item, progress: Progress) -> Mapping[str, Any]:
-        """Draw an archive."""
+        """Render an archive."""
         from zoomldm.rendering.exports import decompress
 
         target = self.output(item)
@@ -183,9 +183,9 @@ class DecompressJob:
 
 @dataclass(frozen=True)
 class FeaturesJob:
-    """`zoomldm features`; attributes as of `CompressJob`."""
+    """`zoomldm features`; attributes as in `CompressJob`."""
 
-    verb = "features"  # of all of them: no field
+    verb = "features"  # of the class: not a field
     out: Path
     options: "FeatureOptions"
     pipeline: str
@@ -194,24 +194,24 @@ class FeaturesJob:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What features depend on."""
+        """Settings that features depend on."""
         found = asdict(self.options)
         if self.options.source != "tiles":
             found = {"pipeline": self.pipeline, "pipeline files": self.files, **found}
         return found
 
     def load(self) -> Any:
-        """The pipeline, where one is needed."""
+        """Load the pipeline if one is needed."""
         from zoomldm.pipeline import load_pipeline
 
         return None if self.options.source == "tiles" else load_pipeline(self.pipeline, self.device)
 
     def output(self, item: Item) -> Path | None:
-        """The file of features."""
+        """The feature file."""
         return self.out / f"{item.key}.{self.options.format}"
 
     def run(self, loaded: Any, item: Item, progress: Progress) -> Mapping[str, Any]:
-        """Describe an archive."""
+        """Extract features of an archive."""
         from zoomldm.features.extract import extract_features
 
         return extract_features(
@@ -229,13 +229,13 @@ class ImportJob:
 
     Attributes:
         out: file or folder.
-        options: how features are taken.
-        encoder: patch encoder that made the features; `auto` for the one that each file names.
-        device: where it runs.
-        how: its precision.
+        options: how features are imported.
+        encoder: patch encoder that made the features; `auto` takes the one named in each file.
+        device: where the encoder runs.
+        how: precision of the encoder.
     """
 
-    verb = "import"  # of all of them: no field
+    verb = "import"  # of the class: not a field
     out: Path
     options: "ImportOptions"
     encoder: str | None
@@ -244,14 +244,14 @@ class ImportJob:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What archives depend on."""
+        """Settings that archives depend on."""
         named = {"encoder": self.encoder}
         if self.how.precision != "float32":
             named["encoder precision"] = self.how.precision
         return {**asdict(self.options), **named}
 
     def load(self) -> Any:
-        """From the name of a patch encoder to the encoder, loaded once."""
+        """Return a function that loads a patch encoder by name, once."""
         from functools import cache
 
         from zoomldm.encoders import load_encoder
@@ -283,25 +283,25 @@ class ImportJob:
 class VerifyJob:
     """`zoomldm verify`."""
 
-    verb = "verify"  # of all of them: no field
+    verb = "verify"  # of the class: not a field
 
     @property
     def settings(self) -> dict[str, Any]:
-        """There is nothing to set."""
+        """None: there is nothing to set."""
         return {}
 
     def load(self) -> Any:
-        """Nothing."""
+        """Load nothing."""
 
     def output(self, item: Item) -> Path | None:
-        """Nothing."""
+        """None: nothing is written."""
         return None
 
     def run(self, loaded: Any, item: Item, progress: Progress) -> Mapping[str, Any]:
         """Check an archive.
 
         Raises:
-            DamagedError: it isn't sound; its `report` has all problems.
+            DamagedError: the archive is damaged; the error's `report` has all problems.
         """
         from zoomldm.archive.verify import verify
 

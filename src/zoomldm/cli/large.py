@@ -14,12 +14,12 @@ def large(
         typer.Argument(
             metavar="ARCHIVE[@X,Y]|TILE|GRID.npy",
             help="An archive (from X,Y on, else where most tissue is), an image of one tile, or "
-            "embeddings (rows, cols, D).",
+            "an array of embeddings (rows, cols, D).",
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="File or folder, as of decompress.")],
-    size: Annotated[str, typer.Option(metavar="WxH", help="In pixels, multiples of 256.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Output as for `decompress`.")],
+    size: Annotated[str, typer.Option(metavar="WxH", help="Size in pixels, multiples of 256.")],
     method: Annotated[
         Literal["pyramid", "joint"],
         typer.Option(
@@ -27,29 +27,29 @@ def large(
             "published."
         ),
     ] = "pyramid",
-    seed: Annotated[int, typer.Option(help="0 or more.")] = 0,
+    seed: Annotated[int, typer.Option(help="Noise seed, 0 or more.")] = 0,
     batch: Batch = None,
     guide: Annotated[
         int | None,
         typer.Option(
-            help="joint: tiles along what one view stands for: 2, 4, 8, 16.",
+            help="joint: tiles along each side of a lower-magnification view: 2, 4, 8 or 16.",
             show_default="the most that fits",
         ),
     ] = None,
-    start: Annotated[int, typer.Option(help="joint: noise to start from.")] = 1000,
-    stride: Annotated[int, typer.Option(help="joint: noise taken away in a step.")] = 50,
+    start: Annotated[int, typer.Option(help="joint: noise level to start from.")] = 1000,
+    stride: Annotated[int, typer.Option(help="joint: noise levels per step.")] = 50,
     extra: Annotated[float, typer.Option(help="joint: guidance w in (1 + w) c - w u.")] = 2.0,
-    inner: Annotated[int, typer.Option(help="joint: moves towards the view in a step.")] = 10,
-    push: Annotated[float, typer.Option(help="joint: length of finite differences.")] = 0.005,
-    rate: Annotated[float, typer.Option(help="joint: length of a move.")] = 0.5,
+    inner: Annotated[int, typer.Option(help="joint: moves towards the view per step.")] = 10,
+    push: Annotated[float, typer.Option(help="joint: step of the finite differences.")] = 0.005,
+    rate: Annotated[float, typer.Option(help="joint: size of a move.")] = 0.5,
     seams: Annotated[
-        int, typer.Option(help="joint: noise from which seams are removed; 0: not at all.")
+        int, typer.Option(help="joint: noise level from which seams are removed; 0: off.")
     ] = 300,
     exact_time: Annotated[
         bool | None,
         typer.Option(
             "--exact-time/--released-time",
-            help="joint: tell the denoiser the time of its noise, or one more as released.",
+            help="joint: give the denoiser the time of its noise, or one more, as released.",
             show_default="as released for converted pipelines, else exact",
         ),
     ] = None,
@@ -57,7 +57,7 @@ def large(
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Draw a large image of tissue at 20x, the pyramid's way or the published one."""
+    """Generate a large image of tissue at 20x."""
     import re
 
     from zoomldm.cli.output import print_json, progress
@@ -97,6 +97,6 @@ def large(
     agreed = "" if report.agreement is None else f", {report.agreement:g}/255 off its view"
     typer.echo(
         f"{report.output}: {report.size[0]} x {report.size[1]} px by {report.method}, "
-        f"{report.evaluations_per_tile:g} evaluations a patch of 20x{agreed}, "
+        f"{report.evaluations_per_tile:g} evaluations per 20x patch{agreed}, "
         f"{report.seconds:.1f} s"
     )

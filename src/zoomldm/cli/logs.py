@@ -1,4 +1,4 @@
-"""Where the library's log goes: warnings to the terminal, on request more, and to a file."""
+"""Where the package's log goes: warnings to the terminal, on request more, and to a file."""
 
 import logging
 from pathlib import Path
@@ -7,10 +7,10 @@ import typer
 
 
 class _Terminal(logging.Handler):
-    """Lines on standard error, as all of the command line's are."""
+    """Lines on standard error, like all lines of the command line."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print a record, warnings on one line."""
+        """Print a record, a warning on one line."""
         text = record.getMessage()
         if record.levelno >= logging.WARNING:
             text = f"{record.levelname.lower()}: " + " ".join(text.splitlines())
@@ -18,10 +18,10 @@ class _Terminal(logging.Handler):
 
 
 class _Lines(logging.Handler):
-    """What a verb says while it runs, plain lines on standard error."""
+    """Plain lines on standard error that a verb logs while it runs."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print what is no warning; those go to the terminal anyway."""
+        """Print a record below warning level; warnings are printed anyway."""
         if record.levelno < logging.WARNING:
             typer.echo(record.getMessage(), err=True)
 
@@ -30,10 +30,10 @@ _shown: list[tuple[logging.Logger, logging.Handler]] = []
 
 
 def show_lines(*names: str) -> None:
-    """Print what these parts of the package log, as lines of their own.
+    """Print what parts of the package log, as plain lines.
 
     Args:
-        names: of loggers. With `--debug` all is printed already.
+        names: names of loggers. With `--debug` everything is printed already.
     """
     terminals = [h for h in logging.getLogger("zoomldm").handlers if isinstance(h, _Terminal)]
     if any(terminal.level <= logging.INFO for terminal in terminals):
@@ -46,11 +46,11 @@ def show_lines(*names: str) -> None:
 
 
 def set_up(debug: bool, file: Path | None) -> None:
-    """Send the package's log to the terminal and perhaps to a file.
+    """Send the package's log to the terminal and optionally to a file.
 
     Args:
-        debug: everything to the terminal; else warnings alone.
-        file: everything to this file too, with times, after what it holds.
+        debug: print everything; otherwise only warnings.
+        file: append everything to this file too, with times.
 
     Raises:
         TargetError: the file can't be written.

@@ -1,4 +1,4 @@
-"""What `zoomldm evaluate` does to each slide of a cohort; its figures are read as one page."""
+"""What `zoomldm evaluate` does to each slide of a cohort; the figures become one page."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MeasureJob:
-    """What all measures have in common.
+    """Base class of all measures.
 
     Attributes:
-        parts: folder of what is measured, a file a slide.
+        parts: folder of results, one file per slide.
     """
 
     parts: Path
@@ -42,7 +42,7 @@ class MeasureJob:
 
 @dataclass(frozen=True)
 class NetworksJob(MeasureJob):
-    """`zoomldm evaluate networks`; other attributes as of `CompressJob`."""
+    """`zoomldm evaluate networks`; other attributes as in `CompressJob`."""
 
     verb = "evaluate networks"
     options: "NetworksOptions"
@@ -52,7 +52,7 @@ class NetworksJob(MeasureJob):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What figures depend on."""
+        """Settings that figures depend on."""
         return {
             "pipeline": self.pipeline,
             "pipeline files": self.files,
@@ -61,7 +61,7 @@ class NetworksJob(MeasureJob):
         }
 
     def load(self) -> Any:
-        """The pipeline."""
+        """Load the pipeline."""
         from zoomldm.pipeline import load_pipeline
 
         return load_pipeline(self.pipeline, self.device)
@@ -92,12 +92,12 @@ class FidelityJob(MeasureJob):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What figures depend on."""
+        """Settings that figures depend on."""
         named = {"pipeline": self.pipeline, "pipeline files": self.files}
         return {**named, **asdict(self.options)}
 
     def load(self) -> Any:
-        """The pipeline and the judges."""
+        """Load the pipeline and the judges (evaluation feature extractors)."""
         from zoomldm.pipeline import load_pipeline
 
         pipeline = load_pipeline(self.pipeline, self.device)
@@ -118,8 +118,8 @@ class RatesJob(MeasureJob):
     """`zoomldm evaluate rates`.
 
     Attributes:
-        keep: file in which rows are kept as they come, where one process writes it.
-        pipeline, files, device: of archives that are made; empty where none are.
+        keep: file that stores rows as they are measured, if a single process writes it.
+        pipeline, files, device: for archives to be made; empty if there are none.
     """
 
     verb = "evaluate rates"
@@ -131,12 +131,12 @@ class RatesJob(MeasureJob):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What figures depend on."""
+        """Settings that figures depend on."""
         named = {"pipeline": self.pipeline, "pipeline files": self.files} if self.pipeline else {}
         return {**named, **asdict(self.options)}
 
     def load(self) -> Any:
-        """The judges, and the pipeline where there is one."""
+        """Load the judges, and the pipeline if one is needed."""
         from zoomldm.pipeline.loading import load_pipeline, pick_device
 
         model = load_pipeline(self.pipeline, self.device) if self.pipeline else None
@@ -162,12 +162,12 @@ def _judges(folder: Path | None, device: Any) -> Any:
 
 @dataclass(frozen=True)
 class Measured:
-    """What came of a measure over slides.
+    """Results of a measure over slides.
 
     Attributes:
-        figures: of all that could be measured, as one.
-        images: the same, by slide in order, each by name.
-        result: of the run.
+        figures: merged figures of all measured slides.
+        images: images of each measured slide, in order, by name.
+        result: result of the run.
     """
 
     figures: dict[str, Any]
@@ -176,7 +176,7 @@ class Measured:
 
     @property
     def slides(self) -> list[Path]:
-        """What could be measured."""
+        """Slides that could be measured."""
         return [Path(item.source) for item, _ in self.result.done]
 
 
@@ -188,18 +188,18 @@ def measured(
     page: Path,
     json: bool,
 ) -> Iterator[Measured]:
-    """Measure each slide; within it a page is written, and after it what failed is told.
+    """Measure each slide, let the caller write a page, then report failures.
 
     Args:
-        job_of: from the folder of parts to what is done to a slide.
+        job_of: returns the job for a folder of parts.
         cohort: the slides.
-        running: how.
-        page: state and parts of a cohort lie beside it, in `cohort-PAGE`.
+        running: how to run.
+        page: the page; state and parts of a cohort go beside it, in `cohort-PAGE`.
         json: print nothing but errors.
 
     Raises:
         ZoomLDMError: no slide could be measured.
-        SomeFailedError: some could not, after the page of the others.
+        SomeFailedError: some slides failed; raised after the page of the others is written.
     """
     from zoomldm.cli.cohort import end, run_slides
     from zoomldm.evaluation.parts import merge_figures, read_part

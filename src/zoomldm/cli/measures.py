@@ -1,4 +1,4 @@
-"""`zoomldm evaluate fidelity`, `rates` and `nuclei`: measures that see cells, as pages."""
+"""`zoomldm evaluate fidelity`, `rates` and `nuclei`: measures down to cells, as pages."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from zoomldm.verbs import Progress
 
 _Page = Annotated[
-    Path, typer.Option("-o", "--out", metavar="PAGE.md", help="The page; images beside it.")
+    Path, typer.Option("-o", "--out", metavar="PAGE.md", help="Page to write; images go beside it.")
 ]
 
 
@@ -27,31 +27,39 @@ def fidelity(
         typer.Argument(
             metavar="SLIDE ARCHIVE...",
             show_default=False,
-            help="Pairs; with --archives slides alone, also folders, globs and tables of them.",
+            help="Pairs; with --archives only slides, or folders, globs or tables of them.",
         ),
     ],
     out: _Page,
     archives: Annotated[
         str | None,
         typer.Option(
-            metavar="FOLDER", help="Of the slides' archives, each NAME.zldm; or a URL ending in /."
+            metavar="FOLDER",
+            help="Folder of the slides' archives, each NAME.zldm, or a URL ending in /.",
         ),
     ] = None,
     pipeline: Pipeline = "demo",
-    level: Annotated[list[str] | None, typer.Option(help="20x, 10x, ...; several.")] = None,
-    tiles: Annotated[int, typer.Option(min=4, help="Patches of each level.")] = 100,
-    regions: Annotated[int, typer.Option(min=0, help="Squares of 1,024 px.")] = 2,
+    level: Annotated[
+        list[str] | None,
+        typer.Option(help="Level to measure; may be repeated.", show_default="20x, 10x and 5x"),
+    ] = None,
+    tiles: Annotated[int, typer.Option(min=4, help="Patches per level.")] = 100,
+    regions: Annotated[int, typer.Option(min=0, help="Square regions of 1,024 px.")] = 2,
     codec: Annotated[
-        Literal["avif", "jxl", "webp", "jpeg"], typer.Option(help="Of the plain alternative.")
+        Literal["avif", "jxl", "webp", "jpeg"],
+        typer.Option(help="Codec to compare with, at the same bytes."),
     ] = "avif",
     alone: Annotated[
-        bool, typer.Option("--alone/--no-alone", help="Also without the base layer.")
+        bool,
+        typer.Option(
+            "--alone/--no-alone", help="Also measure embeddings alone, without the base layer."
+        ),
     ] = True,
-    seed: Annotated[int, typer.Option(help="Of the noise, 0 or more.")] = 0,
-    steps: Annotated[int | None, typer.Option(help="As in decompress.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="As in decompress.")] = None,
+    seed: Annotated[int, typer.Option(help="Noise seed, 0 or more.")] = 0,
+    steps: Annotated[int | None, typer.Option(help="As for `decompress`.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="As for `decompress`.")] = None,
     method: Annotated[
-        Literal["auto", "pyramid", "blended", "cascade"], typer.Option(help="As in decompress.")
+        Literal["auto", "pyramid", "blended", "cascade"], typer.Option(help="As for `decompress`.")
     ] = "auto",
     precision: Precision = "float32",
     batch: Batch = None,
@@ -67,7 +75,10 @@ def fidelity(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Hold what archives show against their slides: pairs of SLIDE ARCHIVE, or --archives."""
+    """Compare rendered archives with their slides.
+
+    Takes pairs of SLIDE ARCHIVE, or slides with --archives.
+    """
     from zoomldm.cli.cohort import Running
     from zoomldm.cli.jobs import identity
     from zoomldm.cli.measure_jobs import FidelityJob, measured
@@ -97,10 +108,10 @@ def fidelity(
 
 
 def _pairs(files: list[str], archives: str | None, split: str | None) -> "Cohort":
-    """Slides with their archives as mates.
+    """Pair slides with their archives.
 
     Raises:
-        ConfigError: an archive too few, or no slides.
+        ConfigError: an archive is missing, or no slides.
     """
     from zoomldm.cohort.items import SLIDES, Cohort, find_items
     from zoomldm.errors import ConfigError
@@ -120,7 +131,7 @@ def _pairs(files: list[str], archives: str | None, split: str | None) -> "Cohort
         if not found.named or len(found.items) != len(mates):
             raise ConfigError(
                 "folders, globs and tables of slides need --archives FOLDER, and no slide may be "
-                "there twice"
+                "named twice"
             )
     items = [replace(item, mate=mate) for item, mate in zip(found.items, mates, strict=True)]
     return Cohort(items, found.named)
@@ -133,7 +144,8 @@ def rates(
         list[str] | None,
         typer.Option(
             metavar="CODEC:LEVEL:BYTES",
-            help="avif:5x:235, or none:5x; several. [default: those of archives of 100 to 30:1]",
+            help="avif:5x:235 (bytes per tissue tile), or none:5x; may be repeated. [default: "
+            "those of archives of 100:1 to 30:1]",
             show_default=False,
         ),
     ] = None,
@@ -141,15 +153,20 @@ def rates(
         list[str] | None,
         typer.Option(
             metavar="RATIO:BASE",
-            help="45:5x, or none: archives made, drawn and measured, each beside AVIF at as many "
-            "bytes in all; several.",
+            help="Archive to make, render and measure beside AVIF of the same total bytes: 45:5x, "
+            "or none; may be repeated.",
             show_default=False,
         ),
     ] = None,
-    pipeline: Annotated[str, typer.Option(help="Of archives: id or directory.")] = "demo",
-    level: Annotated[list[str] | None, typer.Option(help="Measured at; several.")] = None,
-    tiles: Annotated[int, typer.Option(min=4, help="Patches of each level.")] = 100,
-    regions: Annotated[int, typer.Option(min=0, help="Squares of 1,024 px.")] = 2,
+    pipeline: Annotated[
+        str, typer.Option(help="Pipeline id or directory, for --archive.")
+    ] = "demo",
+    level: Annotated[
+        list[str] | None,
+        typer.Option(help="Level to measure; may be repeated.", show_default="20x, 10x and 5x"),
+    ] = None,
+    tiles: Annotated[int, typer.Option(min=4, help="Patches per level.")] = 100,
+    regions: Annotated[int, typer.Option(min=0, help="Square regions of 1,024 px.")] = 2,
     judge: Judge = None,
     device: Device = "auto",
     workers: Workers = 1,
@@ -162,7 +179,10 @@ def rates(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Measure slides stored at many rates; rows are kept, so it goes on if stopped."""
+    """Measure slides stored at many bit rates.
+
+    Rows are stored as they are measured, so an interrupted run can resume.
+    """
     from zoomldm.cli.cohort import Running
     from zoomldm.cli.jobs import identity
     from zoomldm.cli.measure_jobs import RatesJob, measured
@@ -200,12 +220,12 @@ def rates(
 
 def nuclei(
     slides: Slides,
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="SHEET.jpg")],
-    tiles: Annotated[int, typer.Option(min=1, help="Tiles of each slide.")] = 10,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="SHEET.jpg", help="Image to write.")],
+    tiles: Annotated[int, typer.Option(min=1, help="Tiles per slide.")] = 10,
     split: Split = None,
     json: Json = False,
 ) -> None:
-    """Draw outlines of the nuclei that are found on tiles of slides, to be looked at."""
+    """Outline the nuclei found on tiles, for visual inspection."""
     from zoomldm.cli.cohort import named_files
     from zoomldm.cli.output import print_json
     from zoomldm.cohort.items import SLIDES
@@ -217,7 +237,7 @@ def nuclei(
 
 @contextmanager
 def shown_progress(quiet: bool) -> Iterator["Progress"]:
-    """Progress of a measure on the terminal."""
+    """Show the progress of a measure on the terminal."""
     from zoomldm.cli.output import progress
 
     with progress(quiet) as advance:
@@ -227,7 +247,7 @@ def shown_progress(quiet: bool) -> Iterator["Progress"]:
 def show(
     figures: Mapping[str, Any], files: Sequence[Path], result: "Result | None", json: bool
 ) -> None:
-    """Print figures and what failed, or the files that were written."""
+    """Print figures and failures as JSON, or the names of the files written."""
     from zoomldm.cli.cohort import failures_of
     from zoomldm.cli.output import print_json
     from zoomldm.verbs import plain
@@ -242,7 +262,7 @@ def show(
 
 
 def this_command() -> str:
-    """The command that runs, paths cut to their last names."""
+    """Return the running command line, with paths cut to their last component."""
     import shlex
     import sys
 

@@ -14,15 +14,15 @@ def mil(
         typer.Option(
             "--features",
             metavar="[NAME=]PATH",
-            help="Folder of h5, pt or npy files, one a slide, or one npz, or the URL of either (a "
-            "folder's ends in /); repeat to compare.",
+            help="Folder of h5, pt or npy files, one per slide, or one npz, or the URL of either "
+            "(a folder's ends in /); repeat to compare.",
             show_default=False,
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Existing folder for the results.")],
     labels: Annotated[
         Path | None,
-        typer.Option(help="CSV with slide_id, label and perhaps case_id; an npz may do without."),
+        typer.Option(help="CSV with slide_id, label and perhaps case_id; optional for an npz."),
     ] = None,
     splits: Annotated[
         Path | None, typer.Option(help="Folder of splits_<k>.csv with train, val, test.")
@@ -31,44 +31,47 @@ def mil(
         int | None, typer.Option(help="Draw this many folds by patient instead.")
     ] = None,
     models: Annotated[
-        str, typer.Option(help="Comma-separated; add :hipt or :original for a variant.")
+        str, typer.Option(help="Models, comma-separated; append :hipt or :original for a variant.")
     ] = "clam-sb,dsmil,abmil,max-instance,mean-pool,max-pool,logistic",
     fraction: Annotated[
-        str, typer.Option(help="Shares of the training slides, comma-separated.")
+        str, typer.Option(help="Fractions of the training slides, comma-separated.")
     ] = "0.25,1.0",
-    seeds: Annotated[str, typer.Option(help="Seeds of the trainings, comma-separated.")] = "1",
+    seeds: Annotated[str, typer.Option(help="Training seeds, comma-separated.")] = "1",
     protocol: Annotated[
         Literal["hipt", "clean"],
         typer.Option(
-            help="hipt: as published, last epoch; clean: patients apart, validation chooses."
+            help="hipt: as published, last epoch; clean: no patient in both train and test, epoch "
+            "chosen by validation."
         ),
     ] = "hipt",
-    epochs: Annotated[int | None, typer.Option(help="In place of the protocol's 20.")] = None,
-    jobs: Annotated[int, typer.Option(help="Processes of one thread; 0: one per CPU.")] = 0,
-    label_column: Annotated[str, typer.Option(help="Of the CSV.")] = "label",
-    slide_column: Annotated[str, typer.Option(help="Of the CSV.")] = "slide_id",
+    epochs: Annotated[int | None, typer.Option(help="Epochs instead of the protocol's 20.")] = None,
+    jobs: Annotated[int, typer.Option(help="Single-threaded processes; 0: one per CPU.")] = 0,
+    label_column: Annotated[str, typer.Option(help="Column of --labels.")] = "label",
+    slide_column: Annotated[str, typer.Option(help="Column of --labels.")] = "slide_id",
     patient_column: Annotated[
-        str | None, typer.Option(help="Of the CSV; case_id where there is one.")
+        str | None, typer.Option(help="Column of --labels; case_id if there is one.")
     ] = None,
     positive: Annotated[
-        str | None, typer.Option(help="One class against all others together.")
+        str | None, typer.Option(help="Class to set against all others together.")
     ] = None,
     maps: Annotated[
-        bool, typer.Option("--maps", help="Attention maps of the test slides, PNG and GeoJSON.")
+        bool, typer.Option("--maps", help="Write attention maps of test slides, PNG and GeoJSON.")
     ] = False,
-    plots: Annotated[bool, typer.Option(help="ROC and per-fold plots.")] = True,
+    plots: Annotated[bool, typer.Option(help="Write ROC and per-fold plots.")] = True,
     device: Annotated[
         str,
         typer.Option(
-            help="cpu, cuda, cuda:1, ...; auto takes a GPU where there is one. Small bags are done "
-            "sooner on the CPU."
+            help="cpu, cuda, cuda:1, ...; auto takes a GPU if there is one. Small bags are faster "
+            "on the CPU."
         ),
     ] = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Train and compare MIL models on features; the same command goes on where it stopped.
+    """Train and compare multiple-instance learning (MIL) models.
 
-    Prints the table of the paper (AUC of CLAM-SB and DSMIL by feature source), all models with
+    After an interruption, run the same command again to resume.
+
+    Prints the paper's table (AUC of CLAM-SB and DSMIL by feature source), all models with
     AUC, balanced accuracy and F1 per fold, and how many patients are in both train and test.
     """
     from zoomldm.cli.output import print_json, progress

@@ -1,4 +1,4 @@
-"""`zoomldm models`: what can embed tiles and make images."""
+"""`zoomldm models`: pipelines and patch encoders."""
 
 from zoomldm.cli.options import Json
 
@@ -6,7 +6,7 @@ from zoomldm.cli.options import Json
 def models(
     json: Json = False,
 ) -> None:
-    """List the shipped pipelines and the patch encoders known by name."""
+    """List shipped pipelines and known patch encoders."""
     from zoomldm.cli.output import print_json, print_table
     from zoomldm.encoders import ENCODERS
     from zoomldm.pipeline import SHIPPED, load_pipeline
@@ -33,7 +33,7 @@ def models(
         [[p["id"], p["digest"][:12], p["dim"], p["licence"]] for p in pipelines],
     )
     print_table(
-        "patch encoders (--encoder ID, or ID=PATH for weights at hand)",
+        "patch encoders (--encoder ID, or ID=PATH for local weights)",
         ["id", "dimension", "network", "input", "licence", "gated", "source", "library"],
         [
             [

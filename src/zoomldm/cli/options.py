@@ -1,4 +1,4 @@
-"""Options and arguments that many verbs have, each said once."""
+"""Options and arguments that several verbs share."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,7 +10,7 @@ Archives = Annotated[
     typer.Argument(
         metavar="ARCHIVE...",
         show_default=False,
-        help="Archives; folders or globs of them; tables (slide,case,label,split).",
+        help="Archives, folders or globs of them, or tables (slide,case,label,split).",
     ),
 ]
 Slides = Annotated[
@@ -18,21 +18,23 @@ Slides = Annotated[
     typer.Argument(
         metavar="SLIDE...",
         show_default=False,
-        help="Slides; folders or globs of them; tables (slide,case,label,split).",
+        help="Slides, folders or globs of them, or tables (slide,case,label,split).",
     ),
 ]
 ArchiveOut = Annotated[
-    str, typer.Option("-o", "--out", help="File .zldm, an existing folder, or a URL of either.")
+    str, typer.Option("-o", "--out", help="A .zldm file, an existing folder, or a URL of either.")
 ]
 Pipeline = Annotated[str, typer.Option(help="Pipeline id or directory.")]
 Precision = Annotated[
     Literal["float32", "bfloat16"], typer.Option(help="float32, or bfloat16 (faster).")
 ]
 Batch = Annotated[
-    int | None, typer.Option(help="Patches per network call; else 1 on a CPU, 32 on a GPU.")
+    int | None, typer.Option(help="Patches per network call. Default: 1 on a CPU, 32 on a GPU.")
 ]
-Judge = Annotated[Path | None, typer.Option(help="Folder of another judge.")]
+Judge = Annotated[
+    Path | None, typer.Option(help="Folder of another judge (evaluation feature extractor).")
+]
 Device = Annotated[
-    str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.")
+    str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes a GPU if there is one.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]

@@ -34,7 +34,7 @@ class _Rate(ProgressColumn):
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON document on standard output; NaN and infinity, which JSON lacks, are null."""
+    """Print one JSON document on standard output; NaN and infinity become null."""
     typer.echo(json.dumps(_finite(value), indent=1, default=str, allow_nan=False))
 
 
@@ -47,10 +47,10 @@ def _finite(value: Any) -> Any:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print a table on standard output, text as it is: `[brackets]` are no markup.
+    """Print a table on standard output; `[brackets]` in text are not markup.
 
-    Cells are never broken. Where the terminal is too narrow for the table, each row becomes a block
-    of lines. What isn't a terminal is as wide as the table (or `COLUMNS`).
+    Cells are never broken. If the terminal is too narrow for the table, each row becomes a block
+    of lines. Without a terminal, the width is the table's (or `COLUMNS`).
     """
     table = Table()
     for column in columns:
@@ -76,13 +76,13 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
 
 
 def megabytes(count: float) -> str:
-    """Bytes as MB (10**6), kB below one."""
+    """Format bytes as MB (10**6), or as kB below one MB."""
     return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
 
 
 @contextmanager
 def progress(quiet: bool = False) -> Iterator[Any]:
-    """Progress on standard error, if that is a terminal: gives a function (what, done, total)."""
+    """Show progress on standard error if it is a terminal; yields f(what, done, total)."""
     console = Console(stderr=True)
     bar = Progress(
         TextColumn("{task.description}", markup=False),
@@ -98,7 +98,7 @@ def progress(quiet: bool = False) -> Iterator[Any]:
 
     def advance(what: str, done: int, total: int) -> None:
         if what not in tasks:
-            # What was done before is no measure of how fast it goes now.
+            # Work done earlier must not count towards the rate.
             tasks[what] = bar.add_task(what, total=total, completed=done)
         bar.update(tasks[what], completed=done, total=total)
 

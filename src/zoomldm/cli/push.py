@@ -1,4 +1,4 @@
-"""`zoomldm push`: a pipeline onto the Hugging Face hub."""
+"""`zoomldm push`: a pipeline to the Hugging Face hub."""
 
 from typing import Annotated
 
@@ -11,16 +11,19 @@ def push(
     pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", show_default=False)],
     repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", show_default=False)],
     licence: Annotated[
-        str, typer.Option("--licence", "--license", help="Of the weights: mit, cc-by-nc-4.0, ...")
+        str,
+        typer.Option(
+            "--licence", "--license", help="Licence of the weights: mit, cc-by-nc-4.0, ..."
+        ),
     ],
     data: Annotated[str, typer.Option(help="What it was trained on, for the model card.")] = "",
     public: Annotated[
-        bool, typer.Option("--public", help="Let everyone see a repository that is made.")
+        bool, typer.Option("--public", help="Make a newly created repository public.")
     ] = False,
-    message: Annotated[str | None, typer.Option(help="Of the commit.")] = None,
+    message: Annotated[str | None, typer.Option(help="Commit message.")] = None,
     json: Json = False,
 ) -> None:
-    """Put a pipeline onto the Hugging Face hub, with a model card."""
+    """Push a pipeline to the Hugging Face hub, with a model card."""
     from zoomldm.cli.output import print_json
     from zoomldm.pipeline import load_pipeline
     from zoomldm.pipeline.hub import push_pipeline

@@ -12,7 +12,7 @@ def sample(
     out: Annotated[
         Path,
         typer.Option(
-            "-o", "--out", help="Folder, made if its parent exists; with --slide an archive, .zldm."
+            "-o", "--out", help="Folder, created if its parent exists; with --slide a .zldm file."
         ),
     ],
     level: Annotated[
@@ -21,66 +21,67 @@ def sample(
     n: Annotated[
         int | None,
         typer.Option(
-            "-n", "--number", help="Samples a level, or zooms.", show_default="16; 1 zoom"
+            "-n", "--number", help="Samples per level, or zooms.", show_default="16; 1 zoom"
         ),
     ] = None,
     zoom: Annotated[
-        bool, typer.Option("--zoom", help="Zoom into imaginary slides, all levels of each.")
+        bool, typer.Option("--zoom", help="Zoom into imaginary slides through all levels.")
     ] = False,
     slide: Annotated[
         bool,
-        typer.Option("--slide", help="An imaginary slide: an archive drawn when looked at."),
+        typer.Option("--slide", help="Write an imaginary slide: an archive rendered on reading."),
     ] = False,
     size: Annotated[
         str | None,
-        typer.Option(metavar="WxH", help="With --slide: in mm.", show_default="4x3"),
+        typer.Option(metavar="WxH", help="With --slide: size in mm.", show_default="4x3"),
     ] = None,
     like: Annotated[
         str | None,
         typer.Option(
             metavar="TILE.png|ARCHIVE@X,Y",
-            help="Tissue like this tile: an image of 256 px at 0.5 mpp, or the tile at a pixel "
-            "of an archive at 20x; with --slide also an archive, whose most usual tile is taken.",
+            help="Tissue like this tile: an image of 256 px at 0.5 mpp, or an archive's tile at "
+            "pixel X,Y of 20x; with --slide also an archive alone, for its most typical tile.",
         ),
     ] = None,
     label: Annotated[
-        str | None, typer.Option(help="Tissue of this label; see `zoomldm train --labels`.")
+        str | None, typer.Option(help="Tissue with this label; see `zoomldm train --labels`.")
     ] = None,
     pipeline: Pipeline = "demo",
-    seed: Annotated[int, typer.Option(help="0 or more.")] = 0,
+    seed: Annotated[int, typer.Option(help="Noise seed, 0 or more.")] = 0,
     steps: Annotated[
         int | None,
-        typer.Option(help="Of the denoiser.", show_default="8, or 20 where it takes no parent"),
+        typer.Option(help="Steps of the denoiser.", show_default="8, or 20 if it takes no parent"),
     ] = None,
     guidance: Annotated[
         float | None,
-        typer.Option(help="Of the denoiser; 1 is none.", show_default="1.5"),
+        typer.Option(help="Guidance of the denoiser; 1 is none.", show_default="1.5"),
     ] = None,
     context_steps: Annotated[
         int | None,
-        typer.Option(help="Of the embedding diffusion.", show_default="20"),
+        typer.Option(help="Steps of the embedding diffusion.", show_default="20"),
     ] = None,
     finer_steps: Annotated[
         int | None,
         typer.Option(
-            help="With --slide: of the embedding diffusion from 1.25x on.", show_default="8"
+            help="With --slide: steps of the embedding diffusion from 1.25x on.", show_default="8"
         ),
     ] = None,
     context_guidance: Annotated[
         float | None,
         typer.Option(
-            help="Of the embedding diffusion; 1 is none.",
+            help="Guidance of the embedding diffusion; 1 is none.",
             show_default="4 with --like or --label, else 1",
         ),
     ] = None,
     precision: Precision = "float32",
     batch: Annotated[
-        int | None, typer.Option(help="Samples a call.", show_default="1 on a CPU, 32 on a GPU")
+        int | None,
+        typer.Option(help="Samples per network call.", show_default="1 on a CPU, 32 on a GPU"),
     ] = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Draw new tissue at any magnification, zoom into an imaginary slide, or write one."""
+    """Sample new tissue, zooms into it, or a whole imaginary slide."""
     from zoomldm.cli.output import print_json, progress
     from zoomldm.errors import ConfigError
     from zoomldm.pipeline import load_pipeline
@@ -90,7 +91,12 @@ def sample(
     if slide:
         if level is not None or zoom or n is not None:
             raise ConfigError(
-                "--slide is one slide of all levels; leave --level, --zoom and -n out"
+                "--slide writes one slide of all levels; leave --level, --zoom and -n out"
+            )
+        if steps is not None or guidance is not None or precision != "float32":
+            raise ConfigError(
+                "--steps, --guidance and --precision are those of whoever renders the slide; "
+                "leave them out with --slide"
             )
         given = size, like, label, seed, context_steps, finer_steps, context_guidance, batch
         return _slide(out, *given, pipeline=pipeline, device=device, json=json)
@@ -122,7 +128,7 @@ def sample(
 
 
 def _known(**options: Any) -> dict[str, Any]:
-    """Those that were given; the others have the library's defaults."""
+    """Options that were given; the others take the package's defaults."""
     return {name: value for name, value in options.items() if value is not None}
 
 

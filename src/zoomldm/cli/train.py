@@ -1,4 +1,4 @@
-"""`zoomldm train`: networks from one's own slides."""
+"""`zoomldm train`: networks trained on your own slides."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -15,14 +15,14 @@ def train(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Folder of archives (made with --for-training), or its URL; or of slides; or a "
+            help="Folder of archives (made with --for-training) or its URL, folder of slides, or "
             "table of either (slide,case,label,split)."
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder of the run.")] = None,
     preset: Annotated[
         Literal["tiny", "tiny-octaves", "demo", "base", "paper"],
-        typer.Option(help="Sizes and settings."),
+        typer.Option(help="Network sizes and training settings."),
     ] = "demo",
     stage: Annotated[
         Literal[
@@ -33,48 +33,53 @@ def train(
             "patch-encoder",
             "judge",
         ],
-        typer.Option(help="The first three learn from archives, the others from slides."),
+        typer.Option(
+            help="Which networks to train: the first three from archives, the others from slides."
+        ),
     ] = "diffusion",
     pipeline: Annotated[
         str | None,
         typer.Option(help="Pipeline id or directory with the frozen networks (default: demo)."),
     ] = None,
     finetune: Annotated[
-        bool, typer.Option("--finetune", help="Begin with the pipeline's own weights.")
+        bool, typer.Option("--finetune", help="Start from the pipeline's weights.")
     ] = False,
     encoder: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="Archives' patch encoder, where not the pipeline's."),
+        typer.Option(metavar="ID", help="Patch encoder of the archives, if not the pipeline's."),
     ] = None,
     holdout: Annotated[
-        str, typer.Option(metavar="CASE,...", help="Cases to keep out of training.")
+        str, typer.Option(metavar="CASE,...", help="Cases to hold out of training.")
     ] = "",
     cases: Annotated[
         Path | None, typer.Option(metavar="CSV", help="Table with the columns file and case.")
     ] = None,
     labels: Annotated[
         Path | None,
-        typer.Option(metavar="CSV", help="Labels by file, for the embedding diffusion to learn."),
+        typer.Option(metavar="CSV", help="Labels by file, for --stage embedding-diffusion."),
     ] = None,
     label_column: Annotated[str, typer.Option(help="Column of --labels.")] = "label",
-    steps: Annotated[int | None, typer.Option(help="Steps of the whole run.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps of the whole run.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Items per step and process.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of weights, data order and noise.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights, data order and noise.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     minutes: Annotated[
-        float | None, typer.Option(help="Stop after so long; the same command goes on.")
+        float | None, typer.Option(help="Stop after this long; the same command resumes.")
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Another setting; may be repeated."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Any other setting; may be repeated."),
     ] = None,
     device: Device = "auto",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print all settings and the memory it would take.")
+        bool, typer.Option("--dry-run", help="Only print all settings and the memory needed.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Train; killed at any time, the same command goes on from the last checkpoint."""
+    """Train networks on your own slides.
+
+    After an interruption, the same command resumes from the last checkpoint.
+    """
     import os
 
     from zoomldm.cli.logs import show_lines
@@ -109,7 +114,7 @@ def train(
         return
     for name, value in (("--data", data), ("--out", out)):
         if value is None:
-            raise ConfigError(f"{name} is missing; only a --dry-run does without")
+            raise ConfigError(f"{name} is missing; it is optional only with --dry-run")
     assert data is not None and out is not None
     if not json:
         show_lines("zoomldm.training", "zoomldm.data")
@@ -147,7 +152,7 @@ def _plan(data: str | None, options: "TrainOptions", pipeline: str | None, json:
             "optimiser",
             "average",
             "activations",
-            "together",
+            "total",
         ],
         [
             [

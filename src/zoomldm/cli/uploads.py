@@ -1,4 +1,4 @@
-"""Outputs behind URLs: made here, whole, and then put there in one piece."""
+"""Outputs to URLs: written here whole, then uploaded in one piece."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -21,11 +21,11 @@ Uploadable = CompressJob | DecompressJob | FeaturesJob | ImportJob
 
 @dataclass(frozen=True)
 class UploadJob:
-    """Another job whose outputs go behind a URL.
+    """Another job whose outputs go to a URL.
 
     Attributes:
-        job: the other one; its `out` doesn't count.
-        url: of a folder, which ends in `/`, or of the file that one slide becomes.
+        job: the other job; its `out` is ignored.
+        url: URL of a folder, ending in `/`, or of the output file of a single slide.
     """
 
     job: Uploadable
@@ -33,31 +33,31 @@ class UploadJob:
 
     @property
     def verb(self) -> str:
-        """The other job's."""
+        """The other job's verb."""
         return self.job.verb
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The other job's, and where to."""
+        """The other job's settings, and the URL."""
         return {**self.job.settings, "out": self.url}
 
     def load(self) -> Any:
-        """What the other job loads."""
+        """Load what the other job needs."""
         return self.job.load()
 
     def _within(self, folder: str) -> Uploadable:
         return replace(self.job, out=Path(folder) / self.url.rpartition("/")[2])
 
     def output(self, item: Item) -> RemotePath:
-        """The URL."""
+        """The output's URL."""
         if not self.url.endswith("/"):
             return RemotePath(self.url)
-        with TemporaryDirectory(prefix="zoomldm-") as folder:  # names depend on folders that exist
+        with TemporaryDirectory(prefix="zoomldm-") as folder:  # names depend on existing folders
             made = self._within(folder).output(item)
         return RemotePath(self.url + (made.name if made else item.key))
 
     def run(self, loaded: Any, item: Item, progress: Progress) -> Mapping[str, Any]:
-        """Do the other job and put there what it made, the file that is asked for last."""
+        """Run the other job and upload its files, the requested one last."""
         with TemporaryDirectory(prefix="zoomldm-") as folder:
             job = self._within(folder)
             report = dict(job.run(loaded, item, progress))
@@ -76,19 +76,19 @@ class UploadJob:
 def uploaded(
     job: Uploadable, url: str, cohort: "Cohort", running: "Running", endings: tuple[str, ...]
 ) -> UploadJob:
-    """A job with its outputs behind a URL, checked before work begins.
+    """Return a job that uploads its outputs to a URL, checked before work begins.
 
     Args:
-        job: whose `out` doesn't count.
-        url: of a folder, or of a file.
-        cohort: what is worked on.
-        running: how.
-        endings: that the file's name may have; empty where it has to be a folder.
+        job: the job; its `out` is ignored.
+        url: URL of a folder or of a file.
+        cohort: the inputs.
+        running: how to run.
+        endings: endings that the file's name may have; empty if only a folder will do.
 
     Raises:
-        TargetError: not such a URL, or one that isn't written to.
-        ConfigError: a cohort that keeps no state.
-        RemoteError: nothing can be written there.
+        TargetError: not such a URL, or one of a kind that isn't written to.
+        ConfigError: a cohort without a state folder.
+        RemoteError: the URL is not writable.
     """
     check_target(url)
     if not url.endswith("/"):
@@ -100,8 +100,8 @@ def uploaded(
     alone = cohort.named and running.workers == 1 and running.ray is None
     if not alone and running.state is None:
         raise ConfigError(
-            f"{url}: say with --state FOLDER where it is kept what was done, so that the same "
-            "command goes on"
+            f"{url}: needs --state FOLDER, where progress is recorded so that the same command "
+            "can resume"
         )
     if not running.dry_run:
         check_writable(url)

@@ -1,4 +1,4 @@
-"""`zoomldm upscale`: an image of known scale made larger."""
+"""`zoomldm upscale`: an image of known scale, enlarged."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,36 +10,36 @@ from zoomldm.cli.options import Batch, Device, Json, Pipeline
 
 def upscale(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", show_default=False)],
-    out: Annotated[Path, typer.Option("-o", "--out", help="File or folder, as of decompress.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Output as for `decompress`.")],
     mpp: Annotated[float, typer.Option(help="Micrometres per pixel of the image.")],
     factor: Annotated[
-        int | None, typer.Option(help="2, 4 or 8.", show_default="what leads to 20x, 8 at most")
+        int | None, typer.Option(help="2, 4 or 8.", show_default="what reaches 20x, 8 at most")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the noise: another one, another image.")] = 0,
+    seed: Annotated[int, typer.Option(help="Noise seed; another seed gives another image.")] = 0,
     steps: Annotated[
-        int | None, typer.Option(help="Evaluations of the denoiser a patch.", show_default="4")
+        int | None, typer.Option(help="Denoiser evaluations per patch.", show_default="4")
     ] = None,
     batch: Batch = None,
     method: Annotated[
         Literal["pyramid", "inversion"],
         typer.Option(
-            help="pyramid: octave by octave; inversion: embeddings found for the image and joint "
-            "sampling, as published."
+            help="pyramid: octave by octave; inversion: search for the image's embeddings, then "
+            "joint sampling, as published."
         ),
     ] = "pyramid",
     inversion_steps: Annotated[
         int, typer.Option(help="inversion: steps of the search for embeddings.")
     ] = 200,
-    stride: Annotated[int, typer.Option(help="inversion: noise taken away in a step.")] = 50,
-    inner: Annotated[int, typer.Option(help="inversion: moves towards the image in a step.")] = 5,
+    stride: Annotated[int, typer.Option(help="inversion: noise levels per step.")] = 50,
+    inner: Annotated[int, typer.Option(help="inversion: moves towards the image per step.")] = 5,
     seams: Annotated[
-        int, typer.Option(help="inversion: noise from which seams are removed; 0: not at all.")
+        int, typer.Option(help="inversion: noise level from which seams are removed; 0: off.")
     ] = 300,
     pipeline: Pipeline = "demo",
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Make an image of known scale 2, 4 or 8 times as large, up to 20x."""
+    """Enlarge an image of known scale 2, 4 or 8 times, up to 20x."""
     from zoomldm.cli.output import print_json, progress
     from zoomldm.diffusion.inversion import InversionSettings
     from zoomldm.diffusion.joint import JointSettings

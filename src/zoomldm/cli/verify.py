@@ -1,4 +1,4 @@
-"""`zoomldm verify`: whether archives are sound."""
+"""`zoomldm verify`: check that archives are undamaged."""
 
 import typer
 
@@ -18,13 +18,16 @@ def verify(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Check every byte of archives against their digests; exit code 3 if some fail, 2 if all."""
+    """Check every byte of archives against their digests.
+
+    The exit code is 3 if some archives fail, 2 if all do.
+    """
     from zoomldm.cli.cohort import Running, run_slides
     from zoomldm.cli.jobs import VerifyJob
     from zoomldm.cli.output import print_json
     from zoomldm.cohort.items import ARCHIVES, find_items
 
-    # Nothing is written under their names, so that two may share one.
+    # Nothing is written under the names, so two archives may share one.
     cohort = find_items(archives, ARCHIVES, "archives", key=str, split=split)
     running = Running(workers, ray, cpus, gpus, retries, state, dry_run)
     result = run_slides(
@@ -39,7 +42,7 @@ def verify(
     else:
         for path, problems in found.items():
             typer.echo(f"{path}: {'sound' if not problems else 'DAMAGED'}")
-            for problem in problems[1:]:  # the first was told when it was found
+            for problem in problems[1:]:  # the first was printed when found
                 typer.echo(f"  {problem}", err=True)
     if result.failed:
         raise typer.Exit(3 if result.done else 2)

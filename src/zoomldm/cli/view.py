@@ -15,7 +15,9 @@ def view(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="ARCHIVE_OR_SLIDE...", show_default=False, help="Archives also by URL."
+            metavar="ARCHIVE_OR_SLIDE...",
+            show_default=False,
+            help="Files; for archives also URLs.",
         ),
     ],
     original: Annotated[
@@ -25,32 +27,40 @@ def view(
     overlay: Annotated[
         list[Path] | None,
         typer.Option(
-            metavar="GEOJSON", help="Attention of `mil`, or any GeoJSON, over it; may be repeated."
+            metavar="GEOJSON",
+            help="GeoJSON to overlay, such as attention maps of `mil`; may be repeated.",
         ),
     ] = None,
     pipeline: Pipeline = "demo",
-    seed: Annotated[int, typer.Option(help="Shown first; the page draws others.")] = 0,
-    steps: Annotated[int | None, typer.Option(help="Evaluations of the denoiser a patch.")] = None,
+    seed: Annotated[
+        int, typer.Option(help="Noise seed shown first; others can be chosen in the page.")
+    ] = 0,
+    steps: Annotated[int | None, typer.Option(help="Denoiser evaluations per patch.")] = None,
     method: Annotated[
         Literal["auto", "pyramid", "blended", "cascade"],
-        typer.Option(help="auto is the pyramid where the pipeline has it, else blended."),
+        typer.Option(help="auto: pyramid if the pipeline has it, else blended."),
     ] = "auto",
     mpp: Annotated[
-        float | None, typer.Option(help="Micrometres per pixel of slides that don't say.")
+        float | None, typer.Option(help="Micrometres per pixel of slides that don't state it.")
     ] = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; any but loopback asks for a token.")
+        str, typer.Option(help="Address to listen on; any but loopback requires a token.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")
+    ] = 8000,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Further host name that a proxy asks by."),
+        typer.Option(
+            metavar="NAME", help="Further host name to accept, behind a proxy; may be repeated."
+        ),
     ] = None,
     cache: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Of tiles; else in the user's cache folder.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Tile cache; in the user's cache folder if not given."),
     ] = None,
     cache_mb: Annotated[
-        int, typer.Option(min=0, max=1 << 20, help="Megabytes of tiles on disk; 0 keeps none.")
+        int, typer.Option(min=0, max=1 << 20, help="Megabytes of tiles cached on disk; 0 for none.")
     ] = 2000,
     browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
     export: Annotated[
@@ -59,21 +69,21 @@ def view(
     ] = None,
     level: Annotated[
         str | None,
-        typer.Option(help="With --export: the finest; else 5x, or 20x of a --region."),
+        typer.Option(help="With --export: finest level. Default: 5x, or 20x with --region."),
     ] = None,
     region: Annotated[
         str | None,
-        typer.Option(metavar="X,Y,W,H", help="With --export: px of the 0.5 mpp raster."),
+        typer.Option(metavar="X,Y,W,H", help="With --export: region in pixels at 0.5 mpp."),
     ] = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Look at archives and slides in a browser, original beside regenerated."""
+    """View archives and slides in a browser, side by side."""
     from zoomldm.cli.decompress import parse_region
     from zoomldm.errors import ConfigError
 
     if export is None and (level or region):
-        raise ConfigError("--level and --region go with --export; the page itself shows everything")
+        raise ConfigError("--level and --region need --export; the viewer itself shows everything")
     window = parse_region(region) if region else None
     try:
         import fastapi  # noqa: F401
@@ -157,13 +167,15 @@ def _serve(
     if as_json:
         print_json({"url": url, "slides": list(catalogue.entries)})
     else:
-        typer.echo(f"{url}  (Ctrl+C ends it)")
+        typer.echo(f"{url}  (Ctrl+C to stop)")
         if token:
-            typer.echo("Whoever has this address sees these slides; it is not encrypted.", err=True)
+            typer.echo(
+                "Anyone with this address can see these slides; traffic is not encrypted.", err=True
+            )
     serve(app, made, url if browser else None)
 
 
 def cache_folder() -> Path:
-    """Where tiles are kept unless --cache says otherwise."""
+    """Default folder of the tile cache."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "zoomldm" / "viewer"

@@ -33,12 +33,12 @@ class ViewerSettings:
     """How a viewer serves.
 
     Attributes:
-        host: what it is bound to.
-        names: further host names that it may be asked for by.
-        token: that requests must bring; None asks for none.
-        cache: folder of the disk's part of the tile cache; None keeps none.
+        host: host or address that it is bound to.
+        names: further host names that requests may be for.
+        token: token that requests must carry; None requires none.
+        cache: folder of the tile cache on disk; None for no disk cache.
         memory: bytes of encoded tiles in memory.
-        disk: bytes of them on disk.
+        disk: bytes of encoded tiles on disk.
         most: tiles that may wait to be generated.
     """
 
@@ -52,14 +52,14 @@ class ViewerSettings:
 
 
 def create_app(catalogue: Catalogue, settings: ViewerSettings | None = None) -> FastAPI:
-    """The viewer's ASGI application; it closes the catalogue when it ends.
+    """Create the viewer's ASGI application, which closes the catalogue when it ends.
 
     Args:
         catalogue: what to serve; see `zoomldm.viewer.catalogue.open_catalogue`.
         settings: see ViewerSettings.
 
     Raises:
-        TargetError: the cache's folder can't be used.
+        TargetError: the cache folder can't be used.
     """
     settings = settings or ViewerSettings()
     service = TileService(TileCache(settings.cache, settings.memory, settings.disk), settings.most)
@@ -74,7 +74,7 @@ def create_app(catalogue: Catalogue, settings: ViewerSettings | None = None) -> 
         title="ZoomLDM viewer",
         version=__version__,
         lifespan=life,
-        docs_url=None,  # their pages load scripts from elsewhere
+        docs_url=None,  # those pages load scripts from other sites
         redoc_url=None,
         openapi_url="/api/openapi.json",
     )
@@ -95,13 +95,13 @@ def create_app(catalogue: Catalogue, settings: ViewerSettings | None = None) -> 
 
 
 def _answer_errors(app: FastAPI) -> None:
-    """Every error is one line of JSON."""
+    """Answer every error with one line of JSON."""
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         where = first["loc"]
-        # A path that names nothing is not there; a query that can't be is a mistake.
+        # An impossible path doesn't exist; an impossible query is a mistake.
         status = 404 if where and where[0] == "path" else 422
         return _line(status, f"{'.'.join(map(str, where[1:]))}: {first['msg']}")
 
@@ -123,7 +123,7 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(ZoomLDMError)
     async def unreadable(_: Request, error: ZoomLDMError) -> Response:
-        logging.getLogger(__name__).warning("%s", error)  # it may name a path: the log's alone
+        logging.getLogger(__name__).warning("%s", error)  # may name a path: only for the log
         return _line(500, f"these pixels can't be read ({type(error).__name__}); see the log")
 
 

@@ -1,4 +1,4 @@
-"""Encoded tiles kept in memory and on disk, both bounded in bytes."""
+"""Cache of encoded tiles in memory and on disk, both bounded in bytes."""
 
 from pathlib import Path
 
@@ -6,12 +6,12 @@ from zoomldm.caching import DiskCache, Recent
 
 
 class TileCache:
-    """Bytes by key. Keys name the digests of what a value is a function of, so that none is stale.
+    """Bytes by key. Keys contain digests of all that a value depends on, so none goes stale.
 
     Args:
-        folder: where the disk's part lies, see `DiskCache`; None keeps none.
-        memory: bytes kept in memory.
-        disk: bytes kept on disk; 0 keeps none.
+        folder: folder of the disk cache, see `DiskCache`; None for no disk cache.
+        memory: limit of bytes in memory.
+        disk: limit of bytes on disk; 0 for no disk cache.
 
     Raises:
         TargetError: the folder can't be used.
@@ -23,7 +23,7 @@ class TileCache:
 
     @property
     def faults(self) -> int:
-        """Reads and writes that the disk refused."""
+        """Reads and writes that failed on disk."""
         return self._disk.faults if self._disk else 0
 
     @property
@@ -37,24 +37,24 @@ class TileCache:
         return self._disk.held if self._disk else 0
 
     def remembered(self, key: str) -> bytes | None:
-        """The value of a key that is in memory."""
+        """Return the value of a key in memory, or None."""
         return self._recent.get(key)
 
     def remember(self, key: str, value: bytes) -> None:
-        """Keep a value in memory."""
+        """Store a value in memory."""
         self._recent.put(key, value, len(value))
 
     def read(self, key: str) -> bytes | None:
-        """The value of a key on disk, None where there is none."""
+        """Return the value of a key on disk, or None."""
         return self._disk.get(key) if self._disk else None
 
     def write(self, key: str, value: bytes) -> None:
-        """Keep a value on disk."""
+        """Store a value on disk."""
         if self._disk:
             self._disk.put(key, value)
 
     def close(self) -> None:
-        """Forget what is in memory and close the disk's part."""
+        """Clear the memory and close the disk cache."""
         self._recent.clear()
         if self._disk:
             self._disk.close()

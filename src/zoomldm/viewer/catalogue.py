@@ -1,4 +1,4 @@
-"""What one viewer serves: slides and archives under opaque ids, and which belongs to which."""
+"""What a viewer serves: slides and archives under opaque ids, and which belong together."""
 
 import hashlib
 import math
@@ -23,20 +23,20 @@ from zoomldm.viewer.overlays import Overlay
 from zoomldm.viewer.pictures import ArchivePicture, Picture, SlidePicture, sizes_of
 
 ID = 12  # hexadecimal digits of an id
-VERSION = 16  # of what a tile's pixels are a function of
+VERSION = 16  # of the digest of all that a tile's pixels depend on
 
 
 @dataclass
 class Entry:
-    """One slide or archive that is shown.
+    """A slide or archive that is shown.
 
     Attributes:
-        id: opaque, from a digest: links to it hold after a restart.
-        name: of the slide, as shown to people; never a path.
-        kind: which of both it is.
+        id: opaque id, from a digest, so links survive a restart.
+        name: display name of the slide; never a path.
+        kind: archive or slide.
         picture: its pixels.
-        seed: first seed that is shown.
-        original: id of the slide that an archive was made from, where that is open too.
+        seed: seed that is shown first.
+        original: id of the slide that the archive was made from, if that is open too.
         overlays: what is drawn over it.
     """
 
@@ -55,7 +55,7 @@ class Entry:
         self.version = self.picture.digest[:VERSION]
 
     def vectors(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Places (n, 2) and unit embeddings (n, D) of an archive's tissue tiles."""
+        """Return places (n, 2) and unit embeddings (n, D) of an archive's tissue tiles."""
         assert isinstance(self.picture, ArchivePicture)
         with self._lock:
             if self._vectors is None:
@@ -67,7 +67,7 @@ class Entry:
             return self._vectors
 
     def facts(self) -> dict[str, Any]:
-        """What a page needs to know of it: geometry, levels, and an archive's own facts."""
+        """Return what a page needs: geometry, levels, and facts of the archive or slide."""
         width, height = self.picture.size
         picture = self.picture
         return {
@@ -139,7 +139,7 @@ class Catalogue:
     """Entries by id.
 
     Args:
-        entries: in the order in which they are shown.
+        entries: entries in display order.
     """
 
     def __init__(self, entries: Sequence[Entry]) -> None:
@@ -148,30 +148,30 @@ class Catalogue:
             raise ConfigError("one archive or slide was given twice; name each of them once")
 
     def get(self, name: str) -> Entry | None:
-        """The entry of an id, None where there is none."""
+        """Return the entry of an id, or None."""
         return self.entries.get(name)
 
     def archives(self) -> list[Entry]:
-        """Those that are archives."""
+        """List the entries that are archives."""
         return [e for e in self.entries.values() if isinstance(e.picture, ArchivePicture)]
 
     def close(self) -> None:
-        """Give all files back."""
+        """Close all files."""
         for entry in self.entries.values():
             entry.picture.close()
 
     def similar(self, entry: Entry, row: int, col: int, count: int) -> list[dict[str, Any]]:
-        """Tissue tiles whose embeddings are nearest to one tile's, in all archives of its encoder.
+        """Find tissue tiles with embeddings nearest to one tile's, in all archives of its encoder.
 
         Args:
             entry: the archive of the tile.
-            row: of the tile.
-            col: of the tile.
-            count: most that are wanted.
+            row: row of the tile.
+            col: column of the tile.
+            count: maximum number of results.
 
         Returns:
             `slide` (id), `row`, `col` and `cosine` of each, nearest first; the tile itself and
-            its eight neighbours, which nobody asks for, are left out. Empty for background.
+            its eight neighbours are left out. Empty for background.
         """
         picture = entry.picture
         assert isinstance(picture, ArchivePicture)
@@ -208,18 +208,18 @@ def open_catalogue(
     options: RenderOptions | None = None,
     mpp: float | None = None,
 ) -> Catalogue:
-    """Open archives and slides, and find out which slide each archive was made from.
+    """Open archives and slides, and find the slide that each archive was made from.
 
-    An archive knows its slide by a digest of the file's content; where it doesn't (archives
-    before version 1.2), a single original of the same size is taken for it.
+    An archive identifies its slide by a digest of the file's content. If it has none (archives
+    before version 1.2), a single original of the same size is taken.
 
     Args:
         paths: archives (.zldm), or their URLs, and slides.
         originals: slides that the archives were made from.
-        overlays: what is drawn over the archives, or over the slides where there are none.
-        pipeline: for the archives; needed where there is any.
-        options: of rendering; None takes the pipeline's own.
-        mpp: of slides that don't know theirs.
+        overlays: overlays for the archives, or for the slides if there are no archives.
+        pipeline: pipeline of the archives; required if there are any.
+        options: rendering options; None takes the defaults.
+        mpp: micrometres per pixel of slides that don't state it.
 
     Raises:
         ArchiveError, SlideError: a file that can't be opened.
@@ -268,14 +268,14 @@ def open_catalogue(
 
 
 def _id(digest: str) -> str:
-    """Opaque id of what a digest stands for."""
+    """Derive an opaque id from a digest."""
     return hashlib.sha256(f"zoomldm view {digest}".encode()).hexdigest()[:ID]
 
 
 def _mates(
     archives: Sequence[Entry], slide: Slide, content: str, loose: bool, count: int
 ) -> list[Entry]:
-    """Archives that were made from a slide."""
+    """Find the archives that were made from a slide."""
     found, unknown = [], []
     for entry in archives:
         picture = entry.picture
@@ -291,7 +291,7 @@ def _mates(
 
 
 def _overlay(entries: Sequence[Entry], overlays: Sequence[Overlay]) -> None:
-    """Give each overlay to the entry that it names, or to all."""
+    """Attach each overlay to the entry that it names, or to all."""
     for overlay in overlays:
         stem = overlay.name.split(".")[0]
         named = [e for e in entries if e.name.split(".")[0] == stem]

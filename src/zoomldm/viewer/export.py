@@ -1,4 +1,4 @@
-"""The viewer as a folder of files that any file server serves: a bounded region and its levels."""
+"""The viewer as static files for any file server: a bounded region and its levels."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ from zoomldm.viewer.regions import NOTICE
 from zoomldm.viewer.tiles import TileKey, encode
 
 MOST_TILES = 20_000
-WHOLE = 3  # from 2.5x up levels are written whole: a region is then seen in its place
+WHOLE = 3  # levels from 2.5x up are written whole, to show a region in context
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class PageReport(Report):
     """What was written.
 
     Attributes:
-        folder: where the page lies.
-        tiles: in all.
-        bytes: of the tiles.
-        levels: that each slide has there, by its name.
+        folder: folder of the page.
+        tiles: number of tiles.
+        bytes: bytes of the tiles.
+        levels: levels written for each slide, by its name.
     """
 
     folder: Path
@@ -40,7 +40,7 @@ class PageReport(Report):
 
 @dataclass(frozen=True)
 class _Part:
-    """Tiles of one entry's level that are exported, as ranges of columns and rows."""
+    """Exported tiles of one level of an entry, as ranges of columns and rows."""
 
     entry: Entry
     level: int
@@ -61,13 +61,13 @@ def export_page(
     most: int = MOST_TILES,
     progress: Progress = silent,
 ) -> PageReport:
-    """Write the page with the tiles of a region, from a level up, and coarse levels whole.
+    """Write the page with the tiles of a region, from a level up, and whole coarse levels.
 
     Args:
         catalogue: what is shown.
         page: folder of the page's own files.
-        folder: what is written; it appears whole or not at all.
-        level: finest that is written; None takes 5x, or 20x where a region is given.
+        folder: output folder; it appears whole or not at all.
+        level: finest level to write; None takes 5x, or 20x if a region is given.
         region: x, y, w, h in px of the 0.5 mpp raster; None is the whole slide.
         most: tiles in all.
         progress: see `zoomldm.verbs.Progress`.
@@ -148,12 +148,12 @@ def _facts(entry: Entry, finest: int, region: tuple[int, int, int, int] | None) 
     facts = entry.facts()
     facts["finest"], facts["whole_from"] = finest, WHOLE
     facts["region"] = list(region) if region else None
-    facts["confidence"] = False  # of tiles that are made while one looks
+    facts["confidence"] = False  # only known for tiles that a server generates
     return facts
 
 
 def _write_extras(out: Path, catalogue: Catalogue) -> None:
-    """Tissue and overlays, where the page looks for them."""
+    """Write tissue and overlays where the page looks for them."""
     for entry in catalogue.entries.values():
         place = out / "api" / "slides" / entry.id
         for number, overlay in enumerate(entry.overlays):
@@ -167,7 +167,7 @@ def _write_extras(out: Path, catalogue: Catalogue) -> None:
 
 
 def tissue_picture(picture: ArchivePicture) -> bytes:
-    """A PNG of an archive's tissue, one pixel a tile: white is tissue, black is background."""
+    """Encode an archive's tissue as PNG, one pixel per tile: white tissue, black background."""
     return encode((picture.archive.mask[..., None].repeat(3, 2) * 255).astype("uint8"), "png")
 
 

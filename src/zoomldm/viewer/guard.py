@@ -1,4 +1,4 @@
-"""What stands before every route: host, token, sites that may ask; headers; log."""
+"""Checks before every route (host, token, requesting site), headers and log."""
 
 import ipaddress
 import json
@@ -15,9 +15,9 @@ from zoomldm.viewer.telemetry import Telemetry
 COOKIE = "zoomldm_token"
 LONGEST_PATH = 2048
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_GONE = 499  # as nginx logs a client that left
+_GONE = 499  # nginx's status for a client that left
 
-# The hash is that of nothing: the page holds an empty style in the place of OpenSeadragon's.
+# The hash is of the empty string: the page holds an empty style in place of OpenSeadragon's.
 _POLICY = (
     "default-src 'none'; script-src 'self'; "
     "style-src 'self' 'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='; "
@@ -35,7 +35,7 @@ _HEADERS = [
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a server bound to a host is reached from this machine alone."""
+    """Return whether a server bound to a host is reachable from this machine only."""
     if host == "localhost":
         return True
     try:
@@ -45,11 +45,11 @@ def is_loopback(host: str) -> bool:
 
 
 def names_of(host: str, others: Collection[str] = ()) -> frozenset[str]:
-    """Names under which a server bound to a host may be asked for; the empty one is any address.
+    """Names that requests to a server on a host may use; the empty name stands for any address.
 
     Args:
-        host: what it is bound to.
-        others: further names, of a proxy for example.
+        host: host that the server is bound to.
+        others: further names, for example of a proxy.
     """
     found = {*LOOPBACK, host.lower(), *(name.lower() for name in others)}
     if host in ("0.0.0.0", "::"):  # noqa: S104
@@ -58,12 +58,12 @@ def names_of(host: str, others: Collection[str] = ()) -> frozenset[str]:
 
 
 class Guard:
-    """ASGI middleware: refuses what is not meant for this server, and dresses every answer.
+    """ASGI middleware: refuses what is not meant for this server, and adds headers to answers.
 
     Args:
-        app: what comes next.
+        app: the next application.
         names: host names that requests may be for; see `names_of`.
-        token: that every request but those of the page itself must bring; None asks for none.
+        token: token that all requests but those for the page itself must carry; None for none.
         telemetry: where answers are counted.
     """
 
@@ -110,7 +110,7 @@ class Guard:
             )
 
     def _refused(self, scope: Scope) -> tuple[int, str] | None:
-        """Status and reason of a request that goes no further, None for one that does."""
+        """Return status and reason if the request is refused, else None."""
         headers: dict[bytes, bytes] = {}
         for name, value in scope["headers"]:
             if name == b"host" and name in headers:
@@ -121,11 +121,11 @@ class Guard:
             return 414, "the path is too long"
         host = headers.get(b"host", b"").decode("latin-1")
         if not self._known_host(host):
-            return 421, f"this server is not {host[:100]!r}; start it with --allow-host for that"
+            return 421, f"this server is not {host[:100]!r}; allow that name with --allow-host"
         opening = path == "/" or path.startswith("/static/") or path == "/health"
         site = headers.get(b"sec-fetch-site", b"none")
         if site == b"cross-site" and path != "/":
-            return 403, "asked for by another site"
+            return 403, "requested by another site"
         if self.token and not opening and not self._has_token(headers):
             return 401, "a token is needed: open the address that the server printed"
         return None
@@ -139,7 +139,7 @@ class Guard:
             return True
         if "" not in self.names:
             return False
-        try:  # an address, which no rebound name can be
+        try:  # an address; DNS rebinding needs a name
             ipaddress.ip_address(name)
         except ValueError:
             return False

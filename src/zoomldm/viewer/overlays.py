@@ -1,4 +1,4 @@
-"""GeoJSON over a slide: attention of a MIL run, tissue, annotations."""
+"""GeoJSON overlays of a slide: attention of a MIL run, tissue, annotations."""
 
 import json
 import math
@@ -22,12 +22,12 @@ _SHAPES = {
 
 @dataclass(frozen=True)
 class Overlay:
-    """What a GeoJSON file says, checked.
+    """Checked content of a GeoJSON file.
 
     Attributes:
-        name: of the file.
-        count: features.
-        text: the part of it that a page draws, as JSON: geometries, names and measurements.
+        name: name of the file.
+        count: number of features.
+        text: the part that a page draws, as JSON: geometries, names and measurements.
     """
 
     name: str
@@ -39,13 +39,13 @@ def read_overlay(path: Path) -> Overlay:
     """Read a GeoJSON file in pixels of the 0.5 mpp raster, as `zoomldm mil` and QuPath write it.
 
     Raises:
-        ConfigError: not GeoJSON, too large, or with coordinates that are no finite numbers.
+        ConfigError: not GeoJSON, too large, or with coordinates that are not finite numbers.
     """
     try:
         size = path.stat().st_size
         if size > MOST_BYTES:
             raise ConfigError(
-                f"{path}: has {size / 1e6:.0f} MB; an overlay takes up to {MOST_BYTES >> 20} MiB"
+                f"{path}: is {size / 1e6:.0f} MB; an overlay may have up to {MOST_BYTES >> 20} MiB"
             )
         value = json.loads(path.read_bytes())
     except OSError as error:
@@ -57,7 +57,7 @@ def read_overlay(path: Path) -> Overlay:
         raise ConfigError(f"{path}: is not GeoJSON; expected a FeatureCollection of features")
     if len(features) > MOST_FEATURES:
         raise ConfigError(
-            f"{path}: has {len(features)} features; an overlay takes up to {MOST_FEATURES}"
+            f"{path}: has {len(features)} features; an overlay may have up to {MOST_FEATURES}"
         )
     kept = []
     for number, feature in enumerate(features):
@@ -67,7 +67,7 @@ def read_overlay(path: Path) -> Overlay:
         kind = geometry.get("type") if isinstance(geometry, dict) else None
         if kind not in _SHAPES or not _numbers(geometry.get("coordinates"), _SHAPES[kind]):
             raise ConfigError(
-                f"{path}: feature {number} is no {', '.join(_SHAPES)} of finite numbers; "
+                f"{path}: feature {number} is not a {', '.join(_SHAPES)} of finite numbers; "
                 "give coordinates in pixels of the 0.5 mpp raster"
             )
         kept.append(
@@ -81,7 +81,7 @@ def read_overlay(path: Path) -> Overlay:
 
 
 def _features(value: Any) -> list[Any] | None:
-    if isinstance(value, list):  # as QuPath may write it
+    if isinstance(value, list):  # QuPath may write a plain list
         return value
     if not isinstance(value, dict):
         return None
@@ -92,7 +92,7 @@ def _features(value: Any) -> list[Any] | None:
 
 
 def _numbers(value: Any, depth: int) -> bool:
-    """Whether a value is positions of two numbers or more, nested so deep."""
+    """Return whether a value holds positions of two or more numbers at this nesting depth."""
     if not isinstance(value, list):
         return False
     if depth:
@@ -104,7 +104,7 @@ def _numbers(value: Any, depth: int) -> bool:
 
 
 def _properties(value: Any) -> dict[str, Any]:
-    """Name, value and colour of a feature, where it has them."""
+    """Return name and value of a feature, if it has them."""
     if not isinstance(value, dict):
         return {}
     found: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""What a viewer shows: pixels of a slide or of an archive, at the eight levels of one raster."""
+"""What a viewer shows: pixels of a slide or an archive at the eight levels of one raster."""
 
 import hashlib
 import threading
@@ -20,7 +20,7 @@ from zoomldm.rendering.opening import open_renderer
 from zoomldm.rendering.renderer import Renderer, source_digest
 from zoomldm.slides.slide import Slide
 
-SEEDS = 4  # renderers kept at once, one a seed
+SEEDS = 4  # renderers cached at once, one per seed
 RENDERER_BYTES = 96 << 20
 MOST_SEED = 2**32 - 1
 
@@ -28,7 +28,7 @@ Pixels = NDArray[np.uint8]
 
 
 class GoneError(ZoomLDMError):
-    """A file that was replaced or removed while it was being shown."""
+    """A file was replaced or removed while it was being shown."""
 
 
 class Picture(Protocol):
@@ -38,29 +38,29 @@ class Picture(Protocol):
     digest: str
 
     def is_real(self, level: int) -> bool:
-        """Whether a level's pixels are the slide's own, or else generated."""
+        """Return whether a level's pixels are the slide's own, not generated."""
         ...
 
     def read(self, seed: int, level: int, x: int, y: int, w: int, h: int) -> Pixels:
-        """A region in px of a level, (h, w, 3) uint8 sRGB; white outside."""
+        """Read a region in px of a level as (h, w, 3) uint8 sRGB; white outside."""
         ...
 
     def provenance(self, seed: int) -> dict[str, Any]:
-        """What the pixels are a function of."""
+        """Return what the pixels depend on."""
         ...
 
     def check(self) -> None:
-        """Raise GoneError where the file is no longer the one that was opened."""
+        """Raise GoneError if the file is no longer the one that was opened."""
         ...
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         ...
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a file looked like when it was opened."""
+    """State of a file when it was opened."""
 
     path: Path | RemotePath
     stamp: tuple[int, int, int] | None
@@ -82,7 +82,7 @@ def _gone(name: str, found: object) -> GoneError:
 
 def _stamp(path: Path | RemotePath) -> tuple[int, int, int] | None:
     if not isinstance(path, Path):
-        return None  # not asked for at every tile: what lies behind a URL is told when it is read
+        return None  # URLs are not checked for every tile: a read detects changes
     try:
         found = path.stat()
     except OSError:
@@ -94,8 +94,8 @@ class SlidePicture:
     """A slide as it was scanned, at the exact mpp of each level.
 
     Args:
-        slide: the slide, closed with this.
-        digest: of what its file holds.
+        slide: the slide, closed with this object.
+        digest: digest of the file's content.
     """
 
     def __init__(self, slide: Slide, digest: str) -> None:
@@ -105,7 +105,7 @@ class SlidePicture:
         self._seen = _Seen.of(slide.path)
 
     def is_real(self, level: int) -> bool:
-        """True: every pixel is the scanner's."""
+        """Return True: every pixel is the scanner's."""
         return True
 
     def read(self, seed: int, level: int, x: int, y: int, w: int, h: int) -> Pixels:
@@ -117,7 +117,7 @@ class SlidePicture:
             raise
 
     def provenance(self, seed: int) -> dict[str, Any]:
-        """Digest and scale of the slide."""
+        """Return digest and scale of the slide."""
         return {
             "slide_digest": self.digest,
             "mpp": [self.slide.mpp_x, self.slide.mpp_y],
@@ -135,15 +135,15 @@ class SlidePicture:
 
 
 class ArchivePicture:
-    """An archive: stored pixels where it has them, generated ones at the finer levels.
+    """An archive: stored pixels where available, generated ones at finer levels.
 
     Args:
-        archive: the archive, closed with this.
-        pipeline: the one whose patch encoder made it.
-        options: how to render; each seed takes its own.
+        archive: the archive, closed with this object.
+        pipeline: the pipeline whose patch encoder made the archive.
+        options: how to render; the seed is replaced by the requested one.
 
     Raises:
-        ArchiveError: made with another patch encoder.
+        ArchiveError: the archive was made with another patch encoder.
     """
 
     def __init__(self, archive: Archive, pipeline: ZoomLDMPipeline, options: RenderOptions) -> None:
@@ -154,12 +154,12 @@ class ArchivePicture:
         self._seen = _Seen.of(archive.path)
         self._opening = threading.Lock()
         self._renderers: OrderedDict[int, tuple[Renderer, threading.Lock]] = OrderedDict()
-        drawn = self._renderer(options.seed)[0].provenance()  # what does not fit is refused here
+        drawn = self._renderer(options.seed)[0].provenance()  # refuses a mismatch here
         whole = f"{source_digest({**drawn, 'seed': 0})} {pipeline.device.type}"
         self.digest = hashlib.sha256(whole.encode()).hexdigest()
 
     def is_real(self, level: int) -> bool:
-        """Whether the level is stored pixels."""
+        """Return whether the level is made of stored pixels."""
         return level >= self._real_from
 
     def _renderer(self, seed: int) -> tuple[Renderer, threading.Lock]:
@@ -169,13 +169,13 @@ class ArchivePicture:
                 made = open_renderer(self.archive, self.pipeline, options, memory=RENDERER_BYTES)
                 self._renderers[seed] = made, threading.Lock()
                 while len(self._renderers) > SEEDS:
-                    # One that another thread still reads from lives until it is done.
+                    # A renderer that another thread still reads from lives until that is done.
                     self._renderers.popitem(last=False)
             self._renderers.move_to_end(seed)
             return self._renderers[seed]
 
     def read(self, seed: int, level: int, x: int, y: int, w: int, h: int) -> Pixels:
-        """See `Picture`. Generated levels are read by one thread at a time for each seed."""
+        """See `Picture`. One thread at a time reads the generated levels of a seed."""
         try:
             if self.base is not None and self.is_real(level):
                 return self.base.read_level(level, x, y, w, h)
@@ -189,24 +189,24 @@ class ArchivePicture:
             raise
 
     def provenance(self, seed: int) -> dict[str, Any]:
-        """Digests, options, and which levels are real."""
+        """Return digests, options, and which levels are real."""
         return self._renderer(seed)[0].provenance()
 
     @property
     def describes(self) -> bool:
-        """Whether there are embeddings, and a network that says how well tiles keep them."""
+        """Whether there are embeddings, and a network to compare tiles with them."""
         return self.pipeline.patch_encoder is not None and not self.archive.generated
 
     def confidence(self, row: int, col: int, tile: Pixels) -> float | None:
         """Cosine (-1 to 1) between a tile's stored embedding and that of its generated pixels.
 
         Args:
-            row: of the tile.
-            col: of the tile.
-            tile: (256, 256, 3) uint8 sRGB, what was generated for it.
+            row: row of the tile.
+            col: column of the tile.
+            tile: (256, 256, 3) uint8 sRGB, the generated pixels.
 
         Returns:
-            None where the tile is no tissue, the pipeline has no patch encoder, or the slide is
+            None if the tile is not tissue, the pipeline has no patch encoder, or the slide is
             imaginary.
         """
         if not self.describes or not self.archive.mask[row, col]:
@@ -228,5 +228,5 @@ class ArchivePicture:
 
 
 def sizes_of(picture: Picture) -> list[tuple[int, int]]:
-    """Width and height (px) of a picture at levels 0 to 7."""
+    """Return width and height (px) at levels 0 to 7."""
     return [level_size(*picture.size, level) for level in range(COUNT)]

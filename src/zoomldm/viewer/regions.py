@@ -1,4 +1,4 @@
-"""The region on a screen as a file: PNG or TIFF, with where its pixels come from."""
+"""The region on screen as a PNG or TIFF file that records the origin of its pixels."""
 
 import io
 import json
@@ -19,10 +19,10 @@ NOTICE = "Regenerated, not for diagnosis"
 
 
 def check_region(entry: Entry, level: int, x: int, y: int, w: int, h: int) -> None:
-    """Refuse a region that is not inside a level, or too large to be made at once.
+    """Refuse a region that is not inside a level, or is too large for one request.
 
     Raises:
-        RegionError: saying which.
+        RegionError: the reason.
     """
     if not 0 <= level < COUNT:
         raise RegionError(f"level {level} does not exist; expected 0 to {COUNT - 1}")
@@ -46,7 +46,7 @@ def region_file(
     region: tuple[int, int, int, int],
     kind: Literal["png", "tif"],
 ) -> bytes:
-    """A region (x, y, w, h in px of a level) as a PNG or TIFF that says what it shows."""
+    """Encode a region (x, y, w, h in px of a level) as a PNG or TIFF with its provenance."""
     x, y, w, h = region
     picture = entry.picture
     picture.check()

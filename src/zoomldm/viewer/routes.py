@@ -1,4 +1,4 @@
-"""The routes: slides, tiles, regions, what is drawn over them, and how the server is."""
+"""The routes: slides, tiles, regions, overlays, and the state of the server."""
 
 import asyncio
 import time
@@ -22,7 +22,7 @@ router = APIRouter()
 Result = TypeVar("Result")
 
 FOREVER = "private, max-age=31536000, immutable"
-BLOCK = 4096  # tiles whose confidence is asked for at once
+BLOCK = 4096  # tiles per request for confidence
 SIMILAR = 50
 _STARTED = time.monotonic()
 
@@ -35,7 +35,7 @@ Pixel = Annotated[int, Query(ge=0, le=2**31)]
 
 
 class Fault(BaseModel):
-    """What every refusal says, in one line."""
+    """A refusal, in one line."""
 
     error: str
 
@@ -44,12 +44,12 @@ _FAULTS: dict[int | str, dict[str, Any]] = {
     code: {"model": Fault, "description": text}
     for code, text in {
         401: "A token is needed.",
-        404: "Nothing of that name, or outside of it.",
-        410: "Its file was replaced or removed.",
+        404: "No such thing, or outside of it.",
+        410: "The file was replaced or removed.",
         421: "Not a name of this server.",
-        422: "A parameter that can't be.",
-        500: "Its pixels can't be read.",
-        503: "Too much waits; see Retry-After.",
+        422: "An invalid parameter.",
+        500: "The pixels can't be read.",
+        503: "Too many requests waiting; see Retry-After.",
     }.items()
 }
 
@@ -69,7 +69,7 @@ def _archive(request: Request, name: str) -> tuple[Entry, ArchivePicture]:
 
 
 async def _wanted(request: Request, work: Coroutine[Any, Any, Result]) -> Result | None:
-    """What a coroutine returns; it is cancelled, and None comes back, when the client leaves."""
+    """Await a coroutine; if the client leaves first, cancel it and return None."""
     task = asyncio.ensure_future(work)
     await asyncio.sleep(0)
     if task.done():  # the common case: a tile in memory
@@ -93,7 +93,7 @@ _LEFT = Response(status_code=499)  # nobody reads it
 
 
 def _urgency(request: Request) -> int:
-    """`u` of the header Priority (RFC 9218, section 4.1)."""
+    """Read `u` from the Priority header (RFC 9218, section 4.1)."""
     for part in request.headers.get("priority", "").split(","):
         name, _, value = part.strip().partition("=")
         if name == "u" and len(value) == 1 and value in "01234567":
@@ -103,7 +103,7 @@ def _urgency(request: Request) -> int:
 
 @router.get("/api/slides.json", responses={401: _FAULTS[401]})
 async def slides(request: Request) -> dict[str, Any]:
-    """All slides and archives that are shown, and what the page may do."""
+    """List all slides and archives shown, and what the page may do."""
     entries = request.app.state.catalogue.entries.values()
     return {
         "version": __version__,
@@ -130,7 +130,7 @@ async def tile(
     row: Place,
     extension: Annotated[Literal["jpg", "webp", "png"], Path()],
 ) -> Response:
-    """One tile of 256 px; it never changes, for its path names all that it is a function of."""
+    """Return a tile of 256 px; it never changes, since its path names all that it depends on."""
     entry = _entry(request, slide)
     key = TileKey(slide, version, seed, level, col, row, extension)
     check_tile(entry, key)
@@ -166,10 +166,10 @@ async def region(
     w: Pixel,
     h: Pixel,
 ) -> Response:
-    """A region in px of a level as a file that says where its pixels come from."""
+    """Return a region in px of a level as a file that records the origin of its pixels."""
     entry = _entry(request, slide)
     if version != entry.version:
-        raise HTTPException(404, "these pixels are of another archive, pipeline or setting")
+        raise HTTPException(404, "these pixels belong to another archive, pipeline or setting")
     check_seed(entry, seed)
     check_region(entry, level, x, y, w, h)
     service = request.app.state.service
@@ -199,7 +199,7 @@ async def similar(
     col: Annotated[int, Query(ge=0, le=2**24)],
     count: Annotated[int, Query(ge=1, le=SIMILAR)] = 10,
 ) -> dict[str, Any]:
-    """Tissue tiles most like one tile by their embeddings, in all archives shown."""
+    """Find the tissue tiles most similar to one tile by embedding, in all archives shown."""
     entry, picture = _archive(request, slide)
     if row >= picture.archive.rows or col >= picture.archive.cols:
         raise HTTPException(404, "no such tile")
@@ -219,7 +219,7 @@ async def similar(
     responses={200: {"content": {"image/png": {}}}, **_FAULTS},
 )
 async def tissue(request: Request, slide: Id, version: Version) -> Response:
-    """An archive's tissue, one pixel a tile: white is tissue, black is background."""
+    """Return an archive's tissue, one pixel per tile: white tissue, black background."""
     entry, picture = _archive(request, slide)
     if version != entry.version:
         raise HTTPException(404, "no such version")
@@ -239,7 +239,7 @@ async def confidence(
     rows: Annotated[int, Query(ge=1, le=BLOCK)],
     cols: Annotated[int, Query(ge=1, le=BLOCK)],
 ) -> dict[str, Any]:
-    """Cosines of stored embeddings with those of what was generated, of tiles made so far."""
+    """Return cosines of stored and regenerated embeddings, for the tiles generated so far."""
     entry, picture = _archive(request, slide)
     if version != entry.version:
         raise HTTPException(404, "no such version")
@@ -255,7 +255,7 @@ async def confidence(
 async def overlay(
     request: Request, slide: Id, number: Annotated[int, Path(ge=0, le=1000)]
 ) -> Response:
-    """What a GeoJSON file draws over a slide."""
+    """Return a GeoJSON overlay of a slide."""
     overlays = _entry(request, slide).overlays
     if number >= len(overlays):
         raise HTTPException(404, "no such overlay")
@@ -268,7 +268,7 @@ async def overlay(
     responses={200: {"content": {"application/xml": {}}}, **_FAULTS},
 )
 async def deep_zoom(request: Request, slide: Id, seed: Seed) -> Response:
-    """A slide's Deep Zoom description, for other viewers."""
+    """Return a slide's Deep Zoom description, for other viewers."""
     entry = _entry(request, slide)
     check_seed(entry, seed)
     width, height = entry.picture.size
@@ -293,7 +293,7 @@ async def deep_zoom_tile(
     col: Place,
     row: Place,
 ) -> Response:
-    """A tile by Deep Zoom's numbering, whose highest level is 20x; the coarsest eight are there."""
+    """Return a tile by Deep Zoom numbering; the highest level is 20x, and eight levels exist."""
     entry = _entry(request, slide)
     level = (max(entry.picture.size) - 1).bit_length() - zoom
     if not 0 <= level <= COARSEST:
@@ -302,14 +302,14 @@ async def deep_zoom_tile(
 
 
 class Session(BaseModel):
-    """That a browser's cookie is set."""
+    """Confirmation that the browser's cookie is set."""
 
     ok: bool
 
 
 @router.post("/api/session", responses={401: _FAULTS[401]})
 async def session(request: Request, response: Response) -> Session:
-    """Keep the token that this request brought in a cookie, for what a page loads by itself."""
+    """Store the request's token in a cookie, for requests that the page makes by itself."""
     token = request.app.state.settings.token
     if token:
         response.set_cookie(COOKIE, token, httponly=True, samesite="strict", path="/")
@@ -318,7 +318,7 @@ async def session(request: Request, response: Response) -> Session:
 
 @router.get("/health")
 async def health(request: Request) -> dict[str, Any]:
-    """That the server answers, and how much waits."""
+    """Report that the server is up, and how many calls wait."""
     service = request.app.state.service
     return {
         "status": "ok",
@@ -334,6 +334,6 @@ async def health(request: Request) -> dict[str, Any]:
     responses={200: {"content": {"text/plain": {}}}, 401: _FAULTS[401]},
 )
 async def metrics(request: Request) -> Response:
-    """Counters and times in Prometheus' text format."""
+    """Return counters and times in Prometheus' text format."""
     page = await asyncio.to_thread(request.app.state.telemetry.page)
     return Response(page, media_type=MEDIA_TYPE)

@@ -1,4 +1,4 @@
-"""Running a viewer: uvicorn on a socket, a browser, an end without loose ends."""
+"""Running a viewer: uvicorn on a socket, a browser, and a clean shutdown."""
 
 import asyncio
 import socket
@@ -14,15 +14,15 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from zoomldm.errors import ConfigError
 from zoomldm.viewer.guard import is_loopback
 
-HEADERS_WITHIN = 10.0  # seconds in which a client must have sent its request's head
+HEADERS_WITHIN = 10.0  # seconds for a client to send its request head
 CONNECTIONS = 1000
-GRACE = 10  # seconds in which open answers may end
+GRACE = 10  # seconds for open answers to finish on shutdown
 
 
 def patient(kind: type) -> type:
-    """A protocol of uvicorn's that closes connections whose request's head does not come.
+    """Subclass a uvicorn protocol to close connections whose request head does not arrive.
 
-    uvicorn waits for it for ever: a few hundred clients that send a byte a minute would take all
+    uvicorn waits forever, so a few hundred clients that send a byte a minute would take all
     connections.
     """
 
@@ -43,7 +43,7 @@ def patient(kind: type) -> type:
             if self.cycle is not before:
                 self._stop()
             elif self._deadline is None and (self.cycle is None or self.cycle.response_complete):
-                self._wait()  # a further request on a kept connection has begun
+                self._wait()  # another request on a kept-alive connection has begun
 
         def _wait(self) -> None:
             self._deadline = self.loop.call_later(HEADERS_WITHIN, self._give_up)
@@ -62,7 +62,7 @@ def patient(kind: type) -> type:
 
 
 def fastest_protocol() -> type:
-    """Uvicorn's protocol on httptools where that is installed, else on h11."""
+    """Return uvicorn's protocol on httptools if installed, else on h11."""
     try:
         import httptools  # noqa: F401
     except ImportError:
@@ -73,7 +73,7 @@ def fastest_protocol() -> type:
 
 
 def fastest_loop() -> Literal["uvloop", "asyncio"]:
-    """The event loop of uvloop where that is installed, else Python's own."""
+    """Return uvloop if installed, else Python's own event loop."""
     try:
         import uvloop  # noqa: F401
     except ImportError:
@@ -82,14 +82,14 @@ def fastest_loop() -> Literal["uvloop", "asyncio"]:
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """A listening socket.
+    """Open a listening socket.
 
     Args:
         host: name or address.
-        port: 0 takes a free one.
+        port: port number; 0 picks a free one.
 
     Raises:
-        ConfigError: the port is taken, or no such address here.
+        ConfigError: the port is taken, or this machine has no such address.
     """
     try:
         family, kind, proto, _, address = socket.getaddrinfo(
@@ -107,7 +107,7 @@ def bound(host: str, port: int) -> socket.socket:
 
 
 def address_of(made: socket.socket, host: str, token: str | None = None) -> str:
-    """URL of a server on a socket; the token stands where browsers do not send it."""
+    """Return the URL of a server; the token goes in the fragment, which browsers don't send."""
     port = made.getsockname()[1]
     name = "127.0.0.1" if is_loopback(host) and host != "localhost" else host
     if host in ("0.0.0.0", "::"):  # noqa: S104
@@ -122,12 +122,12 @@ def serve(
     url: str | None = None,
     ready: Callable[[uvicorn.Server], None] | None = None,
 ) -> None:
-    """Serve until the process is interrupted or terminated; open answers may end first.
+    """Serve until the process is interrupted or terminated; open answers may finish first.
 
     Args:
-        app: see `create_app`.
-        made: where to listen; see `bound`.
-        url: opened in a browser once the server listens; None opens none.
+        app: the application; see `create_app`.
+        made: socket to listen on; see `bound`.
+        url: URL to open in a browser once the server listens; None opens none.
         ready: called with the server before it starts.
     """
     config = uvicorn.Config(

@@ -1,4 +1,4 @@
-"""What a server says about itself: Prometheus metrics and an access log of JSON lines."""
+"""Prometheus metrics of a server, and an access log of JSON lines."""
 
 import json
 import logging
@@ -15,16 +15,16 @@ _BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
 
 
 class _Service:
-    """Metrics that are read off the tile service when someone asks."""
+    """Metrics read from the tile service on request."""
 
     def __init__(self, service: TileService) -> None:
         self.service = service
 
     def collect(self) -> Iterator[Metric]:
-        """What Prometheus calls."""
+        """Yield the metrics; called by Prometheus' client."""
         service = self.service
         hits = CounterMetricFamily(
-            "zoomldm_tiles", "Tiles asked for, by where they were found.", labels=["found"]
+            "zoomldm_tiles", "Tiles requested, by where they were found.", labels=["found"]
         )
         for where, count in service.hits.items():
             hits.add_metric([where], count)
@@ -33,7 +33,7 @@ class _Service:
             "zoomldm_work", "Calls of the work queues, by how they ended.", labels=["queue", "end"]
         )
         seconds = CounterMetricFamily(
-            "zoomldm_work_seconds", "Seconds spent on calls that were done.", labels=["queue"]
+            "zoomldm_work_seconds", "Seconds spent on finished calls.", labels=["queue"]
         )
         waiting = GaugeMetricFamily(
             "zoomldm_work_waiting", "Calls that have not begun.", labels=["queue"]
@@ -46,34 +46,34 @@ class _Service:
         yield done
         yield seconds
         yield waiting
-        cache = GaugeMetricFamily("zoomldm_cache_bytes", "Bytes kept.", labels=["where"])
+        cache = GaugeMetricFamily("zoomldm_cache_bytes", "Bytes cached.", labels=["where"])
         cache.add_metric(["memory"], service.cache.memory_bytes)
         cache.add_metric(["disk"], service.cache.disk_bytes)
         yield cache
         yield CounterMetricFamily(
-            "zoomldm_cache_faults", "Reads and writes that the disk refused.", service.cache.faults
+            "zoomldm_cache_faults", "Reads and writes that failed on disk.", service.cache.faults
         )
 
 
 class Telemetry:
-    """Metrics of one server, and its access log.
+    """Metrics and access log of one server.
 
     Args:
-        service: whose queues and cache are shown.
+        service: the service whose queues and cache are reported.
     """
 
     def __init__(self, service: TileService) -> None:
         self.registry = CollectorRegistry()
         self._seconds = Histogram(
             "zoomldm_request_seconds",
-            "Time of an answer, by kind of path.",
+            "Response time, by kind of path.",
             ["kind"],
             buckets=_BUCKETS,
             registry=self.registry,
         )
         self._requests = Counter(
             "zoomldm_requests",
-            "Answers, by kind of path and status.",
+            "Responses, by kind of path and status.",
             ["kind", "status"],
             registry=self.registry,
         )
@@ -83,7 +83,7 @@ class Telemetry:
     def seen(
         self, method: str, path: str, status: int, seconds: float, sent: int, client: str
     ) -> None:
-        """Count and log one answer."""
+        """Count and log one response."""
         kind = _kind(path)
         histogram, counters = self._kinds.setdefault(kind, (self._seconds.labels(kind), {}))
         histogram.observe(seconds)
@@ -102,7 +102,7 @@ class Telemetry:
             _log.info("%s", json.dumps(entry))
 
     def page(self) -> bytes:
-        """All metrics in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
 
@@ -110,7 +110,7 @@ _KNOWN = ("tiles", "regions", "api", "static", "dzi", "health", "metrics")
 
 
 def _kind(path: str) -> str:
-    """First part of a path: few values, whatever clients ask for."""
+    """Return the first part of a path: few values, whatever clients request."""
     first = path.split("/", 2)[1] if path.count("/") else ""
     if not first:
         return "page"

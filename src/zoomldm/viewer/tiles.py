@@ -1,4 +1,4 @@
-"""Tiles of 256 px of what is shown: from the cache, or made once for all that ask."""
+"""Tiles of 256 px: from the cache, or made once for all requests."""
 
 import io
 import struct
@@ -24,16 +24,16 @@ URGENCY = 3  # RFC 9218: 0 is the most urgent, 7 the least
 
 @dataclass(frozen=True)
 class TileKey:
-    """Which tile, encoded how.
+    """Which tile, and in which format.
 
     Attributes:
         slide: id of an entry.
-        version: digest of what its pixels are a function of, besides the seed.
-        seed: of the noise; 0 where nothing is generated.
+        version: digest of all that the pixels depend on besides the seed.
+        seed: noise seed; 0 if nothing is generated.
         level: 0 to 7.
-        col: of the level's tiles of 256 px.
-        row: of the level's tiles of 256 px.
-        format: of the file.
+        col: column among the level's tiles of 256 px.
+        row: row among the level's tiles of 256 px.
+        format: format of the file.
     """
 
     slide: str
@@ -55,10 +55,12 @@ def check_tile(entry: Entry, key: TileKey) -> None:
     """Refuse a tile that does not exist.
 
     Raises:
-        RegionError: of another version, seed or level, or outside the slide.
+        RegionError: the version, seed or level is wrong, or the tile is outside the slide.
     """
     if key.version != entry.version:
-        raise RegionError("these pixels are of another archive, pipeline or setting; load again")
+        raise RegionError(
+            "these pixels belong to another archive, pipeline or setting; reload the page"
+        )
     check_seed(entry, key.seed)
     if not 0 <= key.level < COUNT:
         raise RegionError(f"level {key.level} does not exist; expected 0 to {COUNT - 1}")
@@ -74,7 +76,7 @@ def check_seed(entry: Entry, seed: int) -> None:
     """Refuse a seed that can't be shown.
 
     Raises:
-        RegionError: out of range, or not 0 for a slide, of which nothing is generated.
+        RegionError: out of range, or not 0 for a slide, where nothing is generated.
     """
     most = MOST_SEED if entry.kind == "archive" else 0
     if not 0 <= seed <= most:
@@ -82,7 +84,7 @@ def check_seed(entry: Entry, seed: int) -> None:
 
 
 def encode(pixels: Pixels, kind: Format) -> bytes:
-    """Bytes of an image file of (h, w, 3) uint8 sRGB."""
+    """Encode (h, w, 3) uint8 sRGB as an image file."""
     image, out = Image.fromarray(np.ascontiguousarray(pixels)), io.BytesIO()
     if kind == "jpg":
         image.save(out, "JPEG", quality=QUALITY, subsampling=0)
@@ -94,11 +96,11 @@ def encode(pixels: Pixels, kind: Format) -> bytes:
 
 
 class TileService:
-    """Tiles by key. Stored pixels never wait behind generated ones, which one thread makes.
+    """Tiles by key. Stored pixels never wait behind generated ones, which have one thread.
 
     Args:
-        cache: where encoded tiles are kept.
-        most: tiles that may wait to be generated; as many again to be read.
+        cache: cache of encoded tiles.
+        most: tiles that may wait to be generated; four times as many may wait to be read.
     """
 
     def __init__(self, cache: TileCache, most: int = 256) -> None:
@@ -109,17 +111,17 @@ class TileService:
         self._confidence: dict[tuple[str, int], dict[tuple[int, int], float]] = {}
 
     async def tile(self, entry: Entry, key: TileKey, urgency: int = URGENCY) -> bytes:
-        """Bytes of a tile that `check_tile` let through.
+        """Return the bytes of a tile that `check_tile` accepted.
 
         Args:
-            entry: whose tile it is.
-            key: which.
-            urgency: 0 (most) to 7.
+            entry: entry of the tile.
+            key: the tile.
+            urgency: 0 (most urgent) to 7.
 
         Raises:
-            BusyError: too many wait.
-            GoneError: its file is no longer what was opened.
-            ZoomLDMError: it can't be read.
+            BusyError: too many tiles wait.
+            GoneError: the file is no longer the one that was opened.
+            ZoomLDMError: the tile can't be read.
         """
         name = key.text
         found = self.cache.remembered(name)
@@ -138,7 +140,7 @@ class TileService:
         return data
 
     def _make(self, entry: Entry, key: TileKey) -> bytes:
-        """Read or generate a tile, and keep it; in a worker thread."""
+        """Read or generate a tile and cache it on disk; runs in a worker thread."""
         picture, level = entry.picture, key.level
         picture.check()
         x, y = key.col * TILE, key.row * TILE
@@ -163,7 +165,7 @@ class TileService:
     async def confidence(
         self, entry: Entry, seed: int, rows: range, cols: range
     ) -> list[tuple[int, int, float]]:
-        """(row, col, cosine) of the tiles of a block that were generated at 20x so far."""
+        """Return (row, col, cosine) of a block's tiles generated at 20x so far."""
         picture = entry.picture
         assert isinstance(picture, ArchivePicture)
 
@@ -186,7 +188,7 @@ class TileService:
         return await self.reading.do(("confidence", entry.id, seed, rows, cols), look, (0,))
 
     async def close(self) -> None:
-        """Refuse what waits, wait for what is being made, close the cache."""
+        """Refuse waiting calls, wait for running ones, and close the cache."""
         await self.making.close()
         await self.reading.close()
         self.cache.close()

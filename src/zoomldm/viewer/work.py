@@ -1,4 +1,4 @@
-"""Work in threads, most urgent first: each thing once, however many wait for it."""
+"""Work in threads, most urgent first; each call runs once, however many wait for it."""
 
 import asyncio
 import heapq
@@ -14,10 +14,10 @@ Result = TypeVar("Result")
 
 
 class BusyError(Exception):
-    """The queue is full; `seconds` from now there should be room."""
+    """The queue is full; there should be room in `seconds`."""
 
     def __init__(self, seconds: int) -> None:
-        super().__init__(f"too much to make at once; try again in {seconds} s")
+        super().__init__(f"too many requests at once; try again in {seconds} s")
         self.seconds = seconds
 
 
@@ -43,15 +43,15 @@ class Counts:
 
 
 class WorkQueue:
-    """Calls functions in worker threads; for one event loop.
+    """Calls functions in worker threads, for one event loop.
 
-    Two requests of one key are one call. What nobody waits for any longer is not begun. Of what
-    waits, the lowest rank comes first, and of equal ranks the newest, for a viewer's last request
-    is what is being looked at.
+    Two requests with the same key share one call. A call that nobody waits for any longer is not
+    begun. The lowest rank comes first, and among equal ranks the newest, because a viewer's last
+    request is what is being looked at.
 
     Args:
-        workers: threads.
-        most: calls that may wait.
+        workers: number of threads.
+        most: number of calls that may wait.
     """
 
     def __init__(self, workers: int, most: int) -> None:
@@ -75,10 +75,10 @@ class WorkQueue:
         return self._running
 
     async def do(self, key: Hashable, work: Callable[[], Result], rank: Rank = ()) -> Result:
-        """What `work` returns, called once for all that wait for `key`.
+        """Return the result of `work`, called once for all that wait for `key`.
 
         Raises:
-            BusyError: too many wait already, or the queue is closed.
+            BusyError: too many calls wait, or the queue is closed.
             Exception: whatever the call raised.
         """
         job = self._jobs.get(key)
@@ -131,7 +131,7 @@ class WorkQueue:
             self.counts.failed += 1
             if not job.future.done():
                 job.future.set_exception(error)
-                job.future.exception()  # seen, also where nobody waits any longer
+                job.future.exception()  # mark as seen, even if nobody waits
         else:
             self.counts.done += 1
             self.counts.seconds += loop.time() - start
@@ -143,7 +143,7 @@ class WorkQueue:
             self._pump()
 
     async def close(self) -> None:
-        """Refuse what waits, and wait for what has begun."""
+        """Refuse waiting calls, and wait for running ones."""
         self._closed = True
         running = []
         for key, job in list(self._jobs.items()):

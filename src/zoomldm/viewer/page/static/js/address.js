@@ -1,6 +1,6 @@
-/** The view in the page's address, so that a link opens it again. */
+/** The view in the page's address, so that a link restores it. */
 
-/** What an address says; what it leaves out is undefined. */
+/** The view in the address; missing parts are undefined. */
 export function readAddress() {
   const found = new URLSearchParams(location.hash.slice(1));
   const number = (name) => {

@@ -1,18 +1,18 @@
-/** What the server (or a folder of the same files) is asked for. */
+/** Requests to the server (or to a folder of the same files). */
 
-const PATIENCE = 60; // times that a full queue is waited for
+const PATIENCE = 60; // retries while the queue is full
 
 export class Unauthorised extends Error {}
 
-/** JSON of a path relative to the page; an Error with the server's own words otherwise. */
+/** JSON of a path relative to the page; throws an Error with the server's message. */
 export async function getJSON(path, signal) {
   const answer = await fetch(path, { signal, credentials: "same-origin" });
-  if (answer.status === 401) throw new Unauthorised("a token is needed");
+  if (answer.status === 401) throw new Unauthorised("a token is required");
   if (!answer.ok) throw new Error(await reasonOf(answer));
   return answer.json();
 }
 
-/** A tile as a Blob. A full queue (503) is waited for; `urgency` is RFC 9218's, 0 the most. */
+/** A tile as a Blob. Retries while the queue is full (503); `urgency` as in RFC 9218, 0 is highest. */
 export async function getTile(path, urgency, signal) {
   for (let tries = 0; ; tries++) {
     const answer = await fetch(path, {
@@ -26,7 +26,7 @@ export async function getTile(path, urgency, signal) {
   }
 }
 
-/** Let the server keep the token in a cookie; false where it is not the right one. */
+/** Have the server store the token in a cookie; false if the token is wrong. */
 export async function openSession(token) {
   const answer = await fetch("api/session", {
     method: "POST",

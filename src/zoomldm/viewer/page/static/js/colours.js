@@ -1,6 +1,6 @@
-/** Colours that mean something, chosen to be told apart by everybody. */
+/** Colours with a meaning, chosen so that everybody can tell them apart. */
 
-// Cividis (Nunez, Anderton and Renslow 2018), made for red-green blindness: nine of its steps.
+// Cividis (Nunez, Anderton and Renslow 2018), designed for red-green colour blindness: nine of its steps.
 const RAMP = [
   [0, 34, 78], [26, 56, 111], [67, 78, 108], [96, 101, 111], [125, 124, 120],
   [155, 148, 118], [188, 174, 108], [222, 201, 88], [254, 232, 56],

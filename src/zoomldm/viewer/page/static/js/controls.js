@@ -63,7 +63,7 @@ export function bindControls(page) {
     try {
       page.addShapes(file.name, await Shapes.fromFile(file));
     } catch (error) {
-      page.say(`${file.name} is not GeoJSON that can be drawn (${error.message}).`);
+      page.say(`${file.name} is not usable GeoJSON (${error.message}).`);
     }
   });
   on("measure", () => page.measure());
@@ -95,19 +95,19 @@ export function bindPageKeys(page) {
   bindKeys(
     [
       [["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"], "move", (event) => arrow(page, event)],
-      [["+", "="], "closer", () => page.zoomBy(2)],
-      [["-", "_"], "farther", () => page.zoomBy(0.5)],
+      [["+", "="], "zoom in", () => page.zoomBy(2)],
+      [["-", "_"], "zoom out", () => page.zoomBy(0.5)],
       [["0", "Home"], "whole slide", () => page.shown.viewer.viewport.goHome()],
       [["1", "2", "3", "4", "5", "6", "7", "8"], "20x, 10x, 5x, 2.5x … 0.15625x", levelKey],
       [["b"], "blink: original, regenerated", () => page.blink()],
-      [["m"], "next way to show both", modeKey(1)],
+      [["m"], "next way to show both images", modeKey(1)],
       [["r"], "layer: real and generated", toggle("origin")],
       [["c"], "layer: confidence", () => page.slide.confidence && toggle("confidence")()],
       [["n"], "another seed", () => page.setSeed((page.seed + 1) % (MOST_SEED + 1))],
-      [["l"], "where else does it look like the middle", () => page.facts.live && page.slide.archive && page.findSimilar(page.shown.view())],
+      [["l"], "find places like the centre", () => page.facts.live && page.slide.archive && page.findSimilar(page.shown.view())],
       [["o"], "overview on or off", () => page.overview()],
       [["d"], "details on or off", () => page.fold()],
-      [["s"], "copy the link to this view", () => page.share()],
+      [["s"], "copy a link to this view", () => page.share()],
       [["?"], "these keys", () => byId("keys").showModal()],
     ],
     byId("key-table"),

@@ -28,7 +28,7 @@ function trim(number) {
   return Number(number.toFixed(digits)).toLocaleString("en");
 }
 
-/** The longest of 1, 2, 5, 10 ... micrometres that is at most so many. */
+/** The largest of 1, 2, 5, 10 ... micrometres up to `most`. */
 export function roundLength(most) {
   const power = 10 ** Math.floor(Math.log10(most));
   return [5, 2, 1].map((n) => n * power).find((n) => n <= most);

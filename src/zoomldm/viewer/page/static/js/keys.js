@@ -1,7 +1,7 @@
-/** Keys: what each does, and the table that says so. */
+/** Keys: their actions, and the table that lists them. */
 
 /**
- * @param {Array<[string[], string, Function]>} bindings keys, words, action
+ * @param {Array<[string[], string, Function]>} bindings keys, description, action
  * @param {HTMLElement} table where they are listed
  */
 export function bindKeys(bindings, table) {

@@ -1,11 +1,11 @@
-/** What is drawn over a picture: stand-ins, origin, confidence, GeoJSON, similar places. */
+/** What is drawn over an image: stand-ins, origin, confidence, GeoJSON, similar places. */
 
 import { getJSON, getTile, tilePath } from "./api.js";
 import { named, ramp } from "./colours.js";
 
-const BLOCK = 64; // tiles a side whose confidence is asked for at once
+const BLOCK = 64; // tiles per side of one request for confidence
 const MOST_MEASURED = 64;
-const HATCH = 18; // px between lines over what is not made yet
+const HATCH = 18; // px between the lines over tiles not yet generated
 
 /** A rectangle of raster px in CSS px of a pane. */
 function boxOf(frame, x, y, w, h) {
@@ -17,7 +17,7 @@ function boxOf(frame, x, y, w, h) {
   ];
 }
 
-/** Hatches what a coarser level stands in for while its tile is made. */
+/** Hatches tiles that a coarser level stands in for until they are generated. */
 export function standIns(pen, pane, frame) {
   const { level, real } = pane.level();
   if (real) return;
@@ -29,7 +29,7 @@ export function standIns(pen, pane, frame) {
     pen.beginPath();
     pen.rect(x, y, w, h);
     pen.clip();
-    // Lines of one lattice over the whole pane: the hatching has no seams of its own.
+    // All lines lie on one lattice over the pane, so the hatching has no seams.
     const first = -h + HATCH - ((((x + y) % HATCH) + HATCH) % HATCH);
     for (const [shift, colour] of [[0, "rgb(255 255 255 / .3)"], [1.5, "rgb(60 30 60 / .12)"]]) {
       pen.strokeStyle = colour;
@@ -44,7 +44,7 @@ export function standIns(pen, pane, frame) {
   }
 }
 
-/** An archive's tissue: which tiles of the grid hold any. */
+/** An archive's tissue: which tiles of the grid hold tissue. */
 export class Tissue {
   constructor(slide) {
     this.rows = slide.archive.rows;
@@ -68,7 +68,7 @@ export class Tissue {
   }
 }
 
-/** Says of each tile in view whether its pixels are stored, generated or enlarged background. */
+/** Marks each tile in view as stored, generated or enlarged background. */
 export function origin(tissueOf) {
   return (pen, pane, frame) => {
     const { real } = pane.level();
@@ -109,7 +109,7 @@ export class Confidence {
     this.paint = (pen, shown, frame) => this.#paint(pen, shown, frame);
   }
 
-  /** Forget what was known: another slide or seed is shown. */
+  /** Forget all values: another slide or seed is shown. */
   reset() {
     this.known.clear();
     if (this.on) this.#later();
@@ -150,7 +150,7 @@ export class Confidence {
     }
   }
 
-  /** Generate the tiles in view at 20x, so that their confidence is known. */
+  /** Generate the tiles in view at 20x, to measure their confidence. */
   async measure(tissue, onStep) {
     const { slide, seed, page } = this.pane;
     const wanted = this.pane
@@ -167,7 +167,7 @@ export class Confidence {
     return done;
   }
 
-  /** Mean of the tiles known in view. */
+  /** Mean over the measured tiles in view. */
   summary() {
     const found = this.pane
       .tilesInView(0)
@@ -208,7 +208,7 @@ export class Shapes {
     return new Shapes(features);
   }
 
-  /** Of a file that the reader chose; it stays in the browser. */
+  /** From a file that the user chose; it stays in the browser. */
   static async fromFile(file) {
     const value = JSON.parse(await file.text());
     const features = Array.isArray(value) ? value : value.features ?? [value];
@@ -280,7 +280,7 @@ function shapeOf({ type, coordinates, value, name }) {
   return { path, box, value, name };
 }
 
-/** Marks the tile that was asked about and those most like it. */
+/** Marks the chosen tile and those most similar to it. */
 export class Similar {
   constructor() {
     this.asked = null;

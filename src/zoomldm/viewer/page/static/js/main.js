@@ -8,7 +8,7 @@ import { quieten } from "./tiles.js";
 
 const byId = (id) => document.getElementById(id);
 
-/** Facts of all slides; asks for the token where the server wants one. */
+/** Facts of all slides; asks for the token if the server requires one. */
 async function factsFromServer(token) {
   if (token) await openSession(token);
   for (;;) {
@@ -29,7 +29,7 @@ function askForToken() {
   });
 }
 
-/** OpenSeadragon writes one inline style, which the content policy forbids, unless it is there. */
+/** Without this element OpenSeadragon adds an inline style, which the content policy forbids. */
 function standInForStyle() {
   const style = document.createElement("style");
   style.setAttribute("data-openseadragon-mobile-css", "true");
@@ -46,7 +46,7 @@ async function start() {
     listen(page);
     bindControls(page);
     bindPageKeys(page);
-    window.zoomldm = page; // for those who look from the console
+    window.zoomldm = page; // for use from the console
     const view = asked.x !== undefined && asked.y !== undefined && asked.mpp ? asked : null;
     await page.open(asked.slide, { seed: asked.seed, view, mode: asked.mode });
     for (const name of asked.layers) {

@@ -1,4 +1,4 @@
-/** What the page shows, and what can be asked of it. */
+/** State and actions of the page. */
 
 import { writeAddress } from "./address.js";
 import { getJSON } from "./api.js";
@@ -60,7 +60,7 @@ export class Page {
     this.refresh();
   }
 
-  /** What the list offers: originals are reached through their archives. */
+  /** Entries of the list; originals are shown with their archives. */
   choices() {
     const taken = new Set(this.facts.slides.map((slide) => slide.original));
     return this.facts.slides.filter((slide) => !taken.has(slide.id));
@@ -94,7 +94,7 @@ export class Page {
     await this.shown.open(this.slide, whole, true);
     this.confidence.reset();
     this.refresh();
-    this.say(`Seed ${whole}: another tissue with the same description.`);
+    this.say(`Seed ${whole}: other tissue with the same description.`);
   }
 
   // -- layers ------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ export class Page {
     this.setLayer(name, true);
   }
 
-  /** Boxes for the GeoJSON files that the server has for this slide. */
+  /** Check boxes for the GeoJSON files that the server has for this slide. */
   #overlayBoxes() {
     for (const label of [...byId("layers").querySelectorAll("label[data-served]")]) label.remove();
     this.slide.overlays.forEach((overlay, number) => {
@@ -182,7 +182,7 @@ export class Page {
       byId("clear-like").hidden = false;
       this.say(
         found.places.length
-          ? `${found.places.length} places look most like row ${row}, column ${col}.`
+          ? `${found.places.length} places most similar to row ${row}, column ${col}.`
           : "There is no tissue here.",
       );
     } catch (error) {
@@ -221,7 +221,7 @@ export class Page {
     const level = this.shown.level();
     const kind = level.real ? "real pixels" : "generated pixels, not for diagnosis";
     const known = this.layers.has("confidence") ? this.confidence.summary() : null;
-    const mean = known ? ` · mean confidence ${known.mean.toFixed(2)} of ${known.count} tiles` : "";
+    const mean = known ? ` · mean confidence ${known.mean.toFixed(2)} over ${known.count} tiles` : "";
     byId("status").textContent =
       `${magnification(view.mpp)} · ${view.mpp.toPrecision(3)} µm/px · ${kind}${mean}`;
   }
@@ -241,7 +241,7 @@ export class Page {
     for (const name of [...this.layers]) this.setLayer(name, true);
   }
 
-  /** Everything that follows from the view. */
+  /** Update everything that depends on the view. */
   refresh() {
     if (!this.shown.slide || !this.shown.viewer.world.getItemCount()) return;
     const level = this.shown.level();
@@ -279,7 +279,7 @@ export class Page {
     const chip = document.querySelector(".making");
     chip.hidden = !left;
     chip.textContent = left
-      ? `${left} ${left === 1 ? "tile is" : "tiles are"} being made; hatched until then`
+      ? `${left} ${left === 1 ? "tile is" : "tiles are"} being generated (hatched)`
       : "";
   }
 
@@ -322,16 +322,16 @@ export class Page {
     document.body.append(link);
     link.click();
     link.remove();
-    this.say(`${level.label}, ${query.get("w")} × ${query.get("h")} px: made, then saved by the browser.`);
+    this.say(`${level.label}, ${query.get("w")} × ${query.get("h")} px: being prepared; the browser saves it.`);
   }
 
   async share() {
     this.remember();
     try {
       await navigator.clipboard.writeText(location.href);
-      this.say("The link to this view is copied.");
+      this.say("Link to this view copied.");
     } catch {
-      this.say("The address bar holds the link to this view.");
+      this.say("Copy the link to this view from the address bar.");
     }
   }
 
@@ -372,7 +372,7 @@ export class Page {
   pick() {
     const on = byId("pick").getAttribute("aria-pressed") !== "true";
     byId("pick").setAttribute("aria-pressed", on);
-    if (on) this.say("Click a place in either picture.");
+    if (on) this.say("Click a place in either image.");
   }
 
   async measure() {
@@ -380,10 +380,10 @@ export class Page {
     button.disabled = true;
     try {
       const done = await this.confidence.measure(this.tissueOf(this.slide), (i, n) =>
-        this.say(`Making tile ${i + 1} of ${n} at 20x …`),
+        this.say(`Generating tile ${i + 1} of ${n} at 20x …`),
       );
       const known = this.confidence.summary();
-      this.say(known ? `Mean confidence ${known.mean.toFixed(2)} of ${known.count} tiles; ${done} were made.` : "There is no tissue in view.");
+      this.say(known ? `Mean confidence ${known.mean.toFixed(2)} over ${known.count} tiles; ${done} newly generated.` : "There is no tissue in view.");
     } catch (error) {
       this.say(error.message);
     } finally {

@@ -1,15 +1,15 @@
-/** One picture: an OpenSeadragon viewer with a canvas over it for what is drawn on top. */
+/** One image: an OpenSeadragon viewer under a canvas for overlays. */
 
 import { forgive, levelsOf, tileSource } from "./tiles.js";
 
-const SHARPEST = 0.75; // screen px per px of a level, at least: finer levels are not asked for
+const SHARPEST = 0.75; // least screen px per px of a level: finer levels are not requested
 const MOST_ZOOM = 4; // screen px per px of 20x
 
 export class Pane extends EventTarget {
   /**
    * @param {HTMLElement} element the figure
-   * @param {object} page what the server said of itself
-   * @param {object} options of OpenSeadragon
+   * @param {object} page what the server reported
+   * @param {object} options options of OpenSeadragon
    */
   constructor(element, page, options = {}) {
     super();
@@ -28,7 +28,7 @@ export class Pane extends EventTarget {
       maxZoomPixelRatio: MOST_ZOOM,
       visibilityRatio: 0.3,
       preserveImageSizeOnResize: true,
-      preserveViewport: true, // another seed is shown where the last one was
+      preserveViewport: true, // a new seed keeps the view
       minZoomImageRatio: 0.6,
       animationTime: matchMedia("(prefers-reduced-motion: reduce)").matches ? 0 : 0.5,
       springStiffness: 10,
@@ -41,7 +41,7 @@ export class Pane extends EventTarget {
     });
     const canvas = this.viewer.canvas;
     canvas.setAttribute("role", "application");
-    canvas.setAttribute("aria-roledescription", "zoomable picture");
+    canvas.setAttribute("aria-roledescription", "zoomable image");
     this.over = element.querySelector(".over");
     forgive(this.viewer);
     this.viewer.addHandler("tile-loaded", (event) => this.#note(event.tile, true));
@@ -61,7 +61,7 @@ export class Pane extends EventTarget {
     this.dispatchEvent(new CustomEvent(name, { detail }));
   }
 
-  /** Show a slide. The view stays where it is if `keep`. */
+  /** Show a slide; keep the view if `keep`. */
   open(slide, seed, keep = false) {
     this.slide = slide;
     this.seed = seed;
@@ -90,7 +90,7 @@ export class Pane extends EventTarget {
     });
   }
 
-  /** Resolves when OpenSeadragon has noticed the size that its element has. */
+  /** Resolves when OpenSeadragon has noticed the size of its element. */
   async sized() {
     for (let tries = 0; tries < 60; tries++) {
       const known = this.viewer.viewport.getContainerSize();
@@ -102,7 +102,7 @@ export class Pane extends EventTarget {
 
   // -- geometry: px of the 0.5 mpp raster, CSS px of the pane ------------------------------------
 
-  /** Micrometres of the slide per CSS px, and the raster px in the middle. */
+  /** Micrometres of the slide per CSS px, and the raster px at the centre. */
   view() {
     const { viewport } = this.viewer;
     const centre = viewport.getCenter(true);
@@ -124,7 +124,7 @@ export class Pane extends EventTarget {
     viewport.applyConstraints(immediately);
   }
 
-  /** Raster px (x, y, w, h) that are seen, cut to the slide. */
+  /** Visible raster px (x, y, w, h), clipped to the slide. */
   seen() {
     const box = this.viewer.viewport.getBounds(true);
     const { width, height } = this.slide;
@@ -146,7 +146,7 @@ export class Pane extends EventTarget {
     return { scale: this.slide.mpp / mpp, left: origin.x, top: origin.y };
   }
 
-  /** The level whose tiles this view asks for. */
+  /** The level whose tiles this view requests. */
   level() {
     const { mpp } = this.view();
     const levels = levelsOf(this.slide);
@@ -214,7 +214,7 @@ export class Pane extends EventTarget {
     if (this.slide && event.quick) this.#emit("chosen", this.#place(event.position));
   }
 
-  /** Draw what lies over the picture, at the next frame. */
+  /** Draw the overlays at the next frame. */
   paint() {
     if (this.frameAsked) return;
     this.frameAsked = true;

@@ -1,4 +1,4 @@
-/** The words beside the picture. */
+/** The text beside the image. */
 
 import { bytes, length, magnification, whole } from "./format.js";
 import { levelsOf } from "./tiles.js";
@@ -37,13 +37,13 @@ export function factsOf(slide) {
       ...shared,
       ["Archive", bytes(a.bytes)],
       ...(a.imaginary
-        ? [["Slide", "imaginary: wholly generated"]]
+        ? [["Slide", "imaginary: entirely generated"]]
         : [
-            ["Scanner's file", bytes(a.source_bytes)],
+            ["Original file", bytes(a.source_bytes)],
             ["Ratio", `1 : ${a.ratio}`],
           ]),
       ["Tissue", `${whole(a.tissue_tiles)} tiles`],
-      ["Real from", a.base ? `${a.base} up (${a.base_codec}${quality})` : "nowhere"],
+      ["Real from", a.base ? `${a.base} up (${a.base_codec}${quality})` : "no level"],
       ["Patch encoder", a.encoder],
       ["Encoder digest", a.encoder_digest, true],
       ["Pipeline digest", a.pipeline_digest, true],
@@ -60,7 +60,7 @@ export function factsOf(slide) {
   ];
 }
 
-/** What is seen, and where. */
+/** What is shown, and where. */
 export function placeOf(pane, pointed) {
   const view = pane.view();
   const level = pane.level();
@@ -69,7 +69,7 @@ export function placeOf(pane, pointed) {
   return [
     ["Magnification", magnification(view.mpp)],
     ["Scale", `${view.mpp.toPrecision(3)} µm/px`],
-    [pointed ? "Pointer" : "Middle", `${length(at.x * mpp)}, ${length(at.y * mpp)}`],
+    [pointed ? "Pointer" : "Centre", `${length(at.x * mpp)}, ${length(at.y * mpp)}`],
     ["Pixel at 20x", `${whole(at.x)}, ${whole(at.y)}`],
     ["Level shown", level.label],
     ["Pixels are", level.real ? "real" : "generated"],
@@ -91,7 +91,7 @@ export function levelButtons(element, slide, onChoice) {
   );
 }
 
-/** The places most like the one that was chosen. */
+/** The places most similar to the chosen one. */
 export function listPlaces(list, places, nameOf, onChoice) {
   list.replaceChildren(
     ...places.map((place, i) => {

@@ -1,4 +1,4 @@
-/** Original and shown, one view: side by side, under a swipe, in alternation, or one alone. */
+/** Original and archive in one view: side by side, swiped, blinking, or one alone. */
 
 export const MODES = ["beside", "swipe", "blink", "alone"];
 
@@ -9,20 +9,20 @@ export class Stage {
     this.shown = shown;
     this.mode = "alone";
     this.cut = 50;
-    this.given = new Map(); // what a pane was last told to show
+    this.given = new Map(); // the view that a pane was last set to
     this.#couple(original, shown);
     this.#couple(shown, original);
     this.#swipe(document.getElementById("swipe"));
   }
 
-  /** Each follows the other; a follower's own events move nobody. */
+  /** Each pane follows the other; a follower's own events move nothing. */
   #couple(leader, follower) {
     const follow = () => {
       if (this.moving || !follower.slide || !leader.slide || !this.paired) return;
       if (!sameSize(leader, follower)) return; // one of them has yet to notice a resize
       const from = leader.viewer.viewport;
       const to = follower.viewer.viewport;
-      // A follower's event comes a frame later, when the leader may have gone on: an echo.
+      // A follower's event comes a frame later, when the leader may have moved on: ignore the echo.
       if (sameView(this.given.get(leader), from)) return;
       this.given.set(follower, { zoom: from.getZoom(true), centre: from.getCenter(true) });
       this.given.delete(leader);
@@ -36,7 +36,7 @@ export class Stage {
     this.follow = () => follow();
   }
 
-  /** Whether an original is there to compare with. */
+  /** Whether there is an original to compare with. */
   set paired(value) {
     this.isPaired = value;
   }
@@ -56,7 +56,7 @@ export class Stage {
     for (const pane of [this.original, this.shown]) pane.viewer.forceResize();
   }
 
-  /** The other picture of a blink. */
+  /** Switch to the other image. */
   blink() {
     if (!this.paired) return;
     const { dataset } = this.element;
@@ -68,7 +68,7 @@ export class Stage {
     dataset.blink = dataset.blink === "original" ? "shown" : "original";
   }
 
-  /** Panes whose pixels are seen now. */
+  /** Panes that are visible now. */
   visible() {
     const { dataset } = this.element;
     if (this.mode === "beside" || this.mode === "swipe") return [this.original, this.shown];

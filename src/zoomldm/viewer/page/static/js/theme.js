@@ -1,4 +1,4 @@
-/** Dark or light: the system's choice until the reader makes one. */
+/** Dark or light: the system's choice until the user makes one. */
 
 const KEY = "zoomldm-theme";
 
@@ -24,7 +24,7 @@ export function startTheme(button, onChange) {
     try {
       localStorage.setItem(KEY, next);
     } catch {
-      // it holds for this page then
+      // then it holds for this page only
     }
     document.documentElement.dataset.theme = next;
     apply();

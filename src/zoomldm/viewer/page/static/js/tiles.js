@@ -1,11 +1,11 @@
-/** A slide's tiles for OpenSeadragon: asked for by urgency, given up when nobody looks any more. */
+/** A slide's tiles for OpenSeadragon: requested by urgency, cancelled when out of view. */
 
 import { getTile, tilePath } from "./api.js";
 
-const LEFT = "left"; // why a tile that was given up failed
+const LEFT = "left"; // failure reason of a cancelled tile
 const SOON = 2;
 
-/** Levels of ours (0 is 20x) that a slide has pixels of, finest first. */
+/** Our levels (0 is 20x) for which a slide has pixels, finest first. */
 export function levelsOf(slide) {
   return slide.levels.filter((level) => level.level >= (slide.finest ?? 0));
 }
@@ -58,7 +58,7 @@ export function tileSource(slide, seed, page, events) {
   };
   source.downloadTileAbort = (job) => pending.get(job)?.control.abort();
 
-  /** Give up the tiles of generated levels that `wanted(level, col, row)` says no to. */
+  /** Cancel tiles of generated levels for which `wanted(level, col, row)` is false. */
   source.prune = (wanted) => {
     for (const { control, level, col, row } of pending.values()) {
       if (!slide.levels[level].real && !wanted(level, col, row)) control.abort();
@@ -67,7 +67,7 @@ export function tileSource(slide, seed, page, events) {
   return source;
 }
 
-/** Whether a tile was exported; a server has them all. */
+/** Whether a tile was exported; a server has all tiles. */
 function exists(slide, side, level, col, row) {
   const facts = slide.levels[level];
   if (!facts || col < 0 || row < 0) return false;
@@ -78,7 +78,7 @@ function exists(slide, side, level, col, row) {
   return col * span < x + w && (col + 1) * span > x && row * span < y + h && (row + 1) * span > y;
 }
 
-/** A tile that was given up may be asked for again; OpenSeadragon takes it for one that is not there. */
+/** Allow cancelled tiles to be requested again; OpenSeadragon would treat them as missing. */
 export function forgive(viewer) {
   viewer.addHandler("tile-load-failed", (event) => {
     if (event.message !== LEFT && event.message !== "Image load aborted.") return;
@@ -89,7 +89,7 @@ export function forgive(viewer) {
   });
 }
 
-/** OpenSeadragon reports tiles that were given up as errors; they are none. */
+/** Silence OpenSeadragon's errors for cancelled tiles. */
 export function quieten() {
   const error = OpenSeadragon.console.error.bind(OpenSeadragon.console);
   OpenSeadragon.console.error = (...words) => {
