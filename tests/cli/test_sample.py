@@ -45,6 +45,7 @@ def test_a_zoom(run, tmp_path: Path) -> None:
         (("--context-steps", 2000), "context steps is 2000"),
         (("--precision", "float8"), "float8"),
         (("--like", "none.png"), "none.png: no such picture"),
+        (("--slide", "--steps", 3), "leave them out with --slide"),
     ],
 )
 def test_refused(run, tmp_path: Path, arguments: tuple, line: str) -> None:

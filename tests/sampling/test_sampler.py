@@ -220,7 +220,10 @@ def test_an_octave_pipeline_samples_as_archives_are_drawn() -> None:
 
 
 @pytest.mark.parametrize(("preset", "steps"), [("tiny", 20), ("tiny-octaves", 8)])
-def test_default_steps_are_those_of_the_solver(preset: str, steps: int) -> None:
+def test_default_steps_and_guidance_are_those_of_the_solver(preset: str, steps: int) -> None:
     sampler = Sampler(filled_pipeline(preset))
-    assert (sampler.drawing.steps, sampler.drawing.guidance) == (steps, 1.5)
+    assert sampler.drawing.steps == steps
+    coarse = 1.5 if preset == "tiny" else 1.0
+    assert [sampler.guidance(level) for level in (0, 2, 3, 7)] == [1.5, 1.5, coarse, coarse]
+    assert Sampler(filled_pipeline(preset), SampleOptions(guidance=2)).guidance(5) == 2
     assert Sampler(filled_pipeline(preset), SampleOptions(steps=3)).drawing.steps == 3

@@ -54,7 +54,7 @@ def decompress(
         typer.Option(help="First timestep, 1 to 999. Default: 999, or 500 for a cascade."),
     ] = None,
     method: Annotated[
-        str,
+        Literal["auto", "pyramid", "blended", "cascade"],
         typer.Option(
             help="pyramid: octaves from the base layer down; cascade: the paper's; blended: the "
             "cascade in overlapping windows; auto: pyramid if the pipeline has it, else blended."
@@ -123,7 +123,7 @@ def decompress(
         steps=steps,
         guidance=guidance,
         start=start,
-        method=method,  # type: ignore[arg-type]
+        method=method,
         precision=precision,
         batch=batch,
         workers=workers if one and ray is None else 1,

@@ -46,7 +46,7 @@ def fidelity(
     tiles: Annotated[int, typer.Option(min=4, help="Patches per level.")] = 100,
     regions: Annotated[int, typer.Option(min=0, help="Square regions of 1,024 px.")] = 2,
     codec: Annotated[
-        Literal["avif", "jxl", "webp", "jpeg"],
+        Literal["avif", "jpegxl", "webp", "jpeg"],
         typer.Option(help="Codec to compare with, at the same bytes."),
     ] = "avif",
     alone: Annotated[

@@ -54,7 +54,10 @@ def sample(
     ] = None,
     guidance: Annotated[
         float | None,
-        typer.Option(help="Guidance of the denoiser; 1 is none.", show_default="1.5"),
+        typer.Option(
+            help="Guidance of the denoiser; 1 is none.",
+            show_default="1.5, or 1 above 5x if it takes a parent",
+        ),
     ] = None,
     context_steps: Annotated[
         int | None,

@@ -24,7 +24,7 @@ class Codec:
     """A lossy codec with integer qualities, worst to best.
 
     Attributes:
-        name: avif, jxl, webp or jpeg.
+        name: avif, jpegxl, webp or jpeg.
         encode: (h, w, 3) uint8 and a quality to bytes.
         decode: bytes to (h, w, 3) uint8.
         qualities: lowest and highest quality.
@@ -69,7 +69,7 @@ CODECS = {
     c.name: c
     for c in (
         Codec("avif", _avif, _plain(imagecodecs.avif_decode), (0, 90)),
-        Codec("jxl", _jxl, _plain(imagecodecs.jpegxl_decode), (0, 90)),
+        Codec("jpegxl", _jxl, _plain(imagecodecs.jpegxl_decode), (0, 90)),
         Codec("webp", _webp, _plain(imagecodecs.webp_decode), (0, 95)),
         Codec("jpeg", _jpeg, _plain(imagecodecs.jpeg8_decode), (1, 95)),
     )

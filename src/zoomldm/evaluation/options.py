@@ -10,7 +10,7 @@ from zoomldm.generation.options import RenderOptions
 from zoomldm.sampling.options import SampleOptions
 from zoomldm.verbs import Report, plain
 
-CodecName = Literal["avif", "jxl", "webp", "jpeg"]
+CodecName = Literal["avif", "jpegxl", "webp", "jpeg"]
 _PLAIN = SampleOptions(context_guidance=1.0)  # context guidance would reduce variety
 
 

@@ -30,7 +30,7 @@ Decode = Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]
 
 RATIOS = (100, 60, 48, 40, 30)
 EMBEDDINGS = (300, 150, 0)  # bytes a tile: int8, int4, none
-STORED = {"avif": (1, 2, 3), "jxl": (2, 3), "webp": (2,), "jpeg": (2, 3)}  # codec: levels
+STORED = {"avif": (1, 2, 3), "jpegxl": (2, 3), "webp": (2,), "jpeg": (2, 3)}  # codec: levels
 LEAST_BYTES = 24  # per tile; with fewer, a base layer is not worth a file
 _HALO = 32  # px of the base layer decoded around a region
 

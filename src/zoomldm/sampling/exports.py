@@ -165,7 +165,7 @@ def write_samples(
         "options": {
             **asdict(chosen),
             "steps": sampler.drawing.steps,
-            "guidance": sampler.drawing.guidance,
+            "guidance": {NAMES[k]: sampler.guidance(k) for k in levels},
             "batch": sampler.batch,
             "context_guidance": guidance,
         },

@@ -8,7 +8,9 @@ from zoomldm.errors import ConfigError
 from zoomldm.generation.options import RenderOptions, ResolvedOptions
 
 ASKED = 4.0
-OCTAVE_STEPS = 8  # of DPM-Solver++ 2M: as good as 20 of DDIM (benchmarks/sample_drawing.py)
+# Of octave denoisers (benchmarks/sample_drawing.py):
+OCTAVE_STEPS = 8  # evaluations of DPM-Solver++ 2M, as good as 20 of DDIM
+GUIDED = 2  # coarsest level, 5x, at which guidance brings images nearer to the slide's
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,8 @@ class SampleOptions(RenderOptions):
             (`benchmarks/like.py`).
 
     The others are those of RenderOptions: `steps` and `guidance` are the denoiser's; None takes 8
-    steps where it takes a parent, else 20, and guidance of 1.5. `start` matters to zooms of a
-    denoiser that takes none.
+    steps and guidance of 1.5 up to 5x, none at coarser levels, where it takes a parent, else 20
+    and 1.5. `start` only matters for zooms of a denoiser that takes no parent.
 
     Raises:
         ConfigError: a value out of its range.
