@@ -101,7 +101,7 @@ def copies(
     data: Annotated[Path, typer.Option(help="Folder of the training archives.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Existing folder for copies.*")],
     pipeline: Pipeline = "demo",
-    n: Annotated[int, typer.Option("-n", help="Samples per level.")] = 64,
+    n: Annotated[int, typer.Option("-n", "--number", help="Samples per level.")] = 64,
     fraction: Annotated[
         float,
         typer.Option(
@@ -156,7 +156,7 @@ def samples(
         ),
     ] = None,
     pipeline: Pipeline = "demo",
-    n: Annotated[int, typer.Option("-n", help="Images of each kind per level.")] = 128,
+    n: Annotated[int, typer.Option("-n", "--number", help="Images of each kind per level.")] = 128,
     level: Annotated[
         list[str] | None, typer.Option(help="20x, 10x, ...; may be repeated.", show_default="all")
     ] = None,

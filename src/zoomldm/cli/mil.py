@@ -45,7 +45,10 @@ def mil(
         ),
     ] = "hipt",
     epochs: Annotated[int | None, typer.Option(help="Epochs instead of the protocol's 20.")] = None,
-    jobs: Annotated[int, typer.Option(help="Single-threaded processes; 0: one per CPU.")] = 0,
+    jobs: Annotated[
+        int,
+        typer.Option("--workers", "--jobs", help="Single-threaded processes; 0: one per CPU."),
+    ] = 0,
     label_column: Annotated[str, typer.Option(help="Column of --labels.")] = "label",
     slide_column: Annotated[str, typer.Option(help="Column of --labels.")] = "slide_id",
     patient_column: Annotated[

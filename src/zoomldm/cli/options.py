@@ -8,7 +8,7 @@ import typer
 Archives = Annotated[
     list[str],
     typer.Argument(
-        metavar="ARCHIVE...",
+        metavar="ARCHIVE",
         show_default=False,
         help="Archives, folders or globs of them, or tables (slide,case,label,split).",
     ),
@@ -16,7 +16,7 @@ Archives = Annotated[
 Slides = Annotated[
     list[str],
     typer.Argument(
-        metavar="SLIDE...",
+        metavar="SLIDE",
         show_default=False,
         help="Slides, folders or globs of them, or tables (slide,case,label,split).",
     ),

@@ -15,7 +15,7 @@ def view(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="ARCHIVE_OR_SLIDE...",
+            metavar="ARCHIVE_OR_SLIDE",
             show_default=False,
             help="Files; for archives also URLs.",
         ),
@@ -41,7 +41,7 @@ def view(
         typer.Option(help="auto: pyramid if the pipeline has it, else blended."),
     ] = "auto",
     mpp: Annotated[
-        float | None, typer.Option(help="Micrometres per pixel of slides that don't state it.")
+        float | None, typer.Option(help="Micrometres per pixel of all slides, in place of their own.")
     ] = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on; any but loopback requires a token.")
