@@ -56,7 +56,7 @@ def sample(
         float | None,
         typer.Option(
             help="Guidance of the denoiser; 1 is none.",
-            show_default="1.5, or 1 above 5x if it takes a parent",
+            show_default="1.5, or 1 if it takes a parent",
         ),
     ] = None,
     context_steps: Annotated[

@@ -165,7 +165,7 @@ def write_samples(
         "options": {
             **asdict(chosen),
             "steps": sampler.drawing.steps,
-            "guidance": {NAMES[k]: sampler.guidance(k) for k in levels},
+            "guidance": sampler.drawing.guidance,
             "batch": sampler.batch,
             "context_guidance": guidance,
         },

@@ -8,9 +8,8 @@ from zoomldm.errors import ConfigError
 from zoomldm.generation.options import RenderOptions, ResolvedOptions
 
 ASKED = 4.0
-# Of octave denoisers (benchmarks/sample_drawing.py):
-OCTAVE_STEPS = 8  # evaluations of DPM-Solver++ 2M, as good as 20 of DDIM
-GUIDED = 2  # coarsest level, 5x, at which guidance brings images nearer to the slide's
+# Of octave denoisers: as good as 20 guided steps of DDIM (benchmarks/sample_drawing.py).
+OCTAVE_STEPS, OCTAVE_GUIDANCE = 8, 1.0
 
 
 @dataclass(frozen=True)
@@ -24,8 +23,8 @@ class SampleOptions(RenderOptions):
             (`benchmarks/like.py`).
 
     The others are those of RenderOptions: `steps` and `guidance` are the denoiser's; None takes 8
-    steps and guidance of 1.5 up to 5x, none at coarser levels, where it takes a parent, else 20
-    and 1.5. `start` only matters for zooms of a denoiser that takes no parent.
+    and 1 (none) for a denoiser that takes a parent, else 20 and 1.5. `start` only matters for zooms
+    of a denoiser that takes no parent.
 
     Raises:
         ConfigError: a value out of its range.
@@ -49,7 +48,11 @@ class SampleOptions(RenderOptions):
             octaves: whether it takes a parent.
         """
         chosen = self.resolved("cascade")
-        return replace(chosen, steps=OCTAVE_STEPS) if octaves and self.steps is None else chosen
+        if not octaves:
+            return chosen
+        steps = OCTAVE_STEPS if self.steps is None else self.steps
+        guidance = OCTAVE_GUIDANCE if self.guidance is None else self.guidance
+        return replace(chosen, steps=steps, guidance=guidance)
 
     def guidance_of_contexts(self, asked: bool) -> float:
         """The w used for contexts.

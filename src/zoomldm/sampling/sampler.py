@@ -22,7 +22,7 @@ from zoomldm.geometry.levels import COARSEST, COUNT, NAMES, TILE
 from zoomldm.networks.context_dit import matching_quarter
 from zoomldm.networks.octave_denoiser import OctaveDenoiser
 from zoomldm.pipeline import ZoomLDMPipeline
-from zoomldm.sampling.options import GUIDED, SampleOptions
+from zoomldm.sampling.options import SampleOptions
 
 Pictures = NDArray[np.uint8]
 _NEEDED = ("unet", "vae", "summarizer", "scheduler")
@@ -167,16 +167,10 @@ class Sampler:
         model, chosen = self.pipeline, self.drawing
         if not self._octaves:
             schedule = self._whole if begin is None else self._begun
-            return make_pixels(model, schedule, self.guidance(level), context, drawn, begin, level)
+            return make_pixels(model, schedule, chosen.guidance, context, drawn, begin, level)
         times = octave_times(model.unet.alphas, chosen.steps)
         signed = None if begin is None else begin.to(model.device).float().div(127.5).sub(1)
-        return octave_pixels(model, times, self.guidance(level), context, drawn, signed, level)
-
-    def guidance(self, level: int) -> float:
-        """Scale of the denoiser's guidance at a level; 1 is none."""
-        if self._octaves and self.options.guidance is None and level > GUIDED:
-            return 1.0
-        return self.drawing.guidance
+        return octave_pixels(model, times, chosen.guidance, context, drawn, signed, level)
 
     def zoom(
         self,
