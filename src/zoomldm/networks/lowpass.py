@@ -124,7 +124,8 @@ class LowPassAutoencoder(ModelMixin, ConfigMixin):
         levels: number of levels that the decoder distinguishes.
         fine_noise: channels of noise that enter at 1/4 and at 1/2 of the side. They are the last
             of `noise_channels`, 4 and 16 for each, so that noise stays a map of cells.
-        smooth: how often the means are corrected bicubically before they are corrected per block.
+        smooth: how often the means are corrected bicubically before they are corrected per block;
+            None for never.
     """
 
     factor = CELL
@@ -140,7 +141,7 @@ class LowPassAutoencoder(ModelMixin, ConfigMixin):
         depths: tuple[int, int, int] = (6, 5, 3),
         levels: int = 8,
         fine_noise: tuple[int, int] = (0, 0),
-        smooth: int = 0,
+        smooth: int | None = None,
     ) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(BANDS))
@@ -229,7 +230,7 @@ class LowPassAutoencoder(ModelMixin, ConfigMixin):
         """Image of latents plus details (B, 3, 8 h, 8 w), corrected to keep the latents' means."""
         small = planes_image(self.to_planes(latents))
         image = _bicubic(small) + details
-        for _ in range(int(self.config["smooth"])):
+        for _ in range(self.config["smooth"] or 0):
             image = image + _bicubic(small - F.avg_pool2d(image, 4))
         missing = small - F.avg_pool2d(image, 4)
         return image + F.interpolate(missing, scale_factor=4, mode="nearest")
