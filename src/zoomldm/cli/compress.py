@@ -69,7 +69,10 @@ def compress(
         bool, typer.Option("--for-training", help="Also store what training needs, at all levels.")
     ] = False,
     turn: Annotated[
-        int, typer.Option(help="Mirror and rotate the slide (1 to 7), for more training data.")
+        int,
+        typer.Option(
+            help="Turn the slide, for training: quarter turns left, plus 4 to mirror it first."
+        ),
     ] = 0,
     from_features: Annotated[bool, typer.Option("--from-features", hidden=True)] = False,
     device: Device = "auto",

@@ -9,7 +9,12 @@ from zoomldm.cli.options import Json
 
 
 def convert(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", show_default=False)],
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CHECKPOINT", show_default=False, help="Checkpoint file of released weights."
+        ),
+    ],
     out: Annotated[
         Path | None,
         typer.Option(

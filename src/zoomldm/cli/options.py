@@ -24,7 +24,9 @@ Slides = Annotated[
 ArchiveOut = Annotated[
     str, typer.Option("-o", "--out", help="A .zldm file, an existing folder, or a URL of either.")
 ]
-Pipeline = Annotated[str, typer.Option(help="Pipeline id or directory.")]
+Pipeline = Annotated[
+    str, typer.Option(help="demo, tiny, a folder, a URL, or hf:OWNER/NAME@REVISION.")
+]
 Precision = Annotated[
     Literal["float32", "bfloat16"], typer.Option(help="float32, or bfloat16 (faster).")
 ]

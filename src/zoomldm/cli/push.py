@@ -8,8 +8,16 @@ from zoomldm.cli.options import Json
 
 
 def push(
-    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", show_default=False)],
-    repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", show_default=False)],
+    pipeline: Annotated[
+        str,
+        typer.Argument(metavar="PIPELINE", show_default=False, help="As for --pipeline elsewhere."),
+    ],
+    repo: Annotated[
+        str,
+        typer.Argument(
+            metavar="OWNER/NAME", show_default=False, help="Name on the Hugging Face hub."
+        ),
+    ],
     licence: Annotated[
         str,
         typer.Option(

@@ -9,7 +9,12 @@ from zoomldm.cli.options import Batch, Device, Json, Pipeline
 
 
 def upscale(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", show_default=False)],
+    image: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IMAGE", show_default=False, help="PNG, JPEG or TIFF of known scale."
+        ),
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Output as for `decompress`.")],
     mpp: Annotated[float, typer.Option(help="Micrometres per pixel of the image.")],
     factor: Annotated[
