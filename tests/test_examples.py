@@ -21,13 +21,7 @@ MODULES = (
     *("verbs", "tables", "pixels", "statistics", "geometry.levels", "geometry.orientation"),
     *("generation.options", "archive.verify"),
 )
-# What an example would have to download, or to train for longer than a test may.
-WITHOUT = {"convert_released", "run_mil"}
-PUBLIC = [
-    name
-    for name in zoomldm.__all__
-    if inspect.isfunction(getattr(zoomldm, name)) and name not in WITHOUT
-]
+PUBLIC = [name for name in zoomldm.__all__ if inspect.isfunction(getattr(zoomldm, name))]
 
 
 @pytest.fixture(scope="module")

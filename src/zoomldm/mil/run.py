@@ -138,6 +138,17 @@ def run_mil(
     Raises:
         ConfigError: invalid options, features, labels or splits.
         TargetError: `out` is not a folder, is in use, or holds results of other settings.
+
+    Examples:
+        >>> import numpy as np
+        >>> import zoomldm
+        >>> label = np.arange(12) % 2  # of twelve slides, each a bag of three instances
+        >>> X = np.random.default_rng(0).normal(label.repeat(3)[:, None], 1, (36, 4))
+        >>> np.savez("bags.npz", X=X, bag=np.arange(12).repeat(3), y=label)
+        >>> options = zoomldm.MilOptions(folds=2, models=("logistic",), fractions=(1,), jobs=1)
+        >>> report = zoomldm.run_mil("bags.npz", "features", options)
+        >>> report.models, len(report.folds)
+        (('logistic',), 2)
     """
     options, out = options or MilOptions(), Path(out)
     pick_device(options.device)

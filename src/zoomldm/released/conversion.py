@@ -107,6 +107,11 @@ def convert_released(
         PipelineError: the checkpoint is damaged, unsafe, of another model, or has missing or
             extra keys or other shapes, which are listed.
         TargetError: `out` can't be created or holds something else.
+
+    Examples:
+        >>> import zoomldm
+        >>> report = zoomldm.convert_released("brca.ckpt", "brca")  # doctest: +SKIP
+        >>> pipeline = zoomldm.load_pipeline("brca")  # doctest: +SKIP
     """
     checkpoint, out = Path(checkpoint), Path(out)
     weights, progress = (options or ConvertOptions()).weights, progress or silent
