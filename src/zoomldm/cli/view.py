@@ -41,7 +41,8 @@ def view(
         typer.Option(help="auto: pyramid if the pipeline has it, else blended."),
     ] = "auto",
     mpp: Annotated[
-        float | None, typer.Option(help="Micrometres per pixel of all slides, in place of their own.")
+        float | None,
+        typer.Option(help="Micrometres per pixel of all slides, in place of their own."),
     ] = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on; any but loopback requires a token.")

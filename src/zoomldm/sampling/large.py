@@ -25,7 +25,7 @@ from zoomldm.rendering.pyramid import Pyramid
 from zoomldm.sampling.joint import JointSampler, guide_side
 from zoomldm.sampling.large_input import LargeInput, read_input
 from zoomldm.sampling.made_archive import write_made
-from zoomldm.sampling.output import PICTURE, Levels, check_output, claimed, ending, write_levels
+from zoomldm.sampling.output import PNG, Levels, check_output, claimed, ending, write_levels
 from zoomldm.sampling.pieces import Pieces, kept_pieces
 from zoomldm.verbs import Progress, Report, silent
 
@@ -200,7 +200,7 @@ def _pyramid(
     pieces: Pieces,
 ) -> dict[str, Any]:
     # The export stores finished tiles for resuming; a .png, written in one go, needs pieces.
-    kept = Kept(Recent(_MEMORY), pieces if ending(target) == PICTURE else None)
+    kept = Kept(Recent(_MEMORY), pieces if ending(target) == PNG else None)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "grid.zldm"
         write_made(path, "grid", pipeline, given.grid)
