@@ -8,7 +8,7 @@ from torch import Tensor
 
 from zoomldm.archive import Archive
 from zoomldm.diffusion.noise import noise
-from zoomldm.generation.grids import WHOLE, window_grid
+from zoomldm.generation.grids import FINEST_ON_TILES, window_grid
 from zoomldm.generation.imagined import ImaginedContexts
 from zoomldm.generation.octaves import (
     ALONE_NOISE,
@@ -242,7 +242,7 @@ class Latents:
         grids = _filled([torch.from_numpy(grid) for grid, _ in found], self.batch)
         shifts = [shift for _, shift in found]
         shift = torch.tensor(shifts + [shifts[-1]] * (self.batch - len(shifts)))
-        return self.pipeline.context(grids, level, shift if level < WHOLE else None)
+        return self.pipeline.context(grids, level, shift if level < FINEST_ON_TILES else None)
 
 
 def _planes(field: Field) -> Planes:

@@ -18,7 +18,7 @@ from zoomldm.viewer.regions import NOTICE
 from zoomldm.viewer.tiles import TileKey, encode
 
 MOST_TILES = 20_000
-WHOLE = 3  # levels from 2.5x up are written whole, to show a region in context
+WHOLE_FROM = 3  # levels from 2.5x up are written whole, to show a region in context
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def _parts(
         for level in range(finest, COUNT):
             wide, high = entry.sizes[level]
             cols, rows = range(-(-wide // TILE)), range(-(-high // TILE))
-            if region and level < WHOLE:
+            if region and level < WHOLE_FROM:
                 side = TILE << level
                 cols = range(x // side, -(-(x + w) // side))
                 rows = range(y // side, -(-(y + h) // side))
@@ -146,7 +146,7 @@ def _write_tile(out: Path, entry: Entry, key: TileKey) -> int:
 
 def _facts(entry: Entry, finest: int, region: tuple[int, int, int, int] | None) -> dict[str, Any]:
     facts = entry.facts()
-    facts["finest"], facts["whole_from"] = finest, WHOLE
+    facts["finest"], facts["whole_from"] = finest, WHOLE_FROM
     facts["region"] = list(region) if region else None
     facts["confidence"] = False  # only known for tiles that a server generates
     return facts
