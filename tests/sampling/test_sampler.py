@@ -200,7 +200,7 @@ def test_an_octave_pipeline_zooms_under_a_noisy_parent(monkeypatch) -> None:
     told = watch_octaves(batch, monkeypatch)
     sampler = Sampler(filled_pipeline("tiny-octaves"), QUICK)
     pictures, _ = sampler.zoom(2)
-    assert {known.level: known.loss for known in told} == {
+    assert {known.level: known.degradation for known in told} == {
         level: DRAWN_NOISE * (level < COARSEST) for level in range(COUNT)
     }
     again, _ = sampler.zoom(1, first=1)

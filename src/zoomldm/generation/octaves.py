@@ -35,14 +35,14 @@ class Known:
         context: (B, 64, width).
         kind: NONE, PARENT or BASE, for the whole batch.
         hint: (B, C, h, w) laid out as latents, None if there is none.
-        loss: loss of the hint: standard deviation of a parent's noise, or loss of a codec, 0 to 1.
+        degradation: of the hint: a parent's noise (standard deviation), or a codec's loss, 0 to 1.
     """
 
     level: int
     context: Tensor
     kind: int = NONE
     hint: Tensor | None = None
-    loss: float = 0.0
+    degradation: float = 0.0
 
 
 def under_parent(
@@ -119,7 +119,7 @@ def make_latents(
     n, device = len(noise), noise.device
     level = torch.full((n,), known.level, device=device)
     kind = torch.full((n,), known.kind, device=device)
-    loss = torch.full((n,), known.loss, device=device, dtype=noise.dtype)
+    degradation = torch.full((n,), known.degradation, device=device, dtype=noise.dtype)
     head = unet.head(known.context, level, known.hint, kind)
     null = torch.zeros_like(known.context)
     bare = unet.head(null, level, known.hint, kind) if guidance != 1 else None
@@ -129,9 +129,9 @@ def make_latents(
     clean, solver = x, Multistep(order=1 if known.kind == BASE else 2)
     for now, after in zip(times, (*times[1:], None), strict=True):
         time = torch.full((n,), now, device=device)
-        v = unet(x, time, known.context, level, known.hint, kind, loss, head)
+        v = unet(x, time, known.context, level, known.hint, kind, degradation, head)
         if bare is not None:
-            plain = unet(x, time, null, level, known.hint, kind, loss, bare)
+            plain = unet(x, time, null, level, known.hint, kind, degradation, bare)
             v = plain + guidance * (v - plain)
         clean = bars[now].sqrt() * x - (1 - bars[now]).sqrt() * v
         if after is not None:

@@ -206,17 +206,17 @@ class Latents:
         """Generate up to one batch of windows with the denoiser."""
         device = self.pipeline.device
         above: Planes | None = None
-        kind, hint, loss = NONE, None, 0.0
+        kind, hint, degradation = NONE, None, 0.0
         if level < self.top:
-            kind, loss = PARENT, PARENT_NOISE
+            kind, degradation = PARENT, PARENT_NOISE
             above = _stack([self._parent(level, key, parents) for key in keys], self.batch)
             hint = self.vae.from_planes(Planes(*(p.to(device) for p in enlarged(above))))
         elif self.base is not None:
             stored = _stack([self._stored(level, key) for key in keys], self.batch)
-            kind, loss = BASE, codec_loss(self.base.codec, self.base.quality)
+            kind, degradation = BASE, codec_loss(self.base.codec, self.base.quality)
             hint = self.vae.from_planes(Planes(*(p.to(device) for p in stored)))
         context = self._contexts(level, keys, hint)
-        known = Known(level, context, kind, hint, loss)
+        known = Known(level, context, kind, hint, degradation)
         drawn = _filled([self._noise(level, key) for key in keys], self.batch).to(device)
         if hint is not None and above is not None and self._loose is not None:
             known, above = under_parent(level, context, hint, drawn, self._loose), None
