@@ -45,9 +45,7 @@ class Known:
     degradation: float = 0.0
 
 
-def under_parent(
-    level: int, context: Tensor, parent: Tensor, noise: Tensor, deviation: float
-) -> Known:
+def under_parent(level: int, context: Tensor, parent: Tensor, noise: Tensor, std: float) -> Known:
     """What is known under a parent that was generated from contexts alone.
 
     Context and parent disagree in places; a child forced to match its parent there shows the
@@ -60,9 +58,9 @@ def under_parent(
         noise: (B, C, h, w) standard normal noise that the latents start from. The parent's noise
             is another channel of it: as good as fresh noise here, and the image stays a function
             of `noise` alone.
-        deviation: std of the parent's noise: ALONE_NOISE under real contexts, else DRAWN_NOISE.
+        std: of the parent's noise: ALONE_NOISE under real contexts, else DRAWN_NOISE.
     """
-    return Known(level, context, PARENT, parent + deviation * noise.roll(1, 1), deviation)
+    return Known(level, context, PARENT, parent + std * noise.roll(1, 1), std)
 
 
 def octave_times(alphas: Tensor, steps: int, start: int = LAST) -> tuple[int, ...]:

@@ -178,10 +178,10 @@ class LowPassAutoencoder(ModelMixin, ConfigMixin):
         coarse, middle, fine = self.config["depths"]
         return math.ceil(1 + coarse + middle / 2 + fine / 4 + 1)
 
-    def fit(self, mean: Tensor, deviation: Tensor) -> None:
+    def fit(self, mean: Tensor, std: Tensor) -> None:
         """Set the bands' scaling from their mean and std over training patches, (24,)."""
-        root = deviation.sqrt()
-        common = (deviation / root).square().mean().sqrt()
+        root = std.sqrt()
+        common = (std / root).square().mean().sqrt()
         self.mean.copy_(mean)
         self.scale.copy_(root * common)
 
