@@ -17,7 +17,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from zoomldm.archive import Archive, open_archive
 from zoomldm.archive.base import LOSSLESS, count_tiles, stored_chunks
 from zoomldm.archive.borders import even_blocks
-from zoomldm.archive.pictures import decode_picture
+from zoomldm.archive.image_codecs import decode_image
 from zoomldm.evaluation.fidelity import seams
 from zoomldm.slides import open_slide
 from zoomldm.tables import as_markdown
@@ -38,7 +38,7 @@ def chunks(archive: Archive, count: int) -> list[tuple[Pixels, tuple[int, int]]]
         assert data is not None
         shape = (facts.chunk, facts.chunk, 3)
         x, y = col * facts.chunk, row * facts.chunk
-        pixels = decode_picture(data, facts.codec, shape, str(archive.path))
+        pixels = decode_image(data, facts.codec, shape, str(archive.path))
         found.append((pixels[: facts.height - y, : facts.width - x], (x, y)))
     return found
 

@@ -19,8 +19,8 @@ import openslide
 import torch
 
 from zoomldm.archive.base import CHUNK, stored_chunks
+from zoomldm.archive.image_codecs import encode_image
 from zoomldm.archive.manifest import Base
-from zoomldm.archive.pictures import encode_picture
 from zoomldm.compression.base import choose_level
 from zoomldm.compression.compress import CompressOptions, compress
 from zoomldm.encoders import EncoderOptions
@@ -82,7 +82,7 @@ def chunks_of(
 def encode_alone(chunks: list[np.ndarray], codec: str, quality: int | None) -> None:
     """Encode the base layer, its pixels being there already."""
     for chunk in chunks:
-        encode_picture(chunk, codec, quality)
+        encode_image(chunk, codec, quality)
 
 
 def first_tiles(slide: Path, mask: np.ndarray) -> np.ndarray:

@@ -31,7 +31,7 @@ from zoomldm.geometry.levels import TILE
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.rendering.opening import open_renderer
 from zoomldm.sampling.large_input import read_input
-from zoomldm.sampling.made_archive import write_made
+from zoomldm.sampling.temporary_archive import write_temporary_archive
 from zoomldm.slides import open_slide
 
 GUIDE = 2  # level of the pyramid's own coarse image
@@ -45,7 +45,7 @@ def off_guide(
     given = read_input(str(archive), options.size, pipeline)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "grid.zldm"
-        write_made(path, "grid", pipeline, given.grid)
+        write_temporary_archive(path, "grid", pipeline, given.grid)
         with open_archive(path) as opened, open_renderer(opened, pipeline, options.rendering) as r:
             coarse = r.read(GUIDE, 0, 0, *(n >> GUIDE for n in options.size))
     return float(np.abs(halve(whole, GUIDE).astype(int) - coarse).mean())

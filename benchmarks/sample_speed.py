@@ -33,7 +33,7 @@ def main() -> None:
         begin = time.perf_counter()
         contexts = sampler.contexts(0, arguments.n)
         middle = time.perf_counter()
-        sampler.pictures(0, contexts)
+        sampler.images(0, contexts)
         end = time.perf_counter()
         first = first or end - begin
         print(

@@ -67,8 +67,8 @@ def sheet(world: World, stage: GpuStage, path: Path, columns: int = 10) -> None:
         if level < 3:
             choices.append((BASE, hint, float(batch["loss"].mean())))
         stage.unet.level_now = level
-        for kind, given, loss in choices:
-            known = Known(level, context.float(), kind, given, loss)
+        for kind, given, degradation in choices:
+            known = Known(level, context.float(), kind, given, degradation)
             x = make_latents(
                 stage.unet, known, batch["noise"], octave_times(stage.unet.alphas, 6)
             ).float()

@@ -71,7 +71,7 @@ def draw_sheets(arguments: argparse.Namespace, network: ContextDiT, windows: Win
             "softened": softened(raw, channels),
         }
         for name, given in contexts.items():
-            made[name][level] = sampler.pictures(level, given)
+            made[name][level] = sampler.images(level, given)
         if channels:
             found = [differences(c, channels) for c in contexts.values()]
             cells = "  ".join(f"{inside:.3f}" for inside, _ in found)

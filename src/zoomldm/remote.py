@@ -96,7 +96,7 @@ def check_writable(url: str) -> None:
         RemoteError: nothing can be written there.
     """
     store, key = _place(url.rpartition("/")[0] + "/" + _PROBE)
-    with _told(url):
+    with _one_line_errors(url):
         _obstore().put(store, key, b"")
     with suppress(Exception):  # without permission to remove, an empty file is left
         _obstore().delete(store, key)
@@ -109,7 +109,7 @@ def size_of(url: str) -> int | None:
         RemoteError: it can't be requested.
     """
     store, key = _place(url)
-    with _told(url):
+    with _one_line_errors(url):
         try:
             return int(_obstore().head(store, key)["size"])
         except FileNotFoundError:
@@ -142,7 +142,7 @@ class RemoteFile:
         self._store, self._key = _place(path.url)
         self._kept = (0, b"")
         if known is None:
-            with _told(self._url):
+            with _one_line_errors(self._url):
                 meta = _obstore().head(self._store, self._key)
             known = (meta.get("e_tag"), int(meta["size"]), meta.get("last_modified"))
         self.identity = known
@@ -171,7 +171,7 @@ class RemoteFile:
                 options["if_match"] = e_tag
             elif isinstance(changed, datetime):
                 options["if_unmodified_since"] = changed
-            with _told(self._url):
+            with _one_line_errors(self._url):
                 found = _obstore().get(self._store, self._key, options=options)
                 kept = bytes(found.bytes())
             first = start
@@ -193,7 +193,7 @@ def download(url: str, target: Path) -> None:
         RemoteError: see `RemoteFile`.
     """
     store, key = _place(url)
-    with _told(url), target.open("wb") as file:
+    with _one_line_errors(url), target.open("wb") as file:
         for part in _obstore().get(store, key).stream(min_chunk_size=4 << 20):
             file.write(part)
 
@@ -222,7 +222,7 @@ def upload(source: Path, url: str) -> None:
         RemoteError: it can't be written there.
     """
     store, key = _place(url)
-    with _told(url):
+    with _one_line_errors(url):
         _obstore().put(store, key, source)
 
 
@@ -236,7 +236,7 @@ def listed(url: str, endings: frozenset[str]) -> list[str]:
         raise RemoteError(f"{url}: web servers don't list folders; name the files, or give a table")
     store, key = _place(url)
     found: list[str] = []
-    with _told(url):
+    with _one_line_errors(url):
         for part in _obstore().list_with_delimiter(store, key.rstrip("/") or None)["objects"]:
             name = PurePosixPath(cast("str", part["path"])).name
             if PurePosixPath(name).suffix.lower() in endings:
@@ -264,7 +264,7 @@ def _store(root: str) -> Any:
     endpoint = next((os.environ[n] for n in _ENDPOINTS if n in os.environ), root)
     if endpoint.startswith("http://"):
         options["allow_http"] = "true"
-    with _told(root):
+    with _one_line_errors(root):
         return from_url(
             root,
             client_options=cast("Any", options),
@@ -283,7 +283,7 @@ def _obstore() -> Any:
 
 
 @contextmanager
-def _told(url: str) -> Iterator[None]:
+def _one_line_errors(url: str) -> Iterator[None]:
     """Raise a store's errors as one-line errors."""
     try:
         yield

@@ -11,8 +11,8 @@ import pytest
 from archive.making import forge, make_header
 from zoomldm.archive import ArchiveWriter, open_archive, verify_archive, write_archive
 from zoomldm.archive.base import even_out, halve, stored_chunks
+from zoomldm.archive.image_codecs import CODECS, decode_image, encode_image, fill_chunk
 from zoomldm.archive.manifest import Base
-from zoomldm.archive.pictures import CODECS, decode_picture, encode_picture, fill_chunk
 from zoomldm.errors import ArchiveError, ConfigError, DamagedError
 
 _GOLDEN = Path(__file__).with_name("golden-1.0.zldm")
@@ -195,7 +195,7 @@ class TestBorders:
             for row, col in np.ndindex(4, 5):
                 part = texture[row * 64 : row * 64 + 64, col * 64 : col * 64 + 64]
                 if (row, col) != (2, 2):
-                    data = encode_picture(fill_chunk(part, 64), "jpeg", facts.quality)
+                    data = encode_image(fill_chunk(part, 64), "jpeg", facts.quality)
                     writer.add_base_chunk(row, col, data)
         return path, texture
 
@@ -266,19 +266,19 @@ class TestCodecs:
     def test_round_trip(self, pixels, codec):
         part = pixels[:256, :300]
         for quality in (None,) if codec == "png" else (20, 90):
-            data = encode_picture(part, codec, quality)
-            assert data == encode_picture(part, codec, quality)
-            found = decode_picture(data, codec, (256, 300, 3), "x")
+            data = encode_image(part, codec, quality)
+            assert data == encode_image(part, codec, quality)
+            found = decode_image(data, codec, (256, 300, 3), "x")
             error = np.abs(found.astype(int) - part).mean()
             assert error == 0 if codec == "png" else 0 < error < 6
             with pytest.raises(ArchiveError, match="x can't be decoded"):
-                decode_picture(data, codec, (256, 256, 3), "x")
+                decode_image(data, codec, (256, 256, 3), "x")
             with pytest.raises(ArchiveError, match="x can't be decoded"):
-                decode_picture(data[:50], codec, (256, 300, 3), "x")
+                decode_image(data[:50], codec, (256, 300, 3), "x")
 
     @pytest.mark.parametrize("codec", [c for c in CODECS if c != "png"])
     def test_quality_costs_bytes(self, pixels, codec):
-        sizes = [len(encode_picture(pixels[:256, :256], codec, q)) for q in (5, 40, 95)]
+        sizes = [len(encode_image(pixels[:256, :256], codec, q)) for q in (5, 40, 95)]
         assert sizes == sorted(sizes) and sizes[0] < 0.8 * sizes[2]
 
     def test_a_codec_that_is_not_there(self, tmp_path, pixels, monkeypatch):
@@ -286,7 +286,7 @@ class TestCodecs:
         with monkeypatch.context() as patch:
             patch.setattr("imagecodecs.WEBP", type("Missing", (), {"available": False}))
             with pytest.raises(ConfigError, match="lacks webp"):
-                encode_picture(pixels, "webp", 50)
+                encode_image(pixels, "webp", 50)
             with open_archive(path) as archive:
                 assert archive.base is not None
                 with pytest.raises(ArchiveError, match=r"coded as 'webp'.* reads avif, jpegxl"):
@@ -361,7 +361,7 @@ class TestDamage:
 
     def test_a_picture_of_another_size_is_refused(self, corner, tmp_path):
         def change(members):
-            members["overview/c/0/0/0"] = encode_picture(
+            members["overview/c/0/0/0"] = encode_image(
                 np.zeros((4096, 4096, 3), np.uint8), "png", None
             )
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from zoomldm.archive.borders import even_blocks
-from zoomldm.archive.pictures import decode_picture, encode_picture
+from zoomldm.archive.image_codecs import decode_image, encode_image
 from zoomldm.evaluation.fidelity import seams
 
 SIDE = 320
@@ -64,8 +64,8 @@ class TestEvenBlocks:
 
     @pytest.mark.parametrize("codec", ["avif", "jpeg", "webp"])
     def test_what_codecs_leave(self, codec):
-        data = encode_picture(texture(), codec, 35)
-        coded = decode_picture(data, codec, (SIDE, SIDE, 3), "x")
+        data = encode_image(texture(), codec, 35)
+        coded = decode_image(data, codec, (SIDE, SIDE, 3), "x")
         even = even_blocks(coded)
         before, after = (abs(seams(image, 16, (0, 0)).mean - 1) for image in (coded, even))
         assert after < max(0.05, 0.5 * before)

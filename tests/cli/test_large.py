@@ -49,7 +49,7 @@ def test_upscale(run, tile: Path, tmp_path: Path) -> None:
         (("large", "t.png", "--size", "500x512"), "multiples of 256"),
         (("large", "t.png", "--size", "512x512", "--method", "joint", "--rate", 11), "rate is 11"),
         (("large", "a.zldm@1,1", "--size", "512x512"), "multiples of 256"),
-        (("large", "none.png", "--size", "512x512"), "no such picture"),
+        (("large", "none.png", "--size", "512x512"), "no such image"),
         (("upscale", "t.png", "--mpp", 0.5), "expected about 1 to 64"),
         (("upscale", "none.png", "--mpp", 2), "no such image"),
     ],

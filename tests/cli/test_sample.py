@@ -44,7 +44,7 @@ def test_a_zoom(run, tmp_path: Path) -> None:
         (("--seed", -1), "seed is -1"),
         (("--context-steps", 2000), "context steps is 2000"),
         (("--precision", "float8"), "float8"),
-        (("--like", "none.png"), "none.png: no such picture"),
+        (("--like", "none.png"), "none.png: no such image"),
         (("--slide", "--steps", 3), "leave them out with --slide"),
     ],
 )

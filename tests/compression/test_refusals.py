@@ -81,7 +81,7 @@ class TestErrors:
         def crash(*_):
             raise RuntimeError("crash")
 
-        monkeypatch.setattr(base_layer, "encode_picture", crash)
+        monkeypatch.setattr(base_layer, "encode_image", crash)
         with pytest.raises(RuntimeError, match="crash"):
             run(slide, target, pipeline, base_quality=40)
         assert target.read_bytes() == sound and self.left(tmp_path) == ["a.zldm"]

@@ -15,7 +15,7 @@ from zoomldm.evaluation.codecs import (
     parse_setting,
 )
 from zoomldm.evaluation.fidelity import psnr
-from zoomldm.evaluation.readers import WithoutBase, enlarged_picture
+from zoomldm.evaluation.readers import WithoutBase, enlarged_image
 from zoomldm.slides import open_slide
 from zoomldm.slides.tissue import find_tissue
 
@@ -56,7 +56,7 @@ def test_settings_from_text() -> None:
 
 def test_enlarging_does_not_depend_on_the_region() -> None:
     small = np.asarray(Image.fromarray(PICTURE).reduce(4))
-    reader = enlarged_picture(small, 2, (384, 256))
+    reader = enlarged_image(small, 2, (384, 256))
     whole = reader.read(0, 0, 0, 384, 256)
     for x, y, w, h in ((0, 0, 64, 64), (37, 51, 100, 90), (300, 200, 60, 50)):
         part = reader.read(0, x, y, w, h).astype(int)
@@ -68,7 +68,7 @@ def test_enlarging_does_not_depend_on_the_region() -> None:
 
 
 def test_other_levels_of_a_stored_one() -> None:
-    reader = enlarged_picture(PICTURE, 1, (768, 512))
+    reader = enlarged_image(PICTURE, 1, (768, 512))
     assert (reader.read(1, 10, 20, 30, 40) == PICTURE[20:60, 10:40]).all()
     averaged = np.asarray(Image.fromarray(PICTURE).reduce(4))
     assert (reader.read(3, 5, 6, 20, 20) == averaged[6:26, 5:25]).all()

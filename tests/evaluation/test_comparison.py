@@ -16,7 +16,7 @@ from zoomldm.evaluation.comparison import (
     spread,
     stained,
 )
-from zoomldm.evaluation.readers import enlarged_picture
+from zoomldm.evaluation.readers import enlarged_image
 
 MASK = np.ones((8, 8), bool)
 
@@ -122,7 +122,7 @@ def test_regions_of_most_tissue_do_not_overlap() -> None:
 
 def test_regions_of_the_slide_itself_are_perfect_and_a_hole_is_found() -> None:
     slide, regions = Field(), np.array([[512, 512]])
-    base = enlarged_picture(slide.levels[2], 2, (2048, 2048))
+    base = enlarged_image(slide.levels[2], 2, (2048, 2048))
     same = measure_regions(slide, slide, regions, (base, 2))
     for name in ("luminance_4um", "luminance_2um", "haematoxylin_2um"):
         assert same[name] == pytest.approx(1)
@@ -146,7 +146,7 @@ def test_regions_of_the_slide_itself_are_perfect_and_a_hole_is_found() -> None:
 
 def test_the_worst_region_counts_for_holes() -> None:
     slide = Field()
-    base = enlarged_picture(slide.levels[2], 2, (2048, 2048))
+    base = enlarged_image(slide.levels[2], 2, (2048, 2048))
     broken = FIELD.copy()
     broken[:512, :512] = 255
     found = measure_regions(slide, Field(broken), np.array([[0, 0], [1024, 1024]]), (base, 2))

@@ -80,18 +80,18 @@ def test_a_decoder_takes_the_place_of_enlarging(slide: Path) -> None:
 
 
 def test_rows_are_kept_and_found_again(slide: Path, tmp_path: Path, monkeypatch) -> None:
-    keep = tmp_path / "rows.json"
+    cache_path = tmp_path / "rows.json"
     first = subject.measure_settings(
-        slide, SETTINGS[:1], JUDGES, tiles=4, regions=0, levels=(2,), keep=keep
+        slide, SETTINGS[:1], JUDGES, tiles=4, regions=0, levels=(2,), cache_path=cache_path
     )
     monkeypatch.setattr(subject, "CodedSlide", None)
     again = subject.measure_settings(
-        slide, SETTINGS[:1], JUDGES, tiles=4, regions=0, levels=(2,), keep=keep
+        slide, SETTINGS[:1], JUDGES, tiles=4, regions=0, levels=(2,), cache_path=cache_path
     )
     assert again == first
     with pytest.raises(TypeError):  # another number of tiles is another row
         subject.measure_settings(
-            slide, SETTINGS[:1], JUDGES, tiles=5, regions=0, levels=(2,), keep=keep
+            slide, SETTINGS[:1], JUDGES, tiles=5, regions=0, levels=(2,), cache_path=cache_path
         )
 
 
@@ -132,11 +132,11 @@ def test_archives_of_two_ratios_beside_a_codec(
 ) -> None:
     pipeline = filled_pipeline("tiny-octaves")
     settings = [parse_archive(s) for s in ("12:5x", "40:2.5x", "none")]
-    keep = tmp_path / "rows.json"
+    cache_path = tmp_path / "rows.json"
 
     def measured() -> list[dict]:
         return measure_archives(
-            slide, settings, JUDGES, pipeline, tiles=4, levels=(0, 2), keep=keep
+            slide, settings, JUDGES, pipeline, tiles=4, levels=(0, 2), cache_path=cache_path
         )
 
     rows = measured()

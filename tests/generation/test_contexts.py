@@ -15,7 +15,7 @@ from zoomldm.generation.contexts import (
     context_noise,
     context_times,
     draw_contexts,
-    picture_noise,
+    image_noise,
     softened,
 )
 from zoomldm.networks.context_dit import ContextDiT
@@ -33,7 +33,7 @@ def test_noise_is_of_its_sample_alone() -> None:
         for index in (0, 1, 2)
     ]
     fields += [
-        picture_noise(0, 0, step, index, (2, 32, 32)).flatten()
+        image_noise(0, 0, step, index, (2, 32, 32)).flatten()
         for step in (0, 999)
         for index in (0, 1)
     ]

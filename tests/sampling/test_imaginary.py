@@ -98,7 +98,7 @@ def test_parents_have_noise_where_nothing_is_stored(
         told.clear()
         with open_archive(path) as archive, open_renderer(archive, octaves, QUICK) as drawn:
             drawn.read(0, 600, 500, 100, 80)
-        assert {known.loss for known in told if known.kind == PARENT} == {noise}
+        assert {known.degradation for known in told if known.kind == PARENT} == {noise}
 
 
 def test_another_process_draws_the_same(

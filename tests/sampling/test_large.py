@@ -106,7 +106,7 @@ def test_a_tile_all_over(tmp_path: Path, octaves) -> None:
         ("grid.npy", (512, 512), "a.bmp", ConfigError, "a.bmp"),
         ("grid.npy", (512, 256), "a.png", ConfigError, "expected finite numbers of shape"),
         ("none.npy", (512, 512), "a.png", ConfigError, "can't be read as a .npy"),
-        ("none.png", (512, 512), "a.png", ConfigError, "no such picture"),
+        ("none.png", (512, 512), "a.png", ConfigError, "no such image"),
     ],
 )
 def test_refused(

@@ -49,13 +49,13 @@ def test_refused(archive: Path, tmp_path: Path, pipeline: ZoomLDMPipeline) -> No
         read_reference(f"{archive}@1.5,2", pipeline)
     with pytest.raises(ArchiveError, match="patch encoder"):
         read_reference(f"{archive}@300,300", build_pipeline("tiny", seed=1))
-    with pytest.raises(ConfigError, match="no such picture"):
+    with pytest.raises(ConfigError, match="no such image"):
         read_reference(str(tmp_path / "none.png"), pipeline)
     with pytest.raises(ConfigError, match="for an archive give ARCHIVE@X,Y"):
         read_reference(str(archive), pipeline)
     huge = tmp_path / "huge.png"
     Image.new("1", (20_000, 20_000)).save(huge)
-    with pytest.raises(ConfigError, match=r"huge\.png: is no picture"):
+    with pytest.raises(ConfigError, match=r"huge\.png: is no image"):
         read_reference(str(huge), pipeline)
     small = tmp_path / "small.png"
     Image.new("RGB", (300, 256)).save(small)

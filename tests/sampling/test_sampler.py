@@ -11,7 +11,7 @@ from tiny import filled_pipeline, watch_octaves
 from zoomldm.errors import ConfigError, PipelineError
 from zoomldm.generation import batch
 from zoomldm.generation.batch import upsampled_quarter
-from zoomldm.generation.contexts import picture_noise
+from zoomldm.generation.contexts import image_noise
 from zoomldm.generation.octaves import DRAWN_NOISE, Known, make_latents, octave_times
 from zoomldm.geometry.levels import COARSEST, COUNT, TILE
 from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline
@@ -200,7 +200,7 @@ def test_an_octave_pipeline_zooms_under_a_noisy_parent(monkeypatch) -> None:
     told = watch_octaves(batch, monkeypatch)
     sampler = Sampler(filled_pipeline("tiny-octaves"), QUICK)
     pictures, _ = sampler.zoom(2)
-    assert {known.level: known.loss for known in told} == {
+    assert {known.level: known.degradation for known in told} == {
         level: DRAWN_NOISE * (level < COARSEST) for level in range(COUNT)
     }
     again, _ = sampler.zoom(1, first=1)
@@ -212,11 +212,11 @@ def test_an_octave_pipeline_samples_as_archives_are_drawn() -> None:
     model = filled_pipeline("tiny-octaves")
     sampler = Sampler(model, QUICK)
     context = sampler.contexts(2, 1)
-    noise = picture_noise(0, 2, 999, 0, model.latent_shape)[None]
+    noise = image_noise(0, 2, 999, 0, model.latent_shape)[None]
     times = octave_times(model.unet.alphas, 2)
     latents = make_latents(model.unet, Known(2, context), noise, times)
     expected = to_pixels(model.decode_latents(latents, 2))
-    assert np.array_equal(sampler.pictures(2, context), expected)
+    assert np.array_equal(sampler.images(2, context), expected)
 
 
 @pytest.mark.parametrize(

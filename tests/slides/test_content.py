@@ -21,7 +21,7 @@ def test_small_files_are_read_whole(tmp_path, size):
 
 
 def test_large_files_are_read_in_places(tmp_path, monkeypatch):
-    monkeypatch.setattr(content, "WHOLE", 1000)
+    monkeypatch.setattr(content, "MOST_READ_WHOLE", 1000)
     monkeypatch.setattr(content, "PLACES", 5)
     monkeypatch.setattr(content, "BLOCK", 100)
     path = tmp_path / "a"

@@ -37,7 +37,7 @@ def test_tiles_are_what_the_picture_is(
     assert answer.status_code == 200
     entry = catalogue.get(facts["id"])
     assert entry is not None
-    wanted = entry.picture.read(0, 2, 0, 0, 256, 250)
+    wanted = entry.image.read(0, 2, 0, 0, 256, 250)
     found = pixels(answer.content)
     assert found.shape[:2] == (250, 256)  # cut at the slide's edge
     error = np.abs(found.astype(int) - wanted.astype(int)).mean()
@@ -118,7 +118,7 @@ def test_similar_tiles_are_the_nearest_embeddings(
     facts = shown["archive"]
     entry = catalogue.get(facts["id"])
     assert entry is not None
-    archive = entry.picture.archive  # type: ignore[attr-defined]
+    archive = entry.image.archive  # type: ignore[attr-defined]
     row, col = np.argwhere(archive.mask)[0].tolist()
     answer = client.get(
         f"/api/slides/{facts['id']}/similar.json", params={"row": row, "col": col, "count": 3}

@@ -18,7 +18,7 @@ import pytest
 from viewer.conftest import tile_url
 from zoomldm.viewer.app import ViewerSettings, create_app
 from zoomldm.viewer.catalogue import Catalogue, open_catalogue
-from zoomldm.viewer.pictures import ArchivePicture
+from zoomldm.viewer.pictures import ArchiveImage
 from zoomldm.viewer.serve import bound, serve
 
 
@@ -62,14 +62,14 @@ def running(catalogue: Catalogue) -> Iterator[Running]:
 def held(running: Running, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Generating waits for an event."""
     event = threading.Event()
-    read = ArchivePicture.read
+    read = ArchiveImage.read
 
-    def slow(self: ArchivePicture, *place: int) -> Any:
+    def slow(self: ArchiveImage, *place: int) -> Any:
         if not self.is_real(place[1]):
             event.wait(30)
         return read(self, *place)
 
-    monkeypatch.setattr(ArchivePicture, "read", slow)
+    monkeypatch.setattr(ArchiveImage, "read", slow)
     return event
 
 
@@ -229,7 +229,7 @@ def test_similar_places_across_archives(
     catalogue = open_catalogue([archive, path, slide], pipeline=pipeline)
     one, two, original = catalogue.entries.values()
     assert one.original == original.id and two.original is None
-    mask = one.picture.archive.mask  # type: ignore[attr-defined]
+    mask = one.image.archive.mask  # type: ignore[attr-defined]
     row, col = next((r, c) for r in range(4) for c in range(6) if mask[r, c])
     places = catalogue.similar(one, row, col, 30)
     assert {place["slide"] for place in places} == {one.id, two.id}

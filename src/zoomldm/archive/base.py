@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoomldm.archive.borders import even_blocks, even_out
+from zoomldm.archive.image_codecs import decode_image
 from zoomldm.archive.manifest import Base, dump_json, parse_json
-from zoomldm.archive.pictures import decode_picture
 from zoomldm.errors import ArchiveError
 from zoomldm.geometry.levels import COARSEST, TILE, level_size
 
@@ -128,7 +128,7 @@ def decode_chunk(data: bytes, facts: Base, what: str) -> Pixels:
     Raises:
         ArchiveError: it can't be decoded; `what` names it.
     """
-    pixels = decode_picture(data, facts.codec, (facts.chunk, facts.chunk, 3), what)
+    pixels = decode_image(data, facts.codec, (facts.chunk, facts.chunk, 3), what)
     if facts.codec != LOSSLESS:
         pixels = even_blocks(pixels)
         pixels.flags.writeable = False

@@ -20,8 +20,8 @@ from zoomldm.archive.base import (
 )
 from zoomldm.archive.compact import restore
 from zoomldm.archive.container import Container, Handle
+from zoomldm.archive.image_codecs import decode_image
 from zoomldm.archive.manifest import Manifest
-from zoomldm.archive.pictures import decode_picture
 from zoomldm.archive.quantise import dequantise
 from zoomldm.caching import kept_chunk
 from zoomldm.errors import ArchiveError
@@ -274,7 +274,7 @@ class Archive:
         def load() -> Pixels:
             data, shape = self.overview_bytes(), (facts.height, facts.width, 3)
             assert data is not None
-            return decode_picture(data, "jpeg", shape, f"{self.path}: its overview")
+            return decode_image(data, "jpeg", shape, f"{self.path}: its overview")
 
         return kept_chunk((self._key, "overview/c/0"), load)
 

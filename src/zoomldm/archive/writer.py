@@ -14,6 +14,7 @@ from zoomldm.archive.arrays import ArraySpec, whole_spec
 from zoomldm.archive.base import CHUNK, NAME, base_metadata, chunk_name, stored_chunks
 from zoomldm.archive.container import ContainerWriter
 from zoomldm.archive.embeddings import EmbeddingStore, Precision
+from zoomldm.archive.image_codecs import encode_image, fill_chunk, resolve_quality
 from zoomldm.archive.latents import LATENT_CHUNK, LatentLevel
 from zoomldm.archive.manifest import (
     FORMAT,
@@ -27,7 +28,6 @@ from zoomldm.archive.manifest import (
     dump_json,
     dump_manifest,
 )
-from zoomldm.archive.pictures import encode_picture, fill_chunk, resolve_quality
 from zoomldm.archive.quantise import to_float16
 from zoomldm.errors import ArchiveError
 from zoomldm.geometry.levels import COARSEST, NAMES, grid_shape, level_size
@@ -152,12 +152,11 @@ class ArchiveWriter:
         Raises:
             ArchiveError: a side is over 65,535 px, the limit of JPEG.
         """
-        picture = np.asarray(pixels)
+        image = np.asarray(pixels)
         width, height = level_size(*self.header.slide.size, level)
-        if picture.shape != (height, width, 3) or picture.dtype != np.uint8:
+        if image.shape != (height, width, 3) or image.dtype != np.uint8:
             raise ValueError(
-                f"overview is {picture.dtype} {picture.shape}, "
-                f"expected uint8 ({height}, {width}, 3)"
+                f"overview is {image.dtype} {image.shape}, expected uint8 ({height}, {width}, 3)"
             )
         if max(width, height) > 65535:
             raise ArchiveError(
@@ -165,7 +164,7 @@ class ArchiveWriter:
                 f"limit of 65535; use a coarser level than {NAMES[level]}"
             )
         buffer = io.BytesIO()
-        Image.fromarray(picture).save(
+        Image.fromarray(image).save(
             buffer, "JPEG", quality=quality, subsampling=2, optimize=True, progressive=True
         )
         facts = Overview(level=level, codec="jpeg", quality=quality, width=width, height=height)
@@ -239,17 +238,16 @@ class ArchiveWriter:
             quality: as in `start_base`.
             chunk: as in `start_base`.
         """
-        picture = np.asarray(pixels)
+        image = np.asarray(pixels)
         width, height = level_size(*self.header.slide.size, level)
-        if picture.shape != (height, width, 3) or picture.dtype != np.uint8:
+        if image.shape != (height, width, 3) or image.dtype != np.uint8:
             raise ValueError(
-                f"base layer is {picture.dtype} {picture.shape}, "
-                f"expected uint8 ({height}, {width}, 3)"
+                f"base layer is {image.dtype} {image.shape}, expected uint8 ({height}, {width}, 3)"
             )
         facts = self.start_base(level, codec, quality, chunk)
         for row, col in stored_chunks(facts, self._embeddings.mask):
-            part = picture[row * chunk : (row + 1) * chunk, col * chunk : (col + 1) * chunk]
-            self.add_base_chunk(row, col, encode_picture(fill_chunk(part, chunk), codec, quality))
+            part = image[row * chunk : (row + 1) * chunk, col * chunk : (col + 1) * chunk]
+            self.add_base_chunk(row, col, encode_image(fill_chunk(part, chunk), codec, quality))
 
     def add_latents(self, level: int, offsets: ArrayLike, values: ArrayLike) -> None:
         """Append latents of patches of one level to the file.

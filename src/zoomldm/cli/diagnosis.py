@@ -79,14 +79,14 @@ def self_test(device: str = "cpu") -> dict[str, Any]:
         return {"passed": False, "error": str(error)}
     white = np.full((1, 256, 256, 3), 255, np.uint8)
     embedding = pipeline.encode_tiles(white)
-    picture = pipeline(
+    image = pipeline(
         embedding[:, None, None],
         0,
         10,
         generator=torch.Generator().manual_seed(0),
         output_type="np",
     ).images  # pyright: ignore[reportAttributeAccessIssue]
-    mean = float(picture.mean())
+    mean = float(image.mean())
     return {
         "passed": bool(np.isfinite(embedding).all() and mean > 0.7),
         "pipeline": "demo",

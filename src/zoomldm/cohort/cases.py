@@ -47,7 +47,7 @@ def read_cases(path: Path, column: str = "case") -> dict[str, str]:
     return cases
 
 
-def read_labels(path: Path, column: str, names: Iterable[str]) -> list[str]:
+def labels_of_files(path: Path, column: str, names: Iterable[str]) -> list[str]:
     """Label of each of `names` (slides or their archives), in order.
 
     Raises:

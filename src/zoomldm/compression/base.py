@@ -7,8 +7,8 @@ import numpy as np
 
 from zoomldm.archive import ArchiveWriter
 from zoomldm.archive.base import CHUNK, WHITE, count_tiles, stored_chunks
+from zoomldm.archive.image_codecs import encode_image, fill_chunk, quick_size
 from zoomldm.archive.manifest import Base
-from zoomldm.archive.pictures import encode_picture, fill_chunk, quick_size
 from zoomldm.errors import ConfigError
 from zoomldm.geometry.levels import BASE_MPP, COARSEST, NAMES, TILE, level_mpp, level_size
 from zoomldm.slides import Slide, SlideReadError
@@ -91,7 +91,7 @@ def add_base(
             pixels = _chunk(slide, tissue, facts, *place)
         data = seen.coded.pop(place, None)
         if data is None:
-            data = encode_picture(fill_chunk(pixels, facts.chunk), codec, facts.quality)
+            data = encode_image(fill_chunk(pixels, facts.chunk), codec, facts.quality)
         return data, _glass(pixels, tissue.mask, facts, *place)
 
     for done, ((row, col), (data, counts)) in enumerate(in_order(coded, chunks, FEW), 1):
@@ -163,7 +163,7 @@ def choose_quality(
     largest = sorted(range(len(places)), key=lambda k: (sizes[k], k))[-_CLOSELY:]
 
     def coded(k: int) -> bytes:
-        return encode_picture(fill_chunk(seen[places[k]][1], facts.chunk), codec, near)
+        return encode_image(fill_chunk(seen[places[k]][1], facts.chunk), codec, near)
 
     exact = {places[k]: data for k, data in in_order(coded, largest, FEW)}
     total *= sum(map(len, exact.values())) / sum(sizes[k] for k in largest)

@@ -12,8 +12,8 @@ import numpy as np
 from zoomldm import __version__
 from zoomldm.archive import Archive, ArchiveWriter, open_archive, verify_archive
 from zoomldm.archive.embeddings import Precision
+from zoomldm.archive.image_codecs import resolve_quality
 from zoomldm.archive.manifest import Encoder, Header, Network, SlideInfo, TissueInfo
-from zoomldm.archive.pictures import resolve_quality
 from zoomldm.compression.base import add_base, choose_level
 from zoomldm.compression.latents import add_latents
 from zoomldm.encoders import EncoderOptions, PatchEncoder, PipelineEncoder, load_encoder

@@ -100,7 +100,7 @@ def _cache_slide(slide: Slide, folder: Path, share: float, facts: dict) -> None:
     mask = find_tissue(slide).mask
     places = [(k, y, x) for k in range(COUNT) for y, x in patch_starts(mask, k, share).tolist()]
     if not places:
-        raise ConfigError(f"{slide.path}: has too little tissue for a training picture; remove it")
+        raise ConfigError(f"{slide.path}: has too little tissue for a training image; remove it")
     target = folder / f"{slide.path.name}.npy"
     rows: list[tuple[int, float, float]] = []
     lost = [0] * COUNT

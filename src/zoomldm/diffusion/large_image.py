@@ -43,12 +43,12 @@ def _cubic(x: Tensor) -> Tensor:
     return torch.where(x <= 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
 
 
-def resized(pictures: Tensor, factor: float) -> Tensor:
+def resized(images: Tensor, factor: float) -> Tensor:
     """Resize images (..., H, W) by `factor` (2, 1/8, ...), see `resize_matrix`."""
-    h, w = pictures.shape[-2:]
-    rows = resize_matrix(h, round(h * factor)).to(pictures)
-    cols = resize_matrix(w, round(w * factor)).to(pictures)
-    return rows @ pictures @ cols.T
+    h, w = images.shape[-2:]
+    rows = resize_matrix(h, round(h * factor)).to(images)
+    cols = resize_matrix(w, round(w * factor)).to(images)
+    return rows @ images @ cols.T
 
 
 def slerp(share: float, a: Tensor, b: Tensor) -> Tensor:
@@ -130,15 +130,15 @@ def decode_strips(
         for first in range(0, len(cols), batch):
             part = cols[first : first + batch]
             windows = [latents[:, :, row : row + side, col : col + side] for col in part]
-            pictures = decode(torch.cat(windows), [(row, col) for col in part])
+            images = decode(torch.cat(windows), [(row, col) for col in part])
             if total is None or weights is None or weight is None:
-                factor = pictures.shape[-1] // side
-                weight = gaussian_window(side * factor).to(pictures)
-                total = pictures.new_zeros((1, 3, side * factor, w * factor))
-                weights = pictures.new_zeros((side * factor, w * factor))
-            for col, picture in zip(part, pictures, strict=True):
+                factor = images.shape[-1] // side
+                weight = gaussian_window(side * factor).to(images)
+                total = images.new_zeros((1, 3, side * factor, w * factor))
+                weights = images.new_zeros((side * factor, w * factor))
+            for col, image in zip(part, images, strict=True):
                 span = slice(col * factor, (col + side) * factor)
-                total[0, :, :, span] += weight * picture
+                total[0, :, :, span] += weight * image
                 weights[:, span] += weight
         assert total is not None and weights is not None
         done = min((after - row), side) * factor
@@ -155,9 +155,9 @@ def decode_large(
     return torch.cat(list(strips), 2)
 
 
-def to_bytes(pictures: Tensor) -> Tensor:
+def to_bytes(images: Tensor) -> Tensor:
     """Convert images in [-1, 1] to uint8, truncated (not rounded) as in the released code."""
-    return (255 * ((pictures + 1) / 2).clamp(0, 1)).to(torch.uint8)
+    return (255 * ((images + 1) / 2).clamp(0, 1)).to(torch.uint8)
 
 
 def join_tiles(tiles: Tensor, rows: int) -> Tensor:

@@ -5,8 +5,8 @@ from numpy.typing import NDArray
 
 from zoomldm.archive import Archive, ArchiveWriter
 from zoomldm.archive.base import stored_chunks
+from zoomldm.archive.image_codecs import encode_image, fill_chunk
 from zoomldm.archive.manifest import Base
-from zoomldm.archive.pictures import encode_picture, fill_chunk
 from zoomldm.editing.places import Block
 from zoomldm.geometry.levels import NAMES
 from zoomldm.verbs import Progress
@@ -75,7 +75,7 @@ def add_spliced(
                 part = other.read(x0 - left + from_x, y0 - top + from_y, x1 - x0, y1 - y0)
                 pixels[y0 - y : y1 - y, x0 - x : x1 - x] = part
             filled = fill_chunk(pixels, facts.chunk)
-            data = encode_picture(filled, facts.codec, facts.quality)
+            data = encode_image(filled, facts.codec, facts.quality)
             again += 1
         writer.add_base_chunk(row, col, data)
         progress("base layer", done + 1, len(chunks))

@@ -137,14 +137,14 @@ class NetworkEncoder:
     @torch.no_grad()
     def encode_tiles(self, tiles: np.ndarray) -> np.ndarray:
         """Embed tiles (n, 256, 256, 3) uint8 sRGB: (n, D) float32."""
-        pictures = torch.from_numpy(np.ascontiguousarray(tiles)).permute(0, 3, 1, 2)
-        x = prepared(pictures, self.preprocessing, self.device)
+        images = torch.from_numpy(np.ascontiguousarray(tiles)).permute(0, 3, 1, 2)
+        x = prepared(images, self.preprocessing, self.device)
         return self.network(x.to(self.dtype)).float().cpu().numpy()
 
 
-def prepared(pictures: Tensor, preprocessing: Preprocessing, device: Any = None) -> Tensor:
+def prepared(images: Tensor, preprocessing: Preprocessing, device: Any = None) -> Tensor:
     """Prepare images (n, 3, 256, 256), integers 0..255, as input (n, 3, size, size) float32."""
-    x, side = pictures.to(device, torch.uint8), preprocessing.size
+    x, side = images.to(device, torch.uint8), preprocessing.size
     if x.shape[-1] != side:
         x = resized(x, side)
     x = x.float()

@@ -201,7 +201,7 @@ def _preprocessing(file: Path, sizes: ViTSizes, config: Mapping[str, Any]) -> Pr
 def _check_size(file: Path, preprocessing: Preprocessing, sizes: ViTSizes) -> None:
     if preprocessing.size % sizes.patch:
         raise PipelineError(
-            f"{file}: takes pictures of {preprocessing.size} px, which its patches of "
+            f"{file}: takes images of {preprocessing.size} px, which its patches of "
             f"{sizes.patch} px do not divide"
         )
 
@@ -213,9 +213,9 @@ class _Pooled(nn.Module):
         super().__init__()
         self.model, self.mean = model, mean
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """Embed prepared images (B, 3, S, S): (B, D)."""
-        tokens = self.model(pixel_values=pictures).last_hidden_state
+        tokens = self.model(pixel_values=images).last_hidden_state
         if not self.mean:
             return tokens[:, 0]
         return torch.cat([tokens[:, 0], tokens[:, 1:].mean(1)], -1)

@@ -10,7 +10,7 @@ from zoomldm.archive import open_archive
 from zoomldm.compression.compress import CompressOptions, compress
 from zoomldm.errors import ConfigError
 from zoomldm.evaluation.comparison import Judges, Tissue, choose_places
-from zoomldm.evaluation.rates import keep_rows, kept_rows
+from zoomldm.evaluation.rates import load_rows, save_rows
 from zoomldm.geometry.levels import NAMES, TILE, parse_level
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.rendering.opening import open_renderer
@@ -80,7 +80,7 @@ def measure_archives(
     *,
     tiles: int = 100,
     levels: Sequence[int] = (0,),
-    keep: Path | None = None,
+    cache_path: Path | None = None,
     progress: Progress = silent,
 ) -> list[dict[str, Any]]:
     """Compress a slide to archives, decompress and measure them, a row per archive and level.
@@ -92,14 +92,14 @@ def measure_archives(
         pipeline: makes and decompresses the archives, with its defaults and seed 0.
         tiles: patches per level, at the places that `measure_settings` chooses.
         levels: levels to measure at.
-        keep: JSON file in which rows are stored as they come and looked up on the next run.
+        cache_path: JSON file in which rows are stored as they come and looked up on the next run.
         progress: called as work goes on.
 
     Returns:
         Rows as `measure_settings` returns them; `bytes` is the archive's file size per tissue tile
         and `reached` whether it has the requested ratio (within a twentieth).
     """
-    known, rows = kept_rows(keep), []
+    known, rows = load_rows(cache_path), []
     digest = pipeline.digest()[:16]
     with open_slide(path) as slide, tempfile.TemporaryDirectory() as folder:
         mask = find_tissue(slide).mask
@@ -132,6 +132,6 @@ def measure_archives(
                             "ratio": report.ratio,
                             "measures": tissues[level].measure(tissues[level].read(renderer)),
                         }
-                        keep_rows(keep, known)
+                        save_rows(cache_path, known)
             rows += [known[key] for key in keys.values()]
     return rows

@@ -13,7 +13,7 @@ from zoomldm.evaluation.readers import Enlarged
 from zoomldm.geometry.levels import COUNT, NAMES, TILE, parse_level
 from zoomldm.slides import Slide
 
-Picture = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 BLOCK = 512  # px: largest side of a block, which is coded as one image
 _SAMPLE = 8  # blocks on which the quality is chosen
 _SPEED = 6  # of AVIF: 4 gives 0.3 dB more at six times the time, 8 takes 0.2 dB and a quarter
@@ -31,12 +31,12 @@ class Codec:
     """
 
     name: str
-    encode: Callable[[Picture, int], bytes]
-    decode: Callable[[bytes], Picture]
+    encode: Callable[[Pixels, int], bytes]
+    decode: Callable[[bytes], Pixels]
     qualities: tuple[int, int]
 
 
-def _avif(pixels: Picture, quality: int) -> bytes:
+def _avif(pixels: Pixels, quality: int) -> bytes:
     return bytes(
         imagecodecs.avif_encode(
             pixels, level=quality, speed=_SPEED, pixelformat="420", numthreads=1
@@ -44,7 +44,7 @@ def _avif(pixels: Picture, quality: int) -> bytes:
     )
 
 
-def _jxl(pixels: Picture, quality: int) -> bytes:
+def _jxl(pixels: Pixels, quality: int) -> bytes:
     # Beyond a distance of about 16, files grow again, because libjxl then halves the image.
     return bytes(
         imagecodecs.jpegxl_encode(
@@ -53,15 +53,15 @@ def _jxl(pixels: Picture, quality: int) -> bytes:
     )
 
 
-def _webp(pixels: Picture, quality: int) -> bytes:
+def _webp(pixels: Pixels, quality: int) -> bytes:
     return bytes(imagecodecs.webp_encode(pixels, level=quality, method=6, lossless=False))
 
 
-def _jpeg(pixels: Picture, quality: int) -> bytes:
+def _jpeg(pixels: Pixels, quality: int) -> bytes:
     return bytes(imagecodecs.jpeg8_encode(pixels, level=quality, subsampling="420", optimize=True))
 
 
-def _plain(decode: Callable[[bytes], Any]) -> Callable[[bytes], Picture]:
+def _plain(decode: Callable[[bytes], Any]) -> Callable[[bytes], Pixels]:
     return lambda data: np.ascontiguousarray(np.asarray(decode(data))[..., :3])
 
 
@@ -149,7 +149,7 @@ class CodedSlide(Enlarged):
         self._tile = TILE >> setting.level
         self._side = max(1, BLOCK // self._tile)  # tiles
         self._codec = None if setting.codec == "none" else find_codec(setting.codec)
-        self._blocks: dict[tuple[int, int], Picture] = {}
+        self._blocks: dict[tuple[int, int], Pixels] = {}
         self.quality, self.bytes_per_tile, self.reached = 0, float("nan"), True
         if self._codec is not None:
             self._find_quality(self._codec)
@@ -181,7 +181,7 @@ class CodedSlide(Enlarged):
         s = self._side
         return self._mask[row * s : (row + 1) * s, col * s : (col + 1) * s]
 
-    def _block(self, row: int, col: int) -> Picture:
+    def _block(self, row: int, col: int) -> Pixels:
         """Read the original pixels of a block, white outside tissue tiles."""
         side = self._side * self._tile
         pixels = self._slide.read(self.setting.level, col * side, row * side, side, side)
@@ -192,7 +192,7 @@ class CodedSlide(Enlarged):
             pixels[~shown.repeat(self._tile, 0).repeat(self._tile, 1)] = 255
         return pixels
 
-    def _decoded(self, row: int, col: int) -> Picture:
+    def _decoded(self, row: int, col: int) -> Pixels:
         if (row, col) not in self._blocks:
             block = self._block(row, col)
             if self._codec is not None and self._tissue(row, col).any():
@@ -200,7 +200,7 @@ class CodedSlide(Enlarged):
             self._blocks[row, col] = block
         return self._blocks[row, col]
 
-    def _pixels(self, x: int, y: int, width: int, height: int) -> Picture:
+    def _pixels(self, x: int, y: int, width: int, height: int) -> Pixels:
         """Read pixels of the stored level; white outside the slide."""
         out = np.full((height, width, 3), 255, np.uint8)
         side = self._side * self._tile

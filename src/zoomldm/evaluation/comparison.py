@@ -17,7 +17,7 @@ from zoomldm.evaluation.distances import (
     scaled,
 )
 from zoomldm.evaluation.fidelity import (
-    Picture,
+    Pixels,
     coarse_correlations,
     consistency,
     holes,
@@ -70,7 +70,7 @@ class Tissue:
         judges: evaluation feature extractors.
     """
 
-    def __init__(self, level: int, places: NDArray, pixels: Picture, judges: Judges) -> None:
+    def __init__(self, level: int, places: NDArray, pixels: Pixels, judges: Judges) -> None:
         if len(pixels) < 2:
             raise ConfigError(f"{len(pixels)} patches to compare; expected at least 2")
         self.level, self.places, self.pixels, self.judges = level, places, pixels, judges
@@ -93,13 +93,13 @@ class Tissue:
         assert self.judges.own is not None
         return self.judges.own(self.pixels)
 
-    def read(self, source: Reads) -> Picture:
+    def read(self, source: Reads) -> Pixels:
         """Read the same patches from another reader."""
         return np.stack(
             [source.read(self.level, x, y, TILE, TILE) for x, y in self.places.tolist()]
         )
 
-    def measure(self, made: Picture) -> dict[str, dict[str, float]]:
+    def measure(self, made: Pixels) -> dict[str, dict[str, float]]:
         """Compute all measures of images (n, 256, 256, 3) of the same places, with intervals.
 
         Returns:
@@ -137,7 +137,7 @@ class Tissue:
     def _sharpness(self) -> list[float]:
         return [sharpness(p[None]) for p in self.pixels]
 
-    def _of_nuclei(self, made: Picture, weights: NDArray) -> dict[str, NDArray]:
+    def _of_nuclei(self, made: Pixels, weights: NDArray) -> dict[str, NDArray]:
         other = [find_nuclei(p, level_mpp(self.level)) for p in made]
         counts = count_matches(self.nuclei, other)
         rows = [counts.scores(w) for w in weights]
@@ -155,13 +155,13 @@ def _ratio(values: list[float], of: list[float], weights: NDArray) -> NDArray:
     return weights @ np.array(values) / (weights @ np.array(of))
 
 
-def stained(pixels: Picture) -> float:
+def stained(pixels: Pixels) -> float:
     """Fraction of stained px in an image."""
     span = pixels.max(-1).astype(np.int16) - pixels.min(-1)
     return float((span > _COLOURED).mean())
 
 
-def spread(pixels: Picture, count: int) -> Picture:
+def spread(pixels: Pixels, count: int) -> Pixels:
     """Choose images spread evenly over those with more than half their px stained, or over all."""
     pool = [i for i, p in enumerate(pixels) if stained(p) > 0.5] or list(range(len(pixels)))
     chosen = np.linspace(0, len(pool) - 1, count + 2).astype(int)[1:-1]
@@ -170,7 +170,7 @@ def spread(pixels: Picture, count: int) -> Picture:
 
 def choose_places(
     slide: Reads, mask: NDArray[np.bool_], level: int, count: int, seed: int = 0
-) -> tuple[NDArray[np.int64], Picture]:
+) -> tuple[NDArray[np.int64], Pixels]:
     """Choose random patches of a level, in grid order, at least half tissue and half stained.
 
     Args:
@@ -189,7 +189,7 @@ def choose_places(
     whole[: mask.shape[0], : mask.shape[1]] = mask
     share = whole.reshape(rows, side, cols, side).mean((1, 3))
     candidates = np.argwhere(share >= 0.5)
-    found: dict[tuple[int, int], Picture] = {}
+    found: dict[tuple[int, int], Pixels] = {}
     for row, col in np.random.default_rng(seed).permutation(candidates).tolist():
         pixels = slide.read(level, col * TILE, row * TILE, TILE, TILE)
         if stained(pixels) > 0.5:
@@ -224,7 +224,7 @@ def measure_regions(
     base: tuple[Reads, int] | None = None,
     period: int = TILE,
     side: int = REGION,
-    each: Callable[[Picture, Picture], None] | None = None,
+    each: Callable[[Pixels, Pixels], None] | None = None,
 ) -> dict[str, float]:
     """Measure on 20x regions what patches do not show: tissue placement, seams, holes, levels.
 

@@ -96,9 +96,9 @@ def measure_copies(
             progress("levels", done, len(levels))
             if not len(store.patches[level]):
                 continue
-            pictures = sampler.sample(level, n)
+            images = sampler.sample(level, n)
             with options.autocast(pipeline.device):
-                row, found = _compare(pipeline, store, kept, level, pictures, names)
+                row, found = _compare(pipeline, store, kept, level, images, names)
             rows.append(row)
             pairs += found
     pairs = sorted(pairs, key=lambda pair: pair[0]["of_limit"])[:PAIRS]
@@ -133,7 +133,7 @@ def _compare(
     store: ArchivePatches | BasePatches,
     kept: ArchivePatches | BasePatches | None,
     level: int,
-    pictures: NDArray[np.uint8],
+    images: NDArray[np.uint8],
     names: list[str],
 ) -> tuple[dict[str, Any], list[Pair]]:
     """Return a level's row, and its nearest pairs if there is a null distribution."""
@@ -155,7 +155,7 @@ def _compare(
         pixels = _decoded(pipeline, source.latents(level, chosen[np.sort(order)]))
         return distances(pixels)[0]
 
-    near, which = distances(pictures)
+    near, which = distances(images)
     null = of_some(store, store.withheld[level])
     other = np.empty(0) if kept is None else of_some(kept, kept.patches[level])
     enough = len(null) >= LEAST
@@ -187,7 +187,7 @@ def _compare(
             "col": first_col,
         }
         real = _decoded(pipeline, store.latents(level, patch[None]))[0]
-        pairs.append((facts, pictures[i], real))
+        pairs.append((facts, images[i], real))
     return row, pairs
 
 
@@ -219,11 +219,11 @@ def _pooled(latents: NDArray) -> NDArray[np.float32]:
     return means.reshape(n, c * rows * cols).astype(np.float32)
 
 
-def _encoded(pipeline: ZoomLDMPipeline, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _encoded(pipeline: ZoomLDMPipeline, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Encode images (n, 256, 256, 3) to pooled latents."""
     parts = [_pooled(np.empty((0, *pipeline.latent_shape), np.float32))]
-    for start in range(0, len(pictures), 8):
-        x = to_signed(pictures[start : start + 8]).to(pipeline.device)
+    for start in range(0, len(images), 8):
+        x = to_signed(images[start : start + 8]).to(pipeline.device)
         parts.append(_pooled(pipeline.encode_images(x).float().cpu().numpy()))
     return np.concatenate(parts)
 

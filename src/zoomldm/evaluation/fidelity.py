@@ -9,20 +9,20 @@ from numpy.typing import NDArray
 from zoomldm.errors import ConfigError
 from zoomldm.evaluation.nuclei import correlation, haematoxylin
 
-Picture = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _CELL_UM = 16.0  # side of the cells in which holes are looked for
 _PHASE = 8  # px: side of the decoders' folded blocks, a multiple of the period of enlarging
 _TISSUE, _EMPTY = 0.12, 0.04  # mean optical density: clearly tissue, clearly empty
 
 
-def psnr(a: Picture, b: Picture) -> NDArray[np.float32]:
+def psnr(a: Pixels, b: Pixels) -> NDArray[np.float32]:
     """Peak signal-to-noise ratio in dB of each pair of images (n, H, W, 3) uint8."""
     error = (a.astype(np.float32) - b.astype(np.float32)) ** 2
     return -10 * np.log10(np.maximum(error.mean((1, 2, 3)) / 255**2, 1e-10))
 
 
-def ssim(a: Picture, b: Picture) -> NDArray[np.float64]:
+def ssim(a: Pixels, b: Pixels) -> NDArray[np.float64]:
     """Structural similarity (Wang et al. 2004, Gaussian window) of image pairs (n, H, W, 3) uint8.
 
     Raises:
@@ -45,12 +45,12 @@ def ssim(a: Picture, b: Picture) -> NDArray[np.float64]:
     )  # fmt: skip
 
 
-def luminance(pixels: Picture) -> NDArray[np.float32]:
+def luminance(pixels: Pixels) -> NDArray[np.float32]:
     """Luma of (..., 3) uint8 sRGB, 0 to 255."""
     return pixels.astype(np.float32) @ _LUMA
 
 
-def sharpness(pixels: Picture) -> float:
+def sharpness(pixels: Pixels) -> float:
     """Mean absolute Laplacian of the luminance of (n, H, W, 3), a measure of fine detail."""
     grey = luminance(pixels)
     inner = grey[:, 1:-1, 1:-1] * 4
@@ -65,7 +65,7 @@ def averaged(values: NDArray, step: int) -> NDArray[np.float32]:
     return values[:height, :width].astype(np.float32).reshape(shape).mean((1, 3))
 
 
-def coarse_correlations(real: Picture, made: Picture, mpp: float = 0.5) -> dict[str, float]:
+def coarse_correlations(real: Pixels, made: Pixels, mpp: float = 0.5) -> dict[str, float]:
     """Measure whether tissue is in its place: correlations of two averaged regions (H, W, 3).
 
     Returns:
@@ -102,7 +102,7 @@ class Seams:
 
 
 def seams(
-    pixels: Picture, period: int = 256, start: tuple[int, int] = (0, 0), beside: int = 64
+    pixels: Pixels, period: int = 256, start: tuple[int, int] = (0, 0), beside: int = 64
 ) -> Seams:
     """Measure how visible the lines of a lattice are in an image (H, W, 3) uint8.
 
@@ -136,7 +136,7 @@ def seams(
                 across.append(float(steps[i]))
                 inside.append(float(near.mean()))
     if not across:
-        raise ConfigError(f"no line of a lattice of {period} px crosses the picture")
+        raise ConfigError(f"no line of a lattice of {period} px crosses the image")
     ratios = [(a + 1e-3) / (b + 1e-3) for a, b in zip(across, inside, strict=True)]
     total = (sum(across) + 1e-3) / (sum(inside) + 1e-3)
     return Seams(total, max(ratios), len(ratios))
@@ -158,14 +158,14 @@ class Holes:
     cells: int
 
 
-def holes(base: Picture, made: Picture, mpp: float) -> Holes:
+def holes(base: Pixels, made: Pixels, mpp: float) -> Holes:
     """Find tissue of the base layer that is missing in an image of the same place, and vice versa.
 
     Both are (H, W, 3) uint8 at the same mpp and are averaged over cells of 16 um. A cell is
     clearly tissue from a mean optical density of 0.12, clearly empty up to 0.04 (against white).
     """
     if base.shape != made.shape:
-        raise ConfigError(f"pictures of {base.shape} and {made.shape}; expected one size")
+        raise ConfigError(f"images of {base.shape} and {made.shape}; expected one size")
     step = max(1, round(_CELL_UM / mpp))
     before, after = (
         averaged(-np.log10((p.astype(np.float32) + 1) / 256), step).mean(2) for p in (base, made)
@@ -190,7 +190,7 @@ class Consistency:
     beyond: float
 
 
-def consistency(parent: Picture, child: Picture) -> Consistency:
+def consistency(parent: Pixels, child: Pixels) -> Consistency:
     """Compare a child (2H, 2W, 3), averaged over 2 x 2 px, with its parent (H, W, 3), both uint8.
 
     Raises:

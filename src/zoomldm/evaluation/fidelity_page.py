@@ -46,7 +46,7 @@ LEGEND = (
     "Intervals are 95 % bootstrap intervals, tissue resampled in squares of 2,048 px at 20x. "
     "*Detail*: mean absolute Laplacian over that of the real tiles. *Nuclei F1*: centroids within "
     "3 um, matched one to one; *by chance* against the next tile's. *Density*: correlation of "
-    "nuclei per mm^2 over tiles. *Retrieval*: share of pictures whose nearest real tile is their "
+    "nuclei per mm^2 over tiles. *Retrieval*: share of images whose nearest real tile is their "
     "source (chance 1/n), by EfficientNet-Lite0 trained on ImageNet (features in units of the real "
     "tiles' deviation; *with floor*: of a twentieth of the usual one at least) and by the "
     "project's own judge. *Fréchet*, *kernel*: distances of the same features, in one unit, the "
@@ -56,7 +56,7 @@ LEGEND = (
 REGION_LEGEND = (
     "Squares of 1,024 px with most tissue. Correlations with the slide, averaged over squares of "
     "so many um. *Seams*: differences across lines of the 256 px lattice over those beside them. "
-    "*Lost*: share of cells of 16 um that are tissue in the base layer and white in the picture; "
+    "*Lost*: share of cells of 16 um that are tissue in the base layer and white in the image; "
     "*invented*: the reverse. *10x from 20x*: greatest difference of a child's average from its "
     "parent, in 1/255."
 )
@@ -77,7 +77,7 @@ def fidelity_table(level: Mapping[str, Any]) -> str:
     rows = level["rows"]
     shown = [m for m in _MEASURES if any(m[0] in row["measures"] for row in rows)]
     return as_markdown(
-        ["pictures", *(title for _, title, *_ in shown)],
+        ["images", *(title for _, title, *_ in shown)],
         [
             [
                 row["pictures"],
@@ -98,7 +98,7 @@ def regions_table(level: Mapping[str, Any]) -> str | None:
         return None
     shown = [m for m in _REGIONS if any(m[0] in row["regions"] for row in rows)]
     return as_markdown(
-        ["pictures", *(title for _, title, _ in shown)],
+        ["images", *(title for _, title, _ in shown)],
         [
             [
                 row["pictures"],
@@ -130,7 +130,7 @@ def write_fidelity(
         TargetError: the name does not end in .md, or its folder does not exist.
     """
     check_page(page)
-    pictures = {n: page.with_name(f"{page.stem}-{n}.jpg") for n in sheets}
+    images = {n: page.with_name(f"{page.stem}-{n}.jpg") for n in sheets}
     parts = [
         "# What archives show",
         f"Printed by `{command}`; pipeline digest `{figures['digest'][:16]}`.",
@@ -155,8 +155,8 @@ def write_fidelity(
             parts += [f"### {level['level']}, {level['patches']} patches", fidelity_table(level)]
             regions = regions_table(level)
             parts += [regions] if regions else []
-            parts.append(f"![Places at {level['level']}]({pictures[name].name})")
-    return _written(page, parts, figures, {pictures[n]: sheet for n, sheet in sheets.items()})
+            parts.append(f"![Places at {level['level']}]({images[name].name})")
+    return _written(page, parts, figures, {images[n]: sheet for n, sheet in sheets.items()})
 
 
 def write_rates(
@@ -181,7 +181,7 @@ def write_rates(
         parts += [
             "## Other real tissue, for comparison",
             as_markdown(
-                ["slide", "pictures", "n", "Fréchet", "kernel"],
+                ["slide", "images", "n", "Fréchet", "kernel"],
                 [
                     [
                         *(r["slide"], r["pictures"], str(r["n"])),
@@ -313,14 +313,14 @@ def _written(
     page: Path,
     parts: Sequence[str],
     data: Mapping[str, Any],
-    pictures: Mapping[Path, NDArray[np.uint8]],
+    images: Mapping[Path, NDArray[np.uint8]],
 ) -> list[Path]:
     figures = page.with_suffix(".json")
-    for path, pixels in pictures.items():
+    for path, pixels in images.items():
         with atomic_path(path) as part:
             Image.fromarray(pixels).save(part, format="JPEG", quality=85)
     texts = {page: "\n\n".join(parts) + "\n", figures: json.dumps(data, indent=1) + "\n"}
     for path, text in texts.items():
         with atomic_path(path) as part:
             part.write_text(text, encoding="utf-8")
-    return [page, figures, *pictures]
+    return [page, figures, *images]

@@ -160,11 +160,11 @@ def measure_retrieval(
         feature extractor; colour alone is one), and the generated patches by slide name.
     """
     rows: list[dict[str, Any]] = []
-    pictures: dict[str, np.ndarray] = {}
+    images: dict[str, np.ndarray] = {}
     for slide in slides:
         real, sources = slide.pixels, np.arange(len(slide.pixels))
         made = generate_tiles(pipeline, embed(pipeline, real), steps, guidance)
-        pictures[slide.name] = made
+        images[slide.name] = made
         for kind, shown in (("generated", made), ("round trip", round_trip(pipeline, real))):
             row: dict[str, Any] = {"slide": slide.name, "pictures": kind, "tiles": len(real)}
             for name, describe in judges.items():
@@ -172,4 +172,4 @@ def measure_retrieval(
                 row[name] = float(hits.mean())
                 row[f"{name}_low"], row[f"{name}_high"] = bootstrap(hits.astype(float))
             rows.append(row)
-    return rows, pictures
+    return rows, images

@@ -56,9 +56,9 @@ def evaluate_rates(
     )
     device = model.device if model else "cpu"
     judges = Judges(PublicFeatures(device), load_judge(options.judge, device))
-    keep, rows = out.with_suffix(".rows.json"), []
+    cache_path, rows = out.with_suffix(".rows.json"), []
     for path in slides:
-        rows += rates_of(path, judges, options, model, keep, progress or silent)
+        rows += rates_of(path, judges, options, model, cache_path, progress or silent)
     return rates_page(rows, slides, judges, out, options, command)
 
 
@@ -67,7 +67,7 @@ def rates_of(
     judges: Judges,
     options: RatesOptions,
     pipeline: ZoomLDMPipeline | None = None,
-    keep: Path | None = None,
+    cache_path: Path | None = None,
     progress: Progress = silent,
 ) -> list[dict[str, Any]]:
     """Measure one slide for `evaluate_rates`; see `measure_settings`, `measure_archives`."""
@@ -82,7 +82,7 @@ def rates_of(
             pipeline,
             tiles=options.tiles,
             levels=levels,
-            keep=keep,
+            cache_path=cache_path,
             progress=progress,
         )
         sizes = [round(m["bytes"]) for m in made]
@@ -96,7 +96,7 @@ def rates_of(
         tiles=options.tiles,
         regions=options.regions,
         levels=levels,
-        keep=keep,
+        cache_path=cache_path,
         progress=progress,
     )
 

@@ -97,7 +97,7 @@ def measure_settings(
     regions: int = 2,
     levels: Sequence[int] = (0,),
     decode: Decode | None = None,
-    keep: Path | None = None,
+    cache_path: Path | None = None,
     progress: Progress = silent,
 ) -> list[dict[str, Any]]:
     """Measure a slide stored with each of several settings, a row per setting and level.
@@ -111,14 +111,14 @@ def measure_settings(
         regions: squares of 1,024 px, those with the highest tissue fraction.
         levels: levels to measure at.
         decode: makes 20x pixels from a base layer; None enlarges it.
-        keep: JSON file in which rows are stored as they come and looked up on the next run.
+        cache_path: JSON file in which rows are stored as they come and looked up on the next run.
         progress: called as work goes on.
 
     Returns:
         Rows of `slide`, `setting` (text), `codec`, `stored` (level), `bytes`, `quality`,
         `reached`, `level`, `patches`, `measures` and at 20x `regions`.
     """
-    known = kept_rows(keep)
+    known = load_rows(cache_path)
     rows = []
     with open_slide(path) as slide:
         mask = find_tissue(slide).mask
@@ -143,7 +143,7 @@ def measure_settings(
                         base = (coded, max(2, setting.level))
                         row["regions"] = measure_regions(slide, reader, places, base)
                     known[key] = row
-                    keep_rows(keep, known)
+                    save_rows(cache_path, known)
                 rows.append(known[key])
     return rows
 
@@ -206,17 +206,17 @@ def _facts(path: Path, coded: CodedSlide, level: int, tissue: Tissue) -> dict[st
     }
 
 
-def kept_rows(keep: Path | None) -> dict[str, Any]:
+def load_rows(cache_path: Path | None) -> dict[str, Any]:
     """Read the rows of an earlier run, by key."""
-    if keep is None or not keep.is_file():
+    if cache_path is None or not cache_path.is_file():
         return {}
-    return json.loads(keep.read_text())
+    return json.loads(cache_path.read_text())
 
 
-def keep_rows(keep: Path | None, known: dict[str, Any]) -> None:
+def save_rows(cache_path: Path | None, known: dict[str, Any]) -> None:
     """Store all known rows."""
-    if keep is not None:
-        with atomic_path(keep) as fresh:
+    if cache_path is not None:
+        with atomic_path(cache_path) as fresh:
             fresh.write_text(json.dumps(known))
 
 

@@ -63,15 +63,15 @@ class Enlarged:
         )
 
 
-def enlarged_picture(picture: NDArray[np.uint8], level: int, raster: tuple[int, int]) -> Enlarged:
+def enlarged_image(image: NDArray[np.uint8], level: int, raster: tuple[int, int]) -> Enlarged:
     """Make a reader of an image that covers a whole slide at one level, like a base layer."""
 
     def pixels(x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         out = np.full((height, width, 3), 255, np.uint8)
         x0, y0 = max(x, 0), max(y, 0)
-        x1, y1 = min(x + width, picture.shape[1]), min(y + height, picture.shape[0])
+        x1, y1 = min(x + width, image.shape[1]), min(y + height, image.shape[0])
         if x0 < x1 and y0 < y1:
-            out[y0 - y : y1 - y, x0 - x : x1 - x] = picture[y0:y1, x0:x1]
+            out[y0 - y : y1 - y, x0 - x : x1 - x] = image[y0:y1, x0:x1]
         return out
 
     return Enlarged(pixels, level, raster)

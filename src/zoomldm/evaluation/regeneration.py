@@ -21,7 +21,7 @@ from zoomldm.evaluation.comparison import (
     measure_regions,
 )
 from zoomldm.evaluation.distances import Interval, cluster_weights, mean_draws
-from zoomldm.evaluation.fidelity import Picture
+from zoomldm.evaluation.fidelity import Pixels
 from zoomldm.evaluation.readers import Enlarged, Reads, WithoutBase
 from zoomldm.geometry.levels import NAMES, TILE
 from zoomldm.pipeline import ZoomLDMPipeline
@@ -148,7 +148,7 @@ def measure_regeneration(
     alone: bool = True,
     render: Render = open_renderer,
     progress: Progress = silent,
-) -> tuple[dict[str, Any], dict[str, Picture]]:
+) -> tuple[dict[str, Any], dict[str, Pixels]]:
     """Measure decompressed images level by level, beside alternatives of similar size.
 
     Args:
@@ -229,7 +229,7 @@ def measure_regeneration(
 
 
 def _cosine(
-    pipeline: ZoomLDMPipeline, archive: Archive, tissue: Tissue, made: Picture
+    pipeline: ZoomLDMPipeline, archive: Archive, tissue: Tissue, made: Pixels
 ) -> dict[str, float]:
     """Cosine between the stored embedding and that of the image, with its interval."""
     stored = np.concatenate(
@@ -241,7 +241,7 @@ def _cosine(
     return asdict(Interval.of(mean_draws(values, cluster_weights(tissue.clusters))))
 
 
-def draw_sheet(shown: dict[str, Picture], most: int = _SHOWN) -> Picture:
+def draw_sheet(shown: dict[str, Pixels], most: int = _SHOWN) -> Pixels:
     """Draw a sheet with a row per place and a column per rendition, names on top.
 
     Args:

@@ -97,7 +97,7 @@ def _interval(row: dict[str, Any], key: str, digits: int, scale: float = 1) -> s
 
 
 def write_report(
-    figures: dict[str, Any], picture: np.ndarray, folder: Path, command: str
+    figures: dict[str, Any], sheet: np.ndarray, folder: Path, command: str
 ) -> list[Path]:
     """Write `results.md`, `results.json` and `results.jpg` to an existing folder."""
     parts = [
@@ -144,7 +144,7 @@ def write_report(
         "same slide is its source, by the judge (another method, grey and colour-jittered tiles) "
         "and by six colour statistics. Chance is 1/n.",
         as_markdown(
-            ["slide", "n", "pictures", "judge (%)", "colour alone (%)"],
+            ["slide", "n", "images", "judge (%)", "colour alone (%)"],
             [
                 [
                     r["slide"],
@@ -171,9 +171,9 @@ def write_report(
             ),
         ]
     page, data, image = (folder / f"results.{e}" for e in ("md", "json", "jpg"))
-    half = picture.shape[1] // 2, picture.shape[0] // 2
+    half = sheet.shape[1] // 2, sheet.shape[0] // 2
     with atomic_path(image) as part:
-        shown = Image.fromarray(picture).resize(half, Image.Resampling.LANCZOS)
+        shown = Image.fromarray(sheet).resize(half, Image.Resampling.LANCZOS)
         shown.save(part, format="JPEG", quality=85)
     for file, text in ((data, json.dumps(figures, indent=1)), (page, "\n\n".join(parts) + "\n")):
         with atomic_path(file) as part:

@@ -73,7 +73,7 @@ def measure_samples(
         ArchiveError: an archive has another patch encoder or does not fit its slide.
     """
     if n < LEAST:
-        raise ConfigError(f"n is {n}; distances need at least {LEAST} pictures of each kind")
+        raise ConfigError(f"n is {n}; distances need at least {LEAST} images of each kind")
     describe = load_judge(judge, pipeline.device)
     options = options or SampleOptions()
     if not slides or not others:
@@ -151,7 +151,7 @@ def _made(
     tiles = np.stack([held.reference(level, int(i), rng) for i in given])
     return {
         "real": _read(held, slides, level, known.patches[real]),
-        "reference": sampler.pictures(level, contexts),
+        "reference": sampler.images(level, contexts),
         "drawn": sampler.sample(level, count),
         "like": sampler.sample(level, count, reference=tiles),
     }

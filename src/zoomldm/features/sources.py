@@ -246,12 +246,12 @@ def _latents(
         )
 
     def encoded(chosen: range) -> Tensor:
-        pictures = np.stack(
+        images = np.stack(
             [
                 view.read_level(level, int(col) * TILE, int(row) * TILE, TILE, TILE)
                 for row, col in patches[list(chosen)]
             ]
         )
-        return pipeline.encode_images(to_signed(pictures).to(pipeline.device)).float()
+        return pipeline.encode_images(to_signed(images).to(pipeline.device)).float()
 
     return encoded, "overview"

@@ -48,11 +48,11 @@ def make_pixels(
     """
     latents = drawn
     if starts is not None:
-        pictures = starts.to(pipeline.device).float().div_(127.5).sub_(1)
+        images = starts.to(pipeline.device).float().div_(127.5).sub_(1)
         if isinstance(pipeline.unet, OctaveDenoiser):
             times = octave_times(pipeline.unet.alphas, len(schedule.timesteps))
-            return octave_pixels(pipeline, times, guidance, context, drawn, pictures, level)
-        latents = schedule.noised(pipeline.encode_images(pictures), drawn)
+            return octave_pixels(pipeline, times, guidance, context, drawn, images, level)
+        latents = schedule.noised(pipeline.encode_images(images), drawn)
     model = pipeline.denoise(context, guidance, level=level)
     return to_pixels(pipeline.decode_latents(schedule.denoised(model, latents), level))
 
@@ -64,7 +64,7 @@ def octave_pixels(
     guidance: float,
     context: Tensor,
     drawn: Tensor,
-    pictures: Tensor | None = None,
+    images: Tensor | None = None,
     level: int | None = None,
 ) -> NDArray[np.uint8]:
     """One batch of images by an octave denoiser, see `make_latents`.
@@ -75,15 +75,15 @@ def octave_pixels(
         guidance: scale of classifier-free guidance; 1 is none.
         context: (B, tokens, width).
         drawn: (B, C, h, w) standard normal.
-        pictures: (B, 3, 256, 256) in [-1, 1], the quarters of the parents upsampled; None for none.
+        images: (B, 3, 256, 256) in [-1, 1], the quarters of the parents upsampled; None for none.
         level: of the patches; None for 20x.
 
     Returns:
         (B, 256, 256, 3) uint8 sRGB.
     """
     known = Known(level or 0, context)
-    if pictures is not None:
-        hint = pipeline.vae.from_planes(enlarged(pooled(pipeline.vae.planes(pictures))))
+    if images is not None:
+        hint = pipeline.vae.from_planes(enlarged(pooled(pipeline.vae.planes(images))))
         known = under_parent(level or 0, context, hint, drawn, DRAWN_NOISE)
     latents = make_latents(pipeline.unet, known, drawn, times, guidance)
     return to_pixels(pipeline.decode_latents(latents, level))
@@ -94,7 +94,7 @@ def upsampled_quarter(parent: NDArray[np.uint8], row: int, col: int) -> NDArray[
     half = TILE // 2
     top, left = row % 2 * half, col % 2 * half
     # With `box` the filter also samples outside it, so siblings meet without a visible edge.
-    picture = Image.fromarray(parent).resize(
+    image = Image.fromarray(parent).resize(
         (TILE, TILE), Image.Resampling.BICUBIC, box=(left, top, left + half, top + half)
     )
-    return np.array(picture)
+    return np.array(image)

@@ -29,7 +29,7 @@ def context_noise(seed: int, level: int, index: int, shape: tuple[int, int]) -> 
     return torch.from_numpy(field.reshape(-1)[:numbers].reshape(shape))
 
 
-def picture_noise(
+def image_noise(
     seed: int, level: int, step: int, index: int, shape: tuple[int, int, int]
 ) -> Tensor:
     """Standard normal noise (C, h, w) added to a sample's latents at timestep `step`."""

@@ -11,7 +11,7 @@ from zoomldm.networks.summarizers import SIDE as TOKENS
 from zoomldm.networks.summarizers import CNNSummarizer
 from zoomldm.pipeline import ZoomLDMPipeline
 
-WHOLE = 3  # finest level whose windows begin at a tile boundary
+FINEST_ON_TILES = 3  # finest level whose windows begin at a tile boundary
 
 
 def window_grid(
@@ -25,12 +25,13 @@ def window_grid(
         key: row and column of the window on the lattice of its level.
 
     Returns:
-        (s, s, D), s = 2**level and one more below level `WHOLE`; the window's offset inside its
-        first tile in tokens (an eighth of a patch), down and right, 0 from level `WHOLE` on.
+        (s, s, D), s = 2**level and one more below level `FINEST_ON_TILES`; the window's offset
+        inside its first tile in tokens (an eighth of a patch), down and right, 0 from level
+        `FINEST_ON_TILES` on.
     """
-    side = (1 << level) + (level < WHOLE)
+    side = (1 << level) + (level < FINEST_ON_TILES)
     row, col = ((place * STRIDE << level) // SIDE for place in key)
-    tokens = TOKENS >> level if level < WHOLE else 1  # along a tile
+    tokens = TOKENS >> level if level < FINEST_ON_TILES else 1  # along a tile
     down, right = (place * STRIDE * TOKENS // SIDE % tokens for place in key)
     return archive.embeddings(row, row + side, col, col + side), (down, right)
 
@@ -42,7 +43,7 @@ def averaged_cells(
 
     Args:
         grid: (2**level + 1, 2**level + 1, D), see `window_grid`.
-        level: below `WHOLE`.
+        level: below `FINEST_ON_TILES`.
         shift: tokens, see `window_grid`.
 
     Returns:
@@ -63,7 +64,7 @@ def window_context(archive: Archive, pipeline: ZoomLDMPipeline, level: int, key:
     """
     grid, shift = window_grid(archive, level, key)
     summarizer = pipeline.summarizer
-    if level >= WHOLE:
+    if level >= FINEST_ON_TILES:
         return pipeline.context(grid[None], level)[0]
     if isinstance(summarizer, CNNSummarizer) and summarizer.enter is not None:
         return pipeline.context(grid[None], level, torch.tensor([shift]))[0]

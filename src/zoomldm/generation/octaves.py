@@ -35,19 +35,17 @@ class Known:
         context: (B, 64, width).
         kind: NONE, PARENT or BASE, for the whole batch.
         hint: (B, C, h, w) laid out as latents, None if there is none.
-        loss: loss of the hint: standard deviation of a parent's noise, or loss of a codec, 0 to 1.
+        degradation: of the hint: a parent's noise (standard deviation), or a codec's loss, 0 to 1.
     """
 
     level: int
     context: Tensor
     kind: int = NONE
     hint: Tensor | None = None
-    loss: float = 0.0
+    degradation: float = 0.0
 
 
-def under_parent(
-    level: int, context: Tensor, parent: Tensor, noise: Tensor, deviation: float
-) -> Known:
+def under_parent(level: int, context: Tensor, parent: Tensor, noise: Tensor, std: float) -> Known:
     """What is known under a parent that was generated from contexts alone.
 
     Context and parent disagree in places; a child forced to match its parent there shows the
@@ -60,9 +58,9 @@ def under_parent(
         noise: (B, C, h, w) standard normal noise that the latents start from. The parent's noise
             is another channel of it: as good as fresh noise here, and the image stays a function
             of `noise` alone.
-        deviation: std of the parent's noise: ALONE_NOISE under real contexts, else DRAWN_NOISE.
+        std: of the parent's noise: ALONE_NOISE under real contexts, else DRAWN_NOISE.
     """
-    return Known(level, context, PARENT, parent + deviation * noise.roll(1, 1), deviation)
+    return Known(level, context, PARENT, parent + std * noise.roll(1, 1), std)
 
 
 def octave_times(alphas: Tensor, steps: int, start: int = LAST) -> tuple[int, ...]:
@@ -119,7 +117,7 @@ def make_latents(
     n, device = len(noise), noise.device
     level = torch.full((n,), known.level, device=device)
     kind = torch.full((n,), known.kind, device=device)
-    loss = torch.full((n,), known.loss, device=device, dtype=noise.dtype)
+    degradation = torch.full((n,), known.degradation, device=device, dtype=noise.dtype)
     head = unet.head(known.context, level, known.hint, kind)
     null = torch.zeros_like(known.context)
     bare = unet.head(null, level, known.hint, kind) if guidance != 1 else None
@@ -129,9 +127,9 @@ def make_latents(
     clean, solver = x, Multistep(order=1 if known.kind == BASE else 2)
     for now, after in zip(times, (*times[1:], None), strict=True):
         time = torch.full((n,), now, device=device)
-        v = unet(x, time, known.context, level, known.hint, kind, loss, head)
+        v = unet(x, time, known.context, level, known.hint, kind, degradation, head)
         if bare is not None:
-            plain = unet(x, time, null, level, known.hint, kind, loss, bare)
+            plain = unet(x, time, null, level, known.hint, kind, degradation, bare)
             v = plain + guidance * (v - plain)
         clean = bars[now].sqrt() * x - (1 - bars[now]).sqrt() * v
         if after is not None:

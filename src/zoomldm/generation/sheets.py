@@ -39,26 +39,26 @@ def draw_ladder(patches: Mapping[int, NDArray[np.uint8]], real: Mapping[int, boo
     return sheet
 
 
-def draw_sheet(pictures: Mapping[int, NDArray[np.uint8]]) -> Image.Image:
+def draw_sheet(images: Mapping[int, NDArray[np.uint8]]) -> Image.Image:
     """Lay out one level as a square of images, or several levels as one row each, coarsest first.
 
     Args:
-        pictures: (n, 256, 256, 3) uint8 by level. If there are over 16, each is halved in size.
+        images: (n, 256, 256, 3) uint8 by level. If there are over 16, each is halved in size.
     """
-    count = sum(len(p) for p in pictures.values())
+    count = sum(len(p) for p in images.values())
     side = TILE if count <= _MOST_LARGE else TILE // 2
-    most = max(len(p) for p in pictures.values())
-    columns = math.ceil(math.sqrt(most)) if len(pictures) == 1 else most
+    most = max(len(p) for p in images.values())
+    columns = math.ceil(math.sqrt(most)) if len(images) == 1 else most
     step = side + _SHEET_GAP
-    heights = {k: _SHEET_CAPTION + -(-len(p) // columns) * step for k, p in pictures.items()}
+    heights = {k: _SHEET_CAPTION + -(-len(p) // columns) * step for k, p in images.items()}
     sheet = Image.new(
         "RGB", (columns * step + _SHEET_GAP, sum(heights.values()) + _SHEET_GAP), "white"
     )
     draw, font, top = ImageDraw.Draw(sheet), ImageFont.load_default(15), _SHEET_GAP
-    for level in sorted(pictures, reverse=True):
+    for level in sorted(images, reverse=True):
         text = f"{NAMES[level]}   {level_mpp(level):g} mpp"
         draw.text((_SHEET_GAP, top), text, fill="black", font=font)
-        for i, pixels in enumerate(pictures[level]):
+        for i, pixels in enumerate(images[level]):
             place = (
                 _SHEET_GAP + i % columns * step,
                 top + _SHEET_CAPTION - _SHEET_GAP + i // columns * step,

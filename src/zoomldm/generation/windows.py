@@ -107,7 +107,7 @@ def blended(
     )
 
 
-def blended_picture(
+def blended_image(
     windows: Mapping[Key, NDArray[np.uint8]],
     top: int,
     left: int,

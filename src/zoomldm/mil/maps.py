@@ -34,7 +34,7 @@ def ranks(attention: np.ndarray) -> np.ndarray:
     return (midranks(attention) - 1) / (len(attention) - 1)
 
 
-def picture(attention: np.ndarray, where: Coordinates) -> Image.Image:
+def attention_image(attention: np.ndarray, where: Coordinates) -> Image.Image:
     """Draw attention by rank, one square per grid cell; cells without instances are white.
 
     If the slide's size is known, the image starts at the slide's top-left corner, and instances
@@ -113,7 +113,7 @@ def write_maps(model: BagModel, bags: Bags, rows: np.ndarray, folder: Path) -> i
         name = bags.slides[row]
         if len(where.xy) != len(attention):
             raise ConfigError(f"{bags.files[row]}: was changed while it was read; run again")
-        picture(attention, where).save(folder / f"{name}.png")
+        attention_image(attention, where).save(folder / f"{name}.png")
         (folder / f"{name}.geojson").write_text(json.dumps(geojson(attention, where, name)))
         written += 1
     return written

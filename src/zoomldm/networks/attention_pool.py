@@ -54,6 +54,6 @@ class PooledViT(nn.Module):
         self.attn_pool_contrast = AttentionPool(dim, sizes.dim)
         self.ln_contrast = nn.LayerNorm(dim)
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """Embed images (B, 3, S, S), normalised: (B, dim)."""
-        return self.ln_contrast(self.attn_pool_contrast(self.trunk(pictures))[:, 0])
+        return self.ln_contrast(self.attn_pool_contrast(self.trunk(images))[:, 0])

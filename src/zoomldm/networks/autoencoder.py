@@ -72,14 +72,14 @@ class FoldedAutoencoder(ModelMixin, ConfigMixin):
             nn.PixelShuffle(4),
         )
 
-    def encode(self, pictures: Tensor) -> Tensor:
+    def encode(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1], sides divisible by 8, to latents (B, C, H/8, W/8)."""
-        return self.standardise(self.encoder(pictures))
+        return self.standardise(self.encoder(images))
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) to images (B, 3, 8 h, 8 w), about [-1, 1], not clamped."""
         return self.decoder(latents)
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """Round trip of images (B, 3, H, W)."""
-        return self.decode(self.encode(pictures))
+        return self.decode(self.encode(images))

@@ -179,10 +179,10 @@ class LowPassAutoencoder(ModelMixin, ConfigMixin):
         coarse, middle, fine = self.config["depths"]
         return math.ceil(1 + coarse + middle / 2 + fine / 4 + 1)
 
-    def fit(self, mean: Tensor, deviation: Tensor) -> None:
+    def fit(self, mean: Tensor, std: Tensor) -> None:
         """Set the bands' scaling from their mean and std over training patches, (24,)."""
-        root = deviation.sqrt()
-        common = (deviation / root).square().mean().sqrt()
+        root = std.sqrt()
+        common = (std / root).square().mean().sqrt()
         self.mean.copy_(mean)
         self.scale.copy_(root * common)
 
@@ -201,13 +201,13 @@ class LowPassAutoencoder(ModelMixin, ConfigMixin):
         z = z * self.scale.view(1, -1, 1, 1) + self.mean.view(1, -1, 1, 1)
         return Planes(unfold(z[:, :16], 4), unfold(z[:, 16:], 2))
 
-    def planes(self, pictures: Tensor) -> Planes:
+    def planes(self, images: Tensor) -> Planes:
         """Images (B, 3, H, W) in [-1, 1] to planes."""
-        return coarse_planes(F.avg_pool2d(pictures, 4))
+        return coarse_planes(F.avg_pool2d(images, 4))
 
-    def encode(self, pictures: Tensor) -> Tensor:
+    def encode(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1], sides multiples of 16, to latents (B, 6, H/8, W/8)."""
-        return self.from_planes(self.planes(pictures))
+        return self.from_planes(self.planes(images))
 
     def decode(
         self, latents: Tensor, noise: Tensor | None = None, level: Tensor | None = None
@@ -254,6 +254,6 @@ class LowPassAutoencoder(ModelMixin, ConfigMixin):
             x = x + self.grain2(F.pixel_shuffle(fine, 4))
         return F.pixel_shuffle(self.leave(self.fine(x)), 2)
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """Round trip of images (B, 3, H, W)."""
-        return self.decode(self.encode(pictures))
+        return self.decode(self.encode(images))

@@ -176,14 +176,14 @@ class PatchViT(nn.Module):
         for value in (self.cls_token, self.pos_embed):
             nn.init.normal_(value, std=0.02)
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """Embed images (B, 3, S, S), normalised, S a multiple of the patch side.
 
         Returns:
             (B, dim); (B, 2 dim) for `class and mean`; (B, T, dim) for `tokens`.
         """
-        x = self.patch_embed["proj"](pictures).flatten(2).transpose(1, 2)
-        side = pictures.shape[-1] // self.sizes.patch
+        x = self.patch_embed["proj"](images).flatten(2).transpose(1, 2)
+        side = images.shape[-1] // self.sizes.patch
         of_class, of_patches = self._positions(side)
         head = self.cls_token
         if self.sizes.registers and not self.sizes.positions_of_registers:

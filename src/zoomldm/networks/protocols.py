@@ -41,7 +41,7 @@ class AutoencoderLike(Component, Protocol):
         """Side of an image divided by that of its latents."""
         ...
 
-    def encode(self, pictures: Tensor) -> Tensor:
+    def encode(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] to latents (B, C, H / factor, W / factor)."""
         ...
 

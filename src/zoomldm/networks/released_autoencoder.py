@@ -42,9 +42,9 @@ class VQAutoencoder(ModelMixin, ConfigMixin):
         """Side of an image divided by that of its latents."""
         return 2 ** (len(self.config["widths"]) - 1)
 
-    def encode(self, pictures: Tensor) -> Tensor:
+    def encode(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] to latents (B, C, H / f, W / f), not quantised."""
-        return self.vq.encode(pictures, return_dict=False)[0]
+        return self.vq.encode(images, return_dict=False)[0]
 
     def quantise(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Nearest codebook entries: (latents' shape, indices (B * h * w,) in raster order)."""
@@ -60,6 +60,6 @@ class VQAutoencoder(ModelMixin, ConfigMixin):
         """
         return self.vq.decode(latents, force_not_quantize=not quantise, return_dict=False)[0]
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """Round trip."""
-        return self.decode(self.encode(pictures))
+        return self.decode(self.encode(images))

@@ -158,7 +158,7 @@ def model_card(pipeline: "ZoomLDMPipeline", repo: str, licence: str, data: str =
             "",
             f"# {repo.split('/')[1]}",
             "",
-            "A ZoomLDM pipeline: it turns archives of whole-slide images back into pictures at "
+            "A ZoomLDM pipeline: it turns archives of whole-slide images back into images at "
             "eight magnifications, and draws new tissue.",
             "",
             f"    zoomldm decompress slide.zldm -o slide.tif --pipeline hf:{repo}@COMMIT",
@@ -175,7 +175,7 @@ def model_card(pipeline: "ZoomLDMPipeline", repo: str, licence: str, data: str =
             "## Limits",
             "",
             "Not for diagnosis: generated pixels are plausible tissue under the stored embedding, "
-            "and cells and their places may be invented. Networks may have learned pictures of "
+            "and cells and their places may be invented. Networks may have learned images of "
             "their training data by heart: see `zoomldm evaluate copies`. H&E only.",
             "",
         ]

@@ -228,9 +228,9 @@ class ZoomLDMPipeline(DiffusionPipeline):
         return encoder(fitted(x, encoder)).float().cpu().numpy()
 
     @torch.no_grad()
-    def encode_images(self, pictures: Tensor) -> Tensor:
+    def encode_images(self, images: Tensor) -> Tensor:
         """Images (n, 3, 256, 256) in [-1, 1] to latents (n, C, h, w)."""
-        return widened(self.vae.encode(fitted(pictures, self.vae)), self.vae)
+        return widened(self.vae.encode(fitted(images, self.vae)), self.vae)
 
     @torch.no_grad()
     def decode_latents(
@@ -377,8 +377,8 @@ class ZoomLDMPipeline(DiffusionPipeline):
     def _images(self, latents: Tensor, output_type: str, level: int | None) -> Any:
         if output_type == "latent":
             return latents
-        pictures = self.decode_latents(latents, level)
+        images = self.decode_latents(latents, level)
         if output_type == "pt":
-            return pictures
-        array = ((pictures + 1) / 2).permute(0, 2, 3, 1).cpu().numpy()
+            return images
+        array = ((images + 1) / 2).permute(0, 2, 3, 1).cpu().numpy()
         return array if output_type == "np" else self.numpy_to_pil(array)

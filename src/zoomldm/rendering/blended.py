@@ -13,7 +13,7 @@ from zoomldm.generation.windows import (
     SCALE,
     STRIDE,
     Key,
-    blended_picture,
+    blended_image,
     keys_in_pixels,
     tiles_under,
     window_count,
@@ -83,7 +83,7 @@ class BlendedCascade(Cascade):
         counts = self.shape(level)
         if windows is None:
             windows = self.patches(level, keys_in_pixels(top, left, height, width, counts))
-        return blended_picture(windows, top, left, height, width, counts)
+        return blended_image(windows, top, left, height, width, counts)
 
     def count(self, windows: Mapping[int, Window]) -> dict[int, PatchCount]:
         """Number of windows that regions (x, y, w, h in px of their level) need, by level.
@@ -132,8 +132,8 @@ class BlendedCascade(Cascade):
     ) -> NDArray[np.uint8]:
         region = self._region(level + 1, *self._under(place), parents)
         box = (MARGIN, MARGIN, MARGIN + TILE // 2, MARGIN + TILE // 2)
-        picture = Image.fromarray(region)
-        return np.array(picture.resize((TILE, TILE), Image.Resampling.BICUBIC, box=box))
+        image = Image.fromarray(region)
+        return np.array(image.resize((TILE, TILE), Image.Resampling.BICUBIC, box=box))
 
     def _context(self, level: int, place: Key) -> torch.Tensor:
         return window_context(self.archive, self.pipeline, level, place)

@@ -298,12 +298,12 @@ class Cascade:
         schedule = self._whole if starts is None else self._part
         context = self._filled([self._context(level, place) for place in places])
         drawn = self._filled([self._noise(level, place, schedule) for place in places])
-        pictures = None
+        images = None
         if starts is not None:
-            pictures = self._filled([torch.from_numpy(s).permute(2, 0, 1) for s in starts])
+            images = self._filled([torch.from_numpy(s).permute(2, 0, 1) for s in starts])
         drawn = drawn.to(pipeline.device)
         guidance = self.options.guidance
-        array = make_pixels(pipeline, schedule, guidance, context, drawn, pictures, level)
+        array = make_pixels(pipeline, schedule, guidance, context, drawn, images, level)
         return [np.ascontiguousarray(array[i]) for i in range(len(places))]
 
     def _filled(self, parts: list[torch.Tensor]) -> torch.Tensor:

@@ -39,7 +39,7 @@ from zoomldm.rendering.drawing import Drawing, Drawn, image_of, weigher
 from zoomldm.rendering.renderer import Renderer
 from zoomldm.verbs import Progress, Report, silent
 from zoomldm.writers.export import export
-from zoomldm.writers.registry import FOLDERS, PICTURE, Flavour, ending, unknown, writer_for
+from zoomldm.writers.registry import FOLDERS, PNG, Flavour, ending, unknown, writer_for
 from zoomldm.writers.writer import Writer
 
 PNG_PIXELS = 64_000_000
@@ -166,7 +166,7 @@ def decompress(
         bounds = check_region(options.region or (0, 0, *source.size), *source.size)
         windows = _windows(kind, chosen, bounds, source, options.region is not None)
         if kind == "picture":
-            _check_picture(target, chosen, windows[chosen])
+            _check_image(target, chosen, windows[chosen])
         beside = target.with_name(target.name + ".json")
         own = beside, *(target.with_name(f"{target.name}.{what}.geojson") for what in GEOJSON)
         stack.enter_context(claim(target if not target.is_dir() else beside, *own))
@@ -227,7 +227,7 @@ def decompress(
         files = {}
         if writer is None:
             report("patches", 0, total)
-            _draw_picture(kind, target, renderer, windows, facts)
+            _draw_image(kind, target, renderer, windows, facts)
         else:
             files = _export(target, writer, drawing, drawn, facts, options, report)
         made = DecompressReport(
@@ -333,12 +333,12 @@ def _kind(target: Path, level: int | str | None) -> tuple[Kind, int]:
     if isinstance(level, int) and not 0 <= level < COUNT:
         raise RegionError(f"level {level} does not exist; expected 0 to {COUNT - 1}")
     finest = 0 if everything else level if isinstance(level, int) else parse_level(str(level))
-    if ending(target) != PICTURE:
+    if ending(target) != PNG:
         return "pyramid", finest
     if level is None:
         raise ConfigError(
-            f"{target}: a .png holds one level; give --level {', '.join(NAMES)}, or all for a "
-            "picture of one place at all of them"
+            f"{target}: a .png holds one level; give --level {', '.join(NAMES)}, or all for an "
+            "image of one place at all of them"
         )
     return ("ladder" if everything else "picture"), finest
 
@@ -355,7 +355,7 @@ def _windows(
     return patch_windows(point)
 
 
-def _check_picture(target: Path, level: int, window: Window) -> None:
+def _check_image(target: Path, level: int, window: Window) -> None:
     width, height = window[2:]
     if width * height > PNG_PIXELS:
         raise RegionError(
@@ -365,7 +365,7 @@ def _check_picture(target: Path, level: int, window: Window) -> None:
         )
 
 
-def _draw_picture(
+def _draw_image(
     kind: Kind,
     target: Path,
     renderer: Renderer,
@@ -379,10 +379,10 @@ def _draw_picture(
     if kind == "ladder":
         # Coarsest first: each patch is then generated once, while its parents are cached.
         patches = {k: renderer.read(k, *windows[k]) for k in sorted(windows, reverse=True)}
-        picture, dpi = draw_ladder(patches, {k: renderer.is_real(k) for k in windows}), None
+        image, dpi = draw_ladder(patches, {k: renderer.is_real(k) for k in windows}), None
     else:
         ((level, window),) = windows.items()
-        picture = Image.fromarray(np.ascontiguousarray(renderer.read(level, *window)))
+        image = Image.fromarray(np.ascontiguousarray(renderer.read(level, *window)))
         dpi = (25_400 / level_mpp(level),) * 2
     with atomic_path(target) as part:
-        picture.save(part, format="PNG", pnginfo=info, **({"dpi": dpi} if dpi else {}))
+        image.save(part, format="PNG", pnginfo=info, **({"dpi": dpi} if dpi else {}))

@@ -14,7 +14,7 @@ from zoomldm.generation.windows import SIDE, Field
 
 Made = Field | NDArray[np.uint8]
 
-_FIELD, _PICTURE = b"F", b"P"
+_FIELD, _IMAGE = b"F", b"P"
 
 
 class Disk(Protocol):
@@ -101,12 +101,12 @@ class Kept:
 def _encoded(value: Made) -> bytes:
     if isinstance(value, Field):
         return _FIELD + b"".join(plane.astype("<f4").tobytes() for plane in value)
-    return _PICTURE + imagecodecs.png_encode(value, level=1)
+    return _IMAGE + imagecodecs.png_encode(value, level=1)
 
 
 def _decoded(data: bytes) -> Made:
     kind, rest = data[:1], data[1:]
-    if kind == _PICTURE:
+    if kind == _IMAGE:
         return imagecodecs.png_decode(rest)
     luma, chroma = np.split(np.frombuffer(rest, "<f4").astype(np.float32), [SIDE * SIDE])
     half = SIDE // 2

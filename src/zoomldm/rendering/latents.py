@@ -8,7 +8,7 @@ from torch import Tensor
 
 from zoomldm.archive import Archive
 from zoomldm.diffusion.noise import noise
-from zoomldm.generation.grids import WHOLE, window_grid
+from zoomldm.generation.grids import FINEST_ON_TILES, window_grid
 from zoomldm.generation.imagined import ImaginedContexts
 from zoomldm.generation.octaves import (
     ALONE_NOISE,
@@ -206,17 +206,17 @@ class Latents:
         """Generate up to one batch of windows with the denoiser."""
         device = self.pipeline.device
         above: Planes | None = None
-        kind, hint, loss = NONE, None, 0.0
+        kind, hint, degradation = NONE, None, 0.0
         if level < self.top:
-            kind, loss = PARENT, PARENT_NOISE
+            kind, degradation = PARENT, PARENT_NOISE
             above = _stack([self._parent(level, key, parents) for key in keys], self.batch)
             hint = self.vae.from_planes(Planes(*(p.to(device) for p in enlarged(above))))
         elif self.base is not None:
             stored = _stack([self._stored(level, key) for key in keys], self.batch)
-            kind, loss = BASE, codec_loss(self.base.codec, self.base.quality)
+            kind, degradation = BASE, codec_loss(self.base.codec, self.base.quality)
             hint = self.vae.from_planes(Planes(*(p.to(device) for p in stored)))
         context = self._contexts(level, keys, hint)
-        known = Known(level, context, kind, hint, loss)
+        known = Known(level, context, kind, hint, degradation)
         drawn = _filled([self._noise(level, key) for key in keys], self.batch).to(device)
         if hint is not None and above is not None and self._loose is not None:
             known, above = under_parent(level, context, hint, drawn, self._loose), None
@@ -242,7 +242,7 @@ class Latents:
         grids = _filled([torch.from_numpy(grid) for grid, _ in found], self.batch)
         shifts = [shift for _, shift in found]
         shift = torch.tensor(shifts + [shifts[-1]] * (self.batch - len(shifts)))
-        return self.pipeline.context(grids, level, shift if level < WHOLE else None)
+        return self.pipeline.context(grids, level, shift if level < FINEST_ON_TILES else None)
 
 
 def _planes(field: Field) -> Planes:

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from zoomldm.archive import Archive
 from zoomldm.geometry.levels import COUNT, level_size
 
-WHOLE = 1 << 22  # most pixels of a level that is cached whole
+MOST_CACHED_WHOLE = 1 << 22  # most pixels of a level that is cached whole
 
 
 class RealLevels:
@@ -28,7 +28,7 @@ class RealLevels:
             return self._base.read(x, y, width, height)
         wide, high = level_size(*self._size, level)
         inside = x >= 0 and y >= 0 and x + width <= wide and y + height <= high
-        if wide * high > WHOLE or not inside:
+        if wide * high > MOST_CACHED_WHOLE or not inside:
             return self._base.read_level(level, x, y, width, height)
         if level not in self._whole:
             self._whole[level] = self._base.read_level(level, 0, 0, wide, high)

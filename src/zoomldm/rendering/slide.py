@@ -264,16 +264,16 @@ class RenderedSlide(AbstractSlide):
             raise RenderedSlideError(
                 f"{self.archive.path}: region of {width} x {height} px; expected 0 or more"
             )
-        picture = Image.new("RGBA", (width, height))
+        image = Image.new("RGBA", (width, height))
         if not 0 <= level < COUNT:
-            return picture
+            return image
         wide, high = level_size(*self.archive.size, level)
         x, y = x >> level, y >> level
         x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + width, wide), min(y + height, high)
         if x0 < x1 and y0 < y1:
             pixels = renderer.read(level, x0, y0, x1 - x0, y1 - y0)
-            picture.paste(Image.fromarray(pixels), (x0 - x, y0 - y))
-        return picture
+            image.paste(Image.fromarray(pixels), (x0 - x, y0 - y))
+        return image
 
     def set_cache(self, cache: OpenSlideCache | Recent[Made]) -> None:
         """Use another memory cache instead of the slide's own.

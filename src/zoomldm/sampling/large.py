@@ -24,9 +24,9 @@ from zoomldm.rendering.opening import open_renderer
 from zoomldm.rendering.pyramid import Pyramid
 from zoomldm.sampling.joint import JointSampler, guide_side
 from zoomldm.sampling.large_input import LargeInput, read_input
-from zoomldm.sampling.made_archive import write_made
-from zoomldm.sampling.output import PICTURE, Levels, check_output, claimed, ending, write_levels
+from zoomldm.sampling.output import PNG, Levels, check_output, claimed, ending, write_levels
 from zoomldm.sampling.pieces import Pieces, kept_pieces
+from zoomldm.sampling.temporary_archive import write_temporary_archive
 from zoomldm.verbs import Progress, Report, silent
 
 METHODS = ("pyramid", "joint")
@@ -200,10 +200,10 @@ def _pyramid(
     pieces: Pieces,
 ) -> dict[str, Any]:
     # The export stores finished tiles for resuming; a .png, written in one go, needs pieces.
-    kept = Kept(Recent(_MEMORY), pieces if ending(target) == PICTURE else None)
+    kept = Kept(Recent(_MEMORY), pieces if ending(target) == PNG else None)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "grid.zldm"
-        write_made(path, "grid", pipeline, given.grid)
+        write_temporary_archive(path, "grid", pipeline, given.grid)
         with (
             open_archive(path) as archive,
             open_renderer(archive, pipeline, options.rendering, kept=kept) as drawn,

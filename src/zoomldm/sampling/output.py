@@ -18,7 +18,7 @@ from zoomldm.geometry.levels import COUNT, NAMES, TILE, level_mpp
 from zoomldm.verbs import Progress
 from zoomldm.writers.export import export
 from zoomldm.writers.image import Block, Image, Level
-from zoomldm.writers.registry import PICTURE, ending, unknown, writer_for
+from zoomldm.writers.registry import PNG, ending, unknown, writer_for
 
 PNG_PIXELS = 64_000_000
 _STRIP = 1 << 22  # px averaged at a time
@@ -80,7 +80,7 @@ def check_output(target: Path, size: tuple[int, int]) -> None:
     found = ending(target)
     if found is None:
         raise ConfigError(unknown(target))
-    if found == PICTURE and size[0] * size[1] > PNG_PIXELS:
+    if found == PNG and size[0] * size[1] > PNG_PIXELS:
         raise RegionError(
             f"{target}: would be {size[0]} x {size[1]} px, "
             f"{size[0] * size[1] / 1e6:.0f} megapixels, over the {PNG_PIXELS // 10**6} that a "
@@ -109,7 +109,7 @@ def write_levels(target: Path, levels: Levels, facts: dict[str, Any], progress: 
         TargetError: the image can't be written.
     """
     check_output(target, levels.size)
-    if ending(target) == PICTURE:
+    if ending(target) == PNG:
         info = PngInfo()
         info.add_text("Software", "zoomldm")
         info.add_itxt("zoomldm", json.dumps(facts, separators=(",", ":")))

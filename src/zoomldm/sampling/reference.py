@@ -47,7 +47,7 @@ def read_reference(text: str, pipeline: ZoomLDMPipeline) -> Reference:
     path, at, place = text.rpartition("@")
     if at and path and not Path(text).is_file():
         return _of_archive(as_path(path), place, pipeline)
-    return _of_picture(Path(text), pipeline)
+    return _of_image(Path(text), pipeline)
 
 
 def read_like(text: str, pipeline: ZoomLDMPipeline) -> Reference:
@@ -107,9 +107,9 @@ def _of_archive(path: Path | RemotePath, place: str, pipeline: ZoomLDMPipeline) 
     return Reference(embedding, source)
 
 
-def _of_picture(path: Path, pipeline: ZoomLDMPipeline) -> Reference:
+def _of_image(path: Path, pipeline: ZoomLDMPipeline) -> Reference:
     if not path.is_file():
-        raise ConfigError(f"{path}: no such picture; --like takes TILE.png or ARCHIVE@X,Y")
+        raise ConfigError(f"{path}: no such image; --like takes TILE.png or ARCHIVE@X,Y")
     try:
         with Image.open(path) as image:
             if image.mode.startswith(("I", "F")):  # Pillow would clip values above 255
@@ -120,7 +120,7 @@ def _of_picture(path: Path, pipeline: ZoomLDMPipeline) -> Reference:
             pixels = np.array(image.convert("RGB"))
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
         hint = "; for an archive give ARCHIVE@X,Y" if path.suffix == ".zldm" else ""
-        raise ConfigError(f"{path}: is no picture{hint}") from error
+        raise ConfigError(f"{path}: is no image{hint}") from error
     if pipeline.patch_encoder is None:
         raise PipelineError(
             f"{path}: pipeline has no patch encoder to describe it; give ARCHIVE@X,Y instead"

@@ -15,7 +15,7 @@ from zoomldm.generation.contexts import (
     check_conditions,
     context_noise,
     draw_contexts,
-    picture_noise,
+    image_noise,
 )
 from zoomldm.generation.octaves import LAST, octave_times
 from zoomldm.geometry.levels import COARSEST, COUNT, NAMES, TILE
@@ -24,7 +24,7 @@ from zoomldm.networks.octave_denoiser import OctaveDenoiser
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.sampling.options import SampleOptions
 
-Pictures = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 _NEEDED = ("unet", "vae", "summarizer", "scheduler")
 
 
@@ -38,7 +38,7 @@ class Sampler:
     Args:
         pipeline: a pipeline with an embedding diffusion.
         options: see SampleOptions.
-        on_picture: called after each batch with the number of images in it.
+        on_image: called after each batch with the number of images in it.
 
     Raises:
         PipelineError: a pipeline that can't sample contexts.
@@ -49,13 +49,13 @@ class Sampler:
         self,
         pipeline: ZoomLDMPipeline,
         options: SampleOptions | None = None,
-        on_picture: Callable[[int], None] | None = None,
+        on_image: Callable[[int], None] | None = None,
     ) -> None:
         self.pipeline = pipeline
         self.options = options or SampleOptions()
         self._octaves = isinstance(pipeline.unet, OctaveDenoiser)
         self.drawing = self.options.drawing(self._octaves)
-        self.on_picture = on_picture
+        self.on_image = on_image
         missing = [n for n in _NEEDED if getattr(pipeline, n) is None]
         if missing:
             raise PipelineError(
@@ -74,7 +74,7 @@ class Sampler:
         first: int = 0,
         reference: NDArray | Tensor | None = None,
         label: str | None = None,
-    ) -> Pictures:
+    ) -> Pixels:
         """Samples first..first + n - 1 of a level, (n, 256, 256, 3) uint8 sRGB.
 
         Args:
@@ -85,7 +85,7 @@ class Sampler:
             label: one of the embedding diffusion's labels.
         """
         contexts = self.contexts(level, n, first, reference, label)
-        return self.pictures(level, contexts, first)
+        return self.images(level, contexts, first)
 
     def contexts(
         self,
@@ -125,9 +125,9 @@ class Sampler:
             parts.append(drawn)
         return self._cut(torch.cat(parts), n, first)
 
-    def pictures(
-        self, level: int, contexts: Tensor, first: int = 0, starts: Pictures | None = None
-    ) -> Pictures:
+    def images(
+        self, level: int, contexts: Tensor, first: int = 0, starts: Pixels | None = None
+    ) -> Pixels:
         """Images (n, 256, 256, 3) uint8 under contexts (n, tokens, width).
 
         Args:
@@ -146,15 +146,15 @@ class Sampler:
             at = LAST if self._octaves else self._begun.first
         parts = []
         for numbers, rows in self._batches(n, first):
-            noise = [picture_noise(options.seed, level, at, i, shape) for i in numbers]
+            noise = [image_noise(options.seed, level, at, i, shape) for i in numbers]
             drawn = torch.stack(noise).to(pipeline.device)
             with options.autocast(pipeline.device):
                 made = self._draw(
                     level, contexts[rows], drawn, None if begin is None else begin[rows]
                 )
             parts.append(made)
-            if self.on_picture:
-                self.on_picture(sum(first <= i < first + n for i in numbers))
+            if self.on_image:
+                self.on_image(sum(first <= i < first + n for i in numbers))
         return self._cut(np.concatenate(parts), n, first)
 
     @cached_property
@@ -162,7 +162,7 @@ class Sampler:
         """Of images that start from others."""
         return make_schedule(self.pipeline.scheduler, self.drawing.steps, self.drawing.start)
 
-    def _draw(self, level: int, context: Tensor, drawn: Tensor, begin: Tensor | None) -> Pictures:
+    def _draw(self, level: int, context: Tensor, drawn: Tensor, begin: Tensor | None) -> Pixels:
         """One batch, from images (B, 3, 256, 256) uint8 or from noise alone."""
         model, chosen = self.pipeline, self.drawing
         if not self._octaves:
@@ -178,7 +178,7 @@ class Sampler:
         first: int = 0,
         reference: NDArray | Tensor | None = None,
         label: str | None = None,
-    ) -> tuple[dict[int, Pictures], dict[int, NDArray]]:
+    ) -> tuple[dict[int, Pixels], dict[int, NDArray]]:
         """Zoom into imaginary slides, 0.15625x to 20x, always into the quarter with most tissue.
 
         The coarsest images are those of `sample`. Each finer one starts from the quarter of the
@@ -197,18 +197,18 @@ class Sampler:
         check_conditions(network, guidance, reference is not None, True, label)
         coarsest = min(COARSEST, self.pipeline.levels - 1)
         context = self.contexts(coarsest, n, first, reference, label)
-        pictures = {coarsest: self.pictures(coarsest, context, first)}
+        images = {coarsest: self.images(coarsest, context, first)}
         quarters: dict[int, NDArray] = {}
         for level in reversed(range(coarsest)):
-            above = pictures[level + 1]
+            above = images[level + 1]
             quarters[level] = np.array([fullest_quarter(p) for p in above])
             row, col = torch.from_numpy(quarters[level]).unbind(1)
             parent = matching_quarter(context, row, col)
             context = self.contexts(level, n, first, reference, label, parent)
             pairs = zip(above, quarters[level].tolist(), strict=True)
             starts = np.stack([upsampled_quarter(p, r, c) for p, (r, c) in pairs])
-            pictures[level] = self.pictures(level, context, first, starts)
-        return pictures, quarters
+            images[level] = self.images(level, context, first, starts)
+        return images, quarters
 
     def _references(self, reference: NDArray | Tensor, n: int) -> Tensor:
         given = torch.as_tensor(reference).float().to(self.pipeline.device)
@@ -233,13 +233,13 @@ class Sampler:
         return values[before : before + n]
 
 
-def fullest_quarter(picture: Pictures) -> tuple[int, int]:
+def fullest_quarter(image: Pixels) -> tuple[int, int]:
     """Row and column (0 or 1) of the quarter with most tissue: the darkest in green.
 
     Both haematoxylin and eosin absorb green. Ties go to the first in reading order.
     """
     half = TILE // 2
-    green = picture[..., 1].astype(np.int64).reshape(2, half, 2, half).sum((1, 3))
+    green = image[..., 1].astype(np.int64).reshape(2, half, 2, half).sum((1, 3))
     row, col = divmod(int(green.argmin()), 2)
     return row, col
 

@@ -17,8 +17,8 @@ from zoomldm.geometry.levels import grid_shape
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.rendering.latents import Latents
 from zoomldm.rendering.pyramid import Pyramid
-from zoomldm.sampling.made_archive import write_made
 from zoomldm.sampling.output import Read
+from zoomldm.sampling.temporary_archive import write_temporary_archive
 
 _HALO = 2  # px of the image around a region that are read with it
 
@@ -47,7 +47,7 @@ def write_image(
     """Write an archive whose base layer is an image (h, w, 3) and whose embeddings are zeros."""
     rows, cols = grid_shape(pixels.shape[1] << level, pixels.shape[0] << level)
     silence = np.zeros((rows, cols, pipeline.embedding_dim), np.float16)
-    write_made(path, "image", pipeline, silence, (level, pixels))
+    write_temporary_archive(path, "image", pipeline, silence, (level, pixels))
 
 
 class ImagePyramid:

@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-WHOLE = 64 << 20  # bytes up to which a file is read whole
+MOST_READ_WHOLE = 64 << 20  # bytes up to which a file is read whole
 PLACES = 512  # blocks that are read of a larger one
 BLOCK = 64 << 10  # bytes of each
 
@@ -29,7 +29,7 @@ def content_digest(path: Path, vendor: str = "", quickhash: str | None = None) -
     size = path.stat().st_size
     digest = hashlib.sha256(f"{size}\n".encode())
     with path.open("rb") as file:
-        if size <= WHOLE:
+        if size <= MOST_READ_WHOLE:
             while block := file.read(1 << 20):
                 digest.update(block)
         else:

@@ -142,15 +142,15 @@ class OpenSlideBackend:
                     ) from error
 
     def _in_cells(self, level: int, x: int, y: int, width: int, height: int) -> Image.Image:
-        picture = Image.new("RGBA", (width, height))
+        image = Image.new("RGBA", (width, height))
         for top in range(y - y % _CELL, y + height, _CELL):
             for left in range(x - x % _CELL, x + width, _CELL):
                 w = min(left + _CELL, x + width) - left
                 h = min(top + _CELL, y + height) - top
                 cell = self._drawn(level, left, top, w, h)
                 x0, y0 = max(x, left), max(y, top)
-                picture.paste(cell.crop((x0 - left, y0 - top, w, h)), (x0 - x, y0 - y))
-        return picture
+                image.paste(cell.crop((x0 - left, y0 - top, w, h)), (x0 - x, y0 - y))
+        return image
 
     def _direct_level(self, level: int) -> TiffLevel | None:
         """The level's own TIFF page, if the slide is a TIFF and exactly one page fits."""

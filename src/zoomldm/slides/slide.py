@@ -65,7 +65,7 @@ class _Plan:
     canvas: tuple[int, int]
 
 
-def _found(path: Path) -> str | None:
+def _refusal_reason(path: Path) -> str | None:
     """Why a path can't be a slide at all, or None."""
     if path.is_dir():
         return "is a folder; expected a slide file"
@@ -86,7 +86,7 @@ def _open_backend(path: Path) -> Backend:
     Raises:
         SlideError: neither opens it.
     """
-    wrong = _found(path)
+    wrong = _refusal_reason(path)
     if wrong:
         raise SlideError(f"{path}: {wrong}")
     try:

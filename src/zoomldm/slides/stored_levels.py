@@ -101,6 +101,6 @@ def usable_levels(
 def not_a_level(size: Size, native: Size) -> str:
     """The warning about an image that is left out."""
     return (
-        f"a stored picture of {size[0]} x {size[1]} px is no smaller copy of the slide's "
+        f"a stored image of {size[0]} x {size[1]} px is no smaller copy of the slide's "
         f"{native[0]} x {native[1]} px (a label, or padded); it is not used"
     )

@@ -85,9 +85,9 @@ def _findings(
         if _NOT_THE_SLIDE.search(p.description or "") and s != size
     }
     if vendor == "generic-tiff":
-        pictures = [p for p in pages if not p.subfiletype & _MASK] or [page]
-        if max(p.imagewidth * p.imagelength for p in pictures) > size[0] * size[1]:
-            found.misread = "a larger picture is in the file"
+        images = [p for p in pages if not p.subfiletype & _MASK] or [page]
+        if max(p.imagewidth * p.imagelength for p in images) > size[0] * size[1]:
+            found.misread = "a larger image is in the file"
         own, found.power = aperio_scale(page.description or "")
         ome = tiff.ome_metadata if tiff.is_ome else None
         scales = [ome_scale(ome, page) if ome else None, own, page_scale(page)]

@@ -112,9 +112,9 @@ class TiffLevel:
             ValueError, RuntimeError, OSError, tifffile.TiffFileError: it can't be decoded.
         """
         region = self._stored_region(x, y, width, height)
-        picture = self._picture(self._read_raw(*region) if self._raw else self._read(*region))
+        image = self._image(self._read_raw(*region) if self._raw else self._read(*region))
         turned = _TRANSPOSED.get(self._orientation)
-        return picture if turned is None else picture.transpose(turned)
+        return image if turned is None else image.transpose(turned)
 
     def _stored_region(self, x: int, y: int, w: int, h: int) -> tuple[int, int, int, int]:
         """The region's position and size in the page as stored."""
@@ -145,7 +145,7 @@ class TiffLevel:
                 pixels[y0 - y : y1 - y, x0 - x : x1 - x] = part
         return pixels
 
-    def _picture(self, pixels: np.ndarray) -> Image.Image:
+    def _image(self, pixels: np.ndarray) -> Image.Image:
         """RGB or RGBA of samples (height, width, samples)."""
         kind, alpha = self._samples.colours, self._samples.alpha
         colours = np.ascontiguousarray(pixels[..., : self._samples.count])
@@ -157,8 +157,8 @@ class TiffLevel:
             colours = (ink[..., :3] * ink[..., 3:] // 255).astype(np.uint8)
         elif kind is Colours.YCBCR:
             size = pixels.shape[1], pixels.shape[0]
-            picture = Image.frombytes("YCbCr", size, colours.tobytes()).convert("RGB")
-            colours = np.asarray(picture)
+            image = Image.frombytes("YCbCr", size, colours.tobytes()).convert("RGB")
+            colours = np.asarray(image)
         if colours.shape[2] == 1:
             colours = np.repeat(colours, 3, axis=2)
         if alpha is None:

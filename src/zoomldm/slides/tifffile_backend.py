@@ -49,11 +49,11 @@ class TifffileBackend:
             default=None,
         )
         if series is None:
-            raise SlideError("no picture in the file")
+            raise SlideError("no image in the file")
         if len(series.pages) != 1:
             raise SlideError(
                 f"a stack of {len(series.pages)} planes (axes {series.axes}); expected one RGB "
-                f"picture"
+                f"image"
             )
         page = series.keyframe
         if page.samplesperpixel == 1 and ome:

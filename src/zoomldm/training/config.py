@@ -36,7 +36,7 @@ class TrainConfig(BaseModel):
     seed: int = Field(0, ge=0)
     log_every: int = Field(50, ge=1)
     save_every: int = Field(500, ge=1)
-    show_every: int = Field(2000, ge=1, description="steps between pictures and held-out losses")
+    show_every: int = Field(2000, ge=1, description="steps between images and held-out losses")
     validate_every: int | None = Field(
         None,
         ge=1,

@@ -9,7 +9,7 @@ import torch
 from accelerate import PartialState
 
 from zoomldm.archive import Archive, Encoder
-from zoomldm.cohort.cases import Split, read_labels
+from zoomldm.cohort.cases import Split, labels_of_files
 from zoomldm.data.folder import (
     Source,
     check_archives,
@@ -138,7 +138,7 @@ def train(
     files = {name: found[name] for name in [*split.training, *split.held_out]}
     labels: list[str] = []
     if options.labels:
-        labels = read_labels(Path(options.labels), options.label_column, split.training)
+        labels = labels_of_files(Path(options.labels), options.label_column, split.training)
     encoder = None
     if options.encoder:
         opened = [archive for archive in files.values() if isinstance(archive, Archive)]

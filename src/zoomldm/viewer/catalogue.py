@@ -20,7 +20,7 @@ from zoomldm.remote import RemotePath, as_path
 from zoomldm.slides.slide import Slide, open_slide
 from zoomldm.slides.turned import TurnedSlide
 from zoomldm.viewer.overlays import Overlay
-from zoomldm.viewer.pictures import ArchivePicture, Picture, SlidePicture, sizes_of
+from zoomldm.viewer.pictures import ArchiveImage, SlideImage, ViewedImage, sizes_of
 
 ID = 12  # hexadecimal digits of an id
 VERSION = 16  # of the digest of all that a tile's pixels depend on
@@ -34,7 +34,7 @@ class Entry:
         id: opaque id, from a digest, so links survive a restart.
         name: display name of the slide; never a path.
         kind: archive or slide.
-        picture: its pixels.
+        image: its pixels.
         seed: seed that is shown first.
         original: id of the slide that the archive was made from, if that is open too.
         overlays: what is drawn over it.
@@ -43,7 +43,7 @@ class Entry:
     id: str
     name: str
     kind: Literal["archive", "slide"]
-    picture: Picture
+    image: ViewedImage
     seed: int = 0
     original: str | None = None
     overlays: list[Overlay] = field(default_factory=list)
@@ -51,15 +51,15 @@ class Entry:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        self.sizes = sizes_of(self.picture)
-        self.version = self.picture.digest[:VERSION]
+        self.sizes = sizes_of(self.image)
+        self.version = self.image.digest[:VERSION]
 
     def vectors(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Return places (n, 2) and unit embeddings (n, D) of an archive's tissue tiles."""
-        assert isinstance(self.picture, ArchivePicture)
+        assert isinstance(self.image, ArchiveImage)
         with self._lock:
             if self._vectors is None:
-                archive = self.picture.archive
+                archive = self.image.archive
                 places = np.argwhere(archive.mask)
                 vectors = archive.embeddings_of(places[:, 0], places[:, 1])
                 sizes = np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -68,8 +68,8 @@ class Entry:
 
     def facts(self) -> dict[str, Any]:
         """Return what a page needs: geometry, levels, and facts of the archive or slide."""
-        width, height = self.picture.size
-        picture = self.picture
+        width, height = self.image.size
+        image = self.image
         return {
             "id": self.id,
             "name": self.name,
@@ -87,19 +87,19 @@ class Entry:
                     "mpp": level_mpp(k),
                     "width": self.sizes[k][0],
                     "height": self.sizes[k][1],
-                    "real": picture.is_real(k),
+                    "real": image.is_real(k),
                 }
                 for k in range(COUNT)
             ],
             "overlays": [{"name": o.name, "features": o.count} for o in self.overlays],
-            "confidence": isinstance(picture, ArchivePicture) and picture.describes,
-            "archive": _archive_facts(picture) if isinstance(picture, ArchivePicture) else None,
-            "slide": _slide_facts(picture) if isinstance(picture, SlidePicture) else None,
+            "confidence": isinstance(image, ArchiveImage) and image.describes,
+            "archive": _archive_facts(image) if isinstance(image, ArchiveImage) else None,
+            "slide": _slide_facts(image) if isinstance(image, SlideImage) else None,
         }
 
 
-def _archive_facts(picture: ArchivePicture) -> dict[str, Any]:
-    archive = picture.archive
+def _archive_facts(image: ArchiveImage) -> dict[str, Any]:
+    archive = image.archive
     m = archive.manifest
     return {
         "imaginary": archive.generated,
@@ -112,26 +112,26 @@ def _archive_facts(picture: ArchivePicture) -> dict[str, Any]:
         "encoder": m.encoder.id,
         "encoder_digest": m.encoder.digest,
         "archive_digest": archive.digest,
-        "pipeline_digest": picture.pipeline.digest(),
+        "pipeline_digest": image.pipeline.digest(),
         "precision": m.quantisation.precision,
-        "base": NAMES[picture.base.level] if picture.base and not archive.generated else None,
-        "base_codec": picture.base.codec if picture.base else None,
-        "base_quality": picture.base.quality if picture.base else None,
+        "base": NAMES[image.base.level] if image.base and not archive.generated else None,
+        "base_codec": image.base.codec if image.base else None,
+        "base_quality": image.base.quality if image.base else None,
         "source_mpp": [m.slide.mpp_x, m.slide.mpp_y],
         "format_version": m.version,
         "creator": m.creator,
     }
 
 
-def _slide_facts(picture: SlidePicture) -> dict[str, Any]:
-    slide = picture.slide
+def _slide_facts(image: SlideImage) -> dict[str, Any]:
+    slide = image.slide
     return {
         "bytes": slide.file_bytes,
         "vendor": slide.vendor,
         "mpp": [slide.mpp_x, slide.mpp_y],
         "mpp_source": slide.mpp_source,
         "native_size": list(slide.native_size),
-        "digest": picture.digest,
+        "digest": image.digest,
     }
 
 
@@ -153,12 +153,12 @@ class Catalogue:
 
     def archives(self) -> list[Entry]:
         """List the entries that are archives."""
-        return [e for e in self.entries.values() if isinstance(e.picture, ArchivePicture)]
+        return [e for e in self.entries.values() if isinstance(e.image, ArchiveImage)]
 
     def close(self) -> None:
         """Close all files."""
         for entry in self.entries.values():
-            entry.picture.close()
+            entry.image.close()
 
     def similar(self, entry: Entry, row: int, col: int, count: int) -> list[dict[str, Any]]:
         """Find tissue tiles with embeddings nearest to one tile's, in all archives of its encoder.
@@ -173,19 +173,19 @@ class Catalogue:
             `slide` (id), `row`, `col` and `cosine` of each, nearest first; the tile itself and
             its eight neighbours are left out. Empty for background.
         """
-        picture = entry.picture
-        assert isinstance(picture, ArchivePicture)
-        if picture.archive.generated or not picture.archive.mask[row, col]:
+        image = entry.image
+        assert isinstance(image, ArchiveImage)
+        if image.archive.generated or not image.archive.mask[row, col]:
             return []
-        wanted = picture.archive.embeddings_of([row], [col])[0]
+        wanted = image.archive.embeddings_of([row], [col])[0]
         wanted = wanted / max(float(np.linalg.norm(wanted)), 1e-12)
         found = []
         for other in self.archives():
-            made = other.picture
-            assert isinstance(made, ArchivePicture)
+            made = other.image
+            assert isinstance(made, ArchiveImage)
             if made.archive.generated:
                 continue
-            if made.archive.manifest.encoder.digest != picture.archive.manifest.encoder.digest:
+            if made.archive.manifest.encoder.digest != image.archive.manifest.encoder.digest:
                 continue
             places, vectors = other.vectors()
             cosines = vectors @ wanted
@@ -234,10 +234,10 @@ def open_catalogue(
             continue
         if pipeline is None:
             raise ConfigError(f"{path}: an archive needs a pipeline; give one")
-        picture = ArchivePicture(open_archive(path), pipeline, options)
-        name = Path(picture.archive.manifest.slide.name).name
-        entry_id = _id(picture.archive.digest)
-        entries.append(Entry(entry_id, name, "archive", picture, options.seed))
+        image = ArchiveImage(open_archive(path), pipeline, options)
+        name = Path(image.archive.manifest.slide.name).name
+        entry_id = _id(image.archive.digest)
+        entries.append(Entry(entry_id, name, "archive", image, options.seed))
     made = list(entries)
     slides = [(path, False) for path in given if path.suffix.lower() != ".zldm"]
     slides += [(as_path(str(path)), True) for path in originals]
@@ -255,11 +255,11 @@ def open_catalogue(
                 f"{path}: no archive given was made from this slide (they are of: {names}); "
                 "leave --original out to see it by itself"
             )
-        turned = {e.picture.archive.turn for e in mates}  # type: ignore[attr-defined]
+        turned = {e.image.archive.turn for e in mates}  # type: ignore[attr-defined]
         turn = turned.pop() if len(turned) == 1 else 0
         digest = hashlib.sha256(f"{content} {turn} {mpp}".encode()).hexdigest()
         shown = TurnedSlide(slide, turn) if turn else slide
-        entry = Entry(_id(digest), path.name, "slide", SlidePicture(shown, digest))
+        entry = Entry(_id(digest), path.name, "slide", SlideImage(shown, digest))
         entries.append(entry)
         for mate in mates:
             mate.original = entry.id
@@ -278,9 +278,9 @@ def _mates(
     """Find the archives that were made from a slide."""
     found, unknown = [], []
     for entry in archives:
-        picture = entry.picture
-        assert isinstance(picture, ArchivePicture)
-        facts = picture.archive.manifest.slide
+        image = entry.image
+        assert isinstance(image, ArchiveImage)
+        facts = image.archive.manifest.slide
         if facts.content == content:
             found.append(entry)
         elif facts.content is None and tuple(facts.native_size) == tuple(slide.native_size):

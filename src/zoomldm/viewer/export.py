@@ -13,12 +13,12 @@ from zoomldm.files import atomic_folder
 from zoomldm.geometry.levels import COUNT, NAMES, TILE, check_region
 from zoomldm.verbs import Progress, Report, silent
 from zoomldm.viewer.catalogue import Catalogue, Entry
-from zoomldm.viewer.pictures import ArchivePicture
+from zoomldm.viewer.pictures import ArchiveImage
 from zoomldm.viewer.regions import NOTICE
 from zoomldm.viewer.tiles import TileKey, encode
 
 MOST_TILES = 20_000
-WHOLE = 3  # levels from 2.5x up are written whole, to show a region in context
+WHOLE_FROM = 3  # levels from 2.5x up are written whole, to show a region in context
 
 
 @dataclass(frozen=True)
@@ -114,12 +114,12 @@ def _parts(
     catalogue: Catalogue, finest: int, region: tuple[int, int, int, int] | None
 ) -> Iterator[_Part]:
     for entry in catalogue.entries.values():
-        width, height = entry.picture.size
+        width, height = entry.image.size
         x, y, w, h = check_region(region or (0, 0, width, height), width, height)
         for level in range(finest, COUNT):
             wide, high = entry.sizes[level]
             cols, rows = range(-(-wide // TILE)), range(-(-high // TILE))
-            if region and level < WHOLE:
+            if region and level < WHOLE_FROM:
                 side = TILE << level
                 cols = range(x // side, -(-(x + w) // side))
                 rows = range(y // side, -(-(y + h) // side))
@@ -135,7 +135,7 @@ def _keys(part: _Part) -> Iterator[TileKey]:
 
 def _write_tile(out: Path, entry: Entry, key: TileKey) -> int:
     x, y = key.col * TILE, key.row * TILE
-    pixels = entry.picture.read(key.seed, key.level, x, y, TILE, TILE)
+    pixels = entry.image.read(key.seed, key.level, x, y, TILE, TILE)
     width, height = entry.sizes[key.level]
     data = encode(pixels[: height - y, : width - x], key.format)
     path = out / "tiles" / key.text
@@ -146,7 +146,7 @@ def _write_tile(out: Path, entry: Entry, key: TileKey) -> int:
 
 def _facts(entry: Entry, finest: int, region: tuple[int, int, int, int] | None) -> dict[str, Any]:
     facts = entry.facts()
-    facts["finest"], facts["whole_from"] = finest, WHOLE
+    facts["finest"], facts["whole_from"] = finest, WHOLE_FROM
     facts["region"] = list(region) if region else None
     facts["confidence"] = False  # only known for tiles that a server generates
     return facts
@@ -160,15 +160,15 @@ def _write_extras(out: Path, catalogue: Catalogue) -> None:
             path = place / "overlays" / f"{number}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(overlay.text, encoding="utf-8")
-        if isinstance(entry.picture, ArchivePicture):
+        if isinstance(entry.image, ArchiveImage):
             path = place / entry.version / "tissue.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(tissue_picture(entry.picture))
+            path.write_bytes(tissue_image(entry.image))
 
 
-def tissue_picture(picture: ArchivePicture) -> bytes:
+def tissue_image(image: ArchiveImage) -> bytes:
     """Encode an archive's tissue as PNG, one pixel per tile: white tissue, black background."""
-    return encode((picture.archive.mask[..., None].repeat(3, 2) * 255).astype("uint8"), "png")
+    return encode((image.archive.mask[..., None].repeat(3, 2) * 255).astype("uint8"), "png")
 
 
 def _write(path: Path, value: Any) -> None:

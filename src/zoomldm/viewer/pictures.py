@@ -31,7 +31,7 @@ class GoneError(ZoomLDMError):
     """A file was replaced or removed while it was being shown."""
 
 
-class Picture(Protocol):
+class ViewedImage(Protocol):
     """Pixels at levels 0 to 7 of a 0.5 mpp raster; reads from several threads are safe."""
 
     size: tuple[int, int]
@@ -90,7 +90,7 @@ def _stamp(path: Path | RemotePath) -> tuple[int, int, int] | None:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-class SlidePicture:
+class SlideImage:
     """A slide as it was scanned, at the exact mpp of each level.
 
     Args:
@@ -109,7 +109,7 @@ class SlidePicture:
         return True
 
     def read(self, seed: int, level: int, x: int, y: int, w: int, h: int) -> Pixels:
-        """See `Picture`."""
+        """See `ViewedImage`."""
         try:
             return self.slide.read(level, x, y, w, h)
         except SlideError:
@@ -126,15 +126,15 @@ class SlidePicture:
         }
 
     def check(self) -> None:
-        """See `Picture`."""
+        """See `ViewedImage`."""
         self._seen.check(self.slide.path.name)
 
     def close(self) -> None:
-        """See `Picture`."""
+        """See `ViewedImage`."""
         self.slide.close()
 
 
-class ArchivePicture:
+class ArchiveImage:
     """An archive: stored pixels where available, generated ones at finer levels.
 
     Args:
@@ -175,7 +175,7 @@ class ArchivePicture:
             return self._renderers[seed]
 
     def read(self, seed: int, level: int, x: int, y: int, w: int, h: int) -> Pixels:
-        """See `Picture`. One thread at a time reads the generated levels of a seed."""
+        """See `ViewedImage`. One thread at a time reads the generated levels of a seed."""
         try:
             if self.base is not None and self.is_real(level):
                 return self.base.read_level(level, x, y, w, h)
@@ -217,16 +217,16 @@ class ArchivePicture:
         return float(stored @ made / size) if size > 0 else None
 
     def check(self) -> None:
-        """See `Picture`."""
+        """See `ViewedImage`."""
         self._seen.check(self.archive.manifest.slide.name)
 
     def close(self) -> None:
-        """See `Picture`."""
+        """See `ViewedImage`."""
         with self._opening:
             self._renderers.clear()
         self.archive.close()
 
 
-def sizes_of(picture: Picture) -> list[tuple[int, int]]:
+def sizes_of(image: ViewedImage) -> list[tuple[int, int]]:
     """Return width and height (px) at levels 0 to 7."""
-    return [level_size(*picture.size, level) for level in range(COUNT)]
+    return [level_size(*image.size, level) for level in range(COUNT)]

@@ -48,12 +48,12 @@ def region_file(
 ) -> bytes:
     """Encode a region (x, y, w, h in px of a level) as a PNG or TIFF with its provenance."""
     x, y, w, h = region
-    picture = entry.picture
-    picture.check()
-    pixels = picture.read(seed, level, x, y, w, h)
-    real = picture.is_real(level)
+    image = entry.image
+    image.check()
+    pixels = image.read(seed, level, x, y, w, h)
+    real = image.is_real(level)
     facts = {
-        **picture.provenance(seed),
+        **image.provenance(seed),
         "slide": entry.name,
         "level": NAMES[level],
         "mpp": level_mpp(level),

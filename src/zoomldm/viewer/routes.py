@@ -11,9 +11,9 @@ from pydantic import BaseModel
 from zoomldm import __version__
 from zoomldm.geometry.levels import COARSEST, TILE
 from zoomldm.viewer.catalogue import Entry
-from zoomldm.viewer.export import tissue_picture
+from zoomldm.viewer.export import tissue_image
 from zoomldm.viewer.guard import COOKIE
-from zoomldm.viewer.pictures import MOST_SEED, ArchivePicture
+from zoomldm.viewer.pictures import MOST_SEED, ArchiveImage
 from zoomldm.viewer.regions import NOTICE, check_region, region_file
 from zoomldm.viewer.telemetry import MEDIA_TYPE
 from zoomldm.viewer.tiles import MEDIA, URGENCY, TileKey, check_seed, check_tile
@@ -61,11 +61,11 @@ def _entry(request: Request, name: str) -> Entry:
     return entry
 
 
-def _archive(request: Request, name: str) -> tuple[Entry, ArchivePicture]:
+def _archive(request: Request, name: str) -> tuple[Entry, ArchiveImage]:
     entry = _entry(request, name)
-    if not isinstance(entry.picture, ArchivePicture):
+    if not isinstance(entry.image, ArchiveImage):
         raise HTTPException(404, "this is a slide, not an archive")
-    return entry, entry.picture
+    return entry, entry.image
 
 
 async def _wanted(request: Request, work: Coroutine[Any, Any, Result]) -> Result | None:
@@ -173,14 +173,14 @@ async def region(
     check_seed(entry, seed)
     check_region(entry, level, x, y, w, h)
     service = request.app.state.service
-    queue = service.reading if entry.picture.is_real(level) else service.making
+    queue = service.reading if entry.image.is_real(level) else service.making
     place = x, y, w, h
     key = "region", slide, seed, extension, level, place
     work = queue.do(key, lambda: region_file(entry, seed, level, place, extension), (1, 0))
     data = await _wanted(request, work)
     if data is None:
         return _LEFT
-    kind = "" if entry.picture.is_real(level) else "-regenerated-not-for-diagnosis"
+    kind = "" if entry.image.is_real(level) else "-regenerated-not-for-diagnosis"
     stem = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in entry.name)
     name = f"{stem}-{x}-{y}{kind}.{extension}"
     headers = {
@@ -200,10 +200,10 @@ async def similar(
     count: Annotated[int, Query(ge=1, le=SIMILAR)] = 10,
 ) -> dict[str, Any]:
     """Find the tissue tiles most similar to one tile by embedding, in all archives shown."""
-    entry, picture = _archive(request, slide)
-    if row >= picture.archive.rows or col >= picture.archive.cols:
+    entry, image = _archive(request, slide)
+    if row >= image.archive.rows or col >= image.archive.cols:
         raise HTTPException(404, "no such tile")
-    picture.check()
+    image.check()
     catalogue = request.app.state.catalogue
     found = await request.app.state.service.reading.do(
         ("similar", slide, row, col, count),
@@ -220,12 +220,12 @@ async def similar(
 )
 async def tissue(request: Request, slide: Id, version: Version) -> Response:
     """Return an archive's tissue, one pixel per tile: white tissue, black background."""
-    entry, picture = _archive(request, slide)
+    entry, image = _archive(request, slide)
     if version != entry.version:
         raise HTTPException(404, "no such version")
-    picture.check()
+    image.check()
     headers = {"Cache-Control": FOREVER}
-    return Response(tissue_picture(picture), media_type="image/png", headers=headers)
+    return Response(tissue_image(image), media_type="image/png", headers=headers)
 
 
 @router.get("/api/slides/{slide}/{version}/{seed}/confidence.json", responses=_FAULTS)
@@ -240,13 +240,13 @@ async def confidence(
     cols: Annotated[int, Query(ge=1, le=BLOCK)],
 ) -> dict[str, Any]:
     """Return cosines of stored and regenerated embeddings, for the tiles generated so far."""
-    entry, picture = _archive(request, slide)
+    entry, image = _archive(request, slide)
     if version != entry.version:
         raise HTTPException(404, "no such version")
     if rows * cols > BLOCK:
         raise HTTPException(422, f"a block of {rows * cols} tiles; expected up to {BLOCK}")
-    down = range(row, min(row + rows, picture.archive.rows))
-    across = range(col, min(col + cols, picture.archive.cols))
+    down = range(row, min(row + rows, image.archive.rows))
+    across = range(col, min(col + cols, image.archive.cols))
     found = await request.app.state.service.confidence(entry, seed, down, across)
     return {"tiles": [{"row": r, "col": c, "cosine": value} for r, c, value in found]}
 
@@ -271,7 +271,7 @@ async def deep_zoom(request: Request, slide: Id, seed: Seed) -> Response:
     """Return a slide's Deep Zoom description, for other viewers."""
     entry = _entry(request, slide)
     check_seed(entry, seed)
-    width, height = entry.picture.size
+    width, height = entry.image.size
     text = (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
         f'<Image xmlns="http://schemas.microsoft.com/deepzoom/2008" Format="jpg" Overlap="0" '
@@ -295,7 +295,7 @@ async def deep_zoom_tile(
 ) -> Response:
     """Return a tile by Deep Zoom numbering; the highest level is 20x, and eight levels exist."""
     entry = _entry(request, slide)
-    level = (max(entry.picture.size) - 1).bit_length() - zoom
+    level = (max(entry.image.size) - 1).bit_length() - zoom
     if not 0 <= level <= COARSEST:
         raise HTTPException(404, "no such level")
     return await tile(request, slide, entry.version, seed, level, col, row, "jpg")

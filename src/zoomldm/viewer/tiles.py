@@ -12,7 +12,7 @@ from zoomldm.errors import RegionError
 from zoomldm.geometry.levels import COUNT, TILE
 from zoomldm.viewer.cache import TileCache
 from zoomldm.viewer.catalogue import Entry
-from zoomldm.viewer.pictures import MOST_SEED, ArchivePicture, Pixels
+from zoomldm.viewer.pictures import MOST_SEED, ArchiveImage, Pixels
 from zoomldm.viewer.work import WorkQueue
 
 Format = Literal["jpg", "webp", "png"]
@@ -134,26 +134,26 @@ class TileService:
             self.hits["disk"] += 1
         else:
             self.hits["none"] += 1
-            queue = self.reading if entry.picture.is_real(key.level) else self.making
+            queue = self.reading if entry.image.is_real(key.level) else self.making
             data = await queue.do(name, lambda: self._make(entry, key), rank)
         self.cache.remember(name, data)
         return data
 
     def _make(self, entry: Entry, key: TileKey) -> bytes:
         """Read or generate a tile and cache it on disk; runs in a worker thread."""
-        picture, level = entry.picture, key.level
-        picture.check()
+        image, level = entry.image, key.level
+        image.check()
         x, y = key.col * TILE, key.row * TILE
-        pixels = picture.read(key.seed, level, x, y, TILE, TILE)
-        if level == 0 and isinstance(picture, ArchivePicture) and not picture.is_real(0):
-            self._judge(entry, picture, key, pixels)
+        pixels = image.read(key.seed, level, x, y, TILE, TILE)
+        if level == 0 and isinstance(image, ArchiveImage) and not image.is_real(0):
+            self._judge(entry, image, key, pixels)
         width, height = entry.sizes[level]
         data = encode(pixels[: height - y, : width - x], key.format)
         self.cache.write(key.text, data)
         return data
 
-    def _judge(self, entry: Entry, picture: ArchivePicture, key: TileKey, pixels: Pixels) -> None:
-        cosine = picture.confidence(key.row, key.col, pixels)
+    def _judge(self, entry: Entry, image: ArchiveImage, key: TileKey, pixels: Pixels) -> None:
+        cosine = image.confidence(key.row, key.col, pixels)
         if cosine is not None:
             self._known(entry, key.seed)[key.row, key.col] = cosine
             name = _confidence_key(entry, key.seed, key.row, key.col)
@@ -166,11 +166,11 @@ class TileService:
         self, entry: Entry, seed: int, rows: range, cols: range
     ) -> list[tuple[int, int, float]]:
         """Return (row, col, cosine) of a block's tiles generated at 20x so far."""
-        picture = entry.picture
-        assert isinstance(picture, ArchivePicture)
+        image = entry.image
+        assert isinstance(image, ArchiveImage)
 
         def look() -> list[tuple[int, int, float]]:
-            known, mask = self._known(entry, seed), picture.archive.mask
+            known, mask = self._known(entry, seed), image.archive.mask
             found = []
             for row in rows:
                 for col in cols:

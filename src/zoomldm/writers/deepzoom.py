@@ -9,7 +9,7 @@ from typing import Any
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as Picture
+from PIL import Image as PILImage
 
 from zoomldm.files import atomic_path, move_folder
 from zoomldm.geometry.levels import TILE
@@ -90,13 +90,13 @@ class DeepZoom:
             for row in range(rows)
             for col in range(cols)
         ]
-        picture = Picture.fromarray(np.ascontiguousarray(coarsest_pixels(tiles, level)))
+        shown = PILImage.fromarray(np.ascontiguousarray(coarsest_pixels(tiles, level)))
         for coarser in range(number - 1, -1, -1):
-            picture = picture.reduce(2)
-            array, place = np.asarray(picture), tree / str(coarser)
+            shown = shown.reduce(2)
+            array, place = np.asarray(shown), tree / str(coarser)
             place.mkdir(exist_ok=True)
             for n, tile in enumerate(part_tiles(array, pad=False)):
-                row, col = divmod(n, -(-picture.width // TILE))
+                row, col = divmod(n, -(-shown.width // TILE))
                 (place / f"{col}_{row}.jpeg").write_bytes(encode_jpeg(tile, self.quality))
 
 

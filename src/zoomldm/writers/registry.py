@@ -7,11 +7,11 @@ from zoomldm.errors import ConfigError
 from zoomldm.writers.writer import Writer
 
 Flavour = Literal["plain", "ome", "aperio"]
-PICTURE = ".png"
+PNG = ".png"
 # Longest endings first: `.ome.tif` is not just a `.tif`.
 ENDINGS = (
     *(".ome.tiff", ".ome.tif", ".tiff", ".tif", ".svs"),
-    *(".ome.zarr", ".zarr", ".dcm", ".dzi", PICTURE),
+    *(".ome.zarr", ".zarr", ".dcm", ".dzi", PNG),
 )
 FOLDERS = (".zarr", ".ome.zarr", ".dcm")  # formats that are folders
 KNOWN = ".tif, .ome.tif, .svs, .zarr, .dcm, .dzi, .png"
@@ -35,7 +35,7 @@ def writer_for(target: Path, flavour: Flavour | None = None) -> Writer:
         ConfigError: an unknown ending, or a flavour that does not match it.
     """
     found = ending(target)
-    if found is None or found == PICTURE:
+    if found is None or found == PNG:
         raise ConfigError(unknown(target))
     if found in (".tif", ".tiff", ".ome.tif", ".ome.tiff", ".svs"):
         from zoomldm.writers.tiff import Tiff

@@ -115,12 +115,12 @@ class Tiff:
     def _thumbnail(self, tiff: tifffile.TiffWriter, folder: Path, image: Image, text: str) -> None:
         last = len(image.levels) - 1
         tiles = [imagecodecs.jpeg_decode(t) for t in kept_tiles(folder, image, last)]
-        picture = np.ascontiguousarray(coarsest_pixels(tiles, image.levels[last]))
-        high, wide = picture.shape[:2]
+        pixels = np.ascontiguousarray(coarsest_pixels(tiles, image.levels[last]))
+        high, wide = pixels.shape[:2]
         head, _, rest = text.partition("|")
         tiff.write(
-            iter([encode_jpeg(picture, self.quality)]),
-            shape=picture.shape,
+            iter([encode_jpeg(pixels, self.quality)]),
+            shape=pixels.shape,
             dtype=np.uint8,
             rowsperstrip=high,
             photometric="ycbcr",

@@ -18,9 +18,9 @@ def _detail(x: Tensor) -> Tensor:
     return x - F.interpolate(F.avg_pool2d(x, 2), scale_factor=2.0)
 
 
-def _difference(out: Tensor, pictures: Tensor) -> Tensor:
+def _difference(out: Tensor, images: Tensor) -> Tensor:
     """L1 + squared error + L1 of the finest detail."""
-    error = out - pictures
+    error = out - images
     return error.abs().mean() + 5 * error.square().mean() + _detail(error).abs().mean()
 
 
@@ -123,12 +123,12 @@ class AutoencoderStage(Stage):
 
     def _losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Loss, the loss of the halved images, and what was decoded."""
-        pictures = batch["pictures"]
-        latents = self.autoencoder.encode(pictures) + batch["noise"]
+        images = batch["pictures"]
+        latents = self.autoencoder.encode(images) + batch["noise"]
         out = self.autoencoder.decode(latents).float()
         small = self.autoencoder.decode(F.avg_pool2d(latents, 2)).float()
-        halved = _difference(small, F.avg_pool2d(pictures, 2))
-        return _difference(out, pictures) + self.equivariance * halved, halved, out
+        halved = _difference(small, F.avg_pool2d(images, 2))
+        return _difference(out, images) + self.equivariance * halved, halved, out
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Losses; `psnr` is that of crops without strong noise, `halved` the equivariance loss."""

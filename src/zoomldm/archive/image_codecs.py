@@ -113,7 +113,7 @@ def fill_chunk(pixels: Pixels, side: int) -> Pixels:
     return np.pad(pixels, ((0, side - high), (0, side - wide), (0, 0)), mode="edge")
 
 
-def encode_picture(pixels: Pixels, codec: str, quality: int | None) -> bytes:
+def encode_image(pixels: Pixels, codec: str, quality: int | None) -> bytes:
     """Encode pixels (h, w, 3), uint8 sRGB, as an image file; same pixels, same bytes."""
     exact = np.ascontiguousarray(pixels, np.uint8)
     return bytes(find_codec(codec).encode(exact, quality or 0))
@@ -125,7 +125,7 @@ def quick_size(pixels: Pixels, codec: str, quality: int) -> int:
     return len((found.quick or found.encode)(exact, quality))
 
 
-def decode_picture(data: bytes, codec: str, shape: tuple[int, int, int], what: str) -> Pixels:
+def decode_image(data: bytes, codec: str, shape: tuple[int, int, int], what: str) -> Pixels:
     """Decode an image file of exactly this shape (h, w, 3) to read-only pixels.
 
     Decoders write into a buffer of that size: a forged file can't allocate more.

@@ -11,7 +11,7 @@ from zoomldm.geometry.levels import BASE_MPP, TILE
 from zoomldm.pipeline import ZoomLDMPipeline
 
 
-def write_made(
+def write_temporary_archive(
     path: Path,
     name: str,
     pipeline: ZoomLDMPipeline,
