@@ -1,4 +1,4 @@
-"""Time of a sample: its context and its picture, by precision and batch.
+"""Time of a sample: its context and its image, by precision and batch.
 
     python benchmarks/sample_speed.py [--n 16]
 
@@ -38,7 +38,7 @@ def main() -> None:
         first = first or end - begin
         print(
             f"{precision:9} batch {batch:2}   context {(middle - begin) / arguments.n:.3f} s   "
-            f"picture {(end - middle) / arguments.n:.3f} s   "
+            f"image {(end - middle) / arguments.n:.3f} s   "
             f"{first / (end - begin):.2f} times as fast"
         )
 
