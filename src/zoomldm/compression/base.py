@@ -19,7 +19,7 @@ from zoomldm.verbs import Progress
 DEFAULT_LEVEL = 2
 QUALITIES = (24, 60)  # range of the choice: below, nuclei vanish; above, bytes gain little
 SAMPLE = 32  # chunks that a quality is chosen by
-_CLOSELY = 2  # how many of these are encoded exactly
+_CLOSELY = 4  # how many of these are encoded exactly
 _TRIED = 42  # quality at which all of them are tried
 _SLOPE = 0.04  # approximate slope of the logarithm of bytes over quality
 _REST = 8_200  # approximate bytes of an archive besides embeddings and base layer ...
