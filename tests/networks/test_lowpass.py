@@ -115,7 +115,11 @@ def test_noise_and_level_count(vae: LowPassAutoencoder) -> None:
     assert (vae.decode(latents, level=torch.tensor([3, 3])) - plain).abs().max() > 1e-4
 
 
-def test_decoding_depends_on_no_more_than_the_halo(vae: LowPassAutoencoder) -> None:
+@pytest.mark.parametrize("smooth", [None, 2])
+def test_decoding_depends_on_no_more_than_the_halo(
+    vae: LowPassAutoencoder, smooth: int | None
+) -> None:
+    vae.register_to_config(smooth=smooth)
     side, halo = 40, vae.halo
     a = torch.randn(1, 6, side, side, generator=torch.Generator().manual_seed(1))
     b = a.clone()

@@ -7,15 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import filled_pipeline
+from tiny import filled_pipeline, watch_octaves
 
 from zoomldm.archive import open_archive
 from zoomldm.caching import Recent
 from zoomldm.errors import PipelineError
 from zoomldm.geometry.levels import COUNT
 from zoomldm.networks.lowpass import pooled
+from zoomldm.networks.octave_denoiser import BASE
 from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline
-from zoomldm.rendering import RenderOptions
+from zoomldm.rendering import RenderOptions, latents
 from zoomldm.rendering.kept import Kept
 from zoomldm.rendering.opening import open_renderer
 from zoomldm.rendering.pyramid import Pyramid
@@ -171,7 +172,7 @@ def test_another_process_gives_the_same_pixels(
 import numpy as np
 from zoomldm.archive import open_archive
 from zoomldm.pipeline import load_pipeline
-from zoomldm.rendering import RenderOptions
+from zoomldm.rendering import RenderOptions, latents
 from zoomldm.rendering.opening import open_renderer
 pipeline = load_pipeline({str(tmp_path / "pipeline")!r})
 with open_archive({str(path)!r}) as archive:
@@ -210,3 +211,22 @@ def test_a_pipeline_without_parents_draws_no_pyramid(make: Make) -> None:
         for method, expected in (("auto", "blended"), ("cascade", "cascade")):
             options = RenderOptions(steps=4, method=method)
             assert open_renderer(archive, cascade, options).provenance()["method"] == expected
+
+
+@pytest.mark.parametrize(
+    ("base", "solvers"),
+    [(2, "ddim"), (3, "ddim, dpmsolver++"), (5, "dpmsolver++"), (None, "dpmsolver++")],
+)
+def test_what_generated_the_pixels_is_on_record(
+    make: Make, pipeline: ZoomLDMPipeline, monkeypatch, base: int | None, solvers: str
+) -> None:
+    """Solvers by what the denoiser was told: it restores by DDIM and generates by the other."""
+    told = watch_octaves(latents, monkeypatch)
+    with (
+        open_archive(make(900, 700, base=base, overview=None)) as archive,
+        Pyramid(archive, pipeline, QUICK) as pyramid,
+    ):
+        whole(pyramid, 0)
+        assert pyramid.provenance()["sampler"] == solvers
+    kinds = {known.kind == BASE for known in told}
+    assert kinds == {"ddim" in solvers, "dpm" not in solvers}

@@ -177,7 +177,7 @@ class LowPassAutoencoder(ModelMixin, ConfigMixin):
     def halo(self) -> int:
         """Cells around a window that influence its pixels, rounded up."""
         coarse, middle, fine = self.config["depths"]
-        return math.ceil(1 + coarse + middle / 2 + fine / 4 + 1)
+        return math.ceil(1 + coarse + middle / 2 + fine / 4 + 1 + (self.config["smooth"] or 0))
 
     def fit(self, mean: Tensor, std: Tensor) -> None:
         """Set the bands' scaling from their mean and std over training patches, (24,)."""

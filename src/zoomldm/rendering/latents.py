@@ -119,6 +119,13 @@ class Latents:
         """Planes over a region from given windows; see `field`."""
         return _planes(blended(windows, top, left, height, width, self.counts(level)))
 
+    @property
+    def solvers(self) -> str:
+        """Of the levels: what restores a base layer, and what generates (see `make_latents`)."""
+        restored = self.base is not None and self.top < RESTORED
+        generated = self.base is None or self.top > 0
+        return ", ".join(["ddim"] * restored + ["dpmsolver++"] * generated)
+
     def denoised(self, level: int, key: Key) -> bool:
         """Whether the denoiser generates a window: if any tile that it overlaps is tissue."""
         if self.base is not None and level == self.top >= RESTORED:

@@ -130,7 +130,7 @@ class Pyramid:
             "rules": RULES,
             **asdict(self.options),
             "method": "pyramid",
-            "sampler": self._samplers(),
+            "sampler": self.latents.solvers,
             "timesteps": list(self.latents.times),
             "levels_real": [NAMES[k] for k in range(COUNT) if self.is_real(k)],
             "levels_generated": [NAMES[k] for k in range(COUNT) if not self.is_real(k)],
@@ -141,12 +141,6 @@ class Pyramid:
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
         }
-
-    def _samplers(self) -> str:
-        """Of what a base layer restores, and of what is generated below it or without one."""
-        if self.archive.base is None or self.archive.generated:
-            return "dpmsolver++"
-        return "ddim" if self.latents.top == 0 else "ddim, dpmsolver++"
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         """A region in pixels of a level, (height, width, 3) uint8 sRGB; white outside."""

@@ -61,7 +61,10 @@ class Sampler:
             raise PipelineError(
                 f"pipeline has no {', '.join(missing)}; sampling needs all networks"
             )
-        self._whole = make_schedule(pipeline.scheduler, self.drawing.steps)
+        if self._octaves:
+            self._times = octave_times(pipeline.unet.alphas, self.drawing.steps)
+        else:
+            self._whole = make_schedule(pipeline.scheduler, self.drawing.steps)
         self.batch = self.options.batch_on(pipeline.device)
         guidance = self.options.guidance_of_contexts(asked=False)
         check_conditions(pipeline.embedding_diffusion, guidance)
@@ -168,9 +171,8 @@ class Sampler:
         if not self._octaves:
             schedule = self._whole if begin is None else self._begun
             return make_pixels(model, schedule, chosen.guidance, context, drawn, begin, level)
-        times = octave_times(model.unet.alphas, chosen.steps)
         signed = None if begin is None else begin.to(model.device).float().div(127.5).sub(1)
-        return octave_pixels(model, times, chosen.guidance, context, drawn, signed, level)
+        return octave_pixels(model, self._times, chosen.guidance, context, drawn, signed, level)
 
     def zoom(
         self,
