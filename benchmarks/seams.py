@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from zoomldm.archive import Archive, open_archive
 from zoomldm.evaluation.fidelity import Seams, pooled_seams, seams
 from zoomldm.generation.windows import SCALE, STRIDE
-from zoomldm.geometry.lattice import tiles_within
+from zoomldm.geometry.lattice import densest_region
 from zoomldm.geometry.levels import NAMES, TILE
 from zoomldm.pipeline import ZoomLDMPipeline, load_pipeline
 from zoomldm.rendering import RenderOptions
@@ -64,12 +64,9 @@ class Region:
 
 def corner_of(archive: Archive, side: int, half: bool) -> tuple[int, int]:
     """Corner (px at 20x) of the square of whole tiles with most tissue, or about half of it."""
-    tiles = side // TILE
-    r, c = (np.arange(n // TILE - tiles + 1) for n in reversed(archive.size))
-    inside = tiles_within(archive.mask, r[:, None], c, tiles)
-    wanted = tiles * tiles // 2 if half else tiles * tiles
-    row, col = np.unravel_index(np.abs(inside - wanted).argmin(), inside.shape)
-    return int(col) * TILE, int(row) * TILE
+    width, height = archive.size
+    inside = archive.mask[: height // TILE, : width // TILE]
+    return densest_region(inside, archive.size, side, 0.5 if half else 1.0)[:2]
 
 
 def regions(

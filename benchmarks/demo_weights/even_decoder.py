@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zoomldm.archive import Archive, open_archive
-from zoomldm.geometry.lattice import tiles_within
+from zoomldm.archive import open_archive
+from zoomldm.geometry.lattice import densest_region
 from zoomldm.geometry.levels import TILE
 from zoomldm.networks.lowpass import BLOCK, LowPassAutoencoder, coarse_planes, planes_image
 from zoomldm.pipeline import load_pipeline
@@ -54,16 +54,6 @@ class Square:
     coarse: np.ndarray
 
 
-def corner(archive: Archive, half: bool) -> tuple[int, int]:
-    """Corner (px at 20x) of the square with most tissue, or with about half of it."""
-    side = SQUARE // TILE
-    rows, cols = (np.arange(n // TILE - side + 1) for n in reversed(archive.size))
-    inside = tiles_within(archive.mask, rows[:, None], cols, side)
-    wanted = side * side // 2 if half else side * side
-    row, col = np.unravel_index(np.abs(inside - wanted).argmin(), inside.shape)
-    return int(col) * TILE, int(row) * TILE
-
-
 def draw(paths: list[Path], slides: Path, folder: Path, pipeline: str) -> list[Square]:
     """Render squares of archives, two of each, stored in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -78,7 +68,10 @@ def draw(paths: list[Path], slides: Path, folder: Path, pipeline: str) -> list[S
                     open_renderer(archive, networks, RenderOptions()) as renderer,
                 ):
                     assert isinstance(renderer, Pyramid)
-                    x, y = corner(archive, half)
+                    width, height = archive.size
+                    inside = archive.mask[: height // TILE, : width // TILE]
+                    share = 0.5 if half else 1.0
+                    x, y, _, _ = densest_region(inside, archive.size, SQUARE, share)
                     side = SQUARE // 4
                     field = renderer.latents.field(0, y // 4, x // 4, side, side)
                     coarse = []
@@ -152,43 +145,44 @@ def kinds(levels: Tensor, exact: int) -> Tensor:
 
 
 @torch.no_grad()
-def profile(vae: LowPassAutoencoder, squares: list[Square], kind: int) -> Tensor:
-    """How far a decoder's `line_steps` (16,) are from the slides', on average.
+def decoded(
+    vae: LowPassAutoencoder, squares: list[Square], kind: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """What a decoder makes of the first 512 px of squares, and the slide there.
 
     Args:
         vae: the decoder.
-        squares: all of them.
+        squares: some.
         kind: level of real low images, or LEVELS for generated ones.
+
+    Yields:
+        Both (1, 3, 512, 512) signed.
     """
-    off = []
-    for number, square in enumerate(squares if kind in (0, LEVELS) else squares[::2]):
+    for number, square in enumerate(squares):
         whole = square.coarse[kind - 1] if 0 < kind < LEVELS else square.real
         real = to_signed(whole[None, :512, :512])
         low = square.low[None, :, :128, :128] if kind == LEVELS else F.avg_pool2d(real, 4)
         random = torch.Generator().manual_seed(number)
         noise = torch.randn(1, int(vae.config["noise_channels"]), 64, 64, generator=random)
         level = torch.tensor([kind % LEVELS])
-        made = vae.decode(vae.from_planes(coarse_planes(low)), noise, level)
-        off.append(line_steps(made) - line_steps(real))
+        yield vae.decode(vae.from_planes(coarse_planes(low)), noise, level), real
+
+
+def profile(vae: LowPassAutoencoder, squares: list[Square], kind: int) -> Tensor:
+    """How far a decoder's `line_steps` (16,) are from the slides', on average; see `decoded`."""
+    some = squares if kind in (0, LEVELS) else squares[::2]
+    off = [line_steps(made) - line_steps(real) for made, real in decoded(vae, some, kind)]
     return torch.cat(off).mean(0)
 
 
 def told(vae: LowPassAutoencoder, squares: list[Square]) -> str:
     """Steps across the lattice's lines, as text: of rendered squares, and of real low images."""
     rows = []
-    for exact in (False, True):
-        steps = []
-        for number, square in enumerate(squares):
-            real = to_signed(square.real[None, :512, :512])
-            low = F.avg_pool2d(real, 4) if exact else square.low[None, :, :128, :128]
-            random = torch.Generator().manual_seed(number)
-            noise = torch.randn(1, int(vae.config["noise_channels"]), 64, 64, generator=random)
-            with torch.no_grad():
-                made = vae.decode(vae.from_planes(coarse_planes(low)), noise)
-            steps.append(line_steps(made, 1e-4)[0])
-        mean = torch.stack(steps).mean(0)
-        rows.append(" ".join(f"{float(v):.3f}" for v in mean.roll(1)))
-    return "\n".join(f"    {k:5s} {row}" for k, row in zip(("made", "real"), rows, strict=True))
+    for name, kind in (("made", LEVELS), ("real", 0)):
+        steps = torch.cat([line_steps(made, 1e-4) for made, _ in decoded(vae, squares, kind)])
+        values = " ".join(f"{float(v):.3f}" for v in steps.mean(0).roll(1))
+        rows.append(f"    {name} {values}")
+    return "\n".join(rows)
 
 
 def main() -> None:

@@ -17,6 +17,14 @@ from zoomldm.geometry.levels import TILE
 masks = hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=20))
 
 
+def test_a_region_half_full() -> None:
+    mask = np.zeros((8, 12), bool)
+    mask[:, :6] = True
+    x, y, w, h = densest_region(mask, (12 * 256, 8 * 256), 1024, 0.5)
+    assert (x, y, w, h) == (4 * 256, 0, 1024, 1024)
+    assert densest_region(mask, (12 * 256, 8 * 256), 1024)[:2] == (0, 0)
+
+
 def test_densest_region() -> None:
     mask = np.zeros((20, 30), bool)
     mask[3, 4] = mask[10:14, 20:24] = True

@@ -141,13 +141,24 @@ def grouped(rows: range, cols: range) -> Iterator[list[tuple[int, int]]]:
 
 
 def densest_region(
-    mask: NDArray[np.bool_], size: tuple[int, int], side: int
+    mask: NDArray[np.bool_], size: tuple[int, int], side: int, fraction: float = 1.0
 ) -> tuple[int, int, int, int]:
-    """The square with the highest tissue fraction, as x, y, w, h in px of the 0.5 mpp raster."""
+    """The square whose tissue fraction is nearest to `fraction`: the highest one if that is 1.
+
+    Args:
+        mask: (rows, cols), True where a tile is tissue.
+        size: width and height of the slide in px of the 0.5 mpp raster.
+        side: of the square in px, a multiple of 256.
+        fraction: 0 to 1.
+
+    Returns:
+        x, y, w, h in px of the 0.5 mpp raster.
+    """
     tiles = side // TILE
     r, c = (np.arange(max(1, count - tiles + 1)) for count in mask.shape)
     inside = tiles_within(mask, r[:, None], c, tiles)
-    row, col = np.unravel_index(inside.argmax(), inside.shape)
+    apart = np.abs(inside - fraction * tiles * tiles)
+    row, col = np.unravel_index(apart.argmin(), inside.shape)
     x, y = int(col) * TILE, int(row) * TILE
     return x, y, min(side, size[0] - x), min(side, size[1] - y)
 
