@@ -5,8 +5,10 @@ Usage: python benchmarks/steps.py SLIDE ARCHIVE [--pipeline demo] [--tiles 96] [
 Patches at random tissue tiles are made from the archive's own 5x pixels and embeddings and decoded.
 Samplers: DDIM at even log-SNR (what `decompress` does) and at even timesteps, DPM-Solver++ 2M (Lu
 et al. 2022) at both, DDIM with eta 1 (ancestral). Prints Fréchet distance and retrieval by
-public features, the latents' fine detail over the real one's and its correlation with it, and their
-mean squared error in units of latents. Choose steps on slides of training cases, not on others.
+public features, the latents' fine detail over the real one's and its correlation with it, their
+mean squared error in units of latents, and PSNR. Latents are the last prediction's; what archives
+show is recombined from it and the first (`recombining.py`). Choose steps on slides of training
+cases, not on others.
 """
 
 import argparse
@@ -63,19 +65,18 @@ class Patches:
         self.detail = torch.randn(shape, generator=generator).to(device)
 
     @torch.no_grad()
-    def sample(self, times: Sequence[int], solver: str, eta: float = 0.0) -> Tensor:
-        """Latents by a solver, `ddim` or `2m`, over timesteps."""
+    def sample(self, times: Sequence[int], solver: str, eta: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Latents by a solver, `ddim` or `2m`, over timesteps: first and last prediction."""
         generator = torch.Generator().manual_seed(5)
-        return torch.cat(
-            [
-                self._batch(slice(i, i + BATCH), times, solver, eta, generator)
-                for i in range(0, len(self.real), BATCH)
-            ]
-        )
+        parts = [
+            self._batch(slice(i, i + BATCH), times, solver, eta, generator)
+            for i in range(0, len(self.real), BATCH)
+        ]
+        return torch.cat([first for first, _ in parts]), torch.cat([last for _, last in parts])
 
     def _batch(
         self, part: slice, times: Sequence[int], solver: str, eta: float, generator: torch.Generator
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         context, hint, x = self.context[part], self.hint[part], self.noise[part]
         n, bars, device = len(x), self.unet.alphas, x.device
         level = torch.zeros(n, dtype=torch.long, device=device)
@@ -84,13 +85,14 @@ class Patches:
         mean, variance = head = self.unet.head(context, level, hint, kind)
         alpha, sigma = bars[times[0]].sqrt(), (1 - bars[times[0]]).sqrt()
         x = alpha * mean + (alpha**2 * variance + sigma**2).sqrt() * x
-        clean, steps = x, Multistep(2 if solver == "2m" else 1)
+        first, clean, steps = None, x, Multistep(2 if solver == "2m" else 1)
         for now, after in zip(times, [*times[1:], None], strict=True):
             alpha, sigma = bars[now].sqrt(), (1 - bars[now]).sqrt()
             v = self.unet(
                 x, torch.full((n,), now, device=device), context, level, hint, kind, loss, head
             )
             clean, eps = alpha * x - sigma * v, sigma * x + alpha * v
+            first = clean if first is None else first
             if after is None:
                 break
             alpha2, sigma2 = bars[after].sqrt(), (1 - bars[after]).sqrt()
@@ -100,7 +102,44 @@ class Patches:
                 kept = eta * (sigma2 / sigma) * (1 - (alpha / alpha2) ** 2).clamp(min=0).sqrt()
                 x = alpha2 * clean + (sigma2**2 - kept**2).clamp(min=0).sqrt() * eps
                 x = x + kept * torch.randn(x.shape, generator=generator).to(device)
-        return clean
+        assert first is not None
+        return first, clean
+
+
+class Scores:
+    """Figures of latents of `Patches`, as rows of a table."""
+
+    HEAD = (
+        "| latents | evaluations | Fréchet | retrieval (%) | detail | its correlation | error "
+        "| PSNR (dB) |\n|---|---|---|---|---|---|---|---|"
+    )
+
+    def __init__(self, patches: Patches) -> None:
+        self.patches, self.pipeline = patches, patches.pipeline
+        self.judge = PublicFeatures(self.pipeline.device)
+        self.real = self.judge(patches.real)
+        self.wanted = fine(self.pipeline.vae.to_planes(patches.true).luma)
+
+    def show(self, name: str, count: int, latents: Tensor) -> None:
+        """Print the row of latents that took so many evaluations."""
+        patches, images = self.patches, []
+        for i in range(0, len(latents), 8):
+            part = slice(i, i + 8)
+            images.append(self.pipeline.decode_latents(latents[part], 0, patches.detail[part]))
+        pixels = to_pixels(torch.cat(images))
+        a, b = scaled(self.real, self.judge(pixels))
+        nearest = ((b[:, None] - a[None]) ** 2).sum(-1).argmin(1)
+        made = fine(self.pipeline.vae.to_planes(latents).luma)
+        own = 100 * (nearest == np.arange(len(a))).mean()
+        off = np.square(pixels.astype(np.float32) - patches.real).mean((1, 2, 3))
+        print(
+            f"| {name} | {count} | {frechet(a, b):.0f} | "
+            f"{own:.0f} | {made.std() / self.wanted.std():.2f} | "
+            f"{np.corrcoef(made, self.wanted)[0, 1]:.2f} | "
+            f"{float((latents - patches.true).square().mean()):.3f} | "
+            f"{np.mean(10 * np.log10(255**2 / off)):.2f} |",
+            flush=True,
+        )
 
 
 def even_times(steps: int) -> tuple[int, ...]:
@@ -128,9 +167,7 @@ def main() -> None:
     torch.set_num_threads(1)
     pipeline = load_pipeline(given.pipeline, given.device)
     patches = Patches(given.slide, given.archive, pipeline, given.tiles)
-    judge, alphas = PublicFeatures(pipeline.device), pipeline.unet.alphas
-    real = judge(patches.real)
-    wanted = fine(pipeline.vae.to_planes(patches.true).luma)
+    scores, alphas = Scores(patches), pipeline.unet.alphas
     runs: list[tuple[str, Sequence[int], str, float]] = [
         (f"DDIM, even log-SNR, {n}", spread_times(alphas, n, LAST, given.last), "ddim", 0.0)
         for n in (1, 2, 3, 4, 6, 8, 12, 24)
@@ -145,34 +182,14 @@ def main() -> None:
         ("DPM-Solver++ 2M, even, 6", even_times(6), "2m", 0.0),
         ("DDIM, eta 1, even, 24", even_times(24), "ddim", 1.0),
     ]
-    print(f"{len(real)} tiles of {given.slide.stem}, quality as stored\n")
-    print("| latents | evaluations | Fréchet | retrieval (%) | detail | its correlation | error |")
-    print("|---|---|---|---|---|---|---|")
-
-    def show(name: str, count: int, latents: Tensor) -> None:
-        images = []
-        for i in range(0, len(latents), 8):
-            part = slice(i, i + 8)
-            images.append(pipeline.decode_latents(latents[part], 0, patches.detail[part]))
-        found = judge(to_pixels(torch.cat(images)))
-        a, b = scaled(real, found)
-        nearest = ((b[:, None] - a[None]) ** 2).sum(-1).argmin(1)
-        made = fine(pipeline.vae.to_planes(latents).luma)
-        own = 100 * (nearest == np.arange(len(a))).mean()
-        print(
-            f"| {name} | {count} | {frechet(a, b):.0f} | "
-            f"{own:.0f} | {made.std() / wanted.std():.2f} | "
-            f"{np.corrcoef(made, wanted)[0, 1]:.2f} | "
-            f"{float((latents - patches.true).square().mean()):.3f} |",
-            flush=True,
-        )
-
-    show("the slide's own", 0, patches.true)
-    show("the base layer's", 0, patches.hint)
+    print(f"{len(patches.real)} tiles of {given.slide.stem}, quality as stored\n")
+    print(Scores.HEAD)
+    scores.show("the slide's own", 0, patches.true)
+    scores.show("the base layer's", 0, patches.hint)
     for name, times, solver, eta in runs:
         if given.only and not name.endswith(tuple(given.only)):
             continue
-        show(name, len(times), patches.sample(times, solver, eta))
+        scores.show(name, len(times), patches.sample(times, solver, eta)[1])
 
 
 if __name__ == "__main__":

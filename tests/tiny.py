@@ -21,13 +21,14 @@ def filled_pipeline(preset: str = "tiny") -> ZoomLDMPipeline:
 
 
 def watch_octaves(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[Known]:
-    """What a module's `make_latents` is told from now on, call by call."""
-    told: list[Known] = []
-    make = module.make_latents
+    """What a module's `make_latents` or `make_planes` is given from now on, call by call."""
+    given: list[Known] = []
+    name = "make_planes" if hasattr(module, "make_planes") else "make_latents"
+    make = getattr(module, name)
 
-    def watch(unet, known, *rest):
-        told.append(known)
-        return make(unet, known, *rest)
+    def watch(*arguments):
+        given.extend(part for part in arguments if isinstance(part, Known))
+        return make(*arguments)
 
-    monkeypatch.setattr(module, "make_latents", watch)
-    return told
+    monkeypatch.setattr(module, name, watch)
+    return given

@@ -18,7 +18,7 @@ from zoomldm.generation.octaves import (
     ALONE_NOISE,
     Known,
     codec_loss,
-    make_latents,
+    make_planes,
     octave_times,
     under_parent,
 )
@@ -211,8 +211,8 @@ def make_lows(
     context = pipeline.context(embeddings[:, None, None], 0)
     hint = vae.from_planes(coarse_planes(stored))
     known = Known(0, context, BASE, hint, codec_loss("avif", quality))
-    latents = make_latents(pipeline.unet, known, noise, octave_times(pipeline.unet.alphas, STEPS))
-    return planes_image(vae.to_planes(latents))
+    times = octave_times(pipeline.unet.alphas, STEPS)
+    return planes_image(make_planes(pipeline.unet, vae, known, noise, times))
 
 
 @torch.no_grad()
@@ -232,7 +232,7 @@ def draw_lows(pipeline: ZoomLDMPipeline, tiles: Tensor, noise: Tensor, parent: b
         above = enlarged(pooled(coarse_planes(F.avg_pool2d(tiles, 4))))
         known = under_parent(0, known.context, vae.from_planes(above), noise, ALONE_NOISE)
     times = octave_times(pipeline.unet.alphas, ALONE_STEPS)
-    return planes_image(vae.to_planes(make_latents(pipeline.unet, known, noise, times)))
+    return planes_image(make_planes(pipeline.unet, vae, known, noise, times))
 
 
 def coded_tile(around: np.ndarray) -> np.ndarray:

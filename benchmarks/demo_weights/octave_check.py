@@ -9,7 +9,7 @@ from parents import MADE_LEVELS, made_parents
 from PIL import Image
 from windows import World
 
-from zoomldm.generation.octaves import ALONE_NOISE, Known, make_latents, octave_times
+from zoomldm.generation.octaves import ALONE_NOISE, Known, make_planes, octave_times
 from zoomldm.geometry.levels import COARSEST, COUNT, NAMES
 from zoomldm.networks.lowpass import planes_image
 from zoomldm.networks.octave_denoiser import BASE, NONE, PARENT
@@ -69,8 +69,7 @@ def sheet(world: World, stage: GpuStage, path: Path, columns: int = 10) -> None:
         stage.unet.level_now = level
         for kind, given, degradation in choices:
             known = Known(level, context.float(), kind, given, degradation)
-            x = make_latents(
-                stage.unet, known, batch["noise"], octave_times(stage.unet.alphas, 6)
-            ).float()
-            rows.append(np.concatenate(list(to_pixels(planes_image(vae.to_planes(x)))), 1))
+            times = octave_times(stage.unet.alphas, 6)
+            made = make_planes(stage.unet, vae, known, batch["noise"], times)
+            rows.append(np.concatenate(list(to_pixels(planes_image(made))), 1))
     Image.fromarray(np.concatenate(rows)).save(path)

@@ -7,15 +7,17 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 
 from zoomldm.errors import ConfigError, PipelineError
+from zoomldm.generation.bands import recombined
 from zoomldm.generation.octaves import (
     Known,
     codec_loss,
     corrected,
     make_latents,
+    make_planes,
     octave_times,
     smoothed,
 )
-from zoomldm.networks.lowpass import Planes, pooled
+from zoomldm.networks.lowpass import LowPassAutoencoder, Planes, pooled
 from zoomldm.networks.octave_denoiser import BASE, NONE, PARENT, OctaveDenoiser
 
 
@@ -79,6 +81,20 @@ def test_solvers_are_those_of_diffusers(unet: OctaveDenoiser, kind: int) -> None
         v = unet(x, time.repeat(2), known.context, level, known.hint, kinds, loss, head)
         x = scheduler.step(v, time, x).prev_sample
     torch.testing.assert_close(make_latents(unet, known, noise, times), x, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", [NONE, PARENT, BASE])
+def test_planes_are_recombined_under_a_base_layer_alone(unet: OctaveDenoiser, kind: int) -> None:
+    torch.nn.init.normal_(unet.unet.conv_out.weight, std=0.05)
+    vae = LowPassAutoencoder(widths=(16, 16, 16), depths=(1, 1, 1))
+    known = Known(0, torch.randn(2, 64, 32), kind, torch.randn(2, 6, 32, 32) if kind else None)
+    noise, times = torch.randn(2, 6, 32, 32), octave_times(unet.alphas, 3)
+    wanted = vae.to_planes(make_latents(unet, known, noise, times))
+    if kind == BASE:
+        first = vae.to_planes(make_latents(unet, known, noise, times[:1]))
+        wanted = recombined(first, wanted)
+    for found, plane in zip(make_planes(unet, vae, known, noise, times), wanted, strict=True):
+        torch.testing.assert_close(found, plane)
 
 
 def test_timesteps_that_half_precision_takes_for_one_do_no_harm(unet: OctaveDenoiser) -> None:

@@ -67,6 +67,22 @@ def test_a_blend_of_children_averages_down_to_the_common_parent() -> None:
         own = parent[:, j * STRIDE // 2 : j * STRIDE // 2 + SIDE // 2]
         luma = detail + (own - means).repeat(2, 0).repeat(2, 1)
         windows[0, j] = Field(luma, np.zeros((2, SIDE // 2, SIDE // 2), np.float32))
-    field = blended(windows, 0, 0, SIDE, STRIDE + SIDE, (1, 2))
+    field = blended(windows, 0, 0, SIDE, STRIDE + SIDE, (1, 2), even=2)
     means = field.luma.reshape(SIDE // 2, 2, -1, 2).mean((1, 3))
     np.testing.assert_allclose(means, parent, atol=1e-5)
+
+
+@pytest.mark.parametrize("even", [1, 2])
+def test_weights_rise_smoothly_from_one_window_to_the_next(even: int) -> None:
+    def flat(value: float) -> Field:
+        return Field(*(np.full(n, value, np.float32) for n in ((SIDE, SIDE), (2, 32, 32))))
+
+    field = blended({(0, 0): flat(0), (0, 1): flat(1)}, 0, 0, SIDE, 120, (1, 2), even)
+    rise = field.luma[0, STRIDE - 1 : SIDE + 1]
+    assert rise[0] == 0
+    assert rise[-1] == 1
+    np.testing.assert_allclose(rise + rise[::-1], 1, atol=1e-6)
+    steps = np.diff(rise[::even])
+    assert steps[0] == min(steps)
+    assert max(steps) == steps[len(steps) // 2] < even * 1.5 / 8 + 1e-6
+    np.testing.assert_array_equal(rise[1:-1].reshape(-1, even).std(1), 0)

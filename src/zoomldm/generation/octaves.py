@@ -7,7 +7,8 @@ from torch import Tensor
 
 from zoomldm.diffusion.multistep import Multistep, spread_times
 from zoomldm.errors import ConfigError, PipelineError
-from zoomldm.networks.lowpass import Planes, enlarged, pooled
+from zoomldm.generation.bands import recombined
+from zoomldm.networks.lowpass import LowPassAutoencoder, Planes, enlarged, pooled
 from zoomldm.networks.octave_denoiser import BASE, NONE, PARENT, OctaveDenoiser
 
 LAST = 999
@@ -114,6 +115,49 @@ def make_latents(
     Raises:
         PipelineError: the denoiser's output is not finite.
     """
+    return _first_and_last(unet, known, noise, times, guidance)[1]
+
+
+def make_planes(
+    unet: OctaveDenoiser,
+    vae: LowPassAutoencoder,
+    known: Known,
+    noise: Tensor,
+    times: tuple[int, ...],
+    guidance: float = 1.0,
+) -> Planes:
+    """Planes of a batch, as archives show them.
+
+    Those of `make_latents`, but under a base layer what is coarse comes from the first prediction,
+    the mean of the possible images (see `zoomldm.generation.bands`).
+
+    Args:
+        unet: the denoiser.
+        vae: lays out the latents.
+        known: what is known of the batch.
+        noise: (B, C, h, w) standard normal.
+        times: see `octave_times`.
+        guidance: scale of classifier-free guidance; 1 is off.
+
+    Returns:
+        float32, of B images.
+
+    Raises:
+        PipelineError: the denoiser's output is not finite.
+    """
+    expected, sampled = _first_and_last(unet, known, noise, times, guidance)
+    with torch.autocast(noise.device.type, enabled=False):
+        planes = vae.to_planes(sampled.float())
+        if known.kind == BASE:
+            planes = recombined(vae.to_planes(expected.float()), planes)
+    return planes
+
+
+@torch.no_grad()
+def _first_and_last(
+    unet: OctaveDenoiser, known: Known, noise: Tensor, times: tuple[int, ...], guidance: float
+) -> tuple[Tensor, Tensor]:
+    """The predictions of the clean latents at the first and the last timestep."""
     n, device = len(noise), noise.device
     level = torch.full((n,), known.level, device=device)
     kind = torch.full((n,), known.kind, device=device)
@@ -124,7 +168,7 @@ def make_latents(
     bars = unet.alphas.to(noise)
     alpha, sigma = bars[times[0]].sqrt(), (1 - bars[times[0]]).sqrt()
     x = alpha * head[0] + (alpha**2 * head[1] + sigma**2).sqrt() * noise
-    clean, solver = x, Multistep(order=1 if known.kind == BASE else 2)
+    first, clean, solver = None, x, Multistep(order=1 if known.kind == BASE else 2)
     for now, after in zip(times, (*times[1:], None), strict=True):
         time = torch.full((n,), now, device=device)
         v = unet(x, time, known.context, level, known.hint, kind, degradation, head)
@@ -132,6 +176,7 @@ def make_latents(
             plain = unet(x, time, null, level, known.hint, kind, degradation, bare)
             v = plain + guidance * (v - plain)
         clean = bars[now].sqrt() * x - (1 - bars[now]).sqrt() * v
+        first = clean if first is None else first
         if after is not None:
             x = solver.step(x, clean, bars[now], bars[after])
     if not torch.isfinite(clean).all():
@@ -139,7 +184,7 @@ def make_latents(
             "the denoiser gave numbers that are not finite; its weights are damaged or the "
             "precision is too low (try float32)"
         )
-    return clean
+    return clean if first is None else first, clean
 
 
 def smoothed(planes: Planes) -> Planes:

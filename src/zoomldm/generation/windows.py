@@ -68,9 +68,13 @@ def tiles_under(level: int, key: Key) -> tuple[slice, slice]:
 
 
 def _ramp(length: int, overlap: int, first: bool, last: bool, even: int) -> NDArray[np.float32]:
-    """Weights of a window along one axis, constant in runs of `even`; overlaps add up to 1."""
+    """Weights of a window along one axis, constant in runs of `even`; overlaps add up to 1.
+
+    They rise as 3 x^2 - 2 x^3: a straight ramp has corners, which are steps in what is decoded.
+    """
     out = np.ones(length, np.float32)
-    rise = ((np.arange(overlap) // even * even + even / 2) / overlap).astype(np.float32)
+    along = (np.arange(overlap) // even * even + even / 2) / overlap
+    rise = (along**2 * (3 - 2 * along)).astype(np.float32)
     if not first:
         out[:overlap] = rise
     if not last:
@@ -85,6 +89,7 @@ def blended(
     height: int,
     width: int,
     counts: tuple[int, int],
+    even: int = 1,
 ) -> Field:
     """A region of the field that windows blend into.
 
@@ -95,12 +100,14 @@ def blended(
         height: rows, even.
         width: columns, even.
         counts: number of windows along both axes of the level.
+        even: weights are constant over so many values along an axis: 2 where the windows average
+            down to their parent and the blend must, else 1.
     """
     rows = windows_over(top, top + height, counts[0])
     cols = windows_over(left, left + width, counts[1])
     y0, x0 = rows[0] * STRIDE, cols[0] * STRIDE
-    luma = _summed({k: w.luma for k, w in windows.items()}, rows, cols, counts, 2)
-    chroma = _summed({k: w.chroma for k, w in windows.items()}, rows, cols, counts, 2)
+    luma = _summed({k: w.luma for k, w in windows.items()}, rows, cols, counts, even)
+    chroma = _summed({k: w.chroma for k, w in windows.items()}, rows, cols, counts, even)
     return Field(
         _cropped(luma, top - y0, left - x0, height, width),
         _cropped(chroma, (top - y0) // 2, (left - x0) // 2, height // 2, width // 2),

@@ -37,7 +37,8 @@ def _opponent(like: Tensor) -> Tensor:
     return (m / m.norm(dim=1, keepdim=True)).to(like)
 
 
-def _dct(n: int, like: Tensor) -> Tensor:
+def dct(n: int, like: Tensor) -> Tensor:
+    """Orthonormal discrete cosine transform of n values as a matrix (n, n)."""
     k = torch.arange(n, dtype=torch.float32)
     d = torch.cos(math.pi * (k[None] + 0.5) * k[:, None] / n)
     d[0] *= 2**-0.5
@@ -47,7 +48,7 @@ def _dct(n: int, like: Tensor) -> Tensor:
 def fold(x: Tensor, n: int) -> Tensor:
     """DCT of every n x n block: (B, C, H, W) to (B, C n n, H / n, W / n), orthonormal."""
     b, c, h, w = x.shape
-    d = _dct(n, x)
+    d = dct(n, x)
     x = x.reshape(b, c, h // n, n, w // n, n)
     return torch.einsum("ui,vj,bchiwj->bcuvhw", d, d, x).reshape(b, c * n * n, h // n, w // n)
 
@@ -55,7 +56,7 @@ def fold(x: Tensor, n: int) -> Tensor:
 def unfold(z: Tensor, n: int) -> Tensor:
     """Undo `fold`."""
     b, c, h, w = z.shape
-    d = _dct(n, z)
+    d = dct(n, z)
     z = z.reshape(b, c // (n * n), n, n, h, w)
     return torch.einsum("ui,vj,bcuvhw->bchiwj", d, d, z).reshape(b, -1, h * n, w * n)
 

@@ -17,7 +17,7 @@ from zoomldm.generation.octaves import (
     Known,
     codec_loss,
     corrected,
-    make_latents,
+    make_planes,
     octave_times,
     smoothed,
     under_parent,
@@ -117,11 +117,16 @@ class Latents:
         width: int,
     ) -> Planes:
         """Planes over a region from given windows; see `field`."""
-        return _planes(blended(windows, top, left, height, width, self.counts(level)))
+        even = 2 if self.held(level) else 1
+        return _planes(blended(windows, top, left, height, width, self.counts(level), even))
+
+    def held(self, level: int) -> bool:
+        """Whether windows of a level are constrained to average down to their parent."""
+        return level < self.top and self._loose is None
 
     @property
     def solvers(self) -> str:
-        """Of the levels: what restores a base layer, and what generates (see `make_latents`)."""
+        """Of the levels: what restores a base layer, and what generates (see `make_planes`)."""
         restored = self.base is not None and self.top < RESTORED
         generated = self.base is None or self.top > 0
         return ", ".join(["ddim"] * restored + ["dpmsolver++"] * generated)
@@ -228,8 +233,8 @@ class Latents:
         if hint is not None and above is not None and self._loose is not None:
             known, above = under_parent(level, context, hint, drawn, self._loose), None
         with self.options.autocast(device):
-            latents = make_latents(self.unet, known, drawn, self.times, self.options.guidance)
-            planes = self.vae.to_planes(latents.float())
+            guidance = self.options.guidance
+            planes = make_planes(self.unet, self.vae, known, drawn, self.times, guidance)
         planes = Planes(*(p.cpu() for p in planes))
         if above is not None:
             planes = corrected(planes, above)

@@ -11,7 +11,7 @@ from zoomldm.data.coded import as_base_layer
 from zoomldm.data.crops import BLOCK, Crops, CropSource
 from zoomldm.data.slide_patches import SlidePatches
 from zoomldm.errors import ConfigError, PipelineError
-from zoomldm.generation.octaves import Known, codec_loss, make_latents, octave_times
+from zoomldm.generation.octaves import Known, codec_loss, make_planes, octave_times
 from zoomldm.geometry.levels import TILE
 from zoomldm.geometry.orientation import TURNS, turn_array
 from zoomldm.networks.lowpass import coarse_planes, planes_image
@@ -109,5 +109,6 @@ class MadeCrops:
             codec_loss("avif", quality),
         )
         noise = rng.standard_normal(tuple(hint.shape), np.float32)
-        latents = make_latents(model.unet, known, torch.from_numpy(noise).to(device), self.times)
-        return to_pixels(planes_image(self.vae.to_planes(latents.float())))
+        drawn = torch.from_numpy(noise).to(device)
+        made = make_planes(model.unet, self.vae, known, drawn, self.times)
+        return to_pixels(planes_image(made))

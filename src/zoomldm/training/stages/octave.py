@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from zoomldm.data.coded import as_base_layer
 from zoomldm.data.rasters import FINE, MARGIN, SIDE, RasterPatches, Windows, load_patches
-from zoomldm.generation.octaves import Known, codec_loss, make_latents, octave_times
+from zoomldm.generation.octaves import Known, codec_loss, make_latents, make_planes, octave_times
 from zoomldm.geometry.levels import COARSEST, COUNT, NAMES
 from zoomldm.networks.lowpass import (
     LowPassAutoencoder,
@@ -374,10 +374,9 @@ class OctaveStage(Stage):
                 batch["loss"] = torch.where(batch["kind"] == PARENT, 0.1, batch["loss"])
                 _, hint, context = self.given(batch)
                 known = Known(level, context, kind, hint, float(batch["loss"].max()))
-                x = make_latents(
-                    self.unet, known, batch["noise"], octave_times(self.unet.alphas, steps)
-                )
-                image = planes_image(self.vae[0].to_planes(x))
+                times = octave_times(self.unet.alphas, steps)
+                made = make_planes(self.unet, self.vae[0], known, batch["noise"], times)
+                image = planes_image(made)
                 rows.append(np.concatenate(list(to_pixels(image)), 1))
         return np.concatenate(rows)
 

@@ -1,0 +1,97 @@
+"""What the first and the last prediction under a base layer know, band by band, and both together.
+
+Usage: python benchmarks/recombining.py SLIDE ARCHIVE [--pipeline demo] [--tiles 96] [--full]
+
+The first prediction of the denoiser is the mean of the possible images, the last one of them. For
+tiles as in `steps.py` it prints the mean squared error of the planes by frequency, of the base
+layer, of both predictions and of what `zoomldm.generation.bands.recombined` makes of them, beside
+the slide's own power; then the figures of `steps.py` for the last prediction and for recombined
+ones, with the default cuts and gain, and with others (`--full`). Choose on slides of training
+cases, not on others.
+"""
+
+import argparse
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.fft import dctn
+from steps import Patches, Scores
+from torch import Tensor
+
+from zoomldm.diffusion.multistep import spread_times
+from zoomldm.generation.bands import CUTS, GAIN, recombined
+from zoomldm.generation.octaves import LAST, NEAREST
+from zoomldm.pipeline import load_pipeline
+
+EDGES = (0, 0.06, 0.12, 0.25, 0.35, 0.5, 0.7, 1, 1.5)  # over Nyquist's frequency
+SOLVERS = (("ddim", 4), ("ddim", 3), ("2m", 3), ("2m", 4))
+
+
+def by_band(planes: Tensor) -> list[float]:
+    """Mean square of (n, c, h, h) in each band, in units of 1e-4."""
+    bands = np.asarray(dctn(planes.cpu().numpy(), axes=(-2, -1), norm="ortho"))
+    bands = (bands**2).mean((0, 1))
+    u = np.arange(len(bands)) / len(bands)
+    radius = np.hypot(u[:, None], u)
+    pairs = pairwise(EDGES)
+    return [1e4 * float(bands[(radius >= a) & (radius < b)].mean()) for a, b in pairs]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("slide", type=Path)
+    parser.add_argument("archive", type=Path)
+    parser.add_argument("--pipeline", default="demo")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--tiles", type=int, default=96)
+    parser.add_argument("--full", action="store_true", help="other cuts, gains and solvers too")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    pipeline = load_pipeline(given.pipeline, given.device)
+    patches = Patches(given.slide, given.archive, pipeline, given.tiles)
+    vae, alphas = pipeline.vae, pipeline.unet.alphas
+
+    def sample(solver: str, steps: int) -> tuple[Tensor, Tensor]:
+        return patches.sample(spread_times(alphas, steps, LAST, NEAREST), solver)
+
+    def both(
+        pair: tuple[Tensor, Tensor], cuts: tuple[float, float] = CUTS, gain: float = GAIN
+    ) -> Tensor:
+        expected, sampled = (vae.to_planes(latents) for latents in pair)
+        return vae.from_planes(recombined(expected, sampled, cuts, gain))
+
+    print(f"{len(patches.real)} tiles of {given.slide.stem}, quality as stored\n")
+    pair = sample("ddim", 4)
+    real = vae.to_planes(patches.true)
+    for k, name in enumerate(real._fields):
+        print(f"| {name}: frequency up to | {' | '.join(map(str, EDGES[1:]))} |")
+        print("|---" * len(EDGES) + "|")
+        rows = {
+            "base layer": patches.hint,
+            "first prediction": pair[0],
+            "last prediction": pair[1],
+            "recombined": both(pair),
+        }
+        errors = {label: vae.to_planes(latents)[k] - real[k] for label, latents in rows.items()}
+        for label, values in {"the slide's power": real[k], **errors}.items():
+            print(f"| {label} | {' | '.join(f'{v:.1f}' for v in by_band(values))} |")
+        print()
+    scores = Scores(patches)
+    print(Scores.HEAD)
+    scores.show("DDIM, last prediction", 4, pair[1])
+    scores.show("DDIM, recombined", 4, both(pair))
+    if not given.full:
+        return
+    for cuts in ((0.35, 0.35), (0.5, 0.35), (0.5, 0.5), (0.65, 0.35)):
+        scores.show(f"DDIM, cuts {cuts[0]}, {cuts[1]}, gain 1", 4, both(pair, cuts, 1.0))
+    for solver, steps in SOLVERS:
+        pair = sample(solver, steps)
+        for gain in (1.0, 1.15, 1.3, 1.4):
+            scores.show(f"{solver}, gain {gain}", steps, both(pair, CUTS, gain))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Coarse content of one prediction, detail of another: what few evaluations leave uneven.
+
+A sampled image is one of the possible ones, an expected image their mean. Where a base layer is
+known, all possible images agree in what is coarse; there sampling adds nothing but error, twice
+the least possible one. In the finest bands the expected image has hardly any contrast, and the
+sampled one has what a few evaluations give it: somewhat too little.
+"""
+
+import torch
+from torch import Tensor
+
+from zoomldm.networks.lowpass import Planes, dct
+
+CUTS = (0.5, 0.35)  # of luminance (16 px of the level) and chroma (46 px), over Nyquist's frequency
+WIDTH = 0.06  # of the transition, likewise
+GAIN = 1.15  # of what sampling adds to the expected image
+
+
+def recombined(
+    expected: Planes,
+    sampled: Planes,
+    cuts: tuple[float, float] = CUTS,
+    gain: float = GAIN,
+) -> Planes:
+    """An image as coarse as expected and as detailed as sampled.
+
+    Args:
+        expected: mean of the possible images, square.
+        sampled: one of them.
+        cuts: frequencies, of luminance and of chroma, below which the expected image is kept, over
+            the highest (Nyquist's) of each plane.
+        gain: of what the sampled image has beyond the expected one above the cuts.
+
+    Returns:
+        As large. Defaults were chosen on training slides (benchmarks/recombining.py).
+
+    Examples:
+        >>> flat = Planes(torch.zeros(1, 1, 64, 64), torch.zeros(1, 2, 32, 32))
+        >>> brighter = Planes(torch.ones(1, 1, 64, 64), torch.ones(1, 2, 32, 32))
+        >>> bool(recombined(flat, brighter).luma.max() < 0.01)
+        True
+    """
+    planes = [
+        a + _above(b - a, cut, gain) for a, b, cut in zip(expected, sampled, cuts, strict=True)
+    ]
+    return Planes(*planes)
+
+
+def _above(plane: Tensor, cut: float, gain: float) -> Tensor:
+    """What a plane (B, C, n, n) has above a frequency, times `gain`."""
+    n = plane.shape[-1]
+    u = torch.arange(n) / n
+    weight = torch.sigmoid(((u[:, None] ** 2 + u**2).sqrt() - cut) / WIDTH) * gain
+    d = dct(n, plane)
+    return d.T @ ((d @ plane @ d.T) * weight.to(plane)) @ d

@@ -1,0 +1,50 @@
+"""Coarse of one image, fine of another."""
+
+import torch
+from torch.nn import functional as F
+
+from zoomldm.generation.bands import GAIN, recombined
+from zoomldm.networks.lowpass import Planes
+
+
+def waves(n: int, period: float) -> torch.Tensor:
+    """(1, 1, n, n): stripes of a period that the cosine transform of n values knows."""
+    x = torch.arange(n) + 0.5
+    return (2 * torch.pi * x / period).cos().expand(1, 1, n, n)
+
+
+def test_an_image_recombined_with_itself_stays() -> None:
+    planes = Planes(torch.randn(2, 1, 64, 64), torch.randn(2, 2, 32, 32))
+    for found, wanted in zip(recombined(planes, planes), planes, strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_coarse_content_is_the_expected_images_and_detail_the_sampled_ones() -> None:
+    expected = Planes(waves(64, 32) + waves(64, 128 / 60), torch.zeros(1, 2, 32, 32))
+    other = Planes(
+        torch.full((1, 1, 64, 64), 0.3) + waves(64, 128 / 52), waves(32, 16).expand(1, 2, -1, -1)
+    )
+    luma, chroma = recombined(expected, other)
+    wanted = (
+        waves(64, 32) + waves(64, 128 / 60) + GAIN * (waves(64, 128 / 52) - waves(64, 128 / 60))
+    )
+    torch.testing.assert_close(luma, wanted, atol=0.02, rtol=0)
+    torch.testing.assert_close(chroma, torch.zeros_like(chroma), atol=0.06, rtol=0)
+
+
+def test_a_gain_of_one_without_cuts_is_the_sampled_image() -> None:
+    shapes = (2, 1, 64, 64), (2, 2, 32, 32)
+    expected, sampled = (Planes(*(torch.randn(s) for s in shapes)) for _ in range(2))
+    found = recombined(expected, sampled, cuts=(-1.0, -1.0), gain=1.0)
+    for plane, wanted in zip(found, sampled, strict=True):
+        torch.testing.assert_close(plane, wanted, atol=1e-5, rtol=0)
+
+
+def test_means_are_the_expected_images() -> None:
+    expected = Planes(torch.randn(3, 1, 64, 64), torch.randn(3, 2, 32, 32))
+    sampled = Planes(torch.randn(3, 1, 64, 64) + 1, torch.randn(3, 2, 32, 32) - 1)
+    for found, wanted in zip(recombined(expected, sampled), expected, strict=True):
+        n = found.shape[-1]
+        torch.testing.assert_close(
+            F.avg_pool2d(found, n), F.avg_pool2d(wanted, n), atol=0.01, rtol=0
+        )
