@@ -103,8 +103,10 @@ class Bench:
 
     def rate(self, flops: float, seconds: float) -> str:
         """TFLOP/s, and their share of the peak."""
-        share = f", {flops / seconds / self.peak:.1%} of peak" if self.device.type == "cuda" else ""
-        return f"{flops / seconds / 1e12:.1f} TFLOP/s{share}"
+        of_peak = (
+            f", {flops / seconds / self.peak:.1%} of peak" if self.device.type == "cuda" else ""
+        )
+        return f"{flops / seconds / 1e12:.1f} TFLOP/s{of_peak}"
 
 
 def rendering(bench: Bench) -> Iterator[tuple[str, str, Callable[[], str]]]:

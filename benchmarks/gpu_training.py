@@ -87,9 +87,9 @@ def _step(bench: "Bench", name: str, size: int, compiled: bool) -> str:
     long, bench.long = bench.long, bench.long * 2 / len(batches)
     taken = [bench.seconds(partial(step, batch)) for _, batch in batches]
     bench.long = long
-    shares = [share for share, _ in batches]
-    mean = sum(s * t for s, t in zip(shares, taken, strict=True))
-    work = sum(s * f for s, f in zip(shares, flops, strict=True))
+    probabilities = [probability for probability, _ in batches]
+    mean = sum(s * t for s, t in zip(probabilities, taken, strict=True))
+    work = sum(s * f for s, f in zip(probabilities, flops, strict=True))
     note = f", first step {first:.0f} s" if compiled else ""
     held = ""
     if bench.device.type == "cuda":

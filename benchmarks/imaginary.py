@@ -164,14 +164,16 @@ def told(values: Sequence[float]) -> str:
 
 def tissue_rows(name: str, slides: Sequence[Slide]) -> None:
     """Share of tissue, number and size of its pieces."""
-    shares, counts, areas = [], [], []
+    fractions, counts, areas = [], [], []
     for slide in slides:
         labels, count = ndimage.label(slide.mask, np.ones((3, 3)))  # type: ignore[misc]
-        shares.append(float(slide.mask.mean()))
+        fractions.append(float(slide.mask.mean()))
         counts.append(count)
         sizes = np.bincount(labels.ravel())[1:] * (TILE * BASE_MPP / 1000) ** 2
         areas += sizes.tolist()
-    print(f"| {name} | {told(shares)} | {told(counts)} | {told(areas)} | {np.median(areas):.2f} |")
+    print(
+        f"| {name} | {told(fractions)} | {told(counts)} | {told(areas)} | {np.median(areas):.2f} |"
+    )
 
 
 def nuclei_rows(name: str, crops: Sequence[np.ndarray], pipeline: ZoomLDMPipeline) -> None:

@@ -56,18 +56,18 @@ def main() -> None:
     )
     references = np.stack([store.reference(level, int(i), rng) for i in chosen])
 
-    def share(contexts: torch.Tensor) -> float:
+    def accuracy(contexts: torch.Tensor) -> float:
         apart = np.square((means(contexts)[:, None] - centres) / deviation).sum(2)
         return float((apart.argmin(1) == own[chosen]).mean())
 
     print(f"{len(opened)} archives, {len(chosen)} tiles, {arguments.level}")
-    print(f"real contexts           {share(torch.from_numpy(held.contexts[chosen])):.2f}")
+    print(f"real contexts           {accuracy(torch.from_numpy(held.contexts[chosen])):.2f}")
     plain = Sampler(pipeline, SampleOptions(batch=16))
-    print(f"without a reference     {share(plain.contexts(level, len(chosen))):.2f}")
+    print(f"without a reference     {accuracy(plain.contexts(level, len(chosen))):.2f}")
     for guidance in GUIDANCE:
         sampler = Sampler(pipeline, SampleOptions(batch=16, context_guidance=guidance))
         drawn = sampler.contexts(level, len(chosen), reference=references)
-        print(f"reference, guidance {guidance:g}   {share(drawn):.2f}", flush=True)
+        print(f"reference, guidance {guidance:g}   {accuracy(drawn):.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,9 @@ def main() -> None:
     print("| level | head (%) | outline (%) |\n|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         archives = [open_archive(path) for path in arguments.archives]
-        patches = RasterPatches([load_raster(a, Path(folder), share=0) for a in archives])
+        patches = RasterPatches(
+            [load_raster(a, Path(folder), withheld_fraction=0) for a in archives]
+        )
         for level, name in enumerate(NAMES):
             drawn = patches.draw(np.random.default_rng([3, level]), level, arguments.windows, True)
             pixels = torch.from_numpy(drawn.pixels).to(pipeline.device)

@@ -135,12 +135,12 @@ def main() -> None:
     began, processor, steps, recent = time.monotonic(), time.process_time(), 0, []
     while True:
         taken = (time.process_time() - processor) / 60
-        share = max(taken / arguments.minutes, (time.monotonic() - began) / 60 / arguments.wall)
-        if share >= 1:
+        progress = max(taken / arguments.minutes, (time.monotonic() - began) / 60 / arguments.wall)
+        if progress >= 1:
             break
         for group in optimiser.param_groups:
             warm = min(1, (steps + 1) / 50)
-            group["lr"] = arguments.rate * warm * (0.5 + 0.5 * math.cos(math.pi * share))
+            group["lr"] = arguments.rate * warm * (0.5 + 0.5 * math.cos(math.pi * progress))
         crops = batch(patches, rng, arguments.batch, arguments.side)
         small = np.stack([halve(crop, FACTOR.bit_length() - 1) for crop in crops])
         given, wanted = (to_signed(v).contiguous().to(device) for v in (small, crops))
@@ -152,7 +152,7 @@ def main() -> None:
         steps, recent = steps + 1, [*recent[-99:], loss.detach()]
         if steps % 100 == 0:
             mean = float(torch.stack(recent).mean()) * 127.5
-            print(f"step {steps}, {share:.0%}: L1 {mean:.2f} / 255", flush=True)
+            print(f"step {steps}, {progress:.0%}: L1 {mean:.2f} / 255", flush=True)
     told = (
         f"{steps:,} steps of {arguments.batch} crops of {arguments.side} px, "
         f"{taken:.1f} minutes of processor time ({device}), "

@@ -135,11 +135,11 @@ def main() -> None:
         for case in cases(device):
             network = network.to(case.dtype).to(memory_format=torch.channels_last)  # type: ignore
             took = seconds(call_of(part, network, case, device), device)
-            share = cost * case.batch / took / peaks[case.dtype]
+            peak_fraction = cost * case.batch / took / peaks[case.dtype]
             print(
                 f"| {'vae.decode' if part == 'vae' else part} | {case.batch} "
                 f"| {str(case.dtype)[6:]} | {'yes' if case.compiled else 'no'} | {took:.4f} "
-                f"| {case.batch / took:.3f} | {cost / 1e9:,.1f} | {share:.0%} |",
+                f"| {case.batch / took:.3f} | {cost / 1e9:,.1f} | {peak_fraction:.0%} |",
                 flush=True,
             )
         del network

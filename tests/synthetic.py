@@ -60,9 +60,9 @@ def texture(mpp: float = 0.5, seed: int = 0) -> np.ndarray:
     return np.clip(np.asarray(image, np.int16) + grain, 0, 255).astype(np.uint8)
 
 
-def _islands(rng: np.random.Generator, width: int, height: int, share: float) -> np.ndarray:
-    """Smooth bool mask (height, width) of which about `share` is True, in several islands."""
-    if share >= 1:
+def _islands(rng: np.random.Generator, width: int, height: int, fraction: float) -> np.ndarray:
+    """Smooth bool mask (height, width) of which about `fraction` is True, in several islands."""
+    if fraction >= 1:
         return np.ones((height, width), bool)
     long = max(width, height)
     cells = 5
@@ -70,7 +70,7 @@ def _islands(rng: np.random.Generator, width: int, height: int, share: float) ->
     side = max(32, long // 8)
     noise = Image.fromarray(grid).resize((side, side), Image.Resampling.BICUBIC)
     field = np.asarray(noise)[: -(-height * side // long), : -(-width * side // long)]
-    mask = field > np.quantile(field, 1 - share)
+    mask = field > np.quantile(field, 1 - fraction)
     return np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
 
 

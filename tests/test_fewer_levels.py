@@ -58,7 +58,7 @@ def test_training_data(
     assert ArchivePatches([opened]).levels == list(range(8))
     assert ArchivePatches([opened], levels=few.levels).levels == list(range(4))
     with caplog.at_level(logging.WARNING):
-        store = ContextStore(few, [opened], share=0, most=3)
+        store = ContextStore(few, [opened], withheld_fraction=0, most=3)
     assert [len(held.patches) for held in store.levels] == [3, 3, 3, 3, 0, 0, 0, 0]
     assert not np.any(store.levels[3].parents)
     (record,) = caplog.records

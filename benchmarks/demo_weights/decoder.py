@@ -227,8 +227,8 @@ def main() -> None:
     check = Check(slides, pipeline, args.tiles)
     del slides
     before = frozen(pipeline.vae)
-    shares, fine_noise = VARIANTS[args.variant]
-    weights: dict[str, float] = dict(zip(LOSSES, shares, strict=True))
+    loss_weights, fine_noise = VARIANTS[args.variant]
+    weights: dict[str, float] = dict(zip(LOSSES, loss_weights, strict=True))
     vae = widened(before, fine_noise)
     nn.Module.to(vae, device)
     trainer = Trainer(vae, weights, device, device.type == "cuda", args.rate)

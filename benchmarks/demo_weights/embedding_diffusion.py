@@ -27,7 +27,7 @@ from zoomldm.networks.context_dit import ContextDiT
 from zoomldm.networks.summarizers import CNNSummarizer
 from zoomldm.training.stages.embedding_diffusion import NULL, REFERENCE, EmbeddingDiffusionStage
 
-SHARES = (0.09, 0.09, 0.15, 0.19, 0.17, 0.13, 0.10, 0.08)  # of a batch, 20x to 0.15625x
+LEVEL_FRACTIONS = (0.09, 0.09, 0.15, 0.19, 0.17, 0.13, 0.10, 0.08)  # of a batch, 20x to 0.15625x
 SHIFT = 3.0  # half of the times are shifted to this many times the noise
 FIXED = 96  # contexts per level for the printed losses
 MOMENTS = 1536  # contexts per level for the statistics
@@ -77,8 +77,8 @@ class Feed:
 
     def _made(self) -> list[dict[str, Tensor]]:
         parts = []
-        for level, share in enumerate(SHARES):
-            count = round(share * self.batch * self.rounds)
+        for level, fraction in enumerate(LEVEL_FRACTIONS):
+            count = round(fraction * self.batch * self.rounds)
             if level < POOLED:
                 parts.append(self.windows.draw(level, count, parents=0.6))
                 continue
@@ -206,8 +206,8 @@ def train(arguments: argparse.Namespace) -> tuple[ContextDiT, Windows]:
     )
     limit, start, step, seen = arguments.minutes * 60, time.monotonic(), 0, []
     last_shown = last_saved = start
-    while (share := (time.monotonic() - start) / limit) < 1:
-        rate = arguments.rate * min(1, step / 300 + 0.01) * fall(share)
+    while (progress := (time.monotonic() - start) / limit) < 1:
+        rate = arguments.rate * min(1, step / 300 + 0.01) * fall(progress)
         for group in optimizer.param_groups:
             group["lr"] = rate
         batch = feed.next()
@@ -249,9 +249,9 @@ def stage_of(network: ContextDiT) -> EmbeddingDiffusionStage:
     return stage
 
 
-def fall(share: float) -> float:
+def fall(progress: float) -> float:
     """Learning rate relative to its highest: constant for half the time, then a cosine to 1 %."""
-    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(max(2 * share - 1, 0), 1)))
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(max(2 * progress - 1, 0), 1)))
 
 
 def fixed(feed: Feed, windows: Windows) -> dict[str, list]:

@@ -70,8 +70,8 @@ def draw(paths: list[Path], slides: Path, folder: Path, pipeline: str) -> list[S
                     assert isinstance(renderer, Pyramid)
                     width, height = archive.size
                     inside = archive.mask[: height // TILE, : width // TILE]
-                    share = 0.5 if half else 1.0
-                    x, y, _, _ = densest_region(inside, archive.size, SQUARE, share)
+                    fraction = 0.5 if half else 1.0
+                    x, y, _, _ = densest_region(inside, archive.size, SQUARE, fraction)
                     side = SQUARE // 4
                     field = renderer.latents.field(0, y // 4, x // 4, side, side)
                     coarse = []

@@ -35,7 +35,7 @@ from zoomldm.networks.patch_encoder import TileCNN
 from zoomldm.networks.summarizers import CNNSummarizer, standardise
 from zoomldm.training.head_fit import RIDGE, fit_blend, latents_of
 
-LEVEL_SHARES = (0.44, 0.18, 0.13, 0.09, 0.06, 0.04, 0.03, 0.03)
+LEVEL_PROBABILITIES = (0.44, 0.18, 0.13, 0.09, 0.06, 0.04, 0.03, 0.03)
 WINDOWS = (24000, 12000, 8000, 6000, 4000, 2000, 768, 384)  # windows to fit the outline, by level
 SECOND = 0.45  # fraction of the time after which parents are generated
 FROZEN = 0.5  # fraction of the time after which the summarizer is frozen
@@ -190,14 +190,14 @@ def main() -> None:
         stage.summarizer.requires_grad_(False)
     losses: dict[str, list[Tensor]] = {}
 
-    def gradients(share: float) -> None:
+    def gradients(progress: float) -> None:
         """Accumulate the gradients of one step."""
-        chosen = rng.choice(COUNT, size=arguments.levels_a_step, p=LEVEL_SHARES)
+        chosen = rng.choice(COUNT, size=arguments.levels_a_step, p=LEVEL_PROBABILITIES)
         for level in chosen.tolist():
             size = arguments.batch if level < 5 or arguments.compile else arguments.batch // 2
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 batch = items(world, stage, level, size, rng, NULL)
-                if share > second and level < MADE_LEVELS:
+                if progress > second and level < MADE_LEVELS:
                     put_parents(world, average, stage.vae[0], level, batch)
                 stage.unet.level_now = level
                 errors, likelihood = stage.errors(batch)
@@ -226,8 +226,8 @@ def main() -> None:
     start = time.time()
     limit, step, saved, told = 60 * arguments.minutes - (start - began), 0, start, start
     frozen = False
-    while (share := (time.time() - start) / max(limit, 1)) < 1:
-        if share > freeze and not frozen:
+    while (progress := (time.time() - start) / max(limit, 1)) < 1:
+        if progress > freeze and not frozen:
             frozen = True
             stage.summarizer.load_state_dict(average.summarizer.state_dict())
             stage.summarizer.requires_grad_(False)
@@ -235,8 +235,8 @@ def main() -> None:
             average.save_summarizer(part)
             part.rename(out / "frozen")
             say("summarizer frozen")
-        gradients(share)
-        take(arguments.rate * min(1, (step + 1) / 300) * min(1, (1 - share) / 0.5))
+        gradients(progress)
+        take(arguments.rate * min(1, (step + 1) / 300) * min(1, (1 - progress) / 0.5))
         step += 1
         if time.time() - told > 20 or step == 3:
             told = time.time()

@@ -14,7 +14,7 @@ from zoomldm.networks.summarizers import SIDE, CNNSummarizer
 
 POOLED = 5  # level from which contexts are stored
 SOFT = 0.5  # fraction of parents that are softened, as sampled ones may be
-SHARE = 0.25  # least tissue of a patch, relative to its level's largest on the slide
+MIN_RELATIVE_TISSUE = 0.25  # least tissue of a patch, relative to its level's largest on the slide
 MARGIN = 2  # tiles around a patch that a reference may lie in
 TRIES = 16  # attempts at finding a reference
 MOST = 4000  # patches per slide and level to draw from
@@ -141,7 +141,7 @@ class EmbeddedSlides:
             r, c = r.flatten(), c.flatten()
             slide = torch.full_like(r, number)
             tissue = self.within(self.tissue_sums, slide, r, c, side)
-            fits = tissue >= (SHARE * tissue.max()).clamp(min=1)
+            fits = tissue >= (MIN_RELATIVE_TISSUE * tissue.max()).clamp(min=1)
             places = torch.stack([slide, r, c], 1)[fits]
             places = places[torch.randperm(len(places), device=self.device)[:MOST]]
             away = self.withheld(level, *places.unbind(1))

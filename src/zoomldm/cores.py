@@ -14,5 +14,5 @@ def cores() -> int:
         True
     """
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    share = os.environ.get("OMP_NUM_THREADS", "")
-    return max(1, min(bound or 1, int(share) if share.isdecimal() else bound or 1))
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, min(bound or 1, int(threads) if threads.isdecimal() else bound or 1))

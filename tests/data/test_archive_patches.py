@@ -74,7 +74,7 @@ def test_patches_are_what_the_archive_holds(archives: list[Path], memory: int) -
 
 def test_every_patch_is_trained_on_or_withheld(archives: list[Path]) -> None:
     opened = [open_archive(p) for p in archives]
-    store, whole = ArchivePatches(opened), ArchivePatches(opened, share=0)
+    store, whole = ArchivePatches(opened), ArchivePatches(opened, withheld_fraction=0)
     for level in range(8):
         both = np.concatenate([store.patches[level], store.withheld[level]])
         assert sorted(map(tuple, both)) == sorted(map(tuple, whole.patches[level]))

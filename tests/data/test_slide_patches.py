@@ -74,7 +74,7 @@ def test_another_slide_of_that_name_and_size_is_read(
     monkeypatch.setattr(
         tiles,
         "_cache_slide",
-        lambda slide, folder, share, facts: (
+        lambda slide, folder, withheld_fraction, facts: (
             read.append(slide.path),
             done.write_text(json.dumps(facts)),
             done.with_suffix(".npy").touch(),

@@ -12,11 +12,11 @@ from zoomldm.geometry.withheld import withheld_block
 
 @given(
     mask=hnp.arrays(bool, st.tuples(st.integers(1, 20), st.integers(1, 20))),
-    share=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+    fraction=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
 )
-def test_is_a_share_of_the_tissue(mask, share):
-    block = withheld_block(mask, share)
-    assert block.sum() == math.ceil(round(share * mask.sum(), 9))
+def test_is_a_fraction_of_the_tissue(mask, fraction):
+    block = withheld_block(mask, fraction)
+    assert block.sum() == math.ceil(round(fraction * mask.sum(), 9))
     assert not (block & ~mask).any()
 
 

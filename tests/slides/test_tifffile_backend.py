@@ -45,8 +45,8 @@ def test_transparency(tmp_path):
     pixels = np.concatenate([PICTURE, alpha], axis=2)
     tifffile.imwrite(path, pixels, photometric="rgb", extrasamples=["unassalpha"], **MPP)
     got = open_slide(path).read(0, 0, 0, 430, 390).astype(int)
-    share = alpha / 255
-    assert np.abs(got - (PICTURE * share + 255 * (1 - share))).max() <= 1
+    opacity = alpha / 255
+    assert np.abs(got - (PICTURE * opacity + 255 * (1 - opacity))).max() <= 1
     assert (got[:100] == 255).all()
 
 
@@ -57,8 +57,8 @@ def test_premultiplied_transparency(tmp_path):
     pixels = np.concatenate([(PICTURE * (alpha / 255)).astype(np.uint8), alpha], axis=2)
     tifffile.imwrite(path, pixels, photometric="rgb", extrasamples=["assocalpha"], **MPP)
     got = open_slide(path).read(0, 0, 0, 430, 390).astype(int)
-    share = alpha / 255
-    assert np.abs(got - (PICTURE * share + 255 * (1 - share))).max() <= 3
+    opacity = alpha / 255
+    assert np.abs(got - (PICTURE * opacity + 255 * (1 - opacity))).max() <= 3
 
 
 def test_grey(tmp_path):

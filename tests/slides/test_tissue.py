@@ -32,8 +32,8 @@ def test_no_tissue_lost(tmp_path):
     picture = paint_region(2048, 2048, tissue=0.4, seed=3)
     found = find_tissue(slide_of(tmp_path / "a.tif", picture))
     pink = np.ptp(picture.astype(int), axis=2) > 40
-    share = pink.reshape(8, 256, 8, 256).mean(axis=(1, 3))
-    assert found.mask[share > 0.08].all() and not found.mask[share < 0.02].any()
+    tissue_fraction = pink.reshape(8, 256, 8, 256).mean(axis=(1, 3))
+    assert found.mask[tissue_fraction > 0.08].all() and not found.mask[tissue_fraction < 0.02].any()
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from zoomldm.training.map_losses import MapScales, map_loss
 from zoomldm.training.perceptual import perceptual_features
 
 CHANNELS = (3, 3, 3, 3, 3, 3)
-SHARES: dict[str, float] = dict.fromkeys(LOSSES, 1.0)
+WEIGHTS: dict[str, float] = dict.fromkeys(LOSSES, 1.0)
 
 
 def maps(images: Tensor) -> list[Tensor]:
@@ -37,7 +37,7 @@ def pictures(seed: int, n: int = 4) -> Tensor:
 @pytest.fixture
 def objective() -> DecoderObjective:
     torch.manual_seed(0)
-    made = DecoderObjective(DecoderAdversary(CHANNELS, 8), maps, SHARES)
+    made = DecoderObjective(DecoderAdversary(CHANNELS, 8), maps, WEIGHTS)
     made.fit(pictures(1, 16))
     return made
 
@@ -55,7 +55,7 @@ def test_statistics_prefer_other_grain_to_none_and_places_do_not() -> None:
     assert map_loss(maps(real), maps(real)).max() == 0
 
 
-def test_shares_do_not_depend_on_a_losss_unit() -> None:
+def test_weights_do_not_depend_on_a_losss_unit() -> None:
     balance = LossBalance(("a", "b"))
     image = torch.ones(3, requires_grad=True)
     losses = {"a": 1e4 * image[0], "b": 1e-3 * image[1]}
@@ -87,17 +87,17 @@ def test_decoder_and_discriminators_have_gradients_of_their_own_part(
     assert made.grad is not None and made.grad.abs().max() > 0
     own = list(objective.adversary.details.parameters())
     assert any(p.grad is not None and p.grad.any() for p in own)
-    # A decoder's share a thousand times as large changes nothing for a discriminator.
+    # Weights a thousand times as large change nothing for a discriminator.
     first = [p.grad.clone() for p in own if p.grad is not None]
     objective.adversary.zero_grad()
-    objective.shares = dict.fromkeys(LOSSES, 1000.0)
+    objective.weights = dict.fromkeys(LOSSES, 1000.0)
     objective(made, real, low, torch.ones(4)).loss.backward()
     for before, p in zip(first, own, strict=True):
         torch.testing.assert_close(before, p.grad, rtol=0.2, atol=0.02)
 
 
 def test_a_discriminator_that_knows_nothing_does_not_push(objective: DecoderObjective) -> None:
-    objective.shares = {k: v * (k in ADVERSARIES) for k, v in SHARES.items()}
+    objective.weights = {k: v * (k in ADVERSARIES) for k, v in WEIGHTS.items()}
     real = pictures(2)
     for told, least, most in ((2.0, 0.0, 1e-9), (1.0, 1e-3, 1e9)):
         objective.adversary.eval()

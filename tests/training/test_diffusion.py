@@ -183,4 +183,4 @@ def test_nothing_left_to_train_on_is_an_error(tmp_path: Path) -> None:
     pipeline = build_pipeline("tiny")
     archive = open_archive(make_archive(tmp_path / "a.zldm", pipeline, 5, 5, seed=0))
     with pytest.raises(ConfigError, match="no patch is left"):
-        DiffusionStage(pipeline, ArchivePatches([archive], share=1.0))
+        DiffusionStage(pipeline, ArchivePatches([archive], withheld_fraction=1.0))

@@ -28,7 +28,7 @@ def pipeline():
     return build_pipeline("tiny-octaves")
 
 
-def test_share_place_and_repetition(patches, pipeline):
+def test_fraction_place_and_repetition(patches, pipeline):
     source = MadeCrops(patches, pipeline, PatchCrops(patches), 0.75)
     drawn = source.draw(np.random.default_rng(1), 8, 144)
     assert drawn.images.shape == (8, 144, 144, 3) and drawn.low.shape == (8, 36, 36, 3)

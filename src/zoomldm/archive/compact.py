@@ -21,7 +21,7 @@ from zoomldm.archive.quantise import COSINE_MIN, LIMIT, round_up
 _MARGIN = 2e-6  # of the cosine, for float32 and the manifest's six digits
 # How the allowed loss of cosine is split: (fraction for the worst tile's part outside the basis,
 # energy for rounding the basis). The first split that leaves enough for the codes is used.
-_SHARES = ((0.6, 3e-4), (0.5, 2e-4), (0.35, 2e-4), (0.15, 1e-4))
+_SPLITS = ((0.6, 3e-4), (0.5, 2e-4), (0.35, 2e-4), (0.15, 1e-4))
 _RANKS = 16  # K is a multiple of this
 _COARSEST, _FINER, _TRIES = 0.35, 2**-0.125, 40  # scales tried, in standard deviations of a tile
 _BLOCK = 4096  # tiles processed at once
@@ -95,8 +95,8 @@ def compact(values: NDArray[np.float32]) -> Compact | None:
         return None
     energies, axes, worst = _axes(values)
     most = min(values.shape)
-    for share, loss in _SHARES:
-        enough = np.flatnonzero(worst[:most] <= share * 2 * (1 - COSINE_MIN))
+    for fraction, loss in _SPLITS:
+        enough = np.flatnonzero(worst[:most] <= fraction * 2 * (1 - COSINE_MIN))
         if len(enough):
             rank = min(most, -(-(int(enough[0]) + 1) // _RANKS) * _RANKS)
             found = _fit(values, *_round_basis(energies, axes[:rank], loss))

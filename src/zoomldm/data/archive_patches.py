@@ -23,7 +23,7 @@ class ArchivePatches:
 
     Args:
         archives: opened archives that hold latents.
-        share: fraction of each archive's tissue that is withheld; 0 for none.
+        withheld_fraction: fraction of each archive's tissue that is withheld; 0 for none.
         levels: number of levels to use, from 20x on; those that a pipeline knows.
         memory: bytes up to which embeddings and latents are held in memory; beyond it they are
             read from the archives whenever they are needed.
@@ -36,7 +36,7 @@ class ArchivePatches:
     def __init__(
         self,
         archives: Sequence[Archive],
-        share: float = 0.1,
+        withheld_fraction: float = 0.1,
         memory: int = MEMORY,
         levels: int = COUNT,
     ) -> None:
@@ -49,7 +49,11 @@ class ArchivePatches:
         withheld: list[list[np.ndarray]] = [[] for _ in range(COUNT)]
         for number, archive in enumerate(self.archives):
             mask = archive.mask
-            block = withheld_block(mask, share, archive.turn) if share else np.zeros_like(mask)
+            block = (
+                withheld_block(mask, withheld_fraction, archive.turn)
+                if withheld_fraction
+                else np.zeros_like(mask)
+            )
             for level in [k for k in archive.latent_levels if k < levels]:
                 starts = archive.offsets(level).astype(np.int64)
                 rows = np.empty((len(starts), FIELDS), np.int64)

@@ -31,7 +31,7 @@ class BasePatches:
     Args:
         pipeline: its autoencoder encodes the latents.
         archives: opened archives with a base layer at 5x or finer.
-        share: fraction of each archive's tissue that is withheld; 0 for none.
+        withheld_fraction: fraction of each archive's tissue that is withheld; 0 for none.
         most: most patches per level; chosen at random if there are more.
 
     Raises:
@@ -43,17 +43,19 @@ class BasePatches:
         self,
         pipeline: ZoomLDMPipeline,
         archives: Sequence[Archive],
-        share: float = 0.1,
+        withheld_fraction: float = 0.1,
         most: int = MOST,
     ) -> None:
         assert isinstance(pipeline.vae, LowPassAutoencoder)
         self._vae, self._device = pipeline.vae, pipeline.device
         self._rasters = [_raster(archive) for archive in archives]
-        own = ContextStore(pipeline, archives, share, most=most, hold="patches")
+        own = ContextStore(pipeline, archives, withheld_fraction, most=most, hold="patches")
         self.patches = [_numbered(own.levels[k].patches) for k in range(COUNT)]
         self.withheld = [np.empty((0, 4), np.int64) for _ in range(COUNT)]
-        if share:
-            kept = ContextStore(pipeline, archives, share, True, most=most, hold="patches")
+        if withheld_fraction:
+            kept = ContextStore(
+                pipeline, archives, withheld_fraction, True, most=most, hold="patches"
+            )
             self.withheld = [_numbered(kept.levels[k].patches) for k in range(COUNT)]
 
     @torch.no_grad()

@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 MOST = (4096, 4096, 3072, 2048, 2048, 1024, 512, 384)  # contexts by level: bounds memory and start
 _CHUNK = (64, 64, 64, 64, 32, 16, 8, 4)  # grids summarised at once, by level
-_SHARE = 0.25  # least tissue of a patch, relative to its level's largest on the slide
+_MIN_RELATIVE_TISSUE = 0.25  # least tissue of a patch, relative to its level's largest on the slide
 _AT_ONCE = 256  # contexts whose moments are computed at once
 _MARGIN = 2  # tiles around a patch that a reference may lie in
 
@@ -50,7 +50,7 @@ class ContextStore:
     Args:
         pipeline: its summarizer computes the contexts.
         archives: opened archives; latents aren't needed.
-        share: fraction of each archive's tissue that is withheld; 0 for none.
+        withheld_fraction: fraction of each archive's tissue that is withheld; 0 for none.
         withheld: store the patches of the spatial hold-out regions in place of the others.
         most: most contexts per level; None for `MOST`. What is left out of training is logged.
         seed: seed of the choice if there are more than `most`.
@@ -64,7 +64,7 @@ class ContextStore:
         self,
         pipeline: ZoomLDMPipeline,
         archives: Sequence[Archive],
-        share: float = 0.1,
+        withheld_fraction: float = 0.1,
         withheld: bool = False,
         most: int | None = None,
         seed: int = 0,
@@ -74,7 +74,7 @@ class ContextStore:
         self.archives = list(archives)
         self._masks = [a.mask for a in self.archives]
         self._blocks = [
-            withheld_block(m, share, a.turn) if share else np.zeros_like(m)
+            withheld_block(m, withheld_fraction, a.turn) if withheld_fraction else np.zeros_like(m)
             for a, m in zip(self.archives, self._masks, strict=True)
         ]
         self._backgrounds = [a.background.astype(np.float16) for a in self.archives]
@@ -135,7 +135,7 @@ class ContextStore:
         r, c = np.meshgrid(*(np.arange(1 - side, n) for n in mask.shape), indexing="ij")
         r, c = r.ravel(), c.ravel()
         tissue = tiles_within(mask, r, c, side)
-        fits = tissue >= max(1, _SHARE * tissue.max(initial=1))
+        fits = tissue >= max(1, _MIN_RELATIVE_TISSUE * tissue.max(initial=1))
         r, c = r[fits], c[fits]
         out = is_withheld(mask, self._blocks[number], level, r, c)
         kept = out if withheld else ~out

@@ -90,13 +90,13 @@ def halved(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return halve(np.pad(pixels, ((0, h % 2), (0, w % 2), (0, 0)), constant_values=255), 1)
 
 
-def load_raster(archive: Archive, folder: Path, share: float = 0.1) -> Raster:
+def load_raster(archive: Archive, folder: Path, withheld_fraction: float = 0.1) -> Raster:
     """Return the raster of an archive, unpacked once into files that are memory-mapped.
 
     Args:
         archive: has a lossless base layer at 5x (`compress --for-training`).
         folder: existing folder for the unpacked arrays, named by the archive's digest.
-        share: fraction of the tissue that is withheld.
+        withheld_fraction: fraction of the tissue that is withheld.
 
     Raises:
         ArchiveError: its base layer is of another level or lossy, or there is none.
@@ -121,7 +121,9 @@ def load_raster(archive: Archive, folder: Path, share: float = 0.1) -> Raster:
         np.load(done, mmap_mode="r"),
         archive.background.astype(np.float16),
         mask,
-        withheld_block(mask, share, archive.turn) if share else np.zeros_like(mask),
+        withheld_block(mask, withheld_fraction, archive.turn)
+        if withheld_fraction
+        else np.zeros_like(mask),
     )
 
 
@@ -150,7 +152,7 @@ class RasterPatches:
         self.rasters, self.withheld, self.least = list(rasters), withheld, least
         self.dim = rasters[0].embeddings.shape[-1]
         self._tissue = [np.argwhere(r.withheld if withheld else r.mask) for r in rasters]
-        self._share = np.array([len(t) for t in self._tissue], float)
+        self._tissue_counts = np.array([len(t) for t in self._tissue], float)
 
     def draw(
         self, rng: np.random.Generator, level: int, count: int, whole: bool = False
@@ -160,7 +162,7 @@ class RasterPatches:
         At fine levels slides are drawn in proportion to their tissue, at coarse ones to its square
         root, since a patch there covers much of a slide.
         """
-        weight = self._share ** (1.0 if level < FINE else 0.5)
+        weight = self._tissue_counts ** (1.0 if level < FINE else 0.5)
         picked = rng.choice(len(weight), size=count, p=weight / weight.sum())
         places = [(int(i), *self._place(rng, int(i), level, whole)) for i in picked]
         return self.windows(level, places)
@@ -244,5 +246,5 @@ def load_patches(
     folder = run / "rasters"
     folder.mkdir(exist_ok=True)
     patches = RasterPatches([load_raster(one, folder) for one in archives])
-    held_out = [load_raster(one, folder, share=0) for one in kept]
+    held_out = [load_raster(one, folder, withheld_fraction=0) for one in kept]
     return patches, RasterPatches(held_out) if held_out else None

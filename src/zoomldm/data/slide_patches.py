@@ -26,7 +26,7 @@ TISSUE = 0.05  # least fraction of a patch's tiles that have tissue
 _VERSION = 1
 
 
-def patch_starts(mask: np.ndarray, level: int, share: float = 0.1) -> np.ndarray:
+def patch_starts(mask: np.ndarray, level: int, withheld_fraction: float = 0.1) -> np.ndarray:
     """Return where the training images of a level start: (n, 2) int, y and x in px of the level.
 
     Each has tissue on at least 5 % of its tiles, and lies outside the spatial hold-out region.
@@ -34,9 +34,9 @@ def patch_starts(mask: np.ndarray, level: int, share: float = 0.1) -> np.ndarray
     Args:
         mask: bool (rows, cols), the tissue.
         level: 0 to 7.
-        share: fraction of the tissue that is withheld; 0 for none.
+        withheld_fraction: fraction of the tissue that is withheld; 0 for none.
     """
-    block = withheld_block(mask, share) if share else np.zeros_like(mask)
+    block = withheld_block(mask, withheld_fraction) if withheld_fraction else np.zeros_like(mask)
     margin, stride = (MARGIN if level >= 4 else 0), STRIDES[level]
     height, width = (-(-n * TILE // 2**level) for n in mask.shape)
     y, x = np.meshgrid(
@@ -56,7 +56,7 @@ def cache_tiles(
     folder: Path,
     *,
     mpp: float | None = None,
-    share: float = 0.1,
+    withheld_fraction: float = 0.1,
     progress: Progress = silent,
 ) -> None:
     """Read the training images of slides into `folder`, in the form that `SlidePatches` reads.
@@ -69,7 +69,7 @@ def cache_tiles(
         slides: slide files with different names.
         folder: the cache; created if it is missing.
         mpp: micrometres per pixel of the slides, overriding their metadata.
-        share: fraction of each slide's tissue that is withheld.
+        withheld_fraction: fraction of each slide's tissue that is withheld.
         progress: called as slides are read.
 
     Raises:
@@ -78,13 +78,18 @@ def cache_tiles(
     """
     folder.mkdir(exist_ok=True)
     for number, path in enumerate(slides, 1):
-        facts = {"version": _VERSION, "content": content_digest(path), "mpp": mpp, "share": share}
+        facts = {
+            "version": _VERSION,
+            "content": content_digest(path),
+            "mpp": mpp,
+            "share": withheld_fraction,
+        }
         done = folder / f"{path.name}.json"
         with claim(done):
             if not _is_cached(done, facts):
                 _log.info("slide %d/%d: reading %s", number, len(slides), path.name)
                 with open_slide(path, mpp) as slide:
-                    _cache_slide(slide, folder, share, facts)
+                    _cache_slide(slide, folder, withheld_fraction, facts)
         progress("reading slides", number, len(slides))
 
 
@@ -96,9 +101,13 @@ def _is_cached(done: Path, facts: dict) -> bool:
     return done.with_suffix(".npy").is_file() and all(found.get(k) == v for k, v in facts.items())
 
 
-def _cache_slide(slide: Slide, folder: Path, share: float, facts: dict) -> None:
+def _cache_slide(slide: Slide, folder: Path, withheld_fraction: float, facts: dict) -> None:
     mask = find_tissue(slide).mask
-    places = [(k, y, x) for k in range(COUNT) for y, x in patch_starts(mask, k, share).tolist()]
+    places = [
+        (k, y, x)
+        for k in range(COUNT)
+        for y, x in patch_starts(mask, k, withheld_fraction).tolist()
+    ]
     if not places:
         raise ConfigError(f"{slide.path}: has too little tissue for a training image; remove it")
     target = folder / f"{slide.path.name}.npy"

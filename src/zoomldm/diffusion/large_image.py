@@ -51,8 +51,8 @@ def resized(images: Tensor, factor: float) -> Tensor:
     return rows @ images @ cols.T
 
 
-def slerp(share: float, a: Tensor, b: Tensor) -> Tensor:
-    """Spherical interpolation from a (share 0) to b (1) along the last axis.
+def slerp(fraction: float, a: Tensor, b: Tensor) -> Tensor:
+    """Spherical interpolation from a (fraction 0) to b (1) along the last axis.
 
     The weights use the angle between the vectors; interpolation is linear if that is under 1.8
     degrees or close to 180.
@@ -60,8 +60,8 @@ def slerp(share: float, a: Tensor, b: Tensor) -> Tensor:
     cosine = F.cosine_similarity(a, b, dim=-1)[..., None]
     straight = cosine.abs() > 0.9995
     angle = torch.where(straight, torch.zeros_like(cosine), cosine).clamp(-1, 1).arccos()
-    curved = (((1 - share) * angle).sin() * a + (share * angle).sin() * b) / angle.sin()
-    return torch.where(straight, (1 - share) * a + share * b, curved)
+    curved = (((1 - fraction) * angle).sin() * a + (fraction * angle).sin() * b) / angle.sin()
+    return torch.where(straight, (1 - fraction) * a + fraction * b, curved)
 
 
 def window_embedding(grid: Tensor, row: int, col: int, side: int = WINDOW) -> Tensor:

@@ -122,8 +122,8 @@ class LearnedRange:
         betas, posterior = self._at(self.betas, index, x), self._at(self._posterior, index, x)
         first = float(self._posterior[1 if len(self.betas) > 1 else 0])
         low = torch.where(posterior > 0, posterior, first).log()
-        share = (range_ + 1) / 2
-        log_variance = share * betas.log() + (1 - share) * low
+        fraction = (range_ + 1) / 2
+        log_variance = fraction * betas.log() + (1 - fraction) * low
         alpha, before = self._at(self.alphas, index, x), self._at(self.before, index, x)
         on_clean = betas * before.sqrt() / (1 - alpha)
         on_x = (1 - before) * (1 - betas).sqrt() / (1 - alpha)

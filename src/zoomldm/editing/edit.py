@@ -285,18 +285,18 @@ def _interpolated(
     header = _header(archive, slide, [done])
     with ArchiveWriter(target, header, archive.background, precision) as writer:
         for step in range(steps):
-            share = step / (steps - 1)
-            tissue = masks[0] if step == 0 else masks[1] if share == 1 else masks[0] | masks[1]
+            fraction = step / (steps - 1)
+            tissue = masks[0] if step == 0 else masks[1] if fraction == 1 else masks[0] | masks[1]
             places = np.argwhere(tissue)
-            values = interpolated(ends[0], ends[1], share)[tissue]
+            values = interpolated(ends[0], ends[1], fraction)[tissue]
             writer.add_embeddings(np.add(places, (0, step * side)), values)
     return done
 
 
 def interpolated(
-    a: NDArray[np.float32], b: NDArray[np.float32], share: float
+    a: NDArray[np.float32], b: NDArray[np.float32], fraction: float
 ) -> NDArray[np.float32]:
-    """Embeddings (..., D) between a (share 0) and b (1), along the arc between them.
+    """Embeddings (..., D) between a (fraction 0) and b (1), along the arc between them.
 
     Directions rotate by equal angles and lengths change linearly; parallel ones are interpolated
     linearly.
@@ -306,9 +306,9 @@ def interpolated(
     angle = np.arccos(np.clip((one * other).sum(-1, keepdims=True), -1, 1))
     straight = (angle < 0.03) | (angle > np.pi - 0.03)
     sine = np.where(straight, 1.0, np.sin(angle))
-    first = np.where(straight, 1 - share, np.sin((1 - share) * angle) / sine)
-    second = np.where(straight, share, np.sin(share * angle) / sine)
-    length = (1 - share) * lengths[0] + share * lengths[1]
+    first = np.where(straight, 1 - fraction, np.sin((1 - fraction) * angle) / sine)
+    second = np.where(straight, fraction, np.sin(fraction * angle) / sine)
+    length = (1 - fraction) * lengths[0] + fraction * lengths[1]
     return ((first * one + second * other) * length).astype(np.float32)
 
 

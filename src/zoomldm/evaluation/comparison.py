@@ -187,8 +187,8 @@ def choose_places(
     rows, cols = (-(-n // side) for n in mask.shape)
     whole = np.zeros((rows * side, cols * side), np.float32)
     whole[: mask.shape[0], : mask.shape[1]] = mask
-    share = whole.reshape(rows, side, cols, side).mean((1, 3))
-    candidates = np.argwhere(share >= 0.5)
+    tissue_fraction = whole.reshape(rows, side, cols, side).mean((1, 3))
+    candidates = np.argwhere(tissue_fraction >= 0.5)
     found: dict[tuple[int, int], Pixels] = {}
     for row, col in np.random.default_rng(seed).permutation(candidates).tolist():
         pixels = slide.read(level, col * TILE, row * TILE, TILE, TILE)

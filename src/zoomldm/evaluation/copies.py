@@ -116,16 +116,16 @@ def measure_copies(
 
 
 def _patches(
-    pipeline: ZoomLDMPipeline, archives: Sequence[Archive], share: float
+    pipeline: ZoomLDMPipeline, archives: Sequence[Archive], withheld_fraction: float
 ) -> ArchivePatches | BasePatches:
     """Open patches with their latents: stored ones, or those of the base layer's pixels."""
     for archive in archives:
         check_encoder(archive, pipeline)
     if isinstance(pipeline.vae, LowPassAutoencoder):
-        return BasePatches(pipeline, archives, share)
+        return BasePatches(pipeline, archives, withheld_fraction)
     for archive in archives:
         check_latents(archive, pipeline)
-    return ArchivePatches(archives, share)
+    return ArchivePatches(archives, withheld_fraction)
 
 
 def _compare(

@@ -241,7 +241,7 @@ def settings_table(rows: Sequence[dict[str, Any]]) -> str:
         def value(name: str, digits: int, scale: float = 1, m: dict = m) -> str:
             return f"{m[name]['value'] * scale:.{digits}f}" if name in m else "-"
 
-        def share(name: str, digits: int, scale: float, m: dict = m) -> str:
+        def with_interval(name: str, digits: int, scale: float, m: dict = m) -> str:
             if name not in m:
                 return "-"
             low, high = m[name]["low"] * scale, m[name]["high"] * scale
@@ -253,9 +253,9 @@ def settings_table(rows: Sequence[dict[str, Any]]) -> str:
             row["setting"] + ("" if row["reached"] else " (its lowest)"),
             size,
             *(value("psnr", 1), value("ssim", 3), value("detail", 0, 100) + " %"),
-            *(share("f1", 2, 1), value("density_correlation", 2)),
-            share("retrieval", 0, 100),
-            *(value("retrieval_floored", 0, 100), share("retrieval_own", 0, 100)),
+            *(with_interval("f1", 2, 1), value("density_correlation", 2)),
+            with_interval("retrieval", 0, 100),
+            *(value("retrieval_floored", 0, 100), with_interval("retrieval_own", 0, 100)),
             *(value("frechet", 0), value("kernel", 2), value("perceptual", 3)),
             " / ".join(f"{p:.2f}" for p in places) or "-",
         ]

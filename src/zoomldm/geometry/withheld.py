@@ -12,7 +12,7 @@ _SHARED_FROM = 4  # level from which a patch is about as large as a slide
 _SHARED_MOST = 0.25  # fraction of its tissue that may then be withheld
 
 
-def withheld_block(mask: np.ndarray, share: float = 0.1, turn: int = 0) -> np.ndarray:
+def withheld_block(mask: np.ndarray, fraction: float = 0.1, turn: int = 0) -> np.ndarray:
     """The tissue tiles of one contiguous block, which is the null in memorisation tests.
 
     The block grows from the tissue tile with the greatest row + column (the first such in
@@ -20,21 +20,21 @@ def withheld_block(mask: np.ndarray, share: float = 0.1, turn: int = 0) -> np.nd
 
     Args:
         mask: bool (rows, cols), the tissue.
-        share: fraction of the tissue tiles, 0 to 1, rounded up.
+        fraction: fraction of the tissue tiles, 0 to 1, rounded up.
         turn: the slide's orientation; the block is the same tissue in every orientation.
 
     Returns:
-        bool (rows, cols), a subset of `mask` with ceil(share * tissue) tiles.
+        bool (rows, cols), a subset of `mask` with ceil(fraction * tissue) tiles.
     """
     if turn:
-        return turn_array(withheld_block(turn_back(mask, turn), share), turn)
+        return turn_array(withheld_block(turn_back(mask, turn), fraction), turn)
     rows, cols = np.nonzero(mask)
     block = np.zeros(mask.shape, bool)
     if rows.size:
         anchor = int((rows + cols).argmax())
         distance = np.maximum(abs(rows - rows[anchor]), abs(cols - cols[anchor]))
         order = np.lexsort((cols, rows, distance))
-        count = math.ceil(round(share * rows.size, 9))
+        count = math.ceil(round(fraction * rows.size, 9))
         block[rows[order[:count]], cols[order[:count]]] = True
     return block
 

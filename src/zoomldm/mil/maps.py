@@ -67,8 +67,8 @@ def attention_image(attention: np.ndarray, where: Coordinates) -> Image.Image:
     value = np.divide(total, count, out=np.zeros_like(total), where=count > 0)
     place = value * (len(_COLOURS) - 1)
     low = np.clip(np.floor(place).astype(int), 0, len(_COLOURS) - 2)
-    share = (place - low)[..., None]
-    colour = _COLOURS[low] * (1 - share) + _COLOURS[low + 1] * share
+    fraction = (place - low)[..., None]
+    colour = _COLOURS[low] * (1 - fraction) + _COLOURS[low + 1] * fraction
     colour[count == 0] = 255
     scale = max(1, min(16, _LARGEST // max(rows, columns)))
     image = Image.fromarray(colour.round().astype(np.uint8))

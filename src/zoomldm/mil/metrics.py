@@ -141,7 +141,7 @@ class Paired:
     folds: int
 
 
-def paired(first: Sequence[float], second: Sequence[float], test_share: float) -> Paired:
+def paired(first: Sequence[float], second: Sequence[float], test_train_ratio: float) -> Paired:
     """Compare two models over the same folds.
 
     The corrected resampled t-test (Nadeau and Bengio 2003, "Inference for the generalization
@@ -151,7 +151,7 @@ def paired(first: Sequence[float], second: Sequence[float], test_share: float) -
     Args:
         first: one value per fold; NaN for a fold without a value.
         second: the same for the other model.
-        test_share: number of test slides divided by number of training slides.
+        test_train_ratio: number of test slides divided by number of training slides.
     """
     differences = np.subtract(first, second)
     differences = differences[~np.isnan(differences)]
@@ -162,7 +162,7 @@ def paired(first: Sequence[float], second: Sequence[float], test_share: float) -
     if spread == 0:
         p = 1.0 if mean == 0 else 0.0
     else:
-        t = abs(mean) / (spread * math.sqrt(1 / n + test_share))
+        t = abs(mean) / (spread * math.sqrt(1 / n + test_train_ratio))
         p = float(2 * stats.t.sf(t, n - 1))
     return Paired(mean, p, _sign_flip(differences), n)
 

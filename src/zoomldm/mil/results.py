@@ -178,29 +178,29 @@ class MilReport(Report):
     @cached_property
     def tests(self) -> list[dict[str, Any]]:
         """Paired tests of the AUC: models within a source, and sources within a model."""
-        share = mean_sd([len(f.test) / len(f.train) for f in self.folds])[0]
+        ratio = mean_sd([len(f.test) / len(f.train) for f in self.folds])[0]
         found = []
         for fraction in self.fractions:
             for source in self.sources:
                 for i, first in enumerate(self.models):
                     for second in self.models[i + 1 :]:
-                        test = self._compare(source, first, source, second, fraction, share)
+                        test = self._compare(source, first, source, second, fraction, ratio)
                         labels = {"source": source.name, "first": first, "second": second}
                         found.append({"fraction": fraction, **labels, **_row(test)})
             for model in self.models:
                 for i, one in enumerate(self.sources):
                     for other in self.sources[i + 1 :]:
-                        test = self._compare(one, model, other, model, fraction, share)
+                        test = self._compare(one, model, other, model, fraction, ratio)
                         labels = {"model": model, "first": one.name, "second": other.name}
                         found.append({"fraction": fraction, **labels, **_row(test)})
         return found
 
     def _compare(
-        self, one: Source, first: str, other: Source, second: str, fraction: float, share: float
+        self, one: Source, first: str, other: Source, second: str, fraction: float, ratio: float
     ) -> Paired:
         a, b = one.per_fold(first, fraction), other.per_fold(second, fraction)
         both = [fold for fold in a if fold in b]
-        return paired([a[f] for f in both], [b[f] for f in both], share / fraction)
+        return paired([a[f] for f in both], [b[f] for f in both], ratio / fraction)
 
     def table2(self) -> tuple[list[str], list[list[str]]]:
         """Header and rows in the layout of the paper's Table 2; compression is against row one."""

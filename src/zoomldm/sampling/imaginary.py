@@ -40,7 +40,7 @@ from zoomldm.sampling.large_input import MOST_TILES
 from zoomldm.sampling.options import ASKED
 from zoomldm.sampling.pieces import Pieces, kept_pieces
 from zoomldm.sampling.reference import read_like
-from zoomldm.slides.tissue import SHARE, saturation_threshold
+from zoomldm.slides.tissue import TISSUE_FRACTION, saturation_threshold
 from zoomldm.verbs import Progress, Report, silent
 
 ENDING = ".zldm"
@@ -368,11 +368,11 @@ def _with_tissue(
                 return facts
             width, height = (-(-n * TILE // (8 << top)) * 2 for n in options.grid[::-1])
             planes = drawn.latents.field(top, 0, 0, height, width)
-        share = float((saturation_of(to_pixels(planes_image(planes))[0]) > PALE).mean())
+        tissue_fraction = float((saturation_of(to_pixels(planes_image(planes))[0]) > PALE).mean())
         progress("looking for tissue", attempt + 1, ATTEMPTS)
-        if share > most:
-            best, most = tried, share
-        if share >= ENOUGH:
+        if tissue_fraction > most:
+            best, most = tried, tissue_fraction
+        if tissue_fraction >= ENOUGH:
             break
     return best
 
@@ -396,5 +396,5 @@ def tissue_of(shown: NDArray[np.uint8], grid: tuple[int, int]) -> tuple[NDArray[
     passing = np.zeros((rows * side, cols * side), bool)
     high, width = min(len(saturation), rows * side), min(saturation.shape[1], cols * side)
     passing[:high, :width] = saturation[:high, :width] > threshold
-    share = passing.reshape(rows, side, cols, side).mean((1, 3))
-    return share >= SHARE, threshold
+    tissue_fraction = passing.reshape(rows, side, cols, side).mean((1, 3))
+    return tissue_fraction >= TISSUE_FRACTION, threshold

@@ -321,10 +321,10 @@ def read_image(path: Path, options: UpscaleOptions) -> tuple[NDArray[np.uint8], 
             f"{path}: is no image that can be read ({error}); of an archive, write one with "
             "`zoomldm decompress --level` first"
         ) from error
-    share = options.mpp / level_mpp(options.level)
-    resampled = abs(share - 1) > _EXACT
+    ratio = options.mpp / level_mpp(options.level)
+    resampled = abs(ratio - 1) > _EXACT
     if resampled:
-        size = max(1, round(image.width * share)), max(1, round(image.height * share))
+        size = max(1, round(image.width * ratio)), max(1, round(image.height * ratio))
         image = image.resize(size, Image.Resampling.LANCZOS)
     if image.width * image.height > _MOST:
         raise ConfigError(

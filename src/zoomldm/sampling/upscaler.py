@@ -137,10 +137,10 @@ def with_means(drawn: NDArray[np.uint8], wanted: NDArray[np.uint8]) -> NDArray[n
     x = np.clip(x + smooth[0].permute(1, 2, 0).numpy(), 0, 255)
     rest = wanted - _means(x, factor)
     room = np.where(rest > 0, 255 - _means(x, factor), _means(x, factor))
-    share = np.abs(rest) / np.maximum(room, 1e-9)
+    fraction = np.abs(rest) / np.maximum(room, 1e-9)
 
     def enlarged(values: NDArray) -> NDArray:
         return values.repeat(factor, 0).repeat(factor, 1)
 
-    x = np.where(enlarged(rest > 0), x + enlarged(share) * (255 - x), x - enlarged(share) * x)
+    x = np.where(enlarged(rest > 0), x + enlarged(fraction) * (255 - x), x - enlarged(fraction) * x)
     return np.clip(np.rint(x), 0, 255).astype(np.uint8)

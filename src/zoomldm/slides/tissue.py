@@ -14,7 +14,7 @@ from zoomldm.slides.slide import Slide
 
 VIEW_LEVEL = 4
 CELL = TILE >> VIEW_LEVEL  # px of the view along a tile
-SHARE = 0.05  # fraction of a tile's px that must pass
+TISSUE_FRACTION = 0.05  # fraction of a tile's px that must pass
 BOUNDS = (12, 40)  # of the threshold: 12 keeps paper out, 40 keeps pale tissue in
 PAPER = 24  # saturation that even yellowed paper does not reach
 _SEPARATION = 8.0  # saturation between the two classes, below which there is only one
@@ -184,11 +184,11 @@ def find_tissue(slide: Slide, mode: TissueMode = "otsu", keep_view: bool = False
     mask = np.empty((rows, cols), bool)
     for row in range(rows):
         passing = saturation[row * CELL : (row + 1) * CELL] > threshold
-        mask[row] = passing.reshape(CELL, cols, CELL).mean(axis=(0, 2)) >= SHARE
+        mask[row] = passing.reshape(CELL, cols, CELL).mean(axis=(0, 2)) >= TISSUE_FRACTION
     mask |= unreadable
     if not mask.any():
         raise SlideError(
-            f"{slide.path}: no tissue found (no tile has {SHARE:.0%} of its pixels above "
+            f"{slide.path}: no tissue found (no tile has {TISSUE_FRACTION:.0%} of its pixels above "
             f"saturation {threshold:g}); pass --tissue all to keep every tile"
         )
     return Tissue(mask, threshold, view_mpp, view)

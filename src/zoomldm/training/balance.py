@@ -18,6 +18,6 @@ def draw_levels(
         counts: patches of each level, above zero.
         power: levels are drawn in proportion to counts ** power; 0 draws all equally.
     """
-    shares = np.cumsum(np.asarray(counts, float) ** power)
-    points = (np.arange(size) + rng.random()) / size * shares[-1]
-    return np.minimum(np.searchsorted(shares, points, side="right"), len(counts) - 1)
+    cumulative = np.cumsum(np.asarray(counts, float) ** power)
+    points = (np.arange(size) + rng.random()) / size * cumulative[-1]
+    return np.minimum(np.searchsorted(cumulative, points, side="right"), len(counts) - 1)

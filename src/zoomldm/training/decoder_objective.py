@@ -146,13 +146,13 @@ class DecoderObjective:
     Args:
         adversary: discriminators and scales.
         features: see `Features`; None to compare pixels and details alone.
-        shares: relative parts of the losses in the gradient, by name in `LOSSES`.
+        weights: relative parts of the losses in the gradient, by name in `LOSSES`.
     """
 
     def __init__(
-        self, adversary: DecoderAdversary, features: Features | None, shares: dict[str, float]
+        self, adversary: DecoderAdversary, features: Features | None, weights: dict[str, float]
     ) -> None:
-        self.adversary, self.features, self.shares = adversary, features, shares
+        self.adversary, self.features, self.weights = adversary, features, weights
 
     @torch.no_grad()
     def fit(self, images: Tensor, size: int = 32) -> None:
@@ -179,7 +179,7 @@ class DecoderObjective:
             agree: (B,) 0 to 1, how far pixels and positions can agree: little if the low image is
                 a denoiser's guess; 0 if it is of another place. In that case the adversaries see
                 the real image as it is, since its details don't lie where the low image has them.
-            rise: factor on the adversaries' shares, 0 to 1.
+            rise: factor on the weights of the adversaries' losses, 0 to 1.
             measure: whether to measure the losses' gradients, which takes a few backward passes.
         """
         with torch.no_grad():
@@ -188,7 +188,7 @@ class DecoderObjective:
             own = torch.where(apart, F.avg_pool2d(real, real.shape[-1] // low.shape[-1]), low)
             wanted, like = self._maps_of(target, real)
         shown = self.features(made) if self.features is not None else []
-        rivals = any(self.shares[name] for name in ADVERSARIES)
+        rivals = any(self.weights[name] for name in ADVERSARIES)
         lows = torch.cat([low, own])
         hinges = self._hinges(made, shown, target, wanted, lows) if rivals else {}
         error = detail(made) - detail(target)
@@ -200,10 +200,10 @@ class DecoderObjective:
             parts |= self._fooled(made, shown, low)
         if measure:
             self.adversary.balance.measure(parts, made)
-        weights: dict[str, float | Tensor] = dict(self.shares)
+        weights: dict[str, float | Tensor] = dict(self.weights)
         for i, name in enumerate(ADVERSARIES):
             # A discriminator that can't tell images apart contributes only noise.
-            weights[name] = self.shares[name] * rise * (2 - self.adversary.told[i]).clamp(0, 1)
+            weights[name] = self.weights[name] * rise * (2 - self.adversary.told[i]).clamp(0, 1)
         loss = self.adversary.balance.total(parts, weights)
         for value in hinges.values():
             loss = loss + value

@@ -36,7 +36,7 @@ class MadeCrops:
         patches: patches, of which those at 20x are used; whole tiles.
         pipeline: its patch encoder, summarizer and denoiser, frozen.
         exact: source of the other crops.
-        share: fraction of the crops, 0 to 1, whose low image is generated.
+        fraction: fraction of the crops, 0 to 1, whose low image is generated.
 
     Raises:
         PipelineError: the pipeline's denoiser is not an octave denoiser.
@@ -44,14 +44,14 @@ class MadeCrops:
     """
 
     def __init__(
-        self, patches: SlidePatches, pipeline: ZoomLDMPipeline, exact: CropSource, share: float
+        self, patches: SlidePatches, pipeline: ZoomLDMPipeline, exact: CropSource, fraction: float
     ) -> None:
         if not isinstance(pipeline.unet, OctaveDenoiser):
             raise PipelineError(
                 "this pipeline's denoiser makes no low images; train stage diffusion first, and "
                 "name its pipeline with --pipeline and --finetune"
             )
-        self.patches, self.pipeline, self.exact, self.share = patches, pipeline, exact, share
+        self.patches, self.pipeline, self.exact, self.fraction = patches, pipeline, exact, fraction
         self.places = patches.at_level(0)
         if not len(self.places):
             raise ConfigError("there are no patches at 20x, which made latents are trained on")
@@ -60,7 +60,7 @@ class MadeCrops:
 
     def draw(self, rng: np.random.Generator, count: int, side: int) -> Crops:
         """See `CropSource.draw`; up to 256 px."""
-        made = round(count * self.share)
+        made = round(count * self.fraction)
         parts = []
         if made:
             parts.append(self._made(rng, made, side))

@@ -19,8 +19,8 @@ def test_stationary() -> None:
     z = (x - x.mean(0)) / x.std(0)
     logit = np.log(logistic(x, y, x, 2)[:, 1] / logistic(x, y, x, 2)[:, 0])
     w, *_ = np.linalg.lstsq(np.c_[z, np.ones(60)], logit, rcond=None)
-    share = 60 / (2 * np.bincount(y))[y]
-    slope = 0.01 * share * (1 / (1 + np.exp(-logit)) - y)
+    weight = 60 / (2 * np.bincount(y))[y]
+    slope = 0.01 * weight * (1 / (1 + np.exp(-logit)) - y)
     assert z.T @ slope + w[:3] == pytest.approx(np.zeros(3), abs=1e-6)
     assert slope.sum() == pytest.approx(0, abs=1e-6)
 

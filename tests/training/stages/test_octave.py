@@ -88,8 +88,8 @@ def test_no_hint_tells_nothing_and_a_base_layer_nearly_all(stage: OctaveStage) -
     for kind, low, high in ((NONE, 0, 0), (BASE, 0.5, 1.1)):
         batch = stage._items(windows, np.full(2, kind), 2, np.random.default_rng(1), 0, 90)
         latents, hint, _ = stage.given(batch)
-        share = float((hint * latents).sum() / latents.square().sum())
-        assert low <= share <= high
+        projection = float((hint * latents).sum() / latents.square().sum())
+        assert low <= projection <= high
 
 
 def test_pictures_are_of_all_kinds(stage: OctaveStage) -> None:

@@ -81,7 +81,7 @@ class DiffusionStage(Stage):
             )
         kept = None
         if data.kept_archives:
-            kept = ArchivePatches(data.kept_archives, share=0, levels=levels)
+            kept = ArchivePatches(data.kept_archives, withheld_fraction=0, levels=levels)
         return cls(
             base,
             ArchivePatches(data.archives, levels=levels),

@@ -56,7 +56,7 @@ class EmbeddingDiffusionStage(Stage):
         assert base is not None and isinstance(config, EmbeddingConfig)
         kept = None
         if data.kept_archives:
-            kept = ContextStore(base, data.kept_archives, share=0, most=FIXED)
+            kept = ContextStore(base, data.kept_archives, withheld_fraction=0, most=FIXED)
         withheld = ContextStore(base, data.archives, withheld=True, most=FIXED)
         contexts = ContextStore(base, data.archives, most=config.contexts)
         places = [base.embedding_diffusion.labels.index(name) for name in data.labels] or None

@@ -21,14 +21,14 @@ CROP = 144  # side of the decoded crops in pixels
 BORDER = 8  # pixels on each side left out of the loss: they lack a neighbourhood
 INNER = slice(BORDER, -BORDER)
 APART = 0.01  # distance of a low image from the real one's means beyond which a denoiser made it
-RISE = 500  # steps over which the adversaries' shares rise
+RISE = 500  # steps over which the weights of the adversaries' losses rise
 NOISY = 0.3  # fraction of the crops whose latents carry noise
 STRONGEST = 0.2  # largest standard deviation of that noise
 
 FITTED = 64  # crops that the maps' scales are fitted to
 MEASURE = 10  # steps between measurements of the losses' gradients
 AGREE = {"noisy": 0.5, "made": 0.3}  # how far positions can agree if latents are not exact
-SHARES = {"pixels": 0.5, "maps": 1.0, "statistics": 2.0, "details": 1.0, "features": 1.0}
+LOSS_WEIGHTS = {"pixels": 0.5, "maps": 1.0, "statistics": 2.0, "details": 1.0, "features": 1.0}
 
 
 def fit_bands(
@@ -109,8 +109,8 @@ class LowPassDecoderStage(Stage):
         self.vae = autoencoder.requires_grad_(True)
         channels = features.channels if features is not None else ()
         self.discriminator = discriminator or DecoderAdversary(channels)
-        shares = SHARES | {"details": adversary, "features": adversary}
-        self.objective = DecoderObjective(self.discriminator, features, shares)
+        weights = LOSS_WEIGHTS | {"details": adversary, "features": adversary}
+        self.objective = DecoderObjective(self.discriminator, features, weights)
         if crops is not None:
             self.crops = crops
         self.kept = held_out
