@@ -84,7 +84,7 @@ def main() -> None:
         name = f"{names[order]}, even log-SNR to {last}, {count}"
         rows[name] = (order, spread_times(alphas, count, 999, last))
 
-    def told(name: str, squares: list[np.ndarray], seconds: float) -> None:
+    def print_row(name: str, squares: list[np.ndarray], seconds: float) -> None:
         made = tiles_of(squares)
         a, b = scaled(known[0], public(made))
         c, d = scaled(known[1], judge(made))
@@ -102,7 +102,7 @@ def main() -> None:
 
     print("| drawn by | seconds | Fréchet | judge's | retrieval (%) | cosine | nuclei | contrast |")
     print("|---|---|---|---|---|---|---|---|")
-    told("the slide", real, 0)
+    print_row("the slide", real, 0)
     for name, (order, times) in rows.items():
         if given.only and not name.endswith(tuple(given.only)):
             continue
@@ -114,7 +114,7 @@ def main() -> None:
             open_renderer(archive, pipeline, options) as drawn,
         ):
             squares = [drawn.read(0, c.x, c.y, SIDE * TILE, SIDE * TILE) for c in crops]
-        told(name, squares, time.monotonic() - began)
+        print_row(name, squares, time.monotonic() - began)
 
 
 if __name__ == "__main__":

@@ -91,10 +91,10 @@ def crops_of(slide: Slide, count: int, tiles: int) -> list[Crop]:
     return found
 
 
-def seams_told(crops: Sequence[Crop]) -> str:
+def seam_summary(crops: Sequence[Crop]) -> str:
     """Differences across the lattices of windows and of tiles over those inside."""
     found = [
-        told([seams(c.pixels, period, (c.x, c.y)).mean for c in crops])
+        summary([seams(c.pixels, period, (c.x, c.y)).mean for c in crops])
         for period in (STRIDE * 4, TILE)
     ]
     return f"across windows {found[0]}, across tiles {found[1]}"
@@ -153,7 +153,7 @@ def correlation_length(cosines: np.ndarray) -> float:
     return float(TILE * BASE_MPP / slope) if slope > 0 else float("nan")
 
 
-def told(values: Sequence[float]) -> str:
+def summary(values: Sequence[float]) -> str:
     """Mean and interval of values."""
     known = np.array([v for v in values if np.isfinite(v)])
     if not len(known):
@@ -172,7 +172,8 @@ def tissue_rows(name: str, slides: Sequence[Slide]) -> None:
         sizes = np.bincount(labels.ravel())[1:] * (TILE * BASE_MPP / 1000) ** 2
         areas += sizes.tolist()
     print(
-        f"| {name} | {told(fractions)} | {told(counts)} | {told(areas)} | {np.median(areas):.2f} |"
+        f"| {name} | {summary(fractions)} | {summary(counts)} | {summary(areas)} "
+        f"| {np.median(areas):.2f} |"
     )
 
 
@@ -186,11 +187,11 @@ def nuclei_rows(name: str, crops: Sequence[np.ndarray], pipeline: ZoomLDMPipelin
         spread.append(ripley(found.centroids, side))
         if len(found) > 1:
             near += KDTree(found.centroids).query(found.centroids, 2)[0][:, 1].tolist()
-    lengths = " | ".join(told([s[i] for s in spread]) for i in range(len(RADII)))
-    print(f"| {name} | {told(density)} | {told(near)} | {lengths} |")
+    lengths = " | ".join(summary([s[i] for s in spread]) for i in range(len(RADII)))
+    print(f"| {name} | {summary(density)} | {summary(near)} | {lengths} |")
     cosines = alike(crops, pipeline)
-    apart = ", ".join(told(c) for c in cosines.T[1:])
-    length = told([correlation_length(c) for c in cosines])
+    apart = ", ".join(summary(c) for c in cosines.T[1:])
+    length = summary([correlation_length(c) for c in cosines])
     print(f"({name}: cosine by tiles apart {apart}; correlation length {length} um)")
 
 
@@ -302,7 +303,7 @@ def main() -> None:
                 c for slide in slides for c in crops_of(slide, arguments.crops, arguments.side)
             ]
             nuclei_rows(name, [c.pixels for c in crops], pipeline)
-            print(f"({name}: {seams_told(crops)})", flush=True)
+            print(f"({name}: {seam_summary(crops)})", flush=True)
 
 
 if __name__ == "__main__":

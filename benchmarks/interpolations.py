@@ -63,12 +63,14 @@ def main() -> None:
     print("| step | stored, to the first | to the last | drawn, to the first | to the last |")
     print("|---|---|---|---|---|")
     first, last = (stored[:, cut].reshape(side * side, -1) for cut in (np.s_[:side], np.s_[-side:]))
-    for step, told in enumerate(report.cosines):
+    for step, recorded in enumerate(report.cosines):
         block = pixels[:, step * side * TILE : (step + 1) * side * TILE]
         tiles = block.reshape(side, TILE, side, TILE, 3).swapaxes(1, 2).reshape(-1, TILE, TILE, 3)
         own = pipeline.encode_tiles(tiles)
         found = [cosines(own, end).mean() for end in (first, last)]
-        print(f"| {step} | {told[0]:.3f} | {told[1]:.3f} | {found[0]:.3f} | {found[1]:.3f} |")
+        print(
+            f"| {step} | {recorded[0]:.3f} | {recorded[1]:.3f} | {found[0]:.3f} | {found[1]:.3f} |"
+        )
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ class Runner:
         """Start a job in its folder."""
         folder = self.given.work / job.name
         folder.mkdir(parents=True, exist_ok=True)
-        told = job.command.format(**self.words, device=self.device[job.name])
+        command = job.command.format(**self.words, device=self.device[job.name])
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": "1",
@@ -61,11 +61,11 @@ class Runner:
             **job.env,
         }
         log = (folder / "log").open("a")
-        log.write(f"$ {told}\n")
+        log.write(f"$ {command}\n")
         log.flush()
         now = time.monotonic()
         process = subprocess.Popen(
-            ["/bin/bash", "-c", f"exec {told}"],
+            ["/bin/bash", "-c", f"exec {command}"],
             cwd=folder,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -54,15 +54,16 @@ def main() -> None:
             levels = torch.full((len(latents),), level, device=latents.device)
             spread = (latents - latents.mean((0, 2, 3), keepdim=True)).square().mean()
 
-            def told(guess: torch.Tensor, real=latents, spread=spread) -> str:
+            def explained(guess: torch.Tensor, real=latents, spread=spread) -> str:
                 return f"{100 * (1 - float((real - guess).square().mean() / spread)):.0f}"
 
             own = "-"
             if channels:
                 tokens = context[:, :, :channels].transpose(1, 2).unflatten(2, (TOKENS, TOKENS))
-                own = told(F.pixel_shuffle(tokens, SPAN))
+                own = explained(F.pixel_shuffle(tokens, SPAN))
             print(
-                f"| {name} | {told(pipeline.unet.head(context, levels)[0])} | {own} |", flush=True
+                f"| {name} | {explained(pipeline.unet.head(context, levels)[0])} | {own} |",
+                flush=True,
             )
         stage = OctaveStage(pipeline.vae, pipeline.summarizer, pipeline.unet, patches)
         found = stage.held_out()

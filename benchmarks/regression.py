@@ -153,13 +153,13 @@ def main() -> None:
         if steps % 100 == 0:
             mean = float(torch.stack(recent).mean()) * 127.5
             print(f"step {steps}, {progress:.0%}: L1 {mean:.2f} / 255", flush=True)
-    told = (
+    description = (
         f"{steps:,} steps of {arguments.batch} crops of {arguments.side} px, "
         f"{taken:.1f} minutes of processor time ({device}), "
         f"{weights / 1e6:.1f} million weights, {len(arguments.slides)} slides"
     )
-    save_file(network.cpu().state_dict(), arguments.out, {"trained": told})
-    print(told)
+    save_file(network.cpu().state_dict(), arguments.out, {"trained": description})
+    print(description)
 
 
 if __name__ == "__main__":

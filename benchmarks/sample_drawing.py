@@ -29,7 +29,7 @@ from zoomldm.slides import open_slide
 CHOICES = ((6, 1.0), (8, 1.0), (12, 1.0), (8, 1.25), (8, 1.5), (12, 1.5))
 
 
-class Told:
+class RowPrinter:
     """Prints a row for what was drawn of a level.
 
     Args:
@@ -85,7 +85,7 @@ def main() -> None:
             real = np.stack([slide.read(level, c * TILE, r * TILE, TILE, TILE) for r, c in places])
         context = pipeline.context(grids, level)
         noise = torch.randn(len(real), *pipeline.latent_shape, generator=torch.manual_seed(0))
-        told = Told(level, real, public, judge)
+        print_row = RowPrinter(level, real, public, judge)
         began = time.monotonic()
         made = [
             pipeline(
@@ -98,7 +98,7 @@ def main() -> None:
             ).images
             for i in range(len(real))
         ]
-        told("DDIM, 20, guidance 1.5", to_pixels(torch.cat(made)), time.monotonic() - began)
+        print_row("DDIM, 20, guidance 1.5", to_pixels(torch.cat(made)), time.monotonic() - began)
         for steps, guidance in CHOICES:
             began, made = time.monotonic(), []
             times = octave_times(pipeline.unet.alphas, steps)
@@ -107,7 +107,7 @@ def main() -> None:
                 latents = make_latents(pipeline.unet, part, noise[i : i + 1], times, guidance)
                 made.append(pipeline.decode_latents(latents, level))
             name = f"DPM-Solver++ 2M, {steps}, guidance {guidance:g}"
-            told(name, to_pixels(torch.cat(made)), time.monotonic() - began)
+            print_row(name, to_pixels(torch.cat(made)), time.monotonic() - began)
 
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ def figures(region: Region, pyramid: bool) -> dict[str, Pair]:
     return {**found, "at random": across(window, places)}
 
 
-def told(found: list[Seams]) -> str:
+def stats(found: list[Seams]) -> str:
     """Mean over all lines, the worst region's mean, the worst line."""
     if not found:
         return "-"
@@ -172,7 +172,7 @@ def main() -> None:
         drawn, real = ([p for pair in pairs if (p := pair[i])] for i in range(2))
         stored = "stored" if level == STORED else ""
         print(
-            f"{NAMES[level]:>5}  {name:9} {len(pairs):7}     {told(drawn)}          {told(real)}"
+            f"{NAMES[level]:>5}  {name:9} {len(pairs):7}     {stats(drawn)}          {stats(real)}"
             f"  {stored}"
         )
     if given.sheet:

@@ -181,10 +181,10 @@ def main() -> None:
             if args.soak:
                 memory = psutil.Process(server.pid)
                 before = memory.memory_info().rss
-                told = load(port, kept, args.soak, 200, folder)
+                result = load(port, kept, args.soak, 200, folder)
                 after = memory.memory_info().rss
                 grown = f"memory {before / 1e6:.0f} -> {after / 1e6:.0f} MB"
-                print(f"200 clients for {args.soak} s".ljust(34), told + ";", grown)
+                print(f"200 clients for {args.soak} s".ljust(34), result + ";", grown)
         finally:
             server.terminate()
             plain.terminate()

@@ -175,8 +175,8 @@ def test_file_system_without_locks(tmp_path, monkeypatch, number):
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     target = tmp_path / "a.zldm"
-    with pytest.warns(UserWarning, match="no locks") as told, claim(target):
-        assert len(told) == 1 and str(tmp_path) in str(told[0].message)
+    with pytest.warns(UserWarning, match="no locks") as caught, claim(target):
+        assert len(caught) == 1 and str(tmp_path) in str(caught[0].message)
         with pytest.raises(TargetError, match="another process"), claim(target):
             pass
         with atomic_path(target) as part:

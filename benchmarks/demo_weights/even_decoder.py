@@ -175,7 +175,7 @@ def profile(vae: LowPassAutoencoder, squares: list[Square], kind: int) -> Tensor
     return torch.cat(off).mean(0)
 
 
-def told(vae: LowPassAutoencoder, squares: list[Square]) -> str:
+def summary(vae: LowPassAutoencoder, squares: list[Square]) -> str:
     """Steps across the lattice's lines, as text: of rendered squares, and of real low images."""
     rows = []
     for name, kind in (("made", LEVELS), ("real", 0)):
@@ -218,7 +218,7 @@ def main() -> None:
     average = {k: v.clone() for k, v in new.state_dict().items()}
     profiles = torch.stack([profile(old, squares, kind) for kind in range(LEVELS + 1)])
     shown = squares[:: max(1, len(squares) // 8)]
-    print(f"{len(squares)} squares; old:\n{told(old, shown)}", flush=True)
+    print(f"{len(squares)} squares; old:\n{summary(old, shown)}", flush=True)
     inner = slice(BORDER, -BORDER)
     began = said = time.monotonic()
     sums, steps = torch.zeros(4), 0
@@ -261,7 +261,7 @@ def main() -> None:
             sums, steps, said = torch.zeros(4), 0, time.monotonic()
             save(average, settings | {"smooth": args.smooth}, args.out / "vae")
     final = save(average, settings | {"smooth": args.smooth}, args.out / "vae")
-    print(f"new, {step} steps:\n{told(final, shown)}", flush=True)
+    print(f"new, {step} steps:\n{summary(final, shown)}", flush=True)
 
 
 def save(average: dict[str, Tensor], settings: dict, folder: Path) -> LowPassAutoencoder:

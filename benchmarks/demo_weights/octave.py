@@ -224,7 +224,7 @@ def main() -> None:
         say(quicker(stage, trial))
     losses.clear()
     start = time.time()
-    limit, step, saved, told = 60 * arguments.minutes - (start - began), 0, start, start
+    limit, step, saved, logged = 60 * arguments.minutes - (start - began), 0, start, start
     frozen = False
     while (progress := (time.time() - start) / max(limit, 1)) < 1:
         if progress > freeze and not frozen:
@@ -238,8 +238,8 @@ def main() -> None:
         gradients(progress)
         take(arguments.rate * min(1, (step + 1) / 300) * min(1, (1 - progress) / 0.5))
         step += 1
-        if time.time() - told > 20 or step == 3:
-            told = time.time()
+        if time.time() - logged > 20 or step == 3:
+            logged = time.time()
             text = " ".join(
                 f"{k} {float(torch.stack(losses[k]).mean()):.3f}" for k in NAMES if k in losses
             )

@@ -175,8 +175,8 @@ def test_a_disk_that_is_full_fails_what_has_no_room(folder):
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         result = run_cohort(job, items, InlinePool(job), folder.state)
         ((item, error),) = result.failed
-        told = item.key == "s1" and "can't be written" in error and "free some space" in error
-        os._exit(0 if told and "\n" not in error else 1)
+        reported = item.key == "s1" and "can't be written" in error and "free some space" in error
+        os._exit(0 if reported and "\n" not in error else 1)
 
     child = multiprocessing.get_context("fork").Process(target=run)
     child.start()

@@ -84,5 +84,5 @@ def test_a_patch_that_cannot_be_read_is_left_out_and_counted(tmp_path, pipeline,
     missing = {NAMES[k]: every[k] - n for k, n in there.items() if every[k] > n}
     assert missing == {"20x": 1}  # the file's coarser levels are stored apart, and sound
     assert report.unreadable_patches == missing
-    (told,) = [r.getMessage() for r in caplog.records if "left out" in r.getMessage()]
-    assert all(f"{n} at {level}" in told for level, n in missing.items())
+    (message,) = [r.getMessage() for r in caplog.records if "left out" in r.getMessage()]
+    assert all(f"{n} at {level}" in message for level, n in missing.items())

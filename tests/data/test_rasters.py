@@ -61,8 +61,8 @@ def test_pixels_and_grid_are_of_one_place(raster: Raster, level: int) -> None:
         assert max(down, across) < tile
         for y in range(0, SIDE, 4):
             for x in range(0, SIDE, 4):
-                told = drawn.grids[i, (y + down) // tile, (x + across) // tile]
-                np.testing.assert_allclose(drawn.pixels[i, y, x], told, atol=1)
+                expected = drawn.grids[i, (y + down) // tile, (x + across) // tile]
+                np.testing.assert_allclose(drawn.pixels[i, y, x], expected, atol=1)
         np.testing.assert_array_equal(
             drawn.around[i][MARGIN:-MARGIN, MARGIN:-MARGIN], drawn.pixels[i]
         )

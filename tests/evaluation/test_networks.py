@@ -177,7 +177,7 @@ class Archive:
         return np.full((1, 1, 3), level, np.float32)
 
 
-class Told:
+class ExactPipeline:
     """A pipeline that predicts its target exactly under the context, and zero without."""
 
     device = torch.device("cpu")
@@ -207,7 +207,7 @@ class Told:
 
 @pytest.mark.parametrize("kind", ["epsilon", "sample", "v_prediction"])
 def test_losses_are_those_with_the_context_and_nulls_those_without(kind: str) -> None:
-    rows = measure_losses(Told(kind), [Archive()], each=2)
+    rows = measure_losses(ExactPipeline(kind), [Archive()], each=2)
     assert len(rows) == 8
     assert [r["patches"] for r in rows] == [2] * 8
     for level, row in enumerate(rows):

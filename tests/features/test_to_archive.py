@@ -154,10 +154,10 @@ def test_one_tile(tmp_path):
     bare = write(tmp_path / "a.h5", values=VALUES[:1], coords=np.array([[512, 0]]))
     with pytest.raises(ConfigError, match="holds one tile, and coords don't say patch_size"):
         archive_from_features(bare, tmp_path, ImportOptions(mpp=0.25))
-    told = write(
+    sized = write(
         tmp_path / "b.h5", values=VALUES[:1], coords=np.array([[512, 0]]), at={"patch_size": 512}
     )
-    assert archive_from_features(told, tmp_path, ImportOptions(mpp=0.25)).tissue_tiles == 1
+    assert archive_from_features(sized, tmp_path, ImportOptions(mpp=0.25)).tissue_tiles == 1
 
 
 @pytest.mark.parametrize(

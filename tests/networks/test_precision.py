@@ -37,9 +37,9 @@ def test_it_is_measured_once_and_said(
     with caplog.at_level(logging.INFO, logger="zoomldm"):
         assert [fast_bfloat16("cpu") for _ in range(3)] == [chosen] * 3
     assert asked == [torch.float32, torch.bfloat16]
-    told = [r.getMessage() for r in caplog.records if r.name.startswith("zoomldm")]
-    assert len(set(told)) == 1
-    assert told[0].startswith("bfloat16 is" if chosen else "float32 is")
+    messages = [r.getMessage() for r in caplog.records if r.name.startswith("zoomldm")]
+    assert len(set(messages)) == 1
+    assert messages[0].startswith("bfloat16 is" if chosen else "float32 is")
 
 
 def test_an_explicit_request_warns_where_it_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,11 +83,13 @@ def test_pushed_and_loaded_again(hub) -> None:
 
 
 def test_a_branch_is_told_to_be_one(hub, monkeypatch) -> None:
-    told = []
-    monkeypatch.setattr("zoomldm.pipeline.hub._log.warning", lambda text, *a: told.append(text % a))
+    messages = []
+    monkeypatch.setattr(
+        "zoomldm.pipeline.hub._log.warning", lambda text, *a: messages.append(text % a)
+    )
     push_pipeline(build_pipeline("tiny"), "me/tiny", licence="mit")
     fetch_pipeline("hf:me/tiny")
-    assert len(told) == 1 and f"hf:me/tiny@{COMMIT} always is this one" in told[0]
+    assert len(messages) == 1 and f"hf:me/tiny@{COMMIT} always is this one" in messages[0]
 
 
 @pytest.mark.parametrize(

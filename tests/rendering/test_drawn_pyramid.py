@@ -221,12 +221,12 @@ def test_what_generated_the_pixels_is_on_record(
     make: Make, pipeline: ZoomLDMPipeline, monkeypatch, base: int | None, solvers: str
 ) -> None:
     """Solvers by what the denoiser was told: it restores by DDIM and generates by the other."""
-    told = watch_octaves(latents, monkeypatch)
+    given = watch_octaves(latents, monkeypatch)
     with (
         open_archive(make(900, 700, base=base, overview=None)) as archive,
         Pyramid(archive, pipeline, QUICK) as pyramid,
     ):
         whole(pyramid, 0)
         assert pyramid.provenance()["sampler"] == solvers
-    kinds = {known.kind == BASE for known in told}
+    kinds = {known.kind == BASE for known in given}
     assert kinds == {"ddim" in solvers, "dpm" not in solvers}

@@ -52,7 +52,7 @@ def test_a_tiff_opens_in_openslide_with_all_levels(
     out = tmp_path / "out.tif"
     progress: list[tuple[str, int, int]] = []
     report = decompress(
-        path, out, pipeline=pipeline, progress=lambda *told: progress.append(told), **QUICK
+        path, out, pipeline=pipeline, progress=lambda *step: progress.append(step), **QUICK
     )
     assert progress[0] == ("tiles", 0, 12)
     assert progress[-1] == ("tiles", 12, 12)

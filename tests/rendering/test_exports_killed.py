@@ -70,7 +70,7 @@ def test_a_command_of_two_processes_killed_goes_on_in_one_to_the_same_bytes(
         process.wait()
     assert process.returncode == -signal.SIGKILL
     assert not target.exists()
-    told: list[tuple[str, int, int]] = []
-    decompress(path, target, QUICK, pipeline=str(saved), progress=lambda *step: told.append(step))
-    assert told[0][1] > 0  # what was done counts
+    steps: list[tuple[str, int, int]] = []
+    decompress(path, target, QUICK, pipeline=str(saved), progress=lambda *step: steps.append(step))
+    assert steps[0][1] > 0  # what was done counts
     assert files(tmp_path / "killed") == files(tmp_path / "whole")

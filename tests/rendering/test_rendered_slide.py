@@ -53,19 +53,19 @@ def test_it_describes_itself_as_openslide_does(slide: RenderedSlide) -> None:
     assert slide.level_count == len(slide.level_dimensions) == len(slide.level_downsamples) == 8
     assert slide.level_dimensions[3] == (88, 63)
     assert slide.level_downsamples[3] == 8.0
-    told = slide.properties
-    assert told["openslide.mpp-x"] == told["openslide.mpp-y"] == "0.5"
-    assert told["openslide.objective-power"] == "20"
-    assert told["openslide.vendor"] == "zoomldm"
-    assert told["openslide.level[3].width"] == "88"
-    assert float(told["openslide.level[3].downsample"]) == 8
-    assert told["zoomldm.notice"] == "regenerated, not for diagnosis"
-    assert told["zoomldm.levels-generated"] == "20x 10x"
-    assert [told[f"zoomldm.level[{k}].pixels"] for k in (1, 2)] == ["generated", "real"]
-    assert told["zoomldm.archive-digest"] == slide.archive.digest
-    assert told["zoomldm.pipeline-digest"] == slide.pipeline.digest()
-    assert told["zoomldm.seed"] == "0"
-    assert all(isinstance(value, str) for value in told.values())
+    properties = slide.properties
+    assert properties["openslide.mpp-x"] == properties["openslide.mpp-y"] == "0.5"
+    assert properties["openslide.objective-power"] == "20"
+    assert properties["openslide.vendor"] == "zoomldm"
+    assert properties["openslide.level[3].width"] == "88"
+    assert float(properties["openslide.level[3].downsample"]) == 8
+    assert properties["zoomldm.notice"] == "regenerated, not for diagnosis"
+    assert properties["zoomldm.levels-generated"] == "20x 10x"
+    assert [properties[f"zoomldm.level[{k}].pixels"] for k in (1, 2)] == ["generated", "real"]
+    assert properties["zoomldm.archive-digest"] == slide.archive.digest
+    assert properties["zoomldm.pipeline-digest"] == slide.pipeline.digest()
+    assert properties["zoomldm.seed"] == "0"
+    assert all(isinstance(value, str) for value in properties.values())
     assert slide.color_profile.profile.profile_description.startswith("sRGB")
     assert [slide.get_best_level_for_downsample(d) for d in (0.1, 1, 1.99, 2, 40, 1e9)] == [
         *(0, 0, 0, 1, 5, 7)

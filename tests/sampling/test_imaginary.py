@@ -52,8 +52,8 @@ def test_it_is_an_archive_that_says_what_it_is(slide: Path, octaves: ZoomLDMPipe
     assert not verify_archive(slide)
     with open_archive(slide) as archive:
         assert archive.generated and archive.manifest.version == "3.1"
-        told = imaginary(archive.manifest)
-        assert told and (told["seed"], told["steps"], told["like"]) == (0, 2, None)
+        facts = imaginary(archive.manifest)
+        assert facts and (facts["seed"], facts["steps"], facts["like"]) == (0, 2, None)
         with pytest.raises(ArchiveError, match="imaginary slide, which has no embeddings"):
             archive.grid(0, 0, 0)
     with RenderedSlide(slide, octaves) as opened:
@@ -93,12 +93,12 @@ def test_parents_have_noise_where_nothing_is_stored(
         coarse = np.full((*reversed(level_size(*archive.size, 4)), 3), 200, np.uint8)
         zeros = np.zeros(rows.shape[1])
         write_archive(stored, header, cells, rows, zeros, base=(4, coarse), base_codec="png")
-    told = watch_octaves(latents, monkeypatch)
+    given = watch_octaves(latents, monkeypatch)
     for path, noise in ((slide, DRAWN_NOISE), (bare, ALONE_NOISE), (stored, PARENT_NOISE)):
-        told.clear()
+        given.clear()
         with open_archive(path) as archive, open_renderer(archive, octaves, QUICK) as drawn:
             drawn.read(0, 600, 500, 100, 80)
-        assert {known.degradation for known in told if known.kind == PARENT} == {noise}
+        assert {known.degradation for known in given if known.kind == PARENT} == {noise}
 
 
 def test_another_process_draws_the_same(

@@ -197,10 +197,10 @@ def test_the_public_call(pipeline: ZoomLDMPipeline) -> None:
 
 def test_an_octave_pipeline_zooms_under_a_noisy_parent(monkeypatch) -> None:
     """Held to its parent, an image shows as squares where context and parent disagree."""
-    told = watch_octaves(batch, monkeypatch)
+    given = watch_octaves(batch, monkeypatch)
     sampler = Sampler(filled_pipeline("tiny-octaves"), QUICK)
     pictures, _ = sampler.zoom(2)
-    assert {known.level: known.degradation for known in told} == {
+    assert {known.level: known.degradation for known in given} == {
         level: DRAWN_NOISE * (level < COARSEST) for level in range(COUNT)
     }
     again, _ = sampler.zoom(1, first=1)

@@ -158,9 +158,9 @@ class TestAperioDescription:
     @pytest.mark.parametrize("options", [TILED, STRIPS])
     def test_magnification_that_contradicts(self, tmp_path, options):
         path = self.written(tmp_path / "a.tif", power=40, mpp=1.0, **options)
-        with pytest.warns(UserWarning) as told:
+        with pytest.warns(UserWarning) as caught:
             open_slide(path)
-        assert "don't go with its magnification of 40 (about 0.25)" in str(told[0].message)
+        assert "don't go with its magnification of 40 (about 0.25)" in str(caught[0].message)
 
 
 def test_imagej_unit(tmp_path):

@@ -99,9 +99,9 @@ def test_decoder_and_discriminators_have_gradients_of_their_own_part(
 def test_a_discriminator_that_knows_nothing_does_not_push(objective: DecoderObjective) -> None:
     objective.weights = {k: v * (k in ADVERSARIES) for k, v in WEIGHTS.items()}
     real = pictures(2)
-    for told, least, most in ((2.0, 0.0, 1e-9), (1.0, 1e-3, 1e9)):
+    for hinge_loss, least, most in ((2.0, 0.0, 1e-9), (1.0, 1e-3, 1e9)):
         objective.adversary.eval()
-        objective.adversary.told.fill_(told)
+        objective.adversary.told.fill_(hinge_loss)
         made = torch.zeros_like(real).requires_grad_(True)
         objective(made, real, F.avg_pool2d(real, 4), torch.ones(4)).loss.backward()
         assert made.grad is not None

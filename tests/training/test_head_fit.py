@@ -14,7 +14,7 @@ from zoomldm.training.stages.octave import OctaveStage
 WINDOWS = (64, 32, 32, 16, 16, 16, 16, 16)
 
 
-def told(seed: int) -> Raster:
+def coloured(seed: int) -> Raster:
     """A slide whose embeddings hold the mean colour of each half of their tile."""
     made = raster(seed, 16, 16)
     small = made.pixels[3].reshape(16, 8, 16, 8, 3).astype(np.float32)
@@ -39,7 +39,7 @@ def stage_of(patches: RasterPatches) -> OctaveStage:
 
 
 def test_a_fit_beats_no_fit_on_another_slide() -> None:
-    stage, other = stage_of(RasterPatches([told(0), told(1)])), RasterPatches([told(2)])
+    stage, other = stage_of(RasterPatches([coloured(0), coloured(1)])), RasterPatches([coloured(2)])
 
     def error(level: int, kind: int) -> float:
         """v-loss under context on the other slide."""
@@ -56,7 +56,7 @@ def test_a_fit_beats_no_fit_on_another_slide() -> None:
 
 
 def test_what_is_set_stays() -> None:
-    patches = RasterPatches([told(0)])
+    patches = RasterPatches([coloured(0)])
     stage = stage_of(patches)
     vae = stage.vae[0]
     assert fit_outline(stage.summarizer, vae, patches, WINDOWS)
@@ -67,6 +67,6 @@ def test_what_is_set_stays() -> None:
 
 
 def test_without_an_outline_nothing_is_fitted() -> None:
-    patches = RasterPatches([told(0)])
+    patches = RasterPatches([coloured(0)])
     plain = CNNSummarizer(dim=32, width=16, body=16, context_dim=32, depth=1, unpack=4)
     assert not fit_outline(plain, LowPassAutoencoder(), patches, WINDOWS)

@@ -87,16 +87,16 @@ def test_a_region_says_where_its_pixels_come_from(
     assert "regenerated-not-for-diagnosis" in answer.headers["content-disposition"]
     if kind == "png":
         image = Image.open(io.BytesIO(answer.content))
-        size, told = image.size, json.loads(image.info["zoomldm"])
+        size, metadata = image.size, json.loads(image.info["zoomldm"])
         assert image.info["Disclaimer"] == "Regenerated, not for diagnosis"
     else:
         with tifffile.TiffFile(io.BytesIO(answer.content)) as tiff:
             page = tiff.pages[0]
-            size, told = page.shape[1::-1], json.loads(page.description)
+            size, metadata = page.shape[1::-1], json.loads(page.description)
     assert size == (200, 120)
-    assert told["pixels_are"] == "generated" and told["seed"] == 3
-    assert told["archive_digest"] == facts["archive"]["archive_digest"]
-    assert told["region"] == [200, 120, 400, 240]
+    assert metadata["pixels_are"] == "generated" and metadata["seed"] == 3
+    assert metadata["archive_digest"] == facts["archive"]["archive_digest"]
+    assert metadata["region"] == [200, 120, 400, 240]
 
 
 def test_confidence_is_known_of_what_was_made(client: TestClient, shown: dict) -> None:

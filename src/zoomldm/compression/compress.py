@@ -359,8 +359,8 @@ def _patches_left_out(archive: Archive) -> dict[str, int]:
     lost = {k: len(patch_offsets(mask, k)) - held.get(k, 0) for k in range(COUNT)}
     found = {NAMES[k]: n for k, n in lost.items() if n > 0}
     if found:
-        told = ", ".join(f"{n} at {level}" for level, n in found.items())
-        _log.warning("%s: training patches left out, unreadable: %s", archive.path, told)
+        counts = ", ".join(f"{n} at {level}" for level, n in found.items())
+        _log.warning("%s: training patches left out, unreadable: %s", archive.path, counts)
     return found
 
 

@@ -136,8 +136,8 @@ def _cache_slide(slide: Slide, folder: Path, withheld_fraction: float, facts: di
         finally:
             raw.unlink(missing_ok=True)
     if any(lost):
-        told = ", ".join(f"{n} at {NAMES[k]}" for k, n in enumerate(lost) if n)
-        _log.warning("%s: training patches left out, unreadable: %s", slide.path, told)
+        counts = ", ".join(f"{n} at {NAMES[k]}" for k, n in enumerate(lost) if n)
+        _log.warning("%s: training patches left out, unreadable: %s", slide.path, counts)
     facts = {**facts, "unreadable": lost}
     with atomic_path(target.with_suffix(".json")) as fresh:
         fresh.write_text(json.dumps({**facts, "rows": rows}))

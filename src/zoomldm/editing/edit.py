@@ -211,10 +211,10 @@ def _transplanted(
     place, window = options.source, options.replace
     block = block_of(archive, *window, what="region")
     taken = block_of(source, place.x, place.y, *window[2:], what=f"{source.path.name}@")
-    base, told = spliced_base(archive, source)
+    base, outcome = spliced_base(archive, source)
     if options.base == "none" and base is not None:
-        base, told = None, "dropped, as asked"
-    done = Edit(kind="transplant", region=window, origins=[_origin(source, place)], base=told)
+        base, outcome = None, "dropped, as asked"
+    done = Edit(kind="transplant", region=window, origins=[_origin(source, place)], base=outcome)
     mask = archive.mask
     block.of(mask)[:] = taken.of(source.mask)
     slide = archive.manifest.slide.model_copy(update={"content": None})

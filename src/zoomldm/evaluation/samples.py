@@ -165,8 +165,8 @@ def _read(
     for number, path in enumerate(slides):
         archive = store.archives[number]
         facts = archive.manifest.slide
-        told = math.sqrt(facts.mpp_x * facts.mpp_y) if facts.mpp_source == "option" else None
-        with open_slide(path, told) as slide:
+        given_mpp = math.sqrt(facts.mpp_x * facts.mpp_y) if facts.mpp_source == "option" else None
+        with open_slide(path, given_mpp) as slide:
             if slide.size != archive.size:
                 raise ArchiveError(
                     f"{archive.path}: is of a raster of {archive.size} px, {path} has one of "

@@ -164,8 +164,8 @@ def read_bags(
             means.append(bag.double().mean(0).numpy())
             kept.append(_Kept(slide, label, file, index, len(bag)))
         features = packer.done()
-    told = {line.split(": no label (")[0] for line in skipped if ": no label (" in line}
-    skipped += [line for line in missing if line.removesuffix(": no label") not in told]
+    reported = {line.split(": no label (")[0] for line in skipped if ": no label (" in line}
+    skipped += [line for line in missing if line.removesuffix(": no label") not in reported]
     if not kept:
         raise ConfigError(f"{path}: no slide has both features and a label{_unmatched(missing)}")
     dims = Counter(len(mean) for mean in means)
@@ -284,8 +284,8 @@ def _local(file: Source, masks: Mapping[str, RemotePath] | None = None) -> Itera
         try:
             yield folder / file.name
         except ConfigError as error:  # the message names the temporary copy
-            told = str(error).replace(f"{folder}{os.sep}", f"{file.url.rpartition('/')[0]}/")
-            raise ConfigError(told) from error
+            message = str(error).replace(f"{folder}{os.sep}", f"{file.url.rpartition('/')[0]}/")
+            raise ConfigError(message) from error
 
 
 def _read_npz(

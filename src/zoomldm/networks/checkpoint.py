@@ -154,7 +154,7 @@ class Mismatches:
             PipelineError: naming the keys that are missing, of another shape, or not expected.
         """
         extra = sorted(set(self.tensors) - self.used)
-        told = [
+        problems = [
             f"{what} {_listed(names)}"
             for what, names in (
                 ("missing", self.missing),
@@ -163,9 +163,9 @@ class Mismatches:
             )
             if names
         ]
-        if told:
+        if problems:
             raise PipelineError(
-                f"{self.tensors.path}: not {self.what}, or changed: " + "; ".join(told)
+                f"{self.tensors.path}: not {self.what}, or changed: " + "; ".join(problems)
             )
 
 

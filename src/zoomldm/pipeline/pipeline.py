@@ -312,12 +312,12 @@ class ZoomLDMPipeline(DiffusionPipeline):
             levels = torch.full((len(latents),), level or 0, device=latents.device)
             return self.unet(latents, time, context, levels)
 
-        told: Callable[[Tensor, Tensor, Tensor], Tensor] = self.unet
+        predict: Callable[[Tensor, Tensor, Tensor], Tensor] = self.unet
         if isinstance(self.unet, OctaveDenoiser):
-            told = at_level
+            predict = at_level
         if dtype_of(self.unet) == torch.float32:
-            return told
-        return lambda latents, time, context: told(
+            return predict
+        return lambda latents, time, context: predict(
             fitted(latents, self.unet), time, fitted(context, self.unet)
         ).float()
 

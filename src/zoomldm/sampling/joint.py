@@ -129,11 +129,11 @@ class JointSampler:
         self.cells = pipeline.latent_shape[1]
 
     def _counted(self, denoiser: Denoise, kind: str, alphas: Tensor) -> Denoise:
-        told = from_velocity(denoiser, alphas) if kind == "v_prediction" else denoiser
+        predict_noise = from_velocity(denoiser, alphas) if kind == "v_prediction" else denoiser
 
         def call(latents: Tensor, time: Tensor, context: Tensor) -> Tensor:
             self.evaluations += len(latents)
-            return told(latents, time, context)
+            return predict_noise(latents, time, context)
 
         return call
 

@@ -193,7 +193,7 @@ def upscale(
         "kind": "upscaled",
         "origin": "generated",
         "image": Path(image).name,
-        **_told(options),
+        **_metadata(options),
         "resampled": resampled,
         "input_level": NAMES[options.level],
         "pipeline_digest": loaded.digest(),
@@ -235,7 +235,7 @@ def upscale(
     )
 
 
-def _told(options: UpscaleOptions) -> dict[str, Any]:
+def _metadata(options: UpscaleOptions) -> dict[str, Any]:
     """Options for an output's metadata, without those of the other method."""
     found = asdict(options)
     if options.method == "pyramid":

@@ -236,5 +236,5 @@ class DecoderObjective:
     def _fooled(self, made: Tensor, shown: list[Tensor], low: Tensor) -> dict[str, Tensor]:
         frozen = {k: v.detach() for k, v in self.adversary.named_parameters()}
         frozen |= dict(self.adversary.named_buffers())
-        told = functional_call(self.adversary, frozen, (made, shown, low))
-        return {k: -torch.stack([x.mean() for x in v]).mean() for k, v in told.items()}
+        logits = functional_call(self.adversary, frozen, (made, shown, low))
+        return {k: -torch.stack([x.mean() for x in v]).mean() for k, v in logits.items()}

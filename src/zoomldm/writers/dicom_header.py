@@ -184,8 +184,8 @@ def _derivation(image: Image, number: int, facts: dict[str, Any]) -> str:
         f"{what} by zoomldm; not for diagnosis. Generated levels: {', '.join(made) or 'none'}; "
         f"real levels: {', '.join(real) or 'none'}. "
     )
-    told = ("archive_digest", "pipeline_digest", "seed", "method", "steps", "guidance", "region")
-    return (text + "; ".join(f"{n}={facts[n]}" for n in told if n in facts))[:_TEXT]
+    keys = ("archive_digest", "pipeline_digest", "seed", "method", "steps", "guidance", "region")
+    return (text + "; ".join(f"{n}={facts[n]}" for n in keys if n in facts))[:_TEXT]
 
 
 def _ratio(size: tuple[int, int], lengths: NDArray[np.int64]) -> float:

@@ -87,7 +87,7 @@ def test_layout_gets_no_contrast(tiles: SlidePatches) -> None:
     assert network.project.weight.grad.any()  # type: ignore[union-attr]
 
 
-class _Told(torch.nn.Module):
+class _LookupEncoder(torch.nn.Module):
     """An encoder that gives each view the code that its own mean colour stands for."""
 
     def __init__(self, codes: dict[int, list[float]]) -> None:
@@ -113,11 +113,11 @@ def test_the_contrast_pairs_a_tile_with_its_own_second_view(tiles: SlidePatches)
         "second": torch.cat([views[30], views[40]]),
     }
     one, other = [1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]
-    stage.patch_encoder = _Told({10: one, 20: other, 30: one, 40: other})
+    stage.patch_encoder = _LookupEncoder({10: one, 20: other, 30: one, 40: other})
     right = stage(batch)
     assert right["contrast"] < 0.01
     assert right["hit"] == 1
-    stage.patch_encoder = _Told({10: one, 20: other, 30: other, 40: one})
+    stage.patch_encoder = _LookupEncoder({10: one, 20: other, 30: other, 40: one})
     wrong = stage(batch)
     assert wrong["contrast"] > 5
     assert wrong["hit"] == 0

@@ -40,11 +40,11 @@ def test_the_loss_asks_for_equal_views_of_different_tiles(tiles: SlidePatches) -
     stage.head, stage.whiten = torch.nn.Identity(), torch.nn.BatchNorm1d(4, affine=False)
     given = {}
 
-    class Told(torch.nn.Module):
+    class LookupJudge(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return given[float(x)]
 
-    stage.judge = Told()  # type: ignore[assignment]
+    stage.judge = LookupJudge()  # type: ignore[assignment]
     codes = torch.randn(256, 4, generator=torch.Generator().manual_seed(0))
     batch = {"first": torch.tensor(0.0), "second": torch.tensor(1.0)}
 
