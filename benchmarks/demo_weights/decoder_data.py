@@ -47,23 +47,25 @@ class Looks:
     """Orientation and stain of crops.
 
     Attributes:
-        turns: (n,) orientations, 0 to 7.
+        orientations: (n,), 0 to 7.
         gains: (n, 3) factors of optical densities.
         offsets: (n, 3) added to the densities afterwards.
     """
 
-    turns: Tensor
+    orientations: Tensor
     gains: Tensor
     offsets: Tensor
 
     def of(self, images: Tensor) -> Tensor:
         """Apply them to signed images (n, 3, S, S)."""
         out = torch.empty_like(images)
-        for turn in range(TURNS):
-            chosen = (self.turns == turn).nonzero()[:, 0]
+        for orientation in range(TURNS):
+            chosen = (self.orientations == orientation).nonzero()[:, 0]
             if len(chosen):
                 x = images[chosen]
-                out[chosen] = torch.rot90(x.flip(3) if turn >= 4 else x, turn % 4, (2, 3))
+                out[chosen] = torch.rot90(
+                    x.flip(3) if orientation >= 4 else x, orientation % 4, (2, 3)
+                )
         light = out.add(1).mul(127.5).clamp(0, 255)
         density = -((light + 1) / 256).log()
         changed = density * self.gains[:, :, None, None] + self.offsets[:, :, None, None]
@@ -73,7 +75,7 @@ class Looks:
 
     def part(self, rows: Tensor) -> "Looks":
         """Select some of the crops."""
-        return Looks(self.turns[rows], self.gains[rows], self.offsets[rows])
+        return Looks(self.orientations[rows], self.gains[rows], self.offsets[rows])
 
 
 def draw_looks(count: int, rng: torch.Generator, device: torch.device) -> Looks:
@@ -334,7 +336,7 @@ class MadePool:
             low = make_lows(self.pipeline, images, stored, QUALITIES[which], noise)
         rows = (torch.arange(self.chunk, device=device) + self.next) % self.size
         self.low[rows], self.tile[rows], self.agree[rows] = low.half(), tile, agree
-        self.looks.turns[rows] = looks.turns
+        self.looks.orientations[rows] = looks.orientations
         self.looks.gains[rows], self.looks.offsets[rows] = looks.gains, looks.offsets
         self.next = (self.next + self.chunk) % self.size
         self.filled = min(self.size, self.filled + self.chunk)

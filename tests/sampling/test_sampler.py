@@ -107,10 +107,10 @@ def test_zooms(pipeline: ZoomLDMPipeline, count: int) -> None:
     for level in range(COARSEST):
         expected = [fullest_quarter(p) for p in pictures[level + 1]]
         assert [tuple(q) for q in quarters[level].tolist()] == expected
-    alone, turns = sampler.zoom(1, first=2)
+    alone, alone_quarters = sampler.zoom(1, first=2)
     for level in range(COUNT):
         assert np.array_equal(alone[level], pictures[level][2:])
-    assert all(np.array_equal(turns[k][0], quarters[k][2]) for k in turns)
+    assert all(np.array_equal(alone_quarters[k][0], quarters[k][2]) for k in alone_quarters)
 
 
 def test_a_zoom_starts_from_the_picture_above(pipeline: ZoomLDMPipeline) -> None:

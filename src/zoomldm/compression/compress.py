@@ -140,7 +140,7 @@ class CompressReport(Report):
     unreadable_patches: dict[str, int] = field(default_factory=dict)
 
 
-def archive_path(slide: Path, out: Path, turn: int = 0) -> Path:
+def archive_path(slide: Path, out: Path, orientation: int = 0) -> Path:
     """Path of a slide's archive: `out` itself, or a file in the folder `out`.
 
     Raises:
@@ -149,7 +149,7 @@ def archive_path(slide: Path, out: Path, turn: int = 0) -> Path:
     if out.suffix == ENDING:
         return out
     if out.is_dir():
-        return out / f"{slide.stem}{f'.turn{turn}' if turn else ''}{ENDING}"
+        return out / f"{slide.stem}{f'.turn{orientation}' if orientation else ''}{ENDING}"
     raise TargetError(f"{out}: expected a name ending in {ENDING} or an existing folder")
 
 

@@ -130,9 +130,9 @@ def _opened(found: Sequence[Path | str]) -> Mapping[str, Archive]:
     named: dict[str, Archive] = {}
     for path in found:
         archive = open_archive(path)
-        name, turn = archive.manifest.slide.name, archive.turn
-        if turn:
-            name = f"{Path(name).stem}.turn{turn}{Path(name).suffix}"
+        name, orientation = archive.manifest.slide.name, archive.turn
+        if orientation:
+            name = f"{Path(name).stem}.turn{orientation}{Path(name).suffix}"
         if name in named:
             raise ConfigError(f"{named[name].path} and {path} are of one slide, {name}; remove one")
         named[name] = archive

@@ -12,7 +12,7 @@ _SHARED_FROM = 4  # level from which a patch is about as large as a slide
 _SHARED_MOST = 0.25  # fraction of its tissue that may then be withheld
 
 
-def withheld_block(mask: np.ndarray, fraction: float = 0.1, turn: int = 0) -> np.ndarray:
+def withheld_block(mask: np.ndarray, fraction: float = 0.1, orientation: int = 0) -> np.ndarray:
     """The tissue tiles of one contiguous block, which is the null in memorisation tests.
 
     The block grows from the tissue tile with the greatest row + column (the first such in
@@ -21,13 +21,13 @@ def withheld_block(mask: np.ndarray, fraction: float = 0.1, turn: int = 0) -> np
     Args:
         mask: bool (rows, cols), the tissue.
         fraction: fraction of the tissue tiles, 0 to 1, rounded up.
-        turn: the slide's orientation; the block is the same tissue in every orientation.
+        orientation: the slide's, 0 to 7; the block is the same tissue in every orientation.
 
     Returns:
         bool (rows, cols), a subset of `mask` with ceil(fraction * tissue) tiles.
     """
-    if turn:
-        return turn_array(withheld_block(turn_back(mask, turn), fraction), turn)
+    if orientation:
+        return turn_array(withheld_block(turn_back(mask, orientation), fraction), orientation)
     rows, cols = np.nonzero(mask)
     block = np.zeros(mask.shape, bool)
     if rows.size:

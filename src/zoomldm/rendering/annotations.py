@@ -57,8 +57,8 @@ def outlines(mask: NDArray[np.bool_]) -> list[list[Ring]]:
             own = [c for c in choices if c[1] == region]
             choice = own[0]
             if len(ring) > 1 and len(own) > 1:  # two cells meet here: turn right, stay on one
-                turns = [_turn(ring[-2], here, c[0]) for c in own]
-                choice = own[turns.index(max(turns))]
+                products = [_cross_product(ring[-2], here, c[0]) for c in own]
+                choice = own[products.index(max(products))]
             goal = choice[0]
             choices.remove(choice)
             if not choices:
@@ -71,7 +71,7 @@ def outlines(mask: NDArray[np.bool_]) -> list[list[Ring]]:
     return [sorted(parts, key=_area, reverse=True) for parts in rings.values()]
 
 
-def _turn(before: tuple[int, int], here: tuple[int, int], after: tuple[int, int]) -> int:
+def _cross_product(before: tuple[int, int], here: tuple[int, int], after: tuple[int, int]) -> int:
     """Positive for a right turn (y points down)."""
     a = here[0] - before[0], here[1] - before[1]
     b = after[0] - here[0], after[1] - here[1]
@@ -84,7 +84,7 @@ def _corners(ring: Ring) -> Ring:
     kept = [
         p
         for i, p in enumerate(points)
-        if _turn(points[i - 1], p, points[(i + 1) % len(points)]) != 0
+        if _cross_product(points[i - 1], p, points[(i + 1) % len(points)]) != 0
     ]
     return [*kept, kept[0]]
 

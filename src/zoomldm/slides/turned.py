@@ -15,20 +15,20 @@ class TurnedSlide(Slide):
 
     Args:
         slide: the slide; closed with this one.
-        turn: the orientation, 0 to 7.
+        orientation: 0 to 7.
 
     Raises:
         ConfigError: no such orientation.
     """
 
-    def __init__(self, slide: Slide, turn: int) -> None:
-        if not 0 <= turn < TURNS:
-            raise ConfigError(f"turn is {turn}; expected 0 to {TURNS - 1}")
-        self._slide, self.turn = slide, turn
+    def __init__(self, slide: Slide, orientation: int) -> None:
+        if not 0 <= orientation < TURNS:
+            raise ConfigError(f"turn is {orientation}; expected 0 to {TURNS - 1}")
+        self._slide, self.orientation = slide, orientation
         self.path, self.backend, self.vendor = slide.path, slide.backend, slide.vendor
         self.mpp_source, self.icc = slide.mpp_source, slide.icc
         self.file_bytes, self.properties = slide.file_bytes, slide.properties
-        order = -1 if turn % 2 else 1
+        order = -1 if orientation % 2 else 1
         rows, cols = slide.grid[::order]
         self.grid = rows, cols
         self.size = cols * levels.TILE, rows * levels.TILE
@@ -44,9 +44,9 @@ class TurnedSlide(Slide):
         """See `Slide.read`."""
         width, height = self.level_size(level)
         region = x, y, w, h
-        for _ in range(self.turn % 4):
+        for _ in range(self.orientation % 4):
             region = height - region[1] - region[3], region[0], region[3], region[2]
             width, height = height, width
-        if self.turn >= 4:
+        if self.orientation >= 4:
             region = width - region[0] - region[2], *region[1:]
-        return np.ascontiguousarray(turn_array(self._slide.read(level, *region), self.turn))
+        return np.ascontiguousarray(turn_array(self._slide.read(level, *region), self.orientation))

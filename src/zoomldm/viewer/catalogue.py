@@ -255,10 +255,10 @@ def open_catalogue(
                 f"{path}: no archive given was made from this slide (they are of: {names}); "
                 "leave --original out to see it by itself"
             )
-        turned = {e.image.archive.turn for e in mates}  # type: ignore[attr-defined]
-        turn = turned.pop() if len(turned) == 1 else 0
-        digest = hashlib.sha256(f"{content} {turn} {mpp}".encode()).hexdigest()
-        shown = TurnedSlide(slide, turn) if turn else slide
+        orientations = {e.image.archive.turn for e in mates}  # type: ignore[attr-defined]
+        orientation = orientations.pop() if len(orientations) == 1 else 0
+        digest = hashlib.sha256(f"{content} {orientation} {mpp}".encode()).hexdigest()
+        shown = TurnedSlide(slide, orientation) if orientation else slide
         entry = Entry(_id(digest), path.name, "slide", SlideImage(shown, digest))
         entries.append(entry)
         for mate in mates:

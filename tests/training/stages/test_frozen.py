@@ -139,7 +139,7 @@ def test_held_out_tells_neighbours_from_tiles_far_away(
 
     monkeypatch.setattr(tiles, "read", read)
 
-    def encoder(turn: float) -> torch.nn.Module:
+    def encoder(spacing: float) -> torch.nn.Module:
         class Placed(torch.nn.Module):
             def __init__(self) -> None:
                 super().__init__()
@@ -148,7 +148,7 @@ def test_held_out_tells_neighbours_from_tiles_far_away(
             @torch.no_grad()
             def forward(self, x: torch.Tensor) -> torch.Tensor:
                 part = asked[-len(x) :]
-                angle = torch.tensor([float(where[i][1]) * turn for i in part])
+                angle = torch.tensor([float(where[i][1]) * spacing for i in part])
                 return torch.stack([angle.cos(), angle.sin()], 1)
 
         return Placed()
