@@ -87,7 +87,7 @@ if hasattr(os, "register_at_fork"):
 CHUNKS: Recent[NDArray] = Recent(_BUDGET)
 
 
-def kept_chunk(key: Hashable, load: Callable[[], NDArray]) -> NDArray:
+def cached_chunk(key: Hashable, load: Callable[[], NDArray]) -> NDArray:
     """A chunk of an archive, loaded if it is not cached. Two threads may load the same one."""
     array = CHUNKS.get(key)
     if array is None:

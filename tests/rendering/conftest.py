@@ -35,8 +35,8 @@ def make(tmp_path: Path, pipeline: ZoomLDMPipeline) -> Make:
     ) -> Path:
         rng = np.random.default_rng(width * height)
         rows, cols = grid_shape(width, height)
-        kept = np.ones((rows, cols), bool) if mask is None else mask
-        positions = np.argwhere(kept)
+        tissue = np.ones((rows, cols), bool) if mask is None else mask
+        positions = np.argwhere(tissue)
         dim = pipeline.embedding_dim
         header = Header(
             slide=SlideInfo(

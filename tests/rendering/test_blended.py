@@ -21,8 +21,8 @@ from zoomldm.geometry.levels import TILE
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.rendering import Cascade, DecompressOptions, RenderedSlide, RenderOptions, decompress
 from zoomldm.rendering.blended import BlendedCascade
-from zoomldm.rendering.kept import Kept, Spool
 from zoomldm.rendering.opening import open_renderer
+from zoomldm.rendering.render_cache import RenderCache, Spool
 
 Make = Callable[..., Path]
 QUICK = RenderOptions(steps=2)
@@ -51,8 +51,8 @@ def test_a_region_is_the_same_alone_in_the_whole_and_in_any_order(
             np.testing.assert_array_equal(whole(drawn, 1), coarse)
             np.testing.assert_array_equal(whole(drawn, 0), full)
         # No memory at all for windows: everything is made again, or comes back from the disk.
-        kept = Kept(Recent(0), disk=Spool(1 << 30))
-        with BlendedCascade(archive, pipeline, quick, kept) as drawn:
+        cache = RenderCache(Recent(0), disk=Spool(1 << 30))
+        with BlendedCascade(archive, pipeline, quick, cache) as drawn:
             np.testing.assert_array_equal(drawn.read(0, 600, 400, 100, 100), full[400:, 600:])
             np.testing.assert_array_equal(whole(drawn, 0), full)
 

@@ -13,7 +13,7 @@ from zoomldm.errors import ArchiveError, ConfigError
 from zoomldm.geometry.levels import COUNT, TILE
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.rendering import Cascade, RenderOptions
-from zoomldm.rendering.kept import Kept, Spool
+from zoomldm.rendering.render_cache import RenderCache, Spool
 
 Make = Callable[..., Path]
 QUICK = RenderOptions(steps=4)
@@ -45,7 +45,9 @@ def test_a_region_is_the_same_alone_in_the_whole_and_in_any_order(
                 part = full[row * TILE : (row + 1) * TILE, col * TILE : (col + 1) * TILE]
                 np.testing.assert_array_equal(patch[: part.shape[0], : part.shape[1]], part)
         # No memory at all for patches: everything is made again, or comes back from the disk.
-        with Cascade(archive, pipeline, quick, Kept(Recent(0), disk=Spool(1 << 30))) as cascade:
+        with Cascade(
+            archive, pipeline, quick, RenderCache(Recent(0), disk=Spool(1 << 30))
+        ) as cascade:
             np.testing.assert_array_equal(whole(cascade, 0), full)
             np.testing.assert_array_equal(whole(cascade, 1), coarse)
 
@@ -68,7 +70,7 @@ import numpy as np
 from zoomldm.archive import open_archive
 from zoomldm.pipeline import load_pipeline
 from zoomldm.rendering import Cascade, RenderOptions
-from zoomldm.rendering.kept import Kept, Spool
+from zoomldm.rendering.render_cache import RenderCache, Spool
 pipeline = load_pipeline({str(tmp_path / "pipeline")!r})
 with open_archive({str(path)!r}) as archive:
     cascade = Cascade(archive, pipeline, RenderOptions(steps=4))

@@ -17,9 +17,9 @@ from zoomldm.networks.lowpass import pooled
 from zoomldm.networks.octave_denoiser import BASE
 from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline
 from zoomldm.rendering import RenderOptions, latents
-from zoomldm.rendering.kept import Kept
 from zoomldm.rendering.opening import open_renderer
 from zoomldm.rendering.pyramid import Pyramid
+from zoomldm.rendering.render_cache import RenderCache
 
 Make = Callable[..., Path]
 QUICK = RenderOptions(steps=2)
@@ -55,7 +55,7 @@ def test_a_region_is_the_same_alone_in_the_whole_and_in_any_order(
                 part = pyramid.read(level, x, y, w - x, h - y)
                 np.testing.assert_array_equal(part, full[level][y:, x:])
         with Pyramid(
-            archive, pipeline, QUICK, Kept(Recent(0))
+            archive, pipeline, QUICK, RenderCache(Recent(0))
         ) as pyramid:  # everything is made again
             np.testing.assert_array_equal(whole(pyramid, 0), full[0])
 

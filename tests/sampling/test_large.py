@@ -136,12 +136,12 @@ def test_a_run_that_was_broken_off_goes_on(
     few = JointSettings(start=50, inner=0, seams=100)
     options = LargeOptions((512, 512), method, settings=few)  # type: ignore[arg-type]
     whole = large(grid, tmp_path / "whole.png", options, pipeline=octaves)
-    put, kept = Pieces.put, []
+    put, keys = Pieces.put, []
 
     def broken(self: Pieces, key: str, data: bytes) -> None:
         put(self, key, data)
-        kept.append(key)
-        if len(kept) == 2:
+        keys.append(key)
+        if len(keys) == 2:
             raise KeyboardInterrupt
 
     target = tmp_path / "a.png"
@@ -153,7 +153,7 @@ def test_a_run_that_was_broken_off_goes_on(
     again = large(grid, target, options, pipeline=octaves)
     assert (drawn(again) == drawn(whole)).all()
     if method == "joint":
-        assert kept == ["block/0/0", "seams/1"]
+        assert keys == ["block/0/0", "seams/1"]
         assert (again.evaluations, again.agreement) == (whole.evaluations, whole.agreement)
     else:
         assert again.evaluations < whole.evaluations

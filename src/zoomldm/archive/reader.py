@@ -23,7 +23,7 @@ from zoomldm.archive.container import Container, Handle
 from zoomldm.archive.image_codecs import decode_image
 from zoomldm.archive.manifest import Manifest
 from zoomldm.archive.quantise import dequantise
-from zoomldm.caching import kept_chunk
+from zoomldm.caching import cached_chunk
 from zoomldm.errors import ArchiveError
 from zoomldm.geometry.levels import patch_tiles
 from zoomldm.remote import RemotePath, as_path
@@ -135,7 +135,7 @@ class Archive:
                 return np.zeros(spec.chunk, spec.numpy)
             return spec.decode(handle.read(name), f"{self.path}: member {name}")
 
-        return kept_chunk((self._key, name), load)
+        return cached_chunk((self._key, name), load)
 
     def _whole(self, handle: Handle, spec: ArraySpec) -> NDArray:
         counts = [range(-(-n // c)) for n, c in zip(spec.shape, spec.chunk, strict=True)]
@@ -276,7 +276,7 @@ class Archive:
             assert data is not None
             return decode_image(data, "jpeg", shape, f"{self.path}: its overview")
 
-        return kept_chunk((self._key, "overview/c/0"), load)
+        return cached_chunk((self._key, "overview/c/0"), load)
 
     def _base_chunk(self, row: int, col: int) -> Pixels | None:
         """Chunk (row, col) of the base layer, None if it is not stored."""
@@ -297,7 +297,7 @@ class Archive:
                     self._base_checked = True
                 return decode_chunk(handle.read(name), facts, f"{self.path}: member {name}")
 
-            return kept_chunk((self._key, name), load)
+            return cached_chunk((self._key, name), load)
 
     def base_file(self, row: int, col: int) -> bytes | None:
         """The image file of chunk (row, col) of the base layer, None if it is not stored."""
@@ -316,8 +316,8 @@ class Archive:
         facts, old = self.manifest.base, self.manifest.overview
         if facts is not None:
             size, chunk = (facts.width, facts.height), (facts.chunk, facts.chunk)
-            kept = facts.level, facts.codec, facts.quality
-            return BaseLayer(*kept, size, chunk, self._base_chunk, facts.background)
+            settings = facts.level, facts.codec, facts.quality
+            return BaseLayer(*settings, size, chunk, self._base_chunk, facts.background)
         if old is not None:
             size = old.width, old.height
             return BaseLayer(old.level, old.codec, old.quality, size, size, self._overview_pixels)

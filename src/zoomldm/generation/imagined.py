@@ -73,7 +73,7 @@ class ImaginedContexts:
         pipeline.check_level(self.coarsest)
         asked = facts.reference is not None
         check_conditions(self.network, facts.guidance, asked, True, facts.label)
-        self._kept: Recent[Tensor] = Recent(_MEMORY)
+        self._cache: Recent[Tensor] = Recent(_MEMORY)
         self._lock = threading.RLock()
 
     def windows(self, level: int, keys: Sequence[Key]) -> Tensor:
@@ -85,7 +85,7 @@ class ImaginedContexts:
     def _windows(self, level: int, keys: Sequence[Key]) -> Tensor:
         found: dict[Key, Tensor] = {}
         for key in dict.fromkeys(keys):
-            held = self._kept.get((level, *key))
+            held = self._cache.get((level, *key))
             if held is not None:
                 found[key] = held
         missing = [key for key in dict.fromkeys(keys) if key not in found]
@@ -98,7 +98,7 @@ class ImaginedContexts:
             own = None if parents is None else parents[start : start + self.batch]
             for key, context in zip(part, self._drawn(level, part, own), strict=False):
                 found[key] = context.clone()  # a view would keep the whole batch in memory
-                self._kept.put((level, *key), found[key], found[key].nbytes)
+                self._cache.put((level, *key), found[key], found[key].nbytes)
         return torch.stack([found[key] for key in keys])
 
     def patch(self, level: int, row: int, col: int) -> Tensor:

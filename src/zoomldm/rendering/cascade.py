@@ -20,8 +20,8 @@ from zoomldm.geometry.lattice import Window, grouped, tissue_by_level
 from zoomldm.geometry.levels import COARSEST, COUNT, NAMES, TILE, level_size
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pipeline.compatibility import check_encoder
-from zoomldm.rendering.kept import Kept
 from zoomldm.rendering.real import RealLevels
+from zoomldm.rendering.render_cache import RenderCache
 from zoomldm.rendering.renderer import RULES, Cost, PatchCount, edits_of
 
 
@@ -63,7 +63,7 @@ class Cascade:
         archive: Archive,
         pipeline: ZoomLDMPipeline,
         options: RenderOptions | None = None,
-        kept: Kept | None = None,
+        kept: RenderCache | None = None,
         on_patch: Callable[[int], None] | None = None,
     ) -> None:
         check_encoder(archive, pipeline)
@@ -76,7 +76,7 @@ class Cascade:
         self.batch = self.options.batch_on(pipeline.device)
         self._real = RealLevels(archive)
         self._tissue = tissue_by_level(archive.mask)
-        self.kept = kept or Kept(Recent(256 << 20))
+        self.cache = kept or RenderCache(Recent(256 << 20))
         self._lock = threading.RLock()
         self._made_so_far = 0
 
@@ -88,7 +88,7 @@ class Cascade:
 
     def close(self) -> None:
         """Empty the cache; the archive stays open."""
-        self.kept.close()
+        self.cache.close()
         self._real.clear()
 
     @property
@@ -165,7 +165,7 @@ class Cascade:
         missing: list[tuple[int, int]] = []
         for place in places:
             real = self.is_real(level)
-            patch = self._stored(level, *place) if real else self.kept.get("patch", level, *place)
+            patch = self._stored(level, *place) if real else self.cache.get("patch", level, *place)
             if isinstance(patch, np.ndarray):
                 found[place] = patch
             else:
@@ -181,7 +181,7 @@ class Cascade:
         found: dict[tuple[int, int], NDArray[np.uint8]] = {}
         for place, patch in self._made(level, places, parents):
             lasting = self._drawn(level, place)
-            self.kept.put("patch", level, *place, value=patch, lasting=lasting)
+            self.cache.put("patch", level, *place, value=patch, lasting=lasting)
             found[place] = patch
         return found
 

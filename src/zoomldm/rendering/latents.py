@@ -41,7 +41,7 @@ from zoomldm.networks.lowpass import LowPassAutoencoder, Planes, coarse_planes, 
 from zoomldm.networks.octave_denoiser import BASE, NONE, PARENT, OctaveDenoiser
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pixels import to_signed
-from zoomldm.rendering.kept import Kept
+from zoomldm.rendering.render_cache import RenderCache
 
 RESTORED = 3  # base layers fewer than this many levels above 5x have their codec's loss removed
 DRAWN = 4  # level whose latents are generated from their context if there is no base layer
@@ -57,7 +57,7 @@ class Latents:
         archive: the archive.
         pipeline: its denoiser takes a hint, its autoencoder has planes.
         options: resolved options.
-        kept: cache of windows.
+        cache: cache of windows.
         lock: held while the networks run.
         on_patch: called after each batch with the number of windows in it.
 
@@ -73,7 +73,7 @@ class Latents:
         archive: Archive,
         pipeline: ZoomLDMPipeline,
         options: ResolvedOptions,
-        kept: Kept,
+        cache: RenderCache,
         lock: threading.RLock,
         on_patch: Callable[[int], None] | None = None,
     ) -> None:
@@ -92,7 +92,7 @@ class Latents:
         self.top = max(self.base.level - 2, 0) if self.base else drawn
         self.made = [0] * (self.top + 1)
         self._mask = archive.mask
-        self._kept, self._lock, self._on_patch = kept, lock, on_patch
+        self._cache, self._lock, self._on_patch = cache, lock, on_patch
 
     def counts(self, level: int) -> tuple[int, int]:
         """Number of windows along rows and columns at a level."""
@@ -159,7 +159,7 @@ class Latents:
         found: dict[Key, Field] = {}
         missing: list[Key] = []
         for key in keys:
-            window = self._kept.get("window", level, *key)
+            window = self._cache.get("window", level, *key)
             if isinstance(window, Field):
                 found[key] = window
             else:
@@ -181,14 +181,14 @@ class Latents:
         plain = [key for key in missing if key not in set(drawn)]
         for key in plain:
             found[key] = window = self._plain(level, key, parents)
-            self._kept.put("window", level, *key, value=window)
+            self._cache.put("window", level, *key, value=window)
         parts = [drawn[i : i + self.batch] for i in range(0, len(drawn), self.batch)]
         device = self.pipeline.device
         made = side_by_side(lambda part: self._drawn(level, part, parents), parts, device)
         for part, fields in zip(parts, made, strict=True):
             for key, window in zip(part, fields, strict=True):
                 found[key] = window
-                self._kept.put("window", level, *key, value=window, lasting=True)
+                self._cache.put("window", level, *key, value=window, lasting=True)
             self.made[level] += len(part)
             if self._on_patch:
                 self._on_patch(len(part))

@@ -13,8 +13,8 @@ from zoomldm.networks.octave_denoiser import OctaveDenoiser
 from zoomldm.pipeline import ZoomLDMPipeline, load_pipeline
 from zoomldm.rendering.blended import BlendedCascade
 from zoomldm.rendering.cascade import Cascade
-from zoomldm.rendering.kept import Kept, Spool
 from zoomldm.rendering.pyramid import Pyramid
+from zoomldm.rendering.render_cache import RenderCache, Spool
 from zoomldm.rendering.renderer import Renderer
 
 _loading = threading.Lock()
@@ -46,7 +46,7 @@ def open_renderer(
     memory: int = 256 << 20,
     disk: int = 0,
     folder: Path | None = None,
-    kept: Kept | None = None,
+    cache: RenderCache | None = None,
     on_patch: Callable[[int], None] | None = None,
 ) -> Renderer:
     """Open the pyramid or a cascade, blended or not, according to the options' method.
@@ -58,7 +58,7 @@ def open_renderer(
         memory: bytes cached in memory.
         disk: bytes that a cascade additionally caches on disk; the pyramid needs none.
         folder: where that file lies.
-        kept: the cache to use, instead of memory, disk and folder.
+        cache: the cache to use, instead of memory, disk and folder.
         on_patch: called after each batch with the number of patches in it.
 
     Raises:
@@ -69,13 +69,13 @@ def open_renderer(
     method = (options or RenderOptions()).method
     takes_parent = isinstance(pipeline.unet, OctaveDenoiser)
     if method == "pyramid" or (method == "auto" and takes_parent):
-        return Pyramid(archive, pipeline, options, kept or Kept(Recent(memory)), on_patch)
+        return Pyramid(archive, pipeline, options, cache or RenderCache(Recent(memory)), on_patch)
     if archive.generated:
         raise ArchiveError(
             f"{archive.path}: is an imaginary slide, which only the pyramid draws; give "
             "method auto or pyramid, and the pipeline that it was sampled with"
         )
     spool = Spool(disk, folder) if disk else None
-    kept = kept or Kept(Recent(memory), disk=spool)
+    cache = cache or RenderCache(Recent(memory), disk=spool)
     drawing = Cascade if method == "cascade" else BlendedCascade
-    return drawing(archive, pipeline, options, kept, on_patch)
+    return drawing(archive, pipeline, options, cache, on_patch)

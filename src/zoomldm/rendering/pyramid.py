@@ -24,9 +24,9 @@ from zoomldm.networks.octave_denoiser import OctaveDenoiser
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pipeline.compatibility import check_encoder, check_generated
 from zoomldm.pixels import to_pixels
-from zoomldm.rendering.kept import Kept
 from zoomldm.rendering.latents import Latents
 from zoomldm.rendering.real import RealLevels
+from zoomldm.rendering.render_cache import RenderCache
 from zoomldm.rendering.renderer import RULES, Cost, PatchCount, edits_of
 
 HALO = 8  # cells around a tile that its decoding depends on
@@ -62,7 +62,7 @@ class Pyramid:
         archive: what to render.
         pipeline: the pipeline whose patch encoder made the archive; its denoiser takes a hint.
         options: see RenderOptions.
-        kept: cache of windows and tiles, 256 MB of memory if None.
+        cache: cache of windows and tiles, 256 MB of memory if None.
         on_patch: called after each batch with the number of windows in it.
 
     Raises:
@@ -75,7 +75,7 @@ class Pyramid:
         archive: Archive,
         pipeline: ZoomLDMPipeline,
         options: RenderOptions | None = None,
-        kept: Kept | None = None,
+        cache: RenderCache | None = None,
         on_patch: Callable[[int], None] | None = None,
     ) -> None:
         check_encoder(archive, pipeline)
@@ -91,9 +91,9 @@ class Pyramid:
         drawn = archive.base is None
         self.options = (options or RenderOptions()).resolved("pyramid", drawn)
         self._real = RealLevels(archive)
-        self.kept = kept or Kept(Recent(256 << 20))
+        self.cache = cache or RenderCache(Recent(256 << 20))
         self._lock = threading.RLock()
-        self.latents = Latents(archive, pipeline, self.options, self.kept, self._lock, on_patch)
+        self.latents = Latents(archive, pipeline, self.options, self.cache, self._lock, on_patch)
         self._vae, self._mask = pipeline.vae, archive.mask
         self._decodings = 0
 
@@ -105,7 +105,7 @@ class Pyramid:
 
     def close(self) -> None:
         """Empty the cache; the archive stays open."""
-        self.kept.close()
+        self.cache.close()
         self._real.clear()
 
     @property
@@ -260,7 +260,7 @@ class Pyramid:
         found: dict[tuple[int, int], NDArray[np.uint8]] = {}
         missing: list[tuple[int, int]] = []
         for place in places:
-            tile = self.kept.get("tile", *place)
+            tile = self.cache.get("tile", *place)
             if isinstance(tile, np.ndarray):
                 found[place] = tile
             else:
@@ -284,7 +284,7 @@ class Pyramid:
             near = self._near(*place)
             self._decodings += near
             found[place] = pixels
-            self.kept.put("tile", *place, value=pixels, lasting=near)
+            self.cache.put("tile", *place, value=pixels, lasting=near)
         return found
 
     def _near(self, row: int, col: int) -> bool:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from zoomldm.archive import Archive
 from zoomldm.geometry.lattice import Window
-from zoomldm.rendering.kept import Kept
+from zoomldm.rendering.render_cache import RenderCache
 
 # Facts that change the last bits of a pixel at most, or only describe the rendering in words.
 _ASIDE = ("device", "threads", "torch", "background", "levels_real", "levels_generated")
@@ -73,7 +73,7 @@ def edits_of(archive: Archive) -> dict[str, Any]:
 class Renderer(Protocol):
     """Pixels of an archive at any level, determined only by archive, pipeline and options."""
 
-    kept: Kept
+    cache: RenderCache
 
     @property
     def cost(self) -> Cost:

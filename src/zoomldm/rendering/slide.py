@@ -17,8 +17,8 @@ from zoomldm.generation.options import RenderOptions
 from zoomldm.geometry.levels import BASE_MPP, COUNT, NAMES, TILE, level_size
 from zoomldm.pipeline import SHIPPED, ZoomLDMPipeline
 from zoomldm.remote import RemotePath, is_url
-from zoomldm.rendering.kept import Kept, Made
 from zoomldm.rendering.opening import open_renderer, shared_pipeline
+from zoomldm.rendering.render_cache import Made, RenderCache
 from zoomldm.rendering.renderer import Cost, Renderer, source_digest
 
 VENDOR = "zoomldm"
@@ -88,12 +88,12 @@ class RenderedSlide(AbstractSlide):
         named = self._named
         self.pipeline = shared_pipeline(named, self._device) if isinstance(named, str) else named
         self._renderer: Renderer | None = open_renderer(
-            self.archive, self.pipeline, self.options, kept=Kept(Recent(self._memory))
+            self.archive, self.pipeline, self.options, cache=RenderCache(Recent(self._memory))
         )
         self._properties: dict[str, str] | None = None
         if self._folder is not None:
             disk = DiskCache(self._folder, self._disk)
-            self._renderer.kept.share(self._source(), disk=disk)
+            self._renderer.cache.share(self._source(), disk=disk)
         self._spent = Cost()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -287,9 +287,9 @@ class RenderedSlide(AbstractSlide):
         """
         renderer = self._open()
         if isinstance(cache, OpenSlideCache):
-            renderer.kept.share(self._source(), Recent(cache._capacity))
+            renderer.cache.share(self._source(), Recent(cache._capacity))
         elif isinstance(cache, Recent):
-            renderer.kept.share(self._source(), cache)
+            renderer.cache.share(self._source(), cache)
         else:
             raise TypeError("Not a cache object")
 

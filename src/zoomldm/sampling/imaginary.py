@@ -34,11 +34,11 @@ from zoomldm.networks.lowpass import planes_image
 from zoomldm.networks.octave_denoiser import OctaveDenoiser
 from zoomldm.pipeline import SHIPPED, ZoomLDMPipeline, load_pipeline
 from zoomldm.pixels import to_pixels
-from zoomldm.rendering.kept import Kept
 from zoomldm.rendering.pyramid import Pyramid
+from zoomldm.rendering.render_cache import RenderCache
 from zoomldm.sampling.large_input import MOST_TILES
 from zoomldm.sampling.options import ASKED
-from zoomldm.sampling.pieces import Pieces, kept_pieces
+from zoomldm.sampling.pieces import Pieces, resumable_pieces
 from zoomldm.sampling.reference import read_like
 from zoomldm.slides.tissue import TISSUE_FRACTION, saturation_threshold
 from zoomldm.verbs import Progress, Report, silent
@@ -203,7 +203,7 @@ def sample_slide(
             "pipeline": loaded.digest(),
             "batch": options.rendering.batch_on(loaded.device),
         }
-        with kept_pieces(target, whole) as pieces:
+        with resumable_pieces(target, whole) as pieces:
             facts = _with_tissue(facts, options, loaded, report)
             with _coarse_image(facts, options, loaded, pieces, report) as drawn:
                 shown = drawn.read(SHOWN, 0, 0, *drawn.size(SHOWN))
@@ -341,10 +341,10 @@ def _coarse_image(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "coarse.zldm"
         _write(path, header, np.ones((rows, cols), bool), None)
-        kept = Kept(Recent(_MEMORY), pieces)
+        cache = RenderCache(Recent(_MEMORY), pieces)
         with (
             open_archive(path) as archive,
-            Pyramid(archive, pipeline, options.rendering, kept, advance) as drawn,
+            Pyramid(archive, pipeline, options.rendering, cache, advance) as drawn,
         ):
             counts = [drawn.latents.counts(k) for k in range(COARSE, drawn.latents.top + 1)]
             total = sum(a * b for a, b in counts)

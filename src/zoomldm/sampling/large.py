@@ -19,13 +19,13 @@ from zoomldm.generation.options import RenderOptions
 from zoomldm.geometry.levels import TILE
 from zoomldm.networks.octave_denoiser import OctaveDenoiser
 from zoomldm.pipeline import SHIPPED, ZoomLDMPipeline, load_pipeline
-from zoomldm.rendering.kept import Kept
 from zoomldm.rendering.opening import open_renderer
 from zoomldm.rendering.pyramid import Pyramid
+from zoomldm.rendering.render_cache import RenderCache
 from zoomldm.sampling.joint import JointSampler, guide_side
 from zoomldm.sampling.large_input import LargeInput, read_input
 from zoomldm.sampling.output import PNG, Levels, check_output, claimed, ending, write_levels
-from zoomldm.sampling.pieces import Pieces, kept_pieces
+from zoomldm.sampling.pieces import Pieces, resumable_pieces
 from zoomldm.sampling.temporary_archive import write_temporary_archive
 from zoomldm.verbs import Progress, Report, silent
 
@@ -158,7 +158,7 @@ def large(
         "settings": asdict(options),
         "batch": options.rendering.batch_on(loaded.device),
     }
-    with claimed(target), kept_pieces(target, begun) as pieces:
+    with claimed(target), resumable_pieces(target, begun) as pieces:
         found = draw(given, target, options, loaded, report, pieces)
     tiles = options.size[0] * options.size[1] // TILE**2
     return LargeReport(
@@ -200,13 +200,13 @@ def _pyramid(
     pieces: Pieces,
 ) -> dict[str, Any]:
     # The export stores finished tiles for resuming; a .png, written in one go, needs pieces.
-    kept = Kept(Recent(_MEMORY), pieces if ending(target) == PNG else None)
+    cache = RenderCache(Recent(_MEMORY), pieces if ending(target) == PNG else None)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "grid.zldm"
         write_temporary_archive(path, "grid", pipeline, given.grid)
         with (
             open_archive(path) as archive,
-            open_renderer(archive, pipeline, options.rendering, kept=kept) as drawn,
+            open_renderer(archive, pipeline, options.rendering, cache=cache) as drawn,
         ):
             assert isinstance(drawn, Pyramid)
             settings = asdict(drawn.options)

@@ -46,7 +46,7 @@ class Pieces:
 
 
 @contextmanager
-def kept_pieces(target: Path, facts: dict[str, Any]) -> Iterator[Pieces]:
+def resumable_pieces(target: Path, facts: dict[str, Any]) -> Iterator[Pieces]:
     """Pieces of an output, found again after an interrupted run with the same facts.
 
     The folder, `<target>.drawn.part`, is removed when the block ends without an exception.

@@ -24,7 +24,7 @@ from zoomldm.geometry.levels import BASE_MPP, COUNT, NAMES, level_mpp
 from zoomldm.pipeline import SHIPPED, ZoomLDMPipeline, load_pipeline
 from zoomldm.sampling.inversion import JOINT, Inversion
 from zoomldm.sampling.output import Levels, Read, check_output, claimed, write_levels
-from zoomldm.sampling.pieces import kept_pieces
+from zoomldm.sampling.pieces import resumable_pieces
 from zoomldm.sampling.upscaler import ImagePyramid, Upscaler, write_image
 from zoomldm.verbs import Progress, Report, silent
 
@@ -283,7 +283,7 @@ def _inversion(
     assert archive.base is not None
     pixels = archive.base.read(0, 0, *archive.base.size)
     begun = {**facts, "pixels": hashlib.sha256(pixels.tobytes()).hexdigest()}
-    with kept_pieces(target, begun) as pieces:
+    with resumable_pieces(target, begun) as pieces:
         drawn = Inversion(
             pixels,
             options.level,

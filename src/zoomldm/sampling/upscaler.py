@@ -68,7 +68,7 @@ class ImagePyramid:
     ) -> None:
         self.finest = finest
         self.pyramid = drawn = Pyramid(archive, pipeline, options)
-        drawn.latents = _Given(archive, pipeline, drawn.options, drawn.kept, drawn._lock)
+        drawn.latents = _Given(archive, pipeline, drawn.options, drawn.cache, drawn._lock)
 
     def read(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         """A region of the finest level, (height, width, 3)."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from zoomldm.caching import Recent
 from zoomldm.generation.windows import SIDE, Field
-from zoomldm.rendering.kept import Kept, Made, Spool
+from zoomldm.rendering.render_cache import Made, RenderCache, Spool
 
 
 def patches(count: int) -> list[np.ndarray]:
@@ -26,12 +26,12 @@ def window() -> Field:
 def test_what_leaves_memory_comes_back_from_disk_until_that_is_full(tmp_path: Path) -> None:
     made = patches(6)
     size = made[0].nbytes
-    store = Kept(Recent(size), disk=Spool(4 * size, tmp_path))
+    store = RenderCache(Recent(size), disk=Spool(4 * size, tmp_path))
     for i, patch in enumerate(made):
         store.put("patch", 0, i, value=patch, lasting=i != 1)
-    kept = [store.get("patch", 0, i) for i in reversed(range(6))][::-1]
-    assert [value is not None for value in kept] == [True, False, True, True, False, True]
-    for patch, stored in zip(made, kept, strict=True):
+    found = [store.get("patch", 0, i) for i in reversed(range(6))][::-1]
+    assert [value is not None for value in found] == [True, False, True, True, False, True]
+    for patch, stored in zip(made, found, strict=True):
         if stored is not None:
             np.testing.assert_array_equal(stored, patch)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []  # the file has no name
@@ -40,7 +40,7 @@ def test_what_leaves_memory_comes_back_from_disk_until_that_is_full(tmp_path: Pa
 
 
 def test_windows_come_back_from_disk_bit_by_bit(tmp_path: Path) -> None:
-    store, made = Kept(Recent(0), disk=Spool(1 << 20, tmp_path)), window()
+    store, made = RenderCache(Recent(0), disk=Spool(1 << 20, tmp_path)), window()
     store.put("window", 0, 0, 0, value=made, lasting=True)
     found = store.get("window", 0, 0, 0)
     assert isinstance(found, Field)
@@ -50,7 +50,7 @@ def test_windows_come_back_from_disk_bit_by_bit(tmp_path: Path) -> None:
 
 def test_a_disk_that_can_t_be_written_costs_no_pixels(tmp_path: Path) -> None:
     made = patches(3)
-    store = Kept(Recent(made[0].nbytes), disk=Spool(1 << 30, tmp_path / "absent"))
+    store = RenderCache(Recent(made[0].nbytes), disk=Spool(1 << 30, tmp_path / "absent"))
     for i, patch in enumerate(made):
         store.put("patch", 0, i, value=patch, lasting=True)
     assert store.get("patch", 0, 0) is None
@@ -59,7 +59,7 @@ def test_a_disk_that_can_t_be_written_costs_no_pixels(tmp_path: Path) -> None:
 
 def test_two_sources_share_one_memory() -> None:
     memory: Recent[Made] = Recent(1 << 20)
-    one, other = Kept(Recent(0)), Kept(Recent(0))
+    one, other = RenderCache(Recent(0)), RenderCache(Recent(0))
     one.share("one", memory)
     other.share("other", memory)
     one.put("tile", 0, 0, value=patches(1)[0])

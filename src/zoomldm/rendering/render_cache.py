@@ -33,7 +33,7 @@ class Disk(Protocol):
         ...
 
 
-class Kept:
+class RenderCache:
     """Cache of windows and tiles by position, for one source of pixels.
 
     Args:
