@@ -185,7 +185,7 @@ def train(arguments: argparse.Namespace) -> tuple[ContextDiT, Windows]:
     world = EmbeddedSlides(arguments.world, device)
     windows = Windows(world, summarizer)
     print(f"{world.count} slides, {world.tissue:,} tiles of tissue; patches a level:")
-    print(" ", [len(p) for p in windows.starts], "withheld", [len(p) for p in windows.kept])
+    print(" ", [len(p) for p in windows.starts], "withheld", [len(p) for p in windows.withheld])
     network = made_network(arguments, windows)
     averaged = ContextDiT.from_config(network.config).to(device)
     averaged.load_state_dict(network.state_dict())
@@ -257,14 +257,18 @@ def fall(progress: float) -> float:
 def fixed(feed: Feed, windows: Windows) -> dict[str, list]:
     """Batches for the printed losses: trained on, withheld, and withheld with parents."""
     found: dict[str, list] = {}
-    for name, kept, parents in (("seen", False, 0.0), ("withheld", True, 0.0), ("parent", True, 1)):
+    for name, withheld, parents in (
+        ("seen", False, 0.0),
+        ("withheld", True, 0.0),
+        ("parent", True, 1),
+    ):
         found[name] = []
         for level in range(COUNT):
             parentless = name == "parent" and level == COUNT - 1
-            if parentless or (kept and not len(windows.kept[level])):
+            if parentless or (withheld and not len(windows.withheld[level])):
                 found[name].append(None)
                 continue
-            items = windows.draw(level, FIXED, parents=parents, kept=kept)
+            items = windows.draw(level, FIXED, parents=parents, withheld=withheld)
             found[name].append(feed.batched(items, plain=True))
     return found
 

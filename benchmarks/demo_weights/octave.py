@@ -168,7 +168,7 @@ def main() -> None:
     torch.save(virtual.embeddings_of(slides), part)
     part.rename(out / "world.pt")
     world = World(slides)
-    kept = World([s for s in slides if s.version == 0], withheld=True)
+    withheld = World([s for s in slides if s.version == 0], withheld=True)
     del sources, slides
     say(f"{int(world.counts.sum())} tissue tiles in {len(world.names)} virtual slides")
     if device.type == "cuda":
@@ -177,7 +177,7 @@ def main() -> None:
     outline_in_float32(device.type)
     if not arguments.start:
         fit(world, stage, tuple(arguments.fit_windows), 3 * arguments.batch // 2)
-        say("fitted: " + held_out(kept, stage, arguments.batch))
+        say("fitted: " + held_out(withheld, stage, arguments.batch))
     torch.backends.cudnn.benchmark = True
     average = Average(stage, 0.999)
     decayed = [p for n, p in stage.named_parameters() if p.requires_grad and p.ndim > 1]
@@ -249,11 +249,11 @@ def main() -> None:
             saved = time.time()
             average.save(out)
             with average.in_place(stage):
-                say("withheld: " + held_out(kept, stage, arguments.batch))
+                say("withheld: " + held_out(withheld, stage, arguments.batch))
     average.save(out)
     with average.in_place(stage):
-        say("withheld: " + held_out(kept, stage, arguments.batch))
-        sheet(kept, stage, out / "sheet.png")
+        say("withheld: " + held_out(withheld, stage, arguments.batch))
+        sheet(withheld, stage, out / "sheet.png")
     say(f"done after {step} steps")
 
 

@@ -64,7 +64,7 @@ def draw_sheets(arguments: argparse.Namespace, network: ContextDiT, windows: Win
         noise = [context_noise(options.seed, level, i, network.context_shape) for i in range(count)]
         start = torch.stack(noise).to(pipeline.device)
         raw = draw_contexts(network, level, start, arguments.context_steps)
-        real = windows.draw(level, count, parents=0, kept=bool(len(windows.kept[level])))
+        real = windows.draw(level, count, parents=0, withheld=bool(len(windows.withheld[level])))
         contexts = {
             "real": real.contexts.float(),
             "raw": raw,

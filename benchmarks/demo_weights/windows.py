@@ -111,7 +111,7 @@ class World:
         self.background = torch.stack([s.background for s in slides])
         self.embeddings = Pool([s.embeddings for s in slides], self.background)
         self.mask = Pool([s.mask for s in slides], False)
-        self.kept = Pool([s.withheld for s in slides], False)
+        self.withheld_mask = Pool([s.withheld for s in slides], False)
         tissue = [torch.nonzero(s.withheld & s.mask if withheld else s.mask) for s in slides]
         counts = torch.tensor([len(t) for t in tissue], device=device)
         self.counts, self.firsts = counts, torch.cumsum(counts, 0) - counts
@@ -152,12 +152,12 @@ class World:
             if level >= 5
             else [self.mask.windows(slide, row, col, side).flatten(1).float().mean(1, keepdim=True)]
         )[:, 0]
-        kept = self.kept.windows(slide, row, col, side).flatten(1).float().mean(1)
+        withheld = self.withheld_mask.windows(slide, row, col, side).flatten(1).float().mean(1)
         good = mask > 0
         if level < FINE:
             good = good & (mask >= self.least)
-            return good & (kept * 2 > mask if self.withheld else kept == 0)
-        return good & (kept * 2 > mask if self.withheld else kept * 2 <= mask)
+            return good & (withheld * 2 > mask if self.withheld else withheld == 0)
+        return good & (withheld * 2 > mask if self.withheld else withheld * 2 <= mask)
 
     def at(self, level: int, slide: Tensor, top: Tensor, left: Tensor) -> Drawn:
         """Windows at places given in pixels of level + 2."""

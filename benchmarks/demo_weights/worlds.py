@@ -131,7 +131,7 @@ class EmbeddedSlides:
 
     def patches(self, level: int) -> tuple[Tensor, Tensor]:
         """First tiles (n, 3) of patches to train on, and of withheld ones; up to `MOST` a slide."""
-        side, kept, out = patch_tiles(level), [], []
+        side, training, out = patch_tiles(level), [], []
         for number in range(self.count):
             r, c = torch.meshgrid(
                 torch.arange(1 - side, int(self.rows[number]), device=self.device),
@@ -145,9 +145,9 @@ class EmbeddedSlides:
             places = torch.stack([slide, r, c], 1)[fits]
             places = places[torch.randperm(len(places), device=self.device)[:MOST]]
             away = self.withheld(level, *places.unbind(1))
-            kept.append(places[~away])
+            training.append(places[~away])
             out.append(places[away])
-        return torch.cat(kept), torch.cat(out)
+        return torch.cat(training), torch.cat(out)
 
 
 class Windows:
@@ -161,14 +161,14 @@ class Windows:
     def __init__(self, world: EmbeddedSlides, summarizer: CNNSummarizer) -> None:
         self.world, self.summarizer = world, summarizer
         found = [world.patches(level) for level in range(COUNT)]
-        self.starts, self.kept = [f[0] for f in found], [f[1] for f in found]
+        self.starts, self.withheld = [f[0] for f in found], [f[1] for f in found]
         self.half = world.device.type == "cuda"
         self.half = self.half and self._digits() < 0.02
         outline = summarizer.outline
         self.channels = outline.channels if outline is not None else 0
 
     @torch.no_grad()
-    def draw(self, level: int, count: int, parents: float, kept: bool = False) -> Items:
+    def draw(self, level: int, count: int, parents: float, withheld: bool = False) -> Items:
         """Draw random items of a level.
 
         At levels finer than 2.5x a patch starts at any token of its first tile. A parent lies as
@@ -179,23 +179,23 @@ class Windows:
             level: 0 to 7.
             count: number of items.
             parents: fraction of items with a parent, unless that is withheld.
-            kept: draw withheld patches, whose parents may be withheld, too.
+            withheld: draw withheld patches, whose parents may be withheld, too.
         """
         world, device = self.world, self.world.device
-        pool = self.kept[level] if kept else self.starts[level]
+        pool = self.withheld[level] if withheld else self.starts[level]
         slide, r, c = pool[torch.randint(len(pool), (count,), device=device)].unbind(1)
         tokens = SIDE >> level  # tokens per side of a tile, 0 coarser than 2.5x
         first = torch.stack([r, c], 1)
         if tokens > 1:
             shift = torch.randint(tokens, (count, 2), device=device)
-            if not kept:
+            if not withheld:
                 shift = shift * ~world.withheld(level, slide, r, c, more=1)[:, None]
             first = first * tokens + shift
         contexts = self._contexts(level, slide, first)
         above = torch.zeros_like(contexts[:, : SIDE**2 // 4])
         given = round(parents * count) if level < COUNT - 1 else 0
         if given:
-            above[:given] = self._parents(level, slide[:given], first[:given], kept)
+            above[:given] = self._parents(level, slide[:given], first[:given], withheld)
         references = world.references(level, slide, r, c)
         levels = torch.full((count,), level, device=device)
         return Items(contexts, above, references.half(), levels)
@@ -229,7 +229,7 @@ class Windows:
         print(f"summarizer in float16: relative error at most {worst:.4f}", flush=True)
         return worst
 
-    def _parents(self, level: int, slide: Tensor, first: Tensor, kept: bool) -> Tensor:
+    def _parents(self, level: int, slide: Tensor, first: Tensor, withheld: bool) -> Tensor:
         """Tokens (n, 16, width) of parents over windows, zeros if the parent is withheld."""
         pick = torch.randint(5, first.shape, device=first.device)
         offset = torch.tensor([0, 0, 7, 8, 8], device=first.device)[pick]  # in child tokens
@@ -246,7 +246,7 @@ class Windows:
         chosen = torch.rand(len(slide), device=first.device) < SOFT
         contexts = torch.where(chosen[:, None, None], soft, contexts)
         out = quarters(contexts, offset)
-        if kept:
+        if withheld:
             return out
         away = self.world.withheld(level + 1, slide, *tile.unbind(1), more=int(level < 2))
         return out * ~away[:, None, None]

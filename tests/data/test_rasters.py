@@ -70,10 +70,10 @@ def test_pixels_and_grid_are_of_one_place(raster: Raster, level: int) -> None:
 
 @pytest.mark.parametrize("level", range(8))
 def test_withheld_tissue_is_in_one_set_only(raster: Raster, level: int) -> None:
-    kept = RasterPatches([raster], withheld=True)
+    withheld = RasterPatches([raster], withheld=True)
     rest = RasterPatches([raster])
     rng = np.random.default_rng(level)
-    for store, wanted in ((rest, False), (kept, True)):
+    for store, wanted in ((rest, False), (withheld, True)):
         for _ in range(30):
             place = store._place(rng, 0, level)
             if not store._fits(raster, level, *place):

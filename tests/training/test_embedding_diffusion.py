@@ -92,13 +92,13 @@ def test_withheld_tissue_is_neither_seen_nor_referred_to(store: ContextStore) ->
     rng = np.random.default_rng(0)
     for number, archive in enumerate(store.archives):
         block = withheld_block(archive.mask)
-        kept = {tuple(e) for e in archive.embeddings_of(*np.nonzero(block)).astype(np.float16)}
+        withheld = {tuple(e) for e in archive.embeddings_of(*np.nonzero(block)).astype(np.float16)}
         for level, held in enumerate(store.levels):
             own = held.patches[held.patches[:, 0] == number]
             assert not is_withheld(archive.mask, block, level, *own[:, 1:].T).any()
         for index, patch in enumerate(store.levels[1].patches):
             if patch[0] == number:
-                assert tuple(store.reference(1, index, rng).astype(np.float16)) not in kept
+                assert tuple(store.reference(1, index, rng).astype(np.float16)) not in withheld
 
 
 def test_withheld_patches(data: Path) -> None:

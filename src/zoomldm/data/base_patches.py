@@ -53,10 +53,10 @@ class BasePatches:
         self.patches = [_numbered(own.levels[k].patches) for k in range(COUNT)]
         self.withheld = [np.empty((0, 4), np.int64) for _ in range(COUNT)]
         if withheld_fraction:
-            kept = ContextStore(
+            withheld = ContextStore(
                 pipeline, archives, withheld_fraction, True, most=most, hold="patches"
             )
-            self.withheld = [_numbered(kept.levels[k].patches) for k in range(COUNT)]
+            self.withheld = [_numbered(withheld.levels[k].patches) for k in range(COUNT)]
 
     @torch.no_grad()
     def latents(self, level: int, patches: np.ndarray) -> np.ndarray:

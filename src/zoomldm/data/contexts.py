@@ -123,7 +123,7 @@ class ContextStore:
             corner = rng.integers(0, 2, (len(patches), 2))
             above = patches.copy()
             above[:, 1:] -= corner * patch_tiles(level)
-            known = np.flatnonzero(~self._kept_out(above, level + 1))
+            known = np.flatnonzero(~self._is_withheld(above, level + 1))
             whole = self._summarised(level + 1, above[known])
             row, col = torch.from_numpy(corner[known]).unbind(1)
             parents[known] = matching_quarter(torch.from_numpy(whole), row, col).numpy()
@@ -138,10 +138,10 @@ class ContextStore:
         fits = tissue >= max(1, _MIN_RELATIVE_TISSUE * tissue.max(initial=1))
         r, c = r[fits], c[fits]
         out = is_withheld(mask, self._blocks[number], level, r, c)
-        kept = out if withheld else ~out
-        return np.stack([np.full(kept.sum(), number), r[kept], c[kept]], 1)
+        selected = out if withheld else ~out
+        return np.stack([np.full(selected.sum(), number), r[selected], c[selected]], 1)
 
-    def _kept_out(self, patches: np.ndarray, level: int) -> np.ndarray:
+    def _is_withheld(self, patches: np.ndarray, level: int) -> np.ndarray:
         out = np.zeros(len(patches), bool)
         for number, (mask, block) in enumerate(zip(self._masks, self._blocks, strict=True)):
             own = patches[:, 0] == number

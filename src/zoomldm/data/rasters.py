@@ -200,12 +200,12 @@ class RasterPatches:
         high = -(-((top + SIDE) << level) // SIDE) - row
         wide = -(-((left + SIDE) << level) // SIDE) - col
         mask = cut(raster.mask, row, col, high, wide, False)
-        kept = cut(raster.withheld, row, col, high, wide, False)
+        withheld = cut(raster.withheld, row, col, high, wide, False)
         if not mask.any() or (level < FINE and mask.mean() < self.least):
             return False
         if self.withheld:
-            return bool(kept.sum() * 2 > mask.sum())
-        return not kept.any() if level < FINE else bool(kept.sum() * 2 <= mask.sum())
+            return bool(withheld.sum() * 2 > mask.sum())
+        return not withheld.any() if level < FINE else bool(withheld.sum() * 2 <= mask.sum())
 
     def windows(self, level: int, places: Sequence[tuple[int, int, int]]) -> Windows:
         """Windows at places (raster, top, left), in pixels of level + 2."""
@@ -234,17 +234,17 @@ class RasterPatches:
 
 
 def load_patches(
-    run: Path, archives: Sequence[Archive], kept: Sequence[Archive]
+    run: Path, archives: Sequence[Archive], held_out_archives: Sequence[Archive]
 ) -> tuple[RasterPatches, RasterPatches | None]:
     """Return windows to train on, and windows of held-out cases; rasters go into the run's folder.
 
     Args:
         run: exists; unpacked arrays go into its folder `rasters`.
         archives: archives of training cases, see `load_raster`.
-        kept: archives of held-out cases.
+        held_out_archives: archives of held-out cases.
     """
     folder = run / "rasters"
     folder.mkdir(exist_ok=True)
     patches = RasterPatches([load_raster(one, folder) for one in archives])
-    held_out = [load_raster(one, folder, withheld_fraction=0) for one in kept]
+    held_out = [load_raster(one, folder, withheld_fraction=0) for one in held_out_archives]
     return patches, RasterPatches(held_out) if held_out else None

@@ -90,7 +90,7 @@ def measure_copies(
             for paths in (archives, held_out)
         )
         store = _patches(pipeline, opened, share)
-        kept = _patches(pipeline, others, 0) if others else None
+        held_out_store = _patches(pipeline, others, 0) if others else None
         names = [a.path.name for a in opened]
         for done, level in enumerate(levels):
             progress("levels", done, len(levels))
@@ -98,7 +98,7 @@ def measure_copies(
                 continue
             images = sampler.sample(level, n)
             with options.autocast(pipeline.device):
-                row, found = _compare(pipeline, store, kept, level, images, names)
+                row, found = _compare(pipeline, store, held_out_store, level, images, names)
             rows.append(row)
             pairs += found
     pairs = sorted(pairs, key=lambda pair: pair[0]["of_limit"])[:PAIRS]
@@ -131,7 +131,7 @@ def _patches(
 def _compare(
     pipeline: ZoomLDMPipeline,
     store: ArchivePatches | BasePatches,
-    kept: ArchivePatches | BasePatches | None,
+    held_out: ArchivePatches | BasePatches | None,
     level: int,
     images: NDArray[np.uint8],
     names: list[str],
@@ -157,7 +157,7 @@ def _compare(
 
     near, which = distances(images)
     null = of_some(store, store.withheld[level])
-    other = np.empty(0) if kept is None else of_some(kept, kept.patches[level])
+    other = np.empty(0) if held_out is None else of_some(held_out, held_out.patches[level])
     enough = len(null) >= LEAST
     limit = float(np.percentile(null, NEAR)) if enough else float("nan")
     row = {

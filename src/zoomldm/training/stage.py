@@ -56,18 +56,18 @@ class Data:
         run: folder of the run.
         names: slides trained on.
         archives: archives of training cases.
-        kept_archives: archives of held-out cases.
+        held_out_archives: archives of held-out cases.
         patches: patches of training cases.
-        kept_patches: patches of held-out cases; None without any.
+        held_out_patches: patches of held-out cases; None without any.
         labels: labels of the slides trained on, in their order; empty without labels.
     """
 
     run: Path
     names: tuple[str, ...]
     archives: tuple[Archive, ...] = ()
-    kept_archives: tuple[Archive, ...] = ()
+    held_out_archives: tuple[Archive, ...] = ()
     patches: SlidePatches | None = None
-    kept_patches: SlidePatches | None = None
+    held_out_patches: SlidePatches | None = None
     labels: tuple[str, ...] = ()
 
 

@@ -229,13 +229,13 @@ def _data(
         assert base is not None
         opened = {name: a for name, a in files.items() if isinstance(a, Archive)}
         check_archives(base, opened.values(), stage.latents)
-        training, kept = (tuple(opened[n] for n in s) for s in (split.training, split.held_out))
-        return Data(out, names, archives=training, kept_archives=kept)
+        training, held_out = (tuple(opened[n] for n in s) for s in (split.training, split.held_out))
+        return Data(out, names, archives=training, held_out_archives=held_out)
     slides = [path for path in files.values() if isinstance(path, Path)]
     cache_tiles(slides, out / "tiles", progress=progress)
     held_out = SlidePatches(out / "tiles", split.held_out) if split.held_out else None
     patches = SlidePatches(out / "tiles", split.training)
-    return Data(out, names, patches=patches, kept_patches=held_out)
+    return Data(out, names, patches=patches, held_out_patches=held_out)
 
 
 def _origin(stage: type[Stage], base: ZoomLDMPipeline | None, finetune: bool) -> dict[str, str]:

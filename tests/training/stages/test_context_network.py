@@ -19,13 +19,13 @@ def stage() -> ContextNetworkStage:
     config = make_config("tiny-octaves", "context-network", kind)
     pipeline = kind.start(Start("tiny-octaves", None, False, config))
     assert pipeline is not None and pipeline.context_network.config["width"] == 16
-    patches, kept = RasterPatches([raster(0), raster(1)]), RasterPatches([raster(2)])
-    return ContextNetworkStage(pipeline, patches, kept)
+    patches, held_out = RasterPatches([raster(0), raster(1)]), RasterPatches([raster(2)])
+    return ContextNetworkStage(pipeline, patches, held_out)
 
 
 def test_it_learns_what_the_level_above_tells(stage: ContextNetworkStage) -> None:
     """Contexts of embeddings that say how light each tile is: the level above shows it."""
-    for store in (stage.patches, stage.kept):
+    for store in (stage.patches, stage.held_out_patches):
         assert store is not None
         for r in store.rasters:
             light = r.pixels[0].reshape(8, 64, 8, 64, 3).mean((1, 3, 4)) / 255

@@ -27,8 +27,8 @@ def raster(seed: int, rows: int = 8, cols: int = 8) -> Raster:
 @pytest.fixture
 def stage() -> OctaveStage:
     pipeline = build_pipeline("tiny-octaves")
-    patches, kept = RasterPatches([raster(0), raster(1)]), RasterPatches([raster(2)])
-    return OctaveStage(pipeline.vae, pipeline.summarizer, pipeline.unet, patches, kept)
+    patches, held_out = RasterPatches([raster(0), raster(1)]), RasterPatches([raster(2)])
+    return OctaveStage(pipeline.vae, pipeline.summarizer, pipeline.unet, patches, held_out)
 
 
 def at_20x(stage: OctaveStage) -> dict[str, float]:

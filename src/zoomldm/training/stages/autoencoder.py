@@ -57,7 +57,7 @@ class AutoencoderStage(Stage):
         """Train on patches of all levels."""
         assert base is not None and data.patches is not None
         autoencoder: FoldedAutoencoder = base.vae.requires_grad_(True)
-        return cls(autoencoder, data.patches, data.kept_patches)
+        return cls(autoencoder, data.patches, data.held_out_patches)
 
     @classmethod
     def sketch(cls, base: ZoomLDMPipeline | None, start: Start) -> Stage:
@@ -80,7 +80,7 @@ class AutoencoderStage(Stage):
         self.noise, self.strong, self.noisy = noise, strong, noisy
         self.equivariance = equivariance
         self.autoencoder = autoencoder
-        self.tiles, self.kept, self.crop = tiles, held_out, crop
+        self.tiles, self.held_out_tiles, self.crop = tiles, held_out, crop
         self.levels = [tiles.at_level(k) for k in range(8) if len(tiles.at_level(k))]
 
     def networks(self) -> dict[str, nn.Module]:
@@ -141,14 +141,14 @@ class AutoencoderStage(Stage):
         }
 
     def _fixed(self, count: int) -> np.ndarray:
-        store = self.kept or self.tiles
+        store = self.held_out_tiles or self.tiles
         pool = store.at_level(0)
         chosen = pool[np.linspace(0, len(pool) - 1, min(count, len(pool))).astype(int)]
         return np.stack([store.read(int(i)) for i in chosen])
 
     def held_out(self) -> dict[str, float]:
         """Mean PSNR (dB) of up to 48 whole level-0 patches of held-out cases."""
-        if self.kept is None:
+        if self.held_out_tiles is None:
             return {}
         device = next(self.autoencoder.parameters()).device
         x = to_signed(self._fixed(48)).to(device)
@@ -162,7 +162,7 @@ class AutoencoderStage(Stage):
 
     def can_validate(self) -> bool:
         """Whether there are held-out cases."""
-        return self.kept is not None
+        return self.held_out_tiles is not None
 
     def images(self) -> np.ndarray:
         """Six patches above their reconstructions."""

@@ -42,8 +42,8 @@ class ContextNetworkStage(Stage):
     def from_data(cls, base: ZoomLDMPipeline | None, start: Start, data: Data) -> Stage:
         """Train on windows of the rasters stored in archives."""
         assert base is not None
-        patches, kept = load_patches(data.run, data.archives, data.kept_archives)
-        stage = cls(base, patches, kept)
+        patches, held_out = load_patches(data.run, data.archives, data.held_out_archives)
+        stage = cls(base, patches, held_out)
         if not start.finetune:
             stage.standardise()
         return stage
@@ -65,7 +65,7 @@ class ContextNetworkStage(Stage):
         self.network: ContextNetwork = pipeline.context_network.requires_grad_(True)
         if patches is not None:
             self.patches = patches
-        self.kept = held_out
+        self.held_out_patches = held_out
         self.levels = np.array(LEVELS[: min(COARSEST, pipeline.levels - 1)])
 
     def networks(self) -> dict[str, nn.Module]:
@@ -97,7 +97,7 @@ class ContextNetworkStage(Stage):
 
     def score(self, found: dict[str, float]) -> float:
         """Negative loss, on held-out cases if there are any."""
-        name = "held-out" if self.kept is not None else "seen"
+        name = "held-out" if self.held_out_patches is not None else "seen"
         return -float(np.mean([v for k, v in found.items() if k.startswith(f"{name}/")]))
 
     @torch.no_grad()
@@ -162,7 +162,7 @@ class ContextNetworkStage(Stage):
         """Losses on fixed windows by level; the mean context has 1."""
         found = {}
         device = self.network.mean.device
-        for name, store in (("seen", self.patches), ("held-out", self.kept)):
+        for name, store in (("seen", self.patches), ("held-out", self.held_out_patches)):
             for level in range(len(self.levels) if store is not None else 0):
                 assert store is not None
                 windows = store.draw(np.random.default_rng([7, level]), level, _FIXED)

@@ -79,13 +79,13 @@ class DiffusionStage(Stage):
                 levels,
                 NAMES[levels - 1],
             )
-        kept = None
-        if data.kept_archives:
-            kept = ArchivePatches(data.kept_archives, withheld_fraction=0, levels=levels)
+        held_out = None
+        if data.held_out_archives:
+            held_out = ArchivePatches(data.held_out_archives, withheld_fraction=0, levels=levels)
         return cls(
             base,
             ArchivePatches(data.archives, levels=levels),
-            kept,
+            held_out,
             level_power=config.level_power,
             freeze_summarizer=config.freeze_summarizer,
             repa=config.repa,
@@ -122,7 +122,7 @@ class DiffusionStage(Stage):
                 # On a CPU the backward pass of PyTorch's fused attention costs a sixth of a step.
                 if isinstance(module, UNet2DConditionModel):
                     module.set_attn_processor(AttnProcessor())
-        self.kept = held_out
+        self.held_out_patches = held_out
         self.null, self.snr_limit = null, snr_limit
         self.prediction = str(pipeline.scheduler.config["prediction_type"])
         if self.prediction not in ("epsilon", "v_prediction", "sample"):
@@ -283,14 +283,14 @@ class DiffusionStage(Stage):
         apart = self._aligned(batch)
         return {"loss": errors.mean() + self.repa * apart, **named, "repa": apart.detach()}
 
-    def _kept_out(self) -> dict[str, tuple[ArchivePatches, list[np.ndarray]]]:
+    def _fixed_patches(self) -> dict[str, tuple[ArchivePatches, list[np.ndarray]]]:
         """Fixed patches by set: seen, spatial hold-out regions, held-out cases."""
         sets = {
             "seen": (self.patches, self.patches.patches),
             "withheld": (self.patches, self.patches.withheld),
         }
-        if self.kept is not None:
-            sets["held-out"] = (self.kept, self.kept.patches)
+        if self.held_out_patches is not None:
+            sets["held-out"] = (self.held_out_patches, self.held_out_patches.patches)
         return {
             name: (store, [_spread(p, _FIXED) for p in pools])
             for name, (store, pools) in sets.items()
@@ -305,7 +305,7 @@ class DiffusionStage(Stage):
         found = {}
         device = self.alphas.device
         limit, self.snr_limit = self.snr_limit, None
-        for name, (store, pools) in self._kept_out().items():
+        for name, (store, pools) in self._fixed_patches().items():
             means = []
             for level, patches in enumerate(pools):
                 rng = np.random.default_rng(level)
@@ -328,7 +328,7 @@ class DiffusionStage(Stage):
         self, columns: int = 2, steps: int = STEPS, guidance: float = GUIDANCE
     ) -> np.ndarray:
         """One row per level: real patches (round trips), each beside one sampled from its grid."""
-        store = self.patches if self.kept is None else self.kept
+        store = self.patches if self.held_out_patches is None else self.held_out_patches
         chosen = {}
         for level in store.levels:
             patches = store.fullest(level, columns)
@@ -375,7 +375,7 @@ class DiffusionStage(Stage):
             found = self.held_out()
             names = (name for name in ("held-out", "withheld", "seen") if name in found)
             return {"score": -found[next(names)], **found}
-        store = self.kept or self.patches
+        store = self.held_out_patches or self.patches
         pool = store.withheld[0] if len(store.withheld[0]) else store.patches[0]
         chosen = _spread(pool, count)
         x = self._made(store, {0: chosen}, steps, GUIDANCE)

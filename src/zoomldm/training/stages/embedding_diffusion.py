@@ -54,13 +54,13 @@ class EmbeddingDiffusionStage(Stage):
         """Train on the contexts of the archives' grids."""
         config = start.config
         assert base is not None and isinstance(config, EmbeddingConfig)
-        kept = None
-        if data.kept_archives:
-            kept = ContextStore(base, data.kept_archives, withheld_fraction=0, most=FIXED)
+        held_out = None
+        if data.held_out_archives:
+            held_out = ContextStore(base, data.held_out_archives, withheld_fraction=0, most=FIXED)
         withheld = ContextStore(base, data.archives, withheld=True, most=FIXED)
         contexts = ContextStore(base, data.archives, most=config.contexts)
         places = [base.embedding_diffusion.labels.index(name) for name in data.labels] or None
-        stage = cls(base, contexts, withheld, kept, config.level_power, places)
+        stage = cls(base, contexts, withheld, held_out, config.level_power, places)
         if not start.finetune:
             stage.standardise()
         return stage
@@ -83,7 +83,7 @@ class EmbeddingDiffusionStage(Stage):
         super().__init__()
         network: ContextDiT = pipeline.embedding_diffusion
         self.network = network.requires_grad_(True)
-        self.withheld, self.kept = withheld, held_out
+        self.withheld, self.held_out_store = withheld, held_out
         self.diffusion, self.level_power = LearnedRange.cosine(), level_power
         self.labels = None if labels is None else np.asarray(labels)
         self.pools: list[int] = []
@@ -223,11 +223,11 @@ class EmbeddingDiffusionStage(Stage):
         (all levels but the coarsest have a parent).
         """
         found: dict[str, float] = {}
-        sets = {"seen": self.store, "withheld": self.withheld, "held-out": self.kept}
+        sets = {"seen": self.store, "withheld": self.withheld, "held-out": self.held_out_store}
         for name, store in sets.items():
             if store is not None:
                 found |= self._loss(name, store)
-        last = self.kept or self.withheld or self.store
+        last = self.held_out_store or self.withheld or self.store
         for name in ("reference", "parent"):
             found |= {k: v for k, v in self._loss(name, last, name).items() if k == name}
         return found

@@ -53,7 +53,7 @@ class JudgeStage(Stage):
         """Train on patches at 20x."""
         assert data.patches is not None
         network = TileCNN(layout=0, grey=True, **judge_size(start.preset))
-        return cls(network, data.patches, data.kept_patches)
+        return cls(network, data.patches, data.held_out_patches)
 
     @classmethod
     def sketch(cls, base: ZoomLDMPipeline | None, start: Start) -> Stage:
@@ -82,7 +82,7 @@ class JudgeStage(Stage):
             nn.Linear(dim, 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, 512)
         )
         self.whiten = nn.BatchNorm1d(512, affine=False)
-        self.tiles, self.pool, self.kept = tiles, tiles.at_level(0), held_out
+        self.tiles, self.pool, self.held_out_tiles = tiles, tiles.at_level(0), held_out
         self.redundancy = redundancy
 
     def networks(self) -> dict[str, nn.Module]:
@@ -115,12 +115,12 @@ class JudgeStage(Stage):
 
     def held_out(self) -> dict[str, float]:
         """Fraction of up to 100 held-out tiles whose two views are nearest to each other."""
-        if self.kept is None:
+        if self.held_out_tiles is None:
             return {}
-        pool = self.kept.at_level(0)
+        pool = self.held_out_tiles.at_level(0)
         chosen = pool[np.linspace(0, len(pool) - 1, min(100, len(pool))).astype(int)]
         device = next(self.judge.parameters()).device
-        views = self._views(self.kept, chosen, np.random.default_rng(0))
+        views = self._views(self.held_out_tiles, chosen, np.random.default_rng(0))
         first, second = (
             torch.cat([self.judge(part.to(device)) for part in view.split(25)]).cpu().numpy()
             for view in views.values()
@@ -134,7 +134,7 @@ class JudgeStage(Stage):
 
     def can_validate(self) -> bool:
         """Whether there are held-out cases."""
-        return self.kept is not None
+        return self.held_out_tiles is not None
 
     def save(self, folder: Path) -> None:
         """Write the judge; its head is dropped."""

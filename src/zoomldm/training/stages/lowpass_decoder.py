@@ -75,14 +75,14 @@ class LowPassDecoderStage(Stage):
     @classmethod
     def from_data(cls, base: ZoomLDMPipeline | None, start: Start, data: Data) -> Stage:
         """Train on crops of patches, a fraction `made` of them with a denoiser's low image."""
-        config, patches, kept = start.config, data.patches, data.kept_patches
+        config, patches, held_out = start.config, data.patches, data.held_out_patches
         assert base is not None and patches is not None and isinstance(config, DecoderConfig)
         crops: CropSource = PatchCrops(patches)
-        other: CropSource | None = PatchCrops(kept) if kept else None
+        other: CropSource | None = PatchCrops(held_out) if held_out else None
         fit_bands(base.vae, crops, config.seed)
         if config.made:
             crops = MadeCrops(patches, base, crops, config.made)
-            other = MadeCrops(kept, base, other, config.made) if kept and other else None
+            other = MadeCrops(held_out, base, other, config.made) if held_out and other else None
         stage = cls(base.vae, crops, other, perceptual_features(), config.adversary)
         some = PatchCrops(patches).draw(np.random.default_rng([config.seed, 2]), FITTED, CROP)
         stage.objective.fit(to_signed(some.images)[..., INNER, INNER], 8)
@@ -113,7 +113,7 @@ class LowPassDecoderStage(Stage):
         self.objective = DecoderObjective(self.discriminator, features, weights)
         if crops is not None:
             self.crops = crops
-        self.kept = held_out
+        self.held_out_crops = held_out
         self.warmup = warmup
 
     def networks(self) -> dict[str, nn.Module]:
@@ -204,7 +204,7 @@ class LowPassDecoderStage(Stage):
             features, `statistics`: distance of map statistics, in units of how real crops differ.
         """
         found = {}
-        for name, store in (("seen", self.crops), ("held-out", self.kept)):
+        for name, store in (("seen", self.crops), ("held-out", self.held_out_crops)):
             if store is None:
                 continue
             out, real, levels = self._shown(store, 32)
@@ -233,7 +233,7 @@ class LowPassDecoderStage(Stage):
 
         PSNR would choose the softest weights.
         """
-        name = "held-out" if self.kept is not None else "seen"
+        name = "held-out" if self.held_out_crops is not None else "seen"
         of = {k: v for k, v in found.items() if k.startswith(f"{name}/")}
         far = [v for k, v in of.items() if k.endswith("/statistics")]
         return -float(np.mean(far)) if far else self._psnr(of)
@@ -256,7 +256,7 @@ class LowPassDecoderStage(Stage):
 
     def images(self) -> np.ndarray:
         """Real crops, their low-pass images enlarged, and decoded."""
-        out, real, _ = self._shown(self.kept or self.crops, 8)
+        out, real, _ = self._shown(self.held_out_crops or self.crops, 8)
         low = F.interpolate(
             planes_image(self.vae.planes(real.to(self.vae.mean.device))).cpu(),
             scale_factor=4,

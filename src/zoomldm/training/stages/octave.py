@@ -73,13 +73,13 @@ class OctaveStage(Stage):
     def from_data(cls, base: ZoomLDMPipeline | None, start: Start, data: Data) -> Stage:
         """Train on windows of the rasters stored in archives."""
         assert base is not None
-        patches, kept = load_patches(data.run, data.archives, data.kept_archives)
+        patches, held_out = load_patches(data.run, data.archives, data.held_out_archives)
         stage = cls(
             base.vae,
             base.summarizer,
             base.unet,
             patches,
-            kept,
+            held_out,
             repa=_repa(start),
             encoder=base.patch_encoder,
         )
@@ -117,7 +117,7 @@ class OctaveStage(Stage):
             self.unet.unet.set_attn_processor(AttnProcessor())
         if patches is not None:
             self.patches = patches
-        self.kept = held_out
+        self.held_out_patches = held_out
         self.levels = np.array(levels) / sum(levels)
         self.null = null
 
@@ -309,7 +309,7 @@ class OctaveStage(Stage):
     def held_out(self) -> dict[str, float]:
         """v-loss on fixed windows: null, context, context with parent, context with base layer."""
         found = {}
-        for name, store in (("seen", self.patches), ("held-out", self.kept)):
+        for name, store in (("seen", self.patches), ("held-out", self.held_out_patches)):
             if store is None:
                 continue
             for level in range(COUNT):
@@ -329,10 +329,10 @@ class OctaveStage(Stage):
         """Likeness of 20x tiles generated from their embeddings; the loss if there's no encoder."""
         if not self.encoder:
             found = self.held_out()
-            name = "held-out" if self.kept is not None else "seen"
+            name = "held-out" if self.held_out_patches is not None else "seen"
             values = [found[f"{name}/{level}/context"] for level in NAMES]
             return {"score": -float(np.mean(values)), **found}
-        windows = (self.kept or self.patches).tiles(count)
+        windows = (self.held_out_patches or self.patches).tiles(count)
         rng, n = np.random.default_rng(9), len(windows.pixels)
         device = self.unet.alphas.device
         batch = self._items(windows, np.full(n, NONE), n, rng, 0, 42)
@@ -355,7 +355,7 @@ class OctaveStage(Stage):
     def images(self, columns: int = 6, steps: int = 8) -> np.ndarray:
         """For each level real windows above those sampled from context, with parent, with base."""
         rows = []
-        store = self.kept or self.patches
+        store = self.held_out_patches or self.patches
         for level in (0, 1, 2, 3, 4):
             windows = self._fixed(store, level, columns)
             for kind in (None, NONE, PARENT, BASE):

@@ -64,7 +64,7 @@ class PatchEncoderStage(Stage):
         """Train on patches of the two finest levels."""
         assert base is not None and data.patches is not None
         encoder: TileCNN = base.patch_encoder.requires_grad_(True)
-        return cls(encoder, data.patches, data.kept_patches)
+        return cls(encoder, data.patches, data.held_out_patches)
 
     @classmethod
     def sketch(cls, base: ZoomLDMPipeline | None, start: Start) -> Stage:
@@ -96,7 +96,7 @@ class PatchEncoderStage(Stage):
             nn.Conv2d(96, 12, 3, padding=1),
             nn.PixelShuffle(2),
         )
-        self.tiles, self.kept = tiles, held_out
+        self.tiles, self.held_out_tiles = tiles, held_out
         self.pool = np.concatenate([tiles.at_level(0), tiles.at_level(1)])
         self.beside = tiles.neighbours()
         self.small = _shrunk(tiles, self.pool, encoder.config["side"])
@@ -151,16 +151,16 @@ class PatchEncoderStage(Stage):
 
     def held_out(self) -> dict[str, float]:
         """AUC of the cosine: adjacent level-0 tiles against tiles at least 2 mm apart."""
-        if self.kept is None:
+        if self.held_out_tiles is None:
             return {}
-        pool = self.kept.at_level(0)
+        pool = self.held_out_tiles.at_level(0)
         pool = pool[np.linspace(0, len(pool) - 1, min(400, len(pool))).astype(int)]
-        beside = self.kept.neighbours()
+        beside = self.held_out_tiles.neighbours()
         ask = np.unique(np.concatenate([pool, beside[pool]]))
         device = next(self.patch_encoder.parameters()).device
         codes = [
             self.patch_encoder(
-                _unit(np.stack([self.kept.read(int(i)) for i in part])).to(device)
+                _unit(np.stack([self.held_out_tiles.read(int(i)) for i in part])).to(device)
             ).float()
             for part in np.array_split(ask, max(1, len(ask) // 32))
         ]
@@ -170,8 +170,10 @@ class PatchEncoderStage(Stage):
         for i in pool:
             if beside[i] != i:
                 near.append(unit[place[int(i)]] @ unit[place[int(beside[i])]])
-            gap = np.abs(self.kept.start[ask] - self.kept.start[i]).max(1)
-            apart = (self.kept.slide[ask] == self.kept.slide[i]) & (gap >= 2000 / 128)
+            gap = np.abs(self.held_out_tiles.start[ask] - self.held_out_tiles.start[i]).max(1)
+            apart = (self.held_out_tiles.slide[ask] == self.held_out_tiles.slide[i]) & (
+                gap >= 2000 / 128
+            )
             far.extend(unit[apart] @ unit[place[int(i)]])
         return {"auc": auc(np.asarray(near), np.asarray(far))}
 
@@ -181,7 +183,7 @@ class PatchEncoderStage(Stage):
 
     def can_validate(self) -> bool:
         """Whether there are held-out cases."""
-        return self.kept is not None
+        return self.held_out_tiles is not None
 
     def save(self, folder) -> None:  # noqa: D102
         self.patch_encoder.save_pretrained(folder / "patch_encoder")
