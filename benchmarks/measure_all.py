@@ -28,7 +28,7 @@ from measure_jobs import FULL, HELD, OTHERS, SMALL, Job, jobs
 
 HERE = Path(__file__).parent
 PART = 15 << 20  # bytes of a file of OUT
-KEPT_OUT = (".safetensors", ".zldm", ".part")  # and folders of slides: not brought home
+EXCLUDED = (".safetensors", ".zldm", ".part")  # and folders of slides: not brought home
 PACK_EVERY = 25  # s
 RETRY = 120  # s
 
@@ -110,7 +110,7 @@ class Runner:
             path
             for path in self.given.work.rglob("*")
             if path.is_file()
-            and path.suffix not in KEPT_OUT
+            and path.suffix not in EXCLUDED
             and not path.is_relative_to(self.given.work / "slides")
             and path.stat().st_size < PART
         ]

@@ -148,7 +148,7 @@ def main() -> None:
     largest = sorted(paths, key=lambda p: p.stat().st_size)[len(paths) - given.large :]
     options = RenderOptions(method=given.method)
     lines: dict[tuple[int, str], list[Pair]] = defaultdict(list)
-    kept: list[Region] = []
+    measured: list[Region] = []
     for number, path in enumerate(paths):
         with open_archive(path) as archive:
             source = given.slides / archive.manifest.slide.name
@@ -157,7 +157,7 @@ def main() -> None:
                 drawing = stack.enter_context(open_renderer(archive, pipeline, options))
                 pyramid = drawing.provenance()["method"] == "pyramid"
                 for region in regions(archive, drawing, slide, number % 2 == 1, path in largest):
-                    kept.append(region)
+                    measured.append(region)
                     found = figures(region, pyramid)
                     for name, pair in found.items():
                         lines[region.level, name].append(pair)
@@ -166,7 +166,7 @@ def main() -> None:
                         for name, (drawn, real) in found.items()
                     )
                     print(f"{path.stem} {NAMES[region.level]}: {shown}", flush=True)
-    print(f"\n{len(kept)} regions of {SIDE} px of {len(paths)} slides, method {given.method}:")
+    print(f"\n{len(measured)} regions of {SIDE} px of {len(paths)} slides, method {given.method}:")
     print("level  lattice    regions   drawn: mean, worst region, line   real: the same")
     for (level, name), pairs in sorted(lines.items()):
         drawn, real = ([p for pair in pairs if (p := pair[i])] for i in range(2))
@@ -178,7 +178,7 @@ def main() -> None:
     if given.sheet:
         fine = [
             (r.slide, r.corner, r.drawn, r.real)
-            for r in kept
+            for r in measured
             if r.level == 0 and r.real is not None
         ]
         draw_borders(fine, STRIDE * SCALE).save(given.sheet, quality=85, optimize=True)

@@ -99,9 +99,9 @@ class Patches:
             if eta == 0:
                 x = steps.step(x, clean, bars[now], bars[after])
             else:
-                kept = eta * (sigma2 / sigma) * (1 - (alpha / alpha2) ** 2).clamp(min=0).sqrt()
-                x = alpha2 * clean + (sigma2**2 - kept**2).clamp(min=0).sqrt() * eps
-                x = x + kept * torch.randn(x.shape, generator=generator).to(device)
+                sigma_up = eta * (sigma2 / sigma) * (1 - (alpha / alpha2) ** 2).clamp(min=0).sqrt()
+                x = alpha2 * clean + (sigma2**2 - sigma_up**2).clamp(min=0).sqrt() * eps
+                x = x + sigma_up * torch.randn(x.shape, generator=generator).to(device)
         assert first is not None
         return first, clean
 

@@ -165,14 +165,14 @@ def main() -> None:
             print("cold, stored pixels of an archive ", cold(port, places(archive, 2, 60)))
             print("cold, a slide's                   ", cold(port, places(slide, 0, 60)))
             print("cold, generated, neighbours       ", cold(port, places(archive, 0, 16)))
-            kept = places(archive, 2, 60) + places(slide, 0, 60)
+            cached = places(archive, 2, 60) + places(slide, 0, 60)
             levels = json.loads(get(other, "/health"))["levels"]
             cut = [p.split("/")[-1].replace("jpg", "jpeg") for p in places(slide, 0, 60)]
             theirs = [f"/tiles/{levels - 1}/{place}" for place in cut]
             for _ in range(3):
                 print(
                     "cached, viewer                    ",
-                    load(port, kept, args.seconds, args.clients, folder),
+                    load(port, cached, args.seconds, args.clients, folder),
                 )
                 print(
                     "DeepZoomGenerator, the same TIFF  ",
@@ -181,7 +181,7 @@ def main() -> None:
             if args.soak:
                 memory = psutil.Process(server.pid)
                 before = memory.memory_info().rss
-                result = load(port, kept, args.soak, 200, folder)
+                result = load(port, cached, args.soak, 200, folder)
                 after = memory.memory_info().rss
                 grown = f"memory {before / 1e6:.0f} -> {after / 1e6:.0f} MB"
                 print(f"200 clients for {args.soak} s".ljust(34), result + ";", grown)

@@ -190,22 +190,22 @@ def _giant_pages(
 def _painter(shown: np.ndarray, period: np.ndarray, side: int) -> Callable[[int, int], bytes]:
     """Encoder of tile (row, col) of a level whose texture period is `side` px."""
     blank = np.full((TILE, TILE, 3), _WHITE, np.uint8)
-    kept: dict[tuple, bytes] = {(): _encode(blank)}
+    cache: dict[tuple, bytes] = {(): _encode(blank)}
 
     def paint(row: int, col: int) -> bytes:
         if side >= TILE:  # one period holds whole tiles: encode each of them once
             per = side // TILE
             if not shown[row // per, col // per]:
-                return kept[()]
+                return cache[()]
             key = (row % per, col % per)
-            if key not in kept:
+            if key not in cache:
                 y, x = key[0] * TILE, key[1] * TILE
-                kept[key] = _encode(period[y : y + TILE, x : x + TILE])
-            return kept[key]
+                cache[key] = _encode(period[y : y + TILE, x : x + TILE])
+            return cache[key]
         per = TILE // side
         part = shown[row * per : (row + 1) * per, col * per : (col + 1) * per]
         if not part.any():
-            return kept[()]
+            return cache[()]
         cells = np.zeros((per, per), bool)
         cells[: part.shape[0], : part.shape[1]] = part
         visible = cells.repeat(side, 0).repeat(side, 1)[..., None]

@@ -17,14 +17,14 @@ class Average:
         self.live = [*stage.unet.parameters(), *stage.summarizer.parameters()]
         self.unet = deepcopy(stage.unet).requires_grad_(False).eval()
         self.summarizer = deepcopy(stage.summarizer).requires_grad_(False).eval()
-        self.kept = [*self.unet.parameters(), *self.summarizer.parameters()]
+        self.averaged = [*self.unet.parameters(), *self.summarizer.parameters()]
         self.decay, self.steps = decay, 0
 
     @torch.no_grad()
     def update(self) -> None:
         """Include the current weights."""
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        torch._foreach_lerp_(self.kept, [p.detach() for p in self.live], 1 - decay)
+        torch._foreach_lerp_(self.averaged, [p.detach() for p in self.live], 1 - decay)
         self.steps += 1
 
     @contextlib.contextmanager

@@ -60,8 +60,8 @@ def draw(paths: list[Path], slides: Path, folder: Path, pipeline: str) -> list[S
     networks, found = load_pipeline(pipeline, "cpu"), []
     for path in paths:
         for half in (False, True):
-            kept = folder / f"{path.parent.name}-{path.stem}-{int(half)}.npz"
-            if not kept.is_file():
+            stored = folder / f"{path.parent.name}-{path.stem}-{int(half)}.npz"
+            if not stored.is_file():
                 with (
                     open_archive(path) as archive,
                     open_slide(slides / archive.manifest.slide.name) as slide,
@@ -83,13 +83,13 @@ def draw(paths: list[Path], slides: Path, folder: Path, pipeline: str) -> list[S
                         coarse.append(slide.read(level, *at, SQUARE // 2, SQUARE // 2))
                     real = slide.read(0, x, y, SQUARE, SQUARE)
                     np.savez(
-                        kept,
+                        stored,
                         low=planes_image(field)[0].half().numpy(),
                         real=real,
                         coarse=np.stack(coarse),
                     )
-                print(kept.name, flush=True)
-            with np.load(kept) as read:
+                print(stored.name, flush=True)
+            with np.load(stored) as read:
                 low = torch.from_numpy(read["low"]).float()
                 found.append(Square(low, read["real"], read["coarse"]))
     return found

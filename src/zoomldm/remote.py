@@ -140,7 +140,7 @@ class RemoteFile:
     def __init__(self, path: RemotePath, known: tuple[Any, ...] | None = None) -> None:
         self._url, self._position = path.url, 0
         self._store, self._key = _place(path.url)
-        self._kept = (0, b"")
+        self._buffer = (0, b"")
         if known is None:
             with _one_line_errors(self._url):
                 meta = _obstore().head(self._store, self._key)
@@ -163,8 +163,8 @@ class RemoteFile:
         end = min(start + size, self.size)
         if end <= start:
             return b""
-        first, kept = self._kept  # the last read, such as an end with the directory before it
-        if not first <= start <= end <= first + len(kept):
+        first, buffer = self._buffer  # the last read, such as an end with the directory before it
+        if not first <= start <= end <= first + len(buffer):
             e_tag, _, changed = self.identity
             options: dict[str, Any] = {"range": (start, end)}
             if e_tag is not None:
@@ -173,17 +173,17 @@ class RemoteFile:
                 options["if_unmodified_since"] = changed
             with _one_line_errors(self._url):
                 found = _obstore().get(self._store, self._key, options=options)
-                kept = bytes(found.bytes())
+                buffer = bytes(found.bytes())
             first = start
-            self._kept = first, kept
+            self._buffer = first, buffer
         self._position = end
-        return kept[start - first : end - first]
+        return buffer[start - first : end - first]
 
     def __enter__(self) -> "RemoteFile":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._kept = (0, b"")
+        self._buffer = (0, b"")
 
 
 def download(url: str, target: Path) -> None:

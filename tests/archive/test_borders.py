@@ -40,9 +40,9 @@ class TestEvenBlocks:
 
     def test_only_px_beside_lines_change_and_the_input_does_not(self):
         image = blocky()
-        kept = image.copy()
+        before = image.copy()
         changed = (even_blocks(image) != image).any(2)
-        np.testing.assert_array_equal(image, kept)
+        np.testing.assert_array_equal(image, before)
         near = np.isin(np.arange(SIDE) % 8, (6, 7, 0, 1))
         assert changed.any() and not changed[~near][:, ~near].any()
 

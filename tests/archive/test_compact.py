@@ -43,9 +43,9 @@ class TestArchive:
             m = archive.manifest
             assert (m.version, m.quantisation.precision) == ("2.0", "compact")
             rows, cols = tiles_of(900).T
-            kept = cosines(values, archive.embeddings_of(rows, cols)).min()
-            assert kept >= 0.999
-            assert m.quantisation.cosine_min == pytest.approx(kept, abs=1e-6)
+            lowest = cosines(values, archive.embeddings_of(rows, cols)).min()
+            assert lowest >= 0.999
+            assert m.quantisation.cosine_min == pytest.approx(lowest, abs=1e-6)
         assert verify_archive(small) == []
 
     def test_a_tile_is_the_same_number_however_it_is_read(self, tmp_path):
@@ -78,8 +78,8 @@ class TestArchive:
                 out.add_embeddings([[30, 30]], values[:1])
         with open_archive(tmp_path / "a") as archive:
             stored = {m.name: m.size for m in archive.manifest.members}
-        kept = ("embeddings/c/", "scales/c/", "basis/c/")
-        assert counted == sum(size for name, size in stored.items() if name.startswith(kept))
+        prefixes = ("embeddings/c/", "scales/c/", "basis/c/")
+        assert counted == sum(size for name, size in stored.items() if name.startswith(prefixes))
         write(tmp_path / "b", values, precision)
         assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 

@@ -58,8 +58,10 @@ def test_rates_of_a_folder_go_on(run, folder: Path, tmp_path: Path) -> None:
         printed = json.loads(done.out)
         assert [row["slide"] for row in printed["rows"]] == ["a.tif"]
         assert [f["slide"] for f in printed["failed"]] == [str(folder / "c.tif")]
-        kept = {n: json.loads((state / f"slides/{n}.json").read_text())["attempts"] for n in "ac"}
-    assert kept == {"a": 1, "c": 2}
+        attempts = {
+            n: json.loads((state / f"slides/{n}.json").read_text())["attempts"] for n in "ac"
+        }
+    assert attempts == {"a": 1, "c": 2}
     assert "a.tif" in page.read_text() and (state / "summary.md").is_file()
 
 

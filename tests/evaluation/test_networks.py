@@ -199,9 +199,9 @@ class ExactPipeline:
         if not context.any():
             return torch.zeros_like(noised)
         x = torch.full_like(noised, float(context.flatten()[0] - 1) / 4)
-        kept = self.scheduler.alphas_cumprod[times][:, None, None, None]
-        noise = (noised - kept.sqrt() * x) / (1 - kept).sqrt()
-        velocity = kept.sqrt() * noise - (1 - kept).sqrt() * x
+        alpha_bar = self.scheduler.alphas_cumprod[times][:, None, None, None]
+        noise = (noised - alpha_bar.sqrt() * x) / (1 - alpha_bar).sqrt()
+        velocity = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * x
         return {"epsilon": noise, "sample": x, "v_prediction": velocity}[self.kind]
 
 

@@ -87,9 +87,9 @@ def test_goes_on_and_refuses_other_settings(make_npz: Npz, out: Path) -> None:
     mil_of(path, out, folds=2, models=("mean-pool",), **FAST)
     files = sorted((out / "folds" / "toy").glob("mean*.json"))
     assert len(files) == 2
-    kept = files[0].read_text().replace('"epoch": 2', '"epoch": 77')
-    files[0].write_text(kept)
-    files[1].write_text(kept[:50])  # cut short
+    text = files[0].read_text().replace('"epoch": 2', '"epoch": 77')
+    files[0].write_text(text)
+    files[1].write_text(text[:50])  # cut short
     report = mil_of(path, out, folds=2, models=("mean-pool", "max-pool"), **FAST)
     epochs = {(r.model, r.fold): r.epoch for r in report.sources[0].results}
     assert epochs == {

@@ -49,8 +49,8 @@ def test_files(make_npz: Npz, tmp_path: Path) -> None:
     assert (first.index, second.index) == (2, 10)
     assert first.train.tolist() == [0, 3, 5]
     assert (first.val.tolist(), first.test.tolist(), first.unknown) == ([2], [4], 1)
-    kept = count_leakage(first, bags, separate=False)
-    assert (kept.shared, kept.dropped) == (1, 0)  # slides 4 and 5 are of one patient
+    leaky = count_leakage(first, bags, separate=False)
+    assert (leaky.shared, leaky.dropped) == (1, 0)  # slides 4 and 5 are of one patient
     clean = count_leakage(first, bags, separate=True)
     assert (clean.train.tolist(), clean.dropped) == ([0], 2)  # 3 shares its patient with val's 2
     (folder / "splits_2.csv").write_text(",train,val,test\n0,slide-1,,slide-1\n")

@@ -129,10 +129,10 @@ def axial() -> ContextDiT:
 
 
 def test_the_schedule_is_that_of_sampling() -> None:
-    kept = signal(torch.arange(1000)).double()
+    alpha_bar = signal(torch.arange(1000)).double()
     expected = LearnedRange.cosine().alphas
-    torch.testing.assert_close(kept, expected, rtol=1e-3, atol=0)
-    torch.testing.assert_close(1 - kept, 1 - expected, rtol=2e-3, atol=0)
+    torch.testing.assert_close(alpha_bar, expected, rtol=1e-3, atol=0)
+    torch.testing.assert_close(1 - alpha_bar, 1 - expected, rtol=2e-3, atol=0)
 
 
 def test_axes_hold_contexts_of_low_rank(axial: ContextDiT) -> None:

@@ -30,9 +30,9 @@ def test_profile_is_applied(tmp_path):
         before = plain.read(level, 0, 0, *size).astype(int)
         after = slide.read(level, 0, 0, *size).astype(int)
         assert np.abs(after - before[..., ::-1]).mean() < 2
-    kept = open_slide(slide.path, icc=False)
-    assert kept.icc is None
-    assert (kept.read(0, 0, 0, 99, 99) == plain.read(0, 0, 0, 99, 99)).all()
+    uncorrected = open_slide(slide.path, icc=False)
+    assert uncorrected.icc is None
+    assert (uncorrected.read(0, 0, 0, 99, 99) == plain.read(0, 0, 0, 99, 99)).all()
 
 
 def test_srgb_costs_nothing():

@@ -59,15 +59,15 @@ def test_activations_made_again_give_the_same_gradients(preset: str, name: str) 
         k: torch.randn(v.shape, generator=generator).to(v.dtype) if v.is_floating_point() else v
         for k, v in made.blank(2).items()
     }
-    kept = gradients(copy.deepcopy(made), batch)  # a discriminator's norms change as it is used
+    expected = gradients(copy.deepcopy(made), batch)  # a discriminator's norms change as it is used
     calls = []
     for block in made.blocks():
         block.register_forward_hook(lambda *_: calls.append(1))
     recompute(made.blocks())
     again = gradients(made, batch)
     assert calls
-    assert kept.keys() == again.keys()
-    for key, value in kept.items():
+    assert expected.keys() == again.keys()
+    for key, value in expected.items():
         torch.testing.assert_close(again[key], value, rtol=1e-5, atol=1e-7)
 
 

@@ -175,13 +175,13 @@ def test_an_archive_that_goes_is_410(copied, how: Callable[[Path], None]) -> Non
     path, catalogue = copied
     with serving(catalogue) as client:
         (facts,) = client.get("/api/slides.json").json()["slides"]
-        kept = client.get(tile_url(facts, 7))
+        before = client.get(tile_url(facts, 7))
         how(path)
         for level in (6, 1):  # stored, and generated
             answer = client.get(tile_url(facts, level))
             assert answer.status_code == 410
             assert "while it was shown" in answer.json()["error"] and str(path) not in answer.text
-        assert client.get(tile_url(facts, 7)).content == kept.content  # by its digest still right
+        assert client.get(tile_url(facts, 7)).content == before.content  # by its digest still right
         assert client.get("/health").status_code == 200
 
 

@@ -116,14 +116,14 @@ def test_clients_that_never_finish_are_let_go(
     slow = [socket.create_connection(("127.0.0.1", running.port)) for _ in range(5)]
     for client in slow[1:]:
         client.sendall(b"GET / HTTP/1.1\r\nHost: local")
-    kept = socket.create_connection(("127.0.0.1", running.port))
-    kept.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-    assert kept.recv(15) == b"HTTP/1.1 200 OK"
+    connection = socket.create_connection(("127.0.0.1", running.port))
+    connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert connection.recv(15) == b"HTTP/1.1 200 OK"
     for client in slow:
         client.settimeout(20)
         assert b"200" not in client.recv(4096)  # closed, perhaps with an error first
         client.close()
-    kept.close()
+    connection.close()
     assert running.get("/health")[0] == 200
 
 

@@ -155,8 +155,8 @@ def test_a_damaged_block_is_found(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         write(target, Stopped(), source)
-    kept = tmp_path / "a.tif.part" / "tiles" / "00000" / "001"
-    os.truncate(kept, kept.stat().st_size - 1)
+    stored = tmp_path / "a.tif.part" / "tiles" / "00000" / "001"
+    os.truncate(stored, stored.stat().st_size - 1)
     with pytest.raises(TargetError, match="block 1 is damaged; remove that folder"):
         write(target, Tiff(), source)
     assert not target.exists()

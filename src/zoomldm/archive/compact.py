@@ -70,8 +70,8 @@ def _axes(values: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any], NDAr
     energies, axes = energies[::-1], axes[:, ::-1].T
     worst = np.zeros(values.shape[1])
     for first in range(0, len(unit), _BLOCK):
-        kept = ((unit[first : first + _BLOCK] @ axes.T) ** 2).cumsum(1)
-        worst = np.maximum(worst, (1 - kept).max(0))
+        explained = ((unit[first : first + _BLOCK] @ axes.T) ** 2).cumsum(1)
+        worst = np.maximum(worst, (1 - explained).max(0))
     return energies, axes, worst
 
 

@@ -101,15 +101,15 @@ class EmbeddingStore:
         else:
             stored = to_float16(exact, f"{self.slide}: embeddings")
             restored = stored.astype(np.float32)
-        kept = cosines(exact, restored)
-        worst = int(kept.argmin())
-        if kept[worst] < COSINE_MIN:
+        cosine = cosines(exact, restored)
+        worst = int(cosine.argmin())
+        if cosine[worst] < COSINE_MIN:
             hint = "; use --precision float16" if self.precision == "int8" else ""
             raise ArchiveError(
                 f"{self.slide}: tile (row {rows[worst]}, col {cols[worst]}) keeps "
-                f"only cosine {kept[worst]:.5f} in {self.precision}, expected {COSINE_MIN}{hint}"
+                f"only cosine {cosine[worst]:.5f} in {self.precision}, expected {COSINE_MIN}{hint}"
             )
-        self._cosine_min = min(self._cosine_min, float(kept[worst]))
+        self._cosine_min = min(self._cosine_min, float(cosine[worst]))
         self._place(tiles, stored, TILE_CHUNK)
 
     def _place(self, tiles: NDArray[np.int64], codes: NDArray, side: int) -> None:

@@ -193,11 +193,11 @@ class ArchiveWriter:
         if self._base or self._overview:
             raise ValueError("the archive has a base layer or an overview already")
         width, height = level_size(*self.header.slide.size, level)
-        kept = resolve_quality(codec, quality)
+        resolved = resolve_quality(codec, quality)
         self._base = Base(
             level=level,
             codec=codec,
-            quality=kept,
+            quality=resolved,
             width=width,
             height=height,
             chunk=chunk,

@@ -219,22 +219,22 @@ def _read(path: Path) -> Rows:
 
 def _checked(items: list[Item], what: str) -> list[Item]:
     """The items without repeats, each with a `problem` where it contradicts another one."""
-    kept: dict[str, Item] = {}
+    unique: dict[str, Item] = {}
     for item in items:
-        before = kept.get(item.source)
+        before = unique.get(item.source)
         if before is None:
-            kept[item.source] = item
+            unique[item.source] = item
         elif before.problem is None and _facts(before) != _facts(item):
-            kept[item.source] = replace(
+            unique[item.source] = replace(
                 before,
                 problem=f"{item.source}: is in the table twice, as {_facts(before)} and as "
                 f"{_facts(item)}; remove one of the rows",
             )
     by_key: dict[str, list[str]] = {}
-    for item in kept.values():
+    for item in unique.values():
         by_key.setdefault(item.key, []).append(item.source)
     out = []
-    for item in kept.values():
+    for item in unique.values():
         others = by_key[item.key]
         if len(others) > 1 and item.problem is None:
             other = next(o for o in others if o != item.source)

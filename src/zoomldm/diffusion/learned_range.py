@@ -52,10 +52,10 @@ class LearnedRange:
         if not 1 <= count <= total:
             raise ConfigError(f"steps is {count}; expected 1 to {total}")
         gap = (total - 1) / (count - 1) if count > 1 else 0.0
-        kept = torch.tensor([round(i * gap) for i in range(count)])
-        left = self.alphas[kept]
+        indices = torch.tensor([round(i * gap) for i in range(count)])
+        left = self.alphas[indices]
         before = torch.cat([left.new_ones(1), left[:-1]])
-        return LearnedRange(1 - left / before, self.times[kept])
+        return LearnedRange(1 - left / before, self.times[indices])
 
     @cached_property
     def alphas(self) -> Tensor:

@@ -224,7 +224,7 @@ def make_sampler(name: str, config: Mapping[str, Any]) -> Any:
         raise ConfigError(f"sampler {name!r} does not exist; samplers are {', '.join(SAMPLERS)}")
     kind, settings = SAMPLERS[name]
     keys = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
-    kept = {k: config[k] for k in (*keys, "prediction_type") if k in config}
+    kwargs = {k: config[k] for k in (*keys, "prediction_type") if k in config}
     if issubclass(kind, DDIMScheduler):
-        kept |= {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
-    return kind(**kept, **settings)
+        kwargs |= {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
+    return kind(**kwargs, **settings)

@@ -237,8 +237,8 @@ def _transplanted(
                 )
             places = np.argwhere(mask[first : first + rows])
             writer.add_embeddings(np.add(places, (first, 0)), strip[places[:, 0], places[:, 1]])
-        kept = [t for t in archive.manifest.unreadable if not _holds(block, *t)]
-        writer.add_unreadable(np.array(kept, int).reshape(-1, 2))
+        unreadable = [t for t in archive.manifest.unreadable if not _holds(block, *t)]
+        writer.add_unreadable(np.array(unreadable, int).reshape(-1, 2))
         if base is not None:
             chunks = add_spliced(writer, archive, source, block, taken, mask, progress)
     return done, chunks

@@ -97,9 +97,9 @@ def label_nuclei(pixels: NDArray[np.uint8]) -> NDArray[np.int32]:
     area = np.bincount(labels.ravel(), minlength=len(every))
     highest = np.asarray(ndimage.maximum(peak, labels, every))
     contrast = np.asarray(ndimage.mean(fine - wide, labels, every))
-    kept = (area >= _LEAST_AREA) & (highest >= _LEAST_PEAK) & (contrast >= _LEAST_CONTRAST)
-    kept[0] = False
-    return np.where(kept, np.cumsum(kept), 0).astype(np.int32)[labels]
+    accepted = (area >= _LEAST_AREA) & (highest >= _LEAST_PEAK) & (contrast >= _LEAST_CONTRAST)
+    accepted[0] = False
+    return np.where(accepted, np.cumsum(accepted), 0).astype(np.int32)[labels]
 
 
 def find_nuclei(pixels: NDArray[np.uint8], mpp: float = BASE_MPP) -> Nuclei:

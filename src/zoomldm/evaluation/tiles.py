@@ -74,9 +74,9 @@ def load_tiles(path: Path, most: int | None = None, seed: int = 0) -> SlideTiles
         mask = find_tissue(slide).mask
         if most is not None and mask.sum() > most:
             rows, cols = np.nonzero(mask)
-            kept = np.random.default_rng(seed).choice(len(rows), most, replace=False)
+            selected = np.random.default_rng(seed).choice(len(rows), most, replace=False)
             mask = np.zeros_like(mask)
-            mask[rows[kept], cols[kept]] = True
+            mask[rows[selected], cols[selected]] = True
         found = [(place, pixels) for place, pixels in read_tiles(slide, mask) if pixels is not None]
     found.sort(key=lambda item: item[0])
     return SlideTiles(path.name, np.array([p for p, _ in found]), np.stack([x for _, x in found]))

@@ -153,7 +153,7 @@ def read_bags(
         raise ConfigError(
             f"{path}: expected a folder of {', '.join(SUFFIXES)} files, or an npz{hint}"
         )
-    kept: list[_Kept] = []
+    retained: list[_BagInfo] = []
     means = []
     with Packer(pack) as packer:
         for slide, bag, label, file, index in found:
@@ -162,38 +162,38 @@ def read_bags(
                 continue
             packer.add(bag)
             means.append(bag.double().mean(0).numpy())
-            kept.append(_Kept(slide, label, file, index, len(bag)))
+            retained.append(_BagInfo(slide, label, file, index, len(bag)))
         features = packer.done()
     reported = {line.split(": no label (")[0] for line in skipped if ": no label (" in line}
     skipped += [line for line in missing if line.removesuffix(": no label") not in reported]
-    if not kept:
+    if not retained:
         raise ConfigError(f"{path}: no slide has both features and a label{_unmatched(missing)}")
     dims = Counter(len(mean) for mean in means)
     if len(dims) > 1:
         odd = dims.most_common()[-1][0]
-        example = next(k.slide for k, m in zip(kept, means, strict=True) if len(m) == odd)
+        example = next(b.slide for b, m in zip(retained, means, strict=True) if len(m) == odd)
         found_dims = ", ".join(f"{d} ({n} slides)" for d, n in dims.most_common())
         raise ConfigError(f"{path}: features of different dimensions: {found_dims}; see {example}")
-    named = [k.label.label for k in kept]
+    named = [b.label.label for b in retained]
     if positive is not None:
         named = [positive if n == positive else "rest" for n in named]
     classes = ("rest", positive) if positive else tuple(sorted(set(named), key=_order))
     if len(set(named)) < 2:
         raise ConfigError(f"{path}: only the class {named[0]!r} is there, expected two or more")
     if folds is not None:
-        folds = folds[:, [k.index for k in kept]]
+        folds = folds[:, [b.index for b in retained]]
     return Bags(
         name=name or path.stem,
         features=features,
-        sizes=tuple(k.size for k in kept),
+        sizes=tuple(b.size for b in retained),
         means=np.stack(means),
         labels=np.array([classes.index(n) for n in named]),
         classes=classes,
-        slides=tuple(k.slide for k in kept),
-        patients=tuple(k.label.patient or k.slide for k in kept),
-        files=tuple(k.file for k in kept),
+        slides=tuple(b.slide for b in retained),
+        patients=tuple(b.label.patient or b.slide for b in retained),
+        files=tuple(b.file for b in retained),
         folds=folds,
-        unknown_patients=sum(not k.label.patient for k in kept),
+        unknown_patients=sum(not b.label.patient for b in retained),
         skipped=tuple(skipped),
     )
 
@@ -203,7 +203,7 @@ Entry = tuple[str, Tensor, Label, Source | None, int]
 """Slide, its features, its label, the h5 file with its coordinates, its index in the source."""
 
 
-class _Kept(NamedTuple):
+class _BagInfo(NamedTuple):
     slide: str
     label: Label
     file: Source | None

@@ -117,10 +117,10 @@ def measure(labels: np.ndarray, probabilities: np.ndarray) -> Measures:
 
 def mean_sd(values: Sequence[float]) -> tuple[float, float]:
     """Mean and standard deviation (ddof 1) of the values that are not NaN; NaN if none is left."""
-    kept = [v for v in values if not math.isnan(v)]
-    if not kept:
+    valid = [v for v in values if not math.isnan(v)]
+    if not valid:
         return math.nan, math.nan
-    return float(np.mean(kept)), float(np.std(kept, ddof=1)) if len(kept) > 1 else math.nan
+    return float(np.mean(valid)), float(np.std(valid, ddof=1)) if len(valid) > 1 else math.nan
 
 
 @dataclass(frozen=True)

@@ -281,14 +281,14 @@ class ContextDiT(ModelMixin, ConfigMixin):
         """
         if self.axes:
             variance = self._units()[1][level][:, None]
-            kept = signal(time)[:, None, None]
-            total = kept * variance + 1 - kept
+            alpha_bar = signal(time)[:, None, None]
+            total = alpha_bar * variance + 1 - alpha_bar
             noised = contexts[..., : self.axes]
             made = self._made(
                 noised * total.rsqrt().to(noised.dtype), time, level, reference, parent, label
             )
-            clean = (kept.sqrt() * variance / total).to(noised.dtype) * noised
-            clean = clean + ((1 - kept) * variance / total).sqrt().to(noised.dtype) * made
+            clean = (alpha_bar.sqrt() * variance / total).to(noised.dtype) * noised
+            clean = clean + ((1 - alpha_bar) * variance / total).sqrt().to(noised.dtype) * made
             return F.pad(clean, (0, contexts.shape[-1] - self.axes))
         return self._made(contexts, time, level, reference, parent, label)
 
@@ -374,5 +374,5 @@ def signal(time: Tensor) -> Tensor:
         return angle.cos().square()
 
     after = (time.float() + 1).clamp(max=last)
-    kept = left(after) / left(0.0)
-    return torch.where(time < last, kept, 0.001 * kept)
+    alpha_bar = left(after) / left(0.0)
+    return torch.where(time < last, alpha_bar, 0.001 * alpha_bar)

@@ -87,8 +87,8 @@ class Outline(nn.Module):
         down = torch.linalg.solve_triangular(root.T, u[:, :rank], upper=True)
         narrow.copy_(down.T)
         weight.copy_((s[:rank, None] * v[:rank]).T)
-        kept = down @ (s[:rank, None] * v[:rank])
-        bias.copy_(found[-1] + mean @ (found[:-1] - kept))
+        low_rank = down @ (s[:rank, None] * v[:rank])
+        bias.copy_(found[-1] + mean @ (found[:-1] - low_rank))
 
     def forward(self, embeddings: Tensor, level: int, shift: Tensor | None = None) -> Tensor:
         """Outline of one batch of grids of one level.

@@ -143,16 +143,16 @@ class ZoomLDMPipeline(DiffusionPipeline):
         Embeddings and latents of archives made before their networks were rounded to half
         precision stay valid: `digest_before_rounding` remembers the original digests.
         """
-        kept = {}
+        digests = {}
         if any(isinstance(v, torch.dtype) for v in (*args, *kwargs.values())):
-            kept = {n: self.digest(n) for n in ("patch_encoder", "vae") if getattr(self, n)}
+            digests = {n: self.digest(n) for n in ("patch_encoder", "vae") if getattr(self, n)}
         noted = logging.get_verbosity()
         logging.set_verbosity_error()  # it warns of modules to keep in float32 without naming any
         try:
             super().to(*args, **kwargs)
         finally:
             logging.set_verbosity(noted)
-        for name, digest in kept.items():
+        for name, digest in digests.items():
             if digest != self.digest(name):
                 self._rounded.setdefault(name, (id(getattr(self, name)), digest))
         return self

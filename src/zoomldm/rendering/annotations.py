@@ -81,12 +81,12 @@ def _cross_product(before: tuple[int, int], here: tuple[int, int], after: tuple[
 def _corners(ring: Ring) -> Ring:
     """A closed ring without the points on its straight segments."""
     points = ring[:-1]
-    kept = [
+    corners = [
         p
         for i, p in enumerate(points)
         if _cross_product(points[i - 1], p, points[(i + 1) % len(points)]) != 0
     ]
-    return [*kept, kept[0]]
+    return [*corners, corners[0]]
 
 
 def _area(ring: Ring) -> float:

@@ -105,9 +105,9 @@ def tile_confidence(
         PipelineError: the pipeline has no patch encoder.
     """
     mask, found = archive.mask, []
-    kept = [place for place in places if mask[place] and not archive.generated]
-    for start in range(0, len(kept), _ENCODED):
-        group = kept[start : start + _ENCODED]
+    selected = [place for place in places if mask[place] and not archive.generated]
+    for start in range(0, len(selected), _ENCODED):
+        group = selected[start : start + _ENCODED]
         tiles = [renderer.read(0, col * TILE, row * TILE, TILE, TILE) for row, col in group]
         made = pipeline.encode_tiles(np.stack(tiles))
         stored = archive.embeddings_of(*zip(*group, strict=True))

@@ -88,7 +88,7 @@ def estimate_memory(
             _emptied(module)
         parameters = {p: _bytes(p) for p in made.parameters()}
         trained = {p: n for p, n in parameters.items() if p.requires_grad}
-        kept = [p for n in networks.values() for p in n.parameters() if p.requires_grad]
+        optimized = [p for n in networks.values() for p in n.parameters() if p.requires_grad]
         held = _size(made) + sum(map(_size, frozen))
         average = sum(map(_size, networks.values())) if config.ema_device == "auto" else 0
         for module in made.modules():
@@ -104,7 +104,7 @@ def estimate_memory(
         trained=sum(p.numel() for p in trained),
         parameters=held,
         gradients=sum(trained.values()),
-        optimizer=sum(2 * _bytes(p) + COUNTER for p in kept),
+        optimizer=sum(2 * _bytes(p) + COUNTER for p in optimized),
         average=average,
         activations=activations,
     )

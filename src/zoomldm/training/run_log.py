@@ -49,9 +49,9 @@ class RunLog:
     def __init__(self, run: Path, total: int, start: int) -> None:
         self.file = run / "log.jsonl"
         if self.file.exists():
-            kept = [x for x in _entries(self.file) if x["step"] <= start]
+            retained = [x for x in _entries(self.file) if x["step"] <= start]
             with atomic_path(self.file) as fresh:
-                fresh.write_text("".join(json.dumps(x) + "\n" for x in kept))
+                fresh.write_text("".join(json.dumps(x) + "\n" for x in retained))
         self.board = SummaryWriter(str(run / "tensorboard"), purge_step=start)
         self.folder = run / "pictures"
         self.total, self.start, self.begin = total, start, time.monotonic()

@@ -59,7 +59,7 @@ def read_overlay(path: Path) -> Overlay:
         raise ConfigError(
             f"{path}: has {len(features)} features; an overlay may have up to {MOST_FEATURES}"
         )
-    kept = []
+    geometries = []
     for number, feature in enumerate(features):
         geometry = feature.get("geometry") if isinstance(feature, dict) else None
         if geometry is None:
@@ -70,14 +70,16 @@ def read_overlay(path: Path) -> Overlay:
                 f"{path}: feature {number} is not a {', '.join(_SHAPES)} of finite numbers; "
                 "give coordinates in pixels of the 0.5 mpp raster"
             )
-        kept.append(
+        geometries.append(
             {
                 "type": kind,
                 "coordinates": geometry["coordinates"],
                 **_properties(feature.get("properties")),
             }
         )
-    return Overlay(path.name, len(kept), json.dumps({"features": kept}, separators=(",", ":")))
+    return Overlay(
+        path.name, len(geometries), json.dumps({"features": geometries}, separators=(",", ":"))
+    )
 
 
 def _features(value: Any) -> list[Any] | None:

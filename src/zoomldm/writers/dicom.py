@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from zoomldm.errors import ConfigError
 from zoomldm.files import move_folder
 from zoomldm.writers.image import Block, Image, part_tiles
-from zoomldm.writers.spool import keep_tiles, kept_lengths, kept_tiles
+from zoomldm.writers.spool import keep_tiles, stored_lengths, stored_tiles
 from zoomldm.writers.writer import (
     check_folder,
     encode_jpeg,
@@ -71,16 +71,16 @@ class Dicom:
         """See `Writer`; the slide's names are left out of the provenance."""
         from zoomldm.writers.dicom_header import write_header
 
-        kept = {name: value for name, value in facts.items() if name not in _NAMES}
+        provenance = {name: value for name, value in facts.items() if name not in _NAMES}
         tree = folder / _TREE
         shutil.rmtree(tree, ignore_errors=True)
         tree.mkdir()
         for number, level in enumerate(image.levels):
-            lengths = kept_lengths(folder, image, number)
+            lengths = stored_lengths(folder, image, number)
             with (tree / f"level-{number}-{level.name}.dcm").open("wb") as file:
-                write_header(file, image, number, lengths, kept, self.settings())
-                _write_frames(file, kept_tiles(folder, image, number))
-        write_marker(tree, kept)
+                write_header(file, image, number, lengths, provenance, self.settings())
+                _write_frames(file, stored_tiles(folder, image, number))
+        write_marker(tree, provenance)
         move_folder(tree, target)
 
 

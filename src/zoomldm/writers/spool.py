@@ -67,12 +67,12 @@ def _rows(folder: Path, image: Image, level: int) -> Iterator[tuple[Path, int, N
                 before += part.rows * part.cols
 
 
-def kept_lengths(folder: Path, image: Image, level: int) -> NDArray[np.int64]:
+def stored_lengths(folder: Path, image: Image, level: int) -> NDArray[np.int64]:
     """Bytes of each tile of a level, in row-major order."""
     return np.concatenate([lengths for _, _, lengths in _rows(folder, image, level)])
 
 
-def kept_tiles(folder: Path, image: Image, level: int) -> Iterator[bytes]:
+def stored_tiles(folder: Path, image: Image, level: int) -> Iterator[bytes]:
     """Tiles of a level in row-major order.
 
     Raises:

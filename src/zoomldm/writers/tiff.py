@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from zoomldm.files import atomic_path
 from zoomldm.geometry.levels import BASE_MPP, TILE
 from zoomldm.writers.image import Block, Image, coarsest_pixels, part_tiles
-from zoomldm.writers.spool import keep_tiles, kept_tiles
+from zoomldm.writers.spool import keep_tiles, stored_tiles
 from zoomldm.writers.writer import encode_jpeg
 
 Flavour = Literal["plain", "ome", "aperio"]
@@ -64,7 +64,7 @@ class Tiff:
             for number, level in enumerate(image.levels):
                 reduced = number > 0
                 tiff.write(
-                    kept_tiles(folder, image, number),
+                    stored_tiles(folder, image, number),
                     shape=(level.size[1], level.size[0], 3),
                     dtype=np.uint8,
                     tile=(TILE, TILE),
@@ -114,7 +114,7 @@ class Tiff:
 
     def _thumbnail(self, tiff: tifffile.TiffWriter, folder: Path, image: Image, text: str) -> None:
         last = len(image.levels) - 1
-        tiles = [imagecodecs.jpeg_decode(t) for t in kept_tiles(folder, image, last)]
+        tiles = [imagecodecs.jpeg_decode(t) for t in stored_tiles(folder, image, last)]
         pixels = np.ascontiguousarray(coarsest_pixels(tiles, image.levels[last]))
         high, wide = pixels.shape[:2]
         head, _, rest = text.partition("|")

@@ -128,8 +128,8 @@ def test_held_out_tells_neighbours_from_tiles_far_away(
 ) -> None:
     """Codes that follow the place along the slide have an AUC near 1, their reverse near 0."""
     stage = PatchEncoderStage(TileCNN(**preset("tiny")["patch_encoder"]), tiles, tiles)
-    kept = tiles.at_level(0)
-    where = {int(i): tiles.start[i] for i in kept}
+    indices = tiles.at_level(0)
+    where = {int(i): tiles.start[i] for i in indices}
     asked: list[int] = []
     real = tiles.read
 

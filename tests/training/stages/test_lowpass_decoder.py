@@ -68,8 +68,8 @@ def test_what_a_denoiser_made_is_told_by_its_low_image(vae: LowPassAutoencoder) 
     batch["spread"] = torch.tensor([0.0, 0.1, 0.0])
     batch["low"][2] += 0.05
     seen = []
-    kept = stage.objective
-    stage.objective = lambda *given: seen.append(given[3]) or kept(*given)  # type: ignore
+    original = stage.objective
+    stage.objective = lambda *given: seen.append(given[3]) or original(*given)  # type: ignore
     stage(batch)
     torch.testing.assert_close(seen[0], torch.tensor([1.0, AGREE["noisy"], AGREE["made"]]))
 
