@@ -47,7 +47,7 @@ class Cascade:
         archive: what to render.
         pipeline: the pipeline whose patch encoder made the archive.
         options: see RenderOptions.
-        kept: cache of patches, 256 MB of memory if None.
+        cache: of patches, 256 MB of memory if None.
         on_patch: called after each batch with the number of patches in it.
 
     Raises:
@@ -63,7 +63,7 @@ class Cascade:
         archive: Archive,
         pipeline: ZoomLDMPipeline,
         options: RenderOptions | None = None,
-        kept: RenderCache | None = None,
+        cache: RenderCache | None = None,
         on_patch: Callable[[int], None] | None = None,
     ) -> None:
         check_encoder(archive, pipeline)
@@ -76,7 +76,7 @@ class Cascade:
         self.batch = self.options.batch_on(pipeline.device)
         self._real = RealLevels(archive)
         self._tissue = tissue_by_level(archive.mask)
-        self.cache = kept or RenderCache(Recent(256 << 20))
+        self.cache = cache or RenderCache(Recent(256 << 20))
         self._lock = threading.RLock()
         self._made_so_far = 0
 
