@@ -196,6 +196,7 @@ class LowPassDecoderStage(Stage):
         made, real = made[..., INNER, INNER], real[..., INNER, INNER]
         return self.objective(made, real, seen[..., small, small], agree, rise, measure)
 
+    @torch.no_grad()
     def held_out(self) -> dict[str, float]:
         """Figures of fixed crops by level.
 
