@@ -55,15 +55,15 @@ def main() -> None:
         parent = torch.stack([quarter_of(p, k) for p, k in zip(above, keys, strict=True)])
         noise = torch.from_numpy(np.stack([contexts._noise(level, key) for key in keys]))
 
-        def drawn(solver: Solver, steps: int, level=level, noise=noise, parent=parent):
+        def solve(solver: Solver, steps: int, level=level, noise=noise, parent=parent):
             network = pipeline.embedding_diffusion
             return draw_contexts(network, level, noise, steps, parent=parent, solver=solver)
 
-        many = drawn("ddim", 400)
+        many = solve("ddim", 400)
         for solver, steps in ROWS:
-            made = drawn(solver, steps)
-            error = float((made - many).square().mean() / many.var())
-            within = float(made.var((0, 1)).mean() / many.var((0, 1)).mean())
+            sampled = solve(solver, steps)
+            error = float((sampled - many).square().mean() / many.var())
+            within = float(sampled.var((0, 1)).mean() / many.var((0, 1)).mean())
             cells[solver, steps].append(f"{error:.4f} | {within:.2f}")
     print("| solver | evaluations | " + " | ".join(f"{NAMES[k]}: error | variance" for k in LEVELS))
     print("|---" * (2 + 2 * len(LEVELS)) + "|")

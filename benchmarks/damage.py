@@ -103,12 +103,12 @@ def main() -> int:
             total[4] += wrong
     print(f"archive of {slide.name}: {len(whole):,} bytes, {len(pieces)} reads each")
     ok = True
-    for kind, (made, noticed, touched, raised, wrong) in totals.items():
+    for kind, (count, noticed, touched, raised, wrong) in totals.items():
         print(
-            f"  {kind:<5} {made:4} archives: verify noticed {noticed}, reads touched {touched} and "
-            f"raised in {raised}, wrong numbers in {wrong} reads"
+            f"  {kind:<5} {count:4} archives: verify noticed {noticed}, reads touched {touched} "
+            f"and raised in {raised}, wrong numbers in {wrong} reads"
         )
-        ok &= noticed == made and raised == touched and not wrong
+        ok &= noticed == count and raised == touched and not wrong
     return 0 if ok else 1
 
 

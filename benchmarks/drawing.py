@@ -85,11 +85,11 @@ def main() -> None:
         rows[name] = (order, spread_times(alphas, count, 999, last))
 
     def print_row(name: str, squares: list[np.ndarray], seconds: float) -> None:
-        made = tiles_of(squares)
-        a, b = scaled(known[0], public(made))
-        c, d = scaled(known[1], judge(made))
+        generated = tiles_of(squares)
+        a, b = scaled(known[0], public(generated))
+        c, d = scaled(known[1], judge(generated))
         nearest = (np.square(d[:, None] - c).sum(-1)).argmin(1) == np.arange(len(c))
-        e, f = (v - known[2].mean(0) for v in (known[2], pipeline.encode_tiles(made)))
+        e, f = (v - known[2].mean(0) for v in (known[2], pipeline.encode_tiles(generated)))
         cosine = (e * f).sum(1) / np.linalg.norm(e, axis=1) / np.linalg.norm(f, axis=1)
         density = np.mean([find_nuclei(s).density for s in squares])
         contrast = [np.mean([averaged(luminance(s), 4).std() for s in v]) for v in (squares, real)]
@@ -111,9 +111,9 @@ def main() -> None:
         began, options = time.monotonic(), RenderOptions()
         with (
             open_archive(given.archive) as archive,
-            open_renderer(archive, pipeline, options) as drawn,
+            open_renderer(archive, pipeline, options) as renderer,
         ):
-            squares = [drawn.read(0, c.x, c.y, SIDE * TILE, SIDE * TILE) for c in crops]
+            squares = [renderer.read(0, c.x, c.y, SIDE * TILE, SIDE * TILE) for c in crops]
         print_row(name, squares, time.monotonic() - began)
 
 

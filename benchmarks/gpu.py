@@ -166,25 +166,25 @@ def encoder(bench: Bench) -> Iterator[tuple[str, str, Callable[[], str]]]:
         network = PatchViT(sizes)
     batch = 4 if bench.tiny else 256
     options = EncoderOptions(half, batch)  # type: ignore[arg-type]
-    made = NetworkEncoder(
+    network_encoder = NetworkEncoder(
         "random", network, facts.preprocessing, sizes.dim, "0" * 64, bench.device, options
     )
     tiles = np.random.default_rng(0).integers(0, 256, (batch, TILE, TILE, 3), np.uint8)
     what = f"{facts.architecture}, {half}, batch {batch}"
 
     def from_memory() -> str:
-        taken = bench.seconds(lambda: made.encode_tiles(tiles))
+        taken = bench.seconds(lambda: network_encoder.encode_tiles(tiles))
         side = facts.preprocessing.size
-        x = torch.zeros(1, 3, side, side, device=bench.device, dtype=made.dtype)
-        flops = count_flops(lambda: made.network(x)) * batch
+        x = torch.zeros(1, 3, side, side, device=bench.device, dtype=network_encoder.dtype)
+        flops = count_flops(lambda: network_encoder.network(x)) * batch
         return f"{batch / taken:,.0f} tiles/s, {bench.rate(flops, taken)}"
 
     def from_memory_compiled() -> str:
         start = time.monotonic()
-        made.encode_tiles(tiles)
+        network_encoder.encode_tiles(tiles)
         bench.wait()
         first = time.monotonic() - start
-        taken = bench.seconds(lambda: made.encode_tiles(tiles))
+        taken = bench.seconds(lambda: network_encoder.encode_tiles(tiles))
         return f"{batch / taken:,.0f} tiles/s (first batch {first:.0f} s)"
 
     def from_slide() -> str:
@@ -193,17 +193,21 @@ def encoder(bench: Bench) -> Iterator[tuple[str, str, Callable[[], str]]]:
             if bench.slide is None:
                 painted_slide(bench, path)
             report = compress(
-                path, Path(folder) / "a.zldm", CompressOptions(), pipeline="demo", encoder=made
+                path,
+                Path(folder) / "a.zldm",
+                CompressOptions(),
+                pipeline="demo",
+                encoder=network_encoder,
             )
         rate = report.tissue_tiles / report.seconds
         return f"{rate:,.0f} tiles/s ({report.tissue_tiles} tiles in {report.seconds:.1f} s)"
 
     yield what, "tiles of 256 px from memory, resized to 224 there", from_memory
     if not bench.tiny:
-        plain = made.network
-        made.network = torch.compile(plain)
+        plain = network_encoder.network
+        network_encoder.network = torch.compile(plain)
         yield what, "the same, the network compiled", from_memory_compiled
-        made.network = plain
+        network_encoder.network = plain
     name = bench.slide.name if bench.slide else "a painted slide, JPEG"
     yield what, f"`compress` of {name}, base layer included", from_slide
 

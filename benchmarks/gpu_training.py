@@ -141,16 +141,16 @@ def _filled(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, t
     torch.manual_seed(0)
     out = {}
     for key, value in batch.items():
-        made = torch.zeros_like(value, device=device)
+        tensor = torch.zeros_like(value, device=device)
         if key in ("keep", "loss"):
-            made.fill_(1.0 if key == "keep" else 0.2)
-        elif made.dtype == torch.uint8 or key.startswith("time"):
-            made.random_(0, 256)
+            tensor.fill_(1.0 if key == "keep" else 0.2)
+        elif tensor.dtype == torch.uint8 or key.startswith("time"):
+            tensor.random_(0, 256)
         elif key == "kind":
-            made.random_(0, 2)
-        elif made.is_floating_point():
-            made.normal_()
-        out[key] = made
+            tensor.random_(0, 2)
+        elif tensor.is_floating_point():
+            tensor.normal_()
+        out[key] = tensor
     return out
 
 

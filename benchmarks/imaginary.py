@@ -195,12 +195,12 @@ def nuclei_rows(name: str, crops: Sequence[np.ndarray], pipeline: ZoomLDMPipelin
     print(f"({name}: cosine by tiles apart {apart}; correlation length {length} um)")
 
 
-def copies(made: np.ndarray, real: np.ndarray, training: np.ndarray) -> str:
+def copies(generated: np.ndarray, real: np.ndarray, training: np.ndarray) -> str:
     """Share of made patches nearer to a training patch than 1 in 100 real ones is."""
-    _, training, made, real = scaled(training, training, made, real)
-    near = [KDTree(training).query(v)[0] for v in (made, real)]
+    _, training, generated, real = scaled(training, training, generated, real)
+    near = [KDTree(training).query(v)[0] for v in (generated, real)]
     limit = np.percentile(near[1], 1)
-    return f"{int((near[0] < limit).sum())} of {len(made)}"
+    return f"{int((near[0] < limit).sum())} of {len(generated)}"
 
 
 def shown(slide: Slide, height: int = 256) -> np.ndarray:
@@ -244,7 +244,7 @@ def main() -> None:
         opened = [open_slide(path) for path in paths]
         return [Slide(s, find_tissue(s, "otsu").mask) for s in opened]
 
-    real, training, made = read(arguments.slides), read(arguments.training), []
+    real, training, imaginary = read(arguments.slides), read(arguments.training), []
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         for seed in range(arguments.seeds):
             options = SlideOptions((width, height), like=arguments.like, seed=seed)
@@ -255,9 +255,9 @@ def main() -> None:
             )
             archive = stack.enter_context(open_archive(report.output))
             steps = RenderOptions(steps=arguments.render_steps, batch=arguments.batch)
-            drawn = stack.enter_context(open_renderer(archive, pipeline, steps))
-            made.append(Slide(drawn, archive.mask))
-        rows = [shown(slide) for slide in made]
+            renderer = stack.enter_context(open_renderer(archive, pipeline, steps))
+            imaginary.append(Slide(renderer, archive.mask))
+        rows = [shown(slide) for slide in imaginary]
         wide = max(r.shape[1] for r in rows)
         padded = [
             np.pad(r, ((0, 0), (0, wide - r.shape[1]), (0, 0)), constant_values=255) for r in rows
@@ -267,7 +267,7 @@ def main() -> None:
             return
         print("\n| | share of tissue | pieces | mm2 a piece | median |\n|---|---|---|---|---|")
         tissue_rows("real", real)
-        tissue_rows("imaginary", made)
+        tissue_rows("imaginary", imaginary)
         print(
             "\n| level | n | Fréchet of imaginary | of other real patches | copies |\n"
             "|---|---|---|---|---|"
@@ -275,7 +275,7 @@ def main() -> None:
         for level in arguments.levels:
             pair = (
                 patches_of(real, level, 2 * arguments.patches),
-                patches_of(made, level, arguments.patches),
+                patches_of(imaginary, level, arguments.patches),
             )
             n = min(len(pair[0]) // 2, len(pair[1]), arguments.patches)
             if n < LEAST:
@@ -298,7 +298,7 @@ def main() -> None:
             f"\n| | nuclei per mm2 | nearest (um) | "
             f"{' | '.join(f'L({r}) - {r}' for r in RADII)} |\n|{'---|' * (3 + len(RADII))}"
         )
-        for name, slides in (("real", real), ("imaginary", made)):
+        for name, slides in (("real", real), ("imaginary", imaginary)):
             crops = [
                 c for slide in slides for c in crops_of(slide, arguments.crops, arguments.side)
             ]

@@ -55,8 +55,8 @@ def main() -> None:
         ends = farthest(arguments.archive, side)
         options = EditOptions(between=ends, steps=arguments.steps, side=side)
         report = edit(arguments.archive, Path(folder) / "strip.zldm", options)
-        with open_archive(report.output) as strip, open_renderer(strip, pipeline) as drawn:
-            pixels = drawn.read(0, 0, 0, *drawn.size(0))
+        with open_archive(report.output) as strip, open_renderer(strip, pipeline) as renderer:
+            pixels = renderer.read(0, 0, 0, *renderer.size(0))
             stored = embeddings_of(strip, Block(0, 0, strip.rows, strip.cols))
     Image.fromarray(pixels).save(arguments.out, quality=88)
     print(f"from {ends[0].x},{ends[0].y} to {ends[1].x},{ends[1].y}")

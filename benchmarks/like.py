@@ -66,8 +66,8 @@ def main() -> None:
     print(f"without a reference     {accuracy(plain.contexts(level, len(chosen))):.2f}")
     for guidance in GUIDANCE:
         sampler = Sampler(pipeline, SampleOptions(batch=16, context_guidance=guidance))
-        drawn = sampler.contexts(level, len(chosen), reference=references)
-        print(f"reference, guidance {guidance:g}   {accuracy(drawn):.2f}", flush=True)
+        contexts = sampler.contexts(level, len(chosen), reference=references)
+        print(f"reference, guidance {guidance:g}   {accuracy(contexts):.2f}", flush=True)
 
 
 if __name__ == "__main__":

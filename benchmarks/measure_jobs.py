@@ -70,7 +70,7 @@ def jobs(others: Sequence[str] = OTHERS) -> list[Job]:
     other = " ".join(f"--other {{slides}}/{name}.svs" for name in others)
     giardia, breast = (f"{{slides}}/{name}.svs" for name in HELD)
     samples = "{zoomldm} evaluate samples"
-    drawn = "-n {n} {fine} -o . --pipeline {pipeline} --batch 16 --device {device}"
+    options = "-n {n} {fine} -o . --pipeline {pipeline} --batch 16 --device {device}"
     steps = "{python} {here}/steps.py {slides}"
     measured = "--pipeline {pipeline} --tiles {steps_tiles} --full --device {device}"
     upscaling = f"{{python}} {{here}}/upscaling.py {both} -o upscaled.jpg --pipeline {{pipeline}}"
@@ -118,7 +118,7 @@ def jobs(others: Sequence[str] = OTHERS) -> list[Job]:
         Job(
             "samples",
             f"{samples} {both} {other} --cases {{data}}/index.csv --archive {{data}}/arch15 "
-            + drawn,
+            + options,
             300,
             ("unpack",),
             True,
@@ -133,12 +133,12 @@ def jobs(others: Sequence[str] = OTHERS) -> list[Job]:
         Job("large", f"{large} {{large}} --pipeline {{pipeline}} --device {{device}}", 300),
         Job(
             "samples-giardia",
-            f"{samples} {giardia} --other {breast} --archive {{data}}/arch15 {drawn}",
+            f"{samples} {giardia} --other {breast} --archive {{data}}/arch15 {options}",
             200,
         ),
         Job(
             "samples-breast",
-            f"{samples} {breast} --other {giardia} --archive {{data}}/arch15 {drawn}",
+            f"{samples} {breast} --other {giardia} --archive {{data}}/arch15 {options}",
             200,
         ),
         Job(

@@ -44,12 +44,14 @@ def main() -> None:
             [load_raster(a, Path(folder), withheld_fraction=0) for a in archives]
         )
         for level, name in enumerate(NAMES):
-            drawn = patches.draw(np.random.default_rng([3, level]), level, arguments.windows, True)
-            pixels = torch.from_numpy(drawn.pixels).to(pipeline.device)
+            sampled = patches.draw(
+                np.random.default_rng([3, level]), level, arguments.windows, True
+            )
+            pixels = torch.from_numpy(sampled.pixels).to(pipeline.device)
             latents = latents_of(pipeline.vae, pixels)
             side = 1 << level
             context = torch.cat(
-                [pipeline.context(grid[None, :side, :side], level) for grid in drawn.grids]
+                [pipeline.context(grid[None, :side, :side], level) for grid in sampled.grids]
             )
             levels = torch.full((len(latents),), level, device=latents.device)
             spread = (latents - latents.mean((0, 2, 3), keepdim=True)).square().mean()

@@ -47,7 +47,7 @@ def cases(device: torch.device) -> Iterator[Case]:
         yield from (Case(1, torch.bfloat16, compiled), Case(16, torch.bfloat16, compiled))
 
 
-def made(part: str) -> nn.Module:
+def random_network(part: str) -> nn.Module:
     """The network of that part of the preset, at random."""
     settings = dict(preset("paper")[part])
     settings.pop("kind", None)
@@ -58,7 +58,7 @@ def made(part: str) -> nn.Module:
 def call_of(part: str, network: nn.Module, case: Case, device: torch.device) -> Callable[[], Any]:
     """One forward pass as a function: denoiser, decoder, or summarizer of an 8 x 8 grid."""
 
-    def drawn(*shape: int) -> Tensor:
+    def noise(*shape: int) -> Tensor:
         x = torch.randn(case.batch, *shape, device=device).to(case.dtype)
         return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
@@ -68,9 +68,9 @@ def call_of(part: str, network: nn.Module, case: Case, device: torch.device) -> 
     levels = torch.full((case.batch,), 3, device=device)
     if part == "unet":
         times = torch.full((case.batch,), 500, device=device)
-        given = (drawn(3, 64, 64), times, drawn(65, 512))
+        given = (noise(3, 64, 64), times, noise(65, 512))
     elif part == "vae":
-        given = (drawn(3, 64, 64),)
+        given = (noise(3, 64, 64),)
     else:
         given = (torch.randn(case.batch, 8, 8, DIM, device=device).to(case.dtype), levels)
     return lambda: function(*given)
@@ -130,7 +130,7 @@ def main() -> None:
     print("| network | batch | type | compiled | s a call | images/s | GFLOP an image | of peak |")
     print("|---|---|---|---|---|---|---|---|")
     for part in ("unet", "vae", "summarizer"):
-        network = made(part).to(device)
+        network = random_network(part).to(device)
         cost = operations(call_of(part, network, Case(1, torch.float32), device))
         for case in cases(device):
             network = network.to(case.dtype).to(memory_format=torch.channels_last)  # type: ignore

@@ -46,12 +46,12 @@ class RowPrinter:
         self.known = public(real), judge(real)
         self.nuclei = np.mean([find_nuclei(p).density for p in real])
 
-    def __call__(self, name: str, made: np.ndarray, seconds: float) -> None:
+    def __call__(self, name: str, images: np.ndarray, seconds: float) -> None:
         """The row of images (n, 256, 256, 3) uint8."""
-        a, b = scaled(self.known[0], self.public(made))
-        c, d = scaled(self.known[1], self.judge(made))
+        a, b = scaled(self.known[0], self.public(images))
+        c, d = scaled(self.known[1], self.judge(images))
         nearest = np.square(d[:, None] - c).sum(-1).argmin(1) == np.arange(len(c))
-        found = np.mean([find_nuclei(p).density for p in made])
+        found = np.mean([find_nuclei(p).density for p in images])
         print(
             f"| {NAMES[self.level]} | {name} | {seconds:.0f} | {frechet(a, b):.0f} | "
             f"{frechet(c, d):.0f} | {100 * nearest.mean():.0f} | {found / self.nuclei:.2f} |",
@@ -87,7 +87,7 @@ def main() -> None:
         noise = torch.randn(len(real), *pipeline.latent_shape, generator=torch.manual_seed(0))
         print_row = RowPrinter(level, real, public, judge)
         began = time.monotonic()
-        made = [
+        images = [
             pipeline(
                 context=context[i : i + 1],
                 latents=noise[i : i + 1],
@@ -98,16 +98,16 @@ def main() -> None:
             ).images
             for i in range(len(real))
         ]
-        print_row("DDIM, 20, guidance 1.5", to_pixels(torch.cat(made)), time.monotonic() - began)
+        print_row("DDIM, 20, guidance 1.5", to_pixels(torch.cat(images)), time.monotonic() - began)
         for steps, guidance in CHOICES:
-            began, made = time.monotonic(), []
+            began, images = time.monotonic(), []
             times = octave_times(pipeline.unet.alphas, steps)
             for i in range(len(real)):
                 part = Known(level, context[i : i + 1])
                 latents = make_latents(pipeline.unet, part, noise[i : i + 1], times, guidance)
-                made.append(pipeline.decode_latents(latents, level))
+                images.append(pipeline.decode_latents(latents, level))
             name = f"DPM-Solver++ 2M, {steps}, guidance {guidance:g}"
-            print_row(name, to_pixels(torch.cat(made)), time.monotonic() - began)
+            print_row(name, to_pixels(torch.cat(images)), time.monotonic() - began)
 
 
 if __name__ == "__main__":

@@ -51,14 +51,14 @@ class Region:
         slide: its name.
         level: 0..7.
         corner: x and y in px of the level.
-        drawn: (H, W, 3) uint8.
+        generated: (H, W, 3) uint8.
         real: the same of the slide; None where it isn't at hand.
     """
 
     slide: str
     level: int
     corner: tuple[int, int]
-    drawn: NDArray[np.uint8]
+    generated: NDArray[np.uint8]
     real: NDArray[np.uint8] | None
 
 
@@ -102,12 +102,12 @@ def figures(region: Region, pyramid: bool) -> dict[str, Pair]:
     x, y = region.corner
 
     def across(period: int, places: list[tuple[int, int]]) -> Pair:
-        drawn, real = (
+        generated, real = (
             None if pixels is None else pooled_seams([seams(pixels, period, p) for p in places])
-            for pixels in (region.drawn, region.real)
+            for pixels in (region.generated, region.real)
         )
-        assert drawn is not None
-        return drawn, real
+        assert generated is not None
+        return generated, real
 
     found = {
         name: across(period, [(x, y)])
@@ -162,22 +162,23 @@ def main() -> None:
                     for name, pair in found.items():
                         lines[region.level, name].append(pair)
                     shown = ", ".join(
-                        f"{name} {drawn.mean:.3f}" + (f" (real {real.mean:.3f})" if real else "")
-                        for name, (drawn, real) in found.items()
+                        f"{name} {generated.mean:.3f}"
+                        + (f" (real {real.mean:.3f})" if real else "")
+                        for name, (generated, real) in found.items()
                     )
                     print(f"{path.stem} {NAMES[region.level]}: {shown}", flush=True)
     print(f"\n{len(measured)} regions of {SIDE} px of {len(paths)} slides, method {given.method}:")
     print("level  lattice    regions   drawn: mean, worst region, line   real: the same")
     for (level, name), pairs in sorted(lines.items()):
-        drawn, real = ([p for pair in pairs if (p := pair[i])] for i in range(2))
+        generated, real = ([p for pair in pairs if (p := pair[i])] for i in range(2))
         stored = "stored" if level == STORED else ""
         print(
-            f"{NAMES[level]:>5}  {name:9} {len(pairs):7}     {stats(drawn)}          {stats(real)}"
-            f"  {stored}"
+            f"{NAMES[level]:>5}  {name:9} {len(pairs):7}     {stats(generated)}          "
+            f"{stats(real)}  {stored}"
         )
     if given.sheet:
         fine = [
-            (r.slide, r.corner, r.drawn, r.real)
+            (r.slide, r.corner, r.generated, r.real)
             for r in measured
             if r.level == 0 and r.real is not None
         ]

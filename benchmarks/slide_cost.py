@@ -52,9 +52,9 @@ def measured(slide: RenderedSlide, x: int, y: int, side: int) -> tuple[int, int,
     """Windows, tiles, seconds and seconds of processor time (all threads') of one read at 20x."""
     before, start, spent = slide.cost, time.perf_counter(), time.process_time()
     slide.read_region((x, y), 0, (side, side))
-    made = slide.cost - before
+    cost = slide.cost - before
     took = time.perf_counter() - start
-    return made.windows, made.tiles, took, time.process_time() - spent
+    return cost.windows, cost.tiles, took, time.process_time() - spent
 
 
 def whole_lattice(slide: RenderedSlide) -> float:
@@ -141,11 +141,11 @@ def print_memory(side: int, reads: int) -> None:
             began, spent = time.perf_counter(), time.process_time()
             seen = anywhere(slide, reads)
             took, busy = time.perf_counter() - began, time.process_time() - spent
-            made = slide.cost
+            cost = slide.cost
     print(
         f"{side} x {side} px, half of it tissue, tiny-octaves: {reads} random reads, "
-        f"{', '.join(f'{mb:.0f}' for mb in seen)} MB after each tenth; {made.windows} windows and "
-        f"{made.tiles} tiles made; {took:.0f} s, {busy:.0f} of processor time"
+        f"{', '.join(f'{mb:.0f}' for mb in seen)} MB after each tenth; {cost.windows} windows and "
+        f"{cost.tiles} tiles made; {took:.0f} s, {busy:.0f} of processor time"
     )
 
 
@@ -205,10 +205,10 @@ def main() -> int:
             began = time.perf_counter()
             seen = random_reads(slide, given.reads, corner)
             took = time.perf_counter() - began
-            made = slide.cost
+            cost = slide.cost
     print(
         f"  {given.reads} random reads    {', '.join(f'{mb:.0f}' for mb in seen)} MB after each "
-        f"tenth; {made.windows} windows and {made.tiles} tiles made; {took:.0f} s"
+        f"tenth; {cost.windows} windows and {cost.tiles} tiles made; {took:.0f} s"
     )
     met = {
         "windows": max(windows) <= AIMS["windows"],

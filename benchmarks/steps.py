@@ -129,13 +129,13 @@ class Scores:
         pixels = to_pixels(torch.cat(images))
         a, b = scaled(self.real, self.judge(pixels))
         nearest = ((b[:, None] - a[None]) ** 2).sum(-1).argmin(1)
-        made = fine(self.pipeline.vae.to_planes(latents).luma)
+        detail = fine(self.pipeline.vae.to_planes(latents).luma)
         own = 100 * (nearest == np.arange(len(a))).mean()
         off = np.square(pixels.astype(np.float32) - patches.real).mean((1, 2, 3))
         print(
             f"| {name} | {count} | {frechet(a, b):.0f} | "
-            f"{own:.0f} | {made.std() / self.wanted.std():.2f} | "
-            f"{np.corrcoef(made, self.wanted)[0, 1]:.2f} | "
+            f"{own:.0f} | {detail.std() / self.wanted.std():.2f} | "
+            f"{np.corrcoef(detail, self.wanted)[0, 1]:.2f} | "
             f"{float((latents - patches.true).square().mean()):.3f} | "
             f"{np.mean(10 * np.log10(255**2 / off)):.2f} |",
             flush=True,

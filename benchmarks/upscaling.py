@@ -111,14 +111,14 @@ def main() -> None:
     real = [crops(path, arguments.crops, side) for path in arguments.slides]
     truth, rows = np.concatenate(real), []
     small = [halve(crop, factor.bit_length() - 1) for crop in truth]
-    made, seconds = {}, {}
+    upscaled, seconds = {}, {}
     for name, method in methods.items():
         began = time.monotonic()
-        made[name] = np.stack([method(image) for image in small])
+        upscaled[name] = np.stack([method(image) for image in small])
         seconds[name] = (time.monotonic() - began) / len(truth)
     for i in range(0, len(truth), arguments.crops):
         blocks = small[i].repeat(factor, 0).repeat(factor, 1)
-        rows.append(np.hstack([blocks, *(images[i] for images in made.values()), truth[i]]))
+        rows.append(np.hstack([blocks, *(images[i] for images in upscaled.values()), truth[i]]))
     Image.fromarray(np.vstack(rows)).save(arguments.out, quality=88)
     looks, describe = PublicFeatures(pipeline.device), load_judge(None, pipeline.device)
     seen, nuclei = looks.look(truth), [find_nuclei(p) for p in truth]
@@ -128,7 +128,7 @@ def main() -> None:
         "| | PSNR (dB) | SSIM | perceptual distance | sharpness / real | F1 of nuclei | Fréchet | "
         f"seconds a crop |\n|{'---|' * 8}"
     )
-    for name, images in made.items():
+    for name, images in upscaled.items():
         f1 = compare_nuclei(nuclei, [find_nuclei(p) for p in images])["f1"]
         pair = scaled(described, describe(squares(images)))
         apart = frechet_interval(pair[0], pair[1])

@@ -86,14 +86,14 @@ def main() -> None:
     parser.add_argument("--cache", type=Path)
     args = parser.parse_args()
     catalogue = open_catalogue([DEMO], [args.slide], pipeline=load_pipeline("demo"))
-    made = bound("127.0.0.1", 0)
+    sock = bound("127.0.0.1", 0)
     app = create_app(catalogue, ViewerSettings(cache=args.cache))
     servers: list[Any] = []
-    thread = threading.Thread(target=serve, args=(app, made, None, servers.append), daemon=True)
+    thread = threading.Thread(target=serve, args=(app, sock, None, servers.append), daemon=True)
     thread.start()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        draw(browser, address_of(made, "127.0.0.1"))
+        draw(browser, address_of(sock, "127.0.0.1"))
         browser.close()
     servers[0].should_exit = True
     thread.join(30)

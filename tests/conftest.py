@@ -45,16 +45,16 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
     pytest.importorskip("obstore")
     from zoomldm.remote import _store
 
-    made = Bucket()
+    server = Bucket()
     _store.cache_clear()
     for name in [n for n in os.environ if n.startswith(("AWS_", "HTTP_PROXY", "http_proxy"))]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", os.environ.get("ZOOMLDM_S3", made.url))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", os.environ.get("ZOOMLDM_S3", server.url))
     monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setenv("AWS_REGION", "us-east-1")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    yield made
-    made.close()
+    yield server
+    server.close()
     _store.cache_clear()

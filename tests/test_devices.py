@@ -30,7 +30,7 @@ def test_the_stand_in_refuses_to_be_mixed() -> None:
         torch.ones(2) + there(2)
 
 
-def drawn(p: ZoomLDMPipeline) -> Tensor:
+def sampled(p: ZoomLDMPipeline) -> Tensor:
     network = p.embedding_diffusion
     return draw_contexts(network, 2, there(2, 64, 32), 3, 2.0, there(2, 32), there(2, 16, 32))
 
@@ -49,7 +49,7 @@ def denoised(p: ZoomLDMPipeline) -> Tensor:
         lambda p: p.encode_images(there(2, 3, 256, 256)),
         lambda p: p.decode_latents(there(2, 4, 32, 32)),
         lambda p: p.patch_encoder(there(2, 3, 256, 256)),
-        drawn,
+        sampled,
         denoised,
     ],
 )

@@ -25,7 +25,7 @@ PUBLIC = [name for name in zoomldm.__all__ if inspect.isfunction(getattr(zoomldm
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the examples begin with: a slide, its archive, a pipeline that draws."""
     folder = tmp_path_factory.mktemp("made")
     paint_slide(folder / "slide.tif", 1000, 800, tissue=0.8)
@@ -35,9 +35,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def place(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder of its own with them, in which an example runs."""
-    for path in made.iterdir():
+    for path in inputs.iterdir():
         (shutil.copytree if path.is_dir() else shutil.copy)(path, tmp_path / path.name)
     (tmp_path / "features").mkdir()
     monkeypatch.chdir(tmp_path)

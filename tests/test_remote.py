@@ -125,12 +125,12 @@ def test_training_reads_what_it_draws(bucket, whole, tiny, tmp_path) -> None:
     begun = bucket.sent
     assert begun < len(whole) / 4
     patches = ArchivePatches([archive], 0.1, memory=0)
-    drawn = patches.patches[1][:8]
+    chosen = patches.patches[1][:8]
     (tmp_path / "a.zldm").write_bytes(whole)
     (local,) = find_sources(tmp_path, True, "diffusion").values()
     here = ArchivePatches([local], 0.1, memory=0)
-    np.testing.assert_array_equal(patches.latents(1, drawn), here.latents(1, drawn))
-    np.testing.assert_array_equal(patches.grids(1, drawn), here.grids(1, drawn))
+    np.testing.assert_array_equal(patches.latents(1, chosen), here.latents(1, chosen))
+    np.testing.assert_array_equal(patches.grids(1, chosen), here.grids(1, chosen))
     assert bucket.sent - begun < len(whole) / 2
     for url, archives, expected in (
         ("s3://b/in/", False, "slides, which are read from disk"),

@@ -56,7 +56,7 @@ def test_with_a_floor_a_number_that_is_nearly_always_zero_does_not_decide() -> N
     real = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)
     real[:, 0] = 0
     real[0, 0] = 0.001
-    made = real.copy()
-    made[:, 0] = 0.02
-    assert not nearest_is_source(made, real, np.arange(20)).all()
-    assert nearest_is_source(made, real, np.arange(20), floor=0.05).all()
+    generated = real.copy()
+    generated[:, 0] = 0.02
+    assert not nearest_is_source(generated, real, np.arange(20)).all()
+    assert nearest_is_source(generated, real, np.arange(20), floor=0.05).all()

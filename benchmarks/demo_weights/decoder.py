@@ -112,19 +112,19 @@ class Trainer:
         Returns:
             Losses by name, tensors.
         """
-        n, made = len(images), len(agree)
+        n, generated_count = len(images), len(agree)
         fall = max(0.0, (done - STEADY) / (1 - STEADY))
         factor = min(1.0, (self.step_number + 1) / 50) * (0.02 + 0.49 * (1 + np.cos(np.pi * fall)))
         self.optimiser.param_groups[0]["lr"] = self.rates[0] * factor * (done > QUIET)
         self.against.param_groups[0]["lr"] = self.rates[1] * factor
         latents = self.vae.from_planes(planes_of(low))
         noisy = torch.rand(n, device=self.device) < NOISY
-        noisy[:made] = False
+        noisy[:generated_count] = False
         spread = noisy * torch.rand(n, device=self.device) * STRONGEST
         latents = latents + spread.view(-1, 1, 1, 1) * torch.randn_like(latents)
         kind = torch.ones(n, device=self.device)  # how far pixels and positions can agree
         kind[noisy] = 0.5
-        kind[:made] = agree
+        kind[:generated_count] = agree
         fake = self.decode(latents, levels)
         inner, small = slice(BORDER, -BORDER), slice(BORDER // 4, -BORDER // 4)
         with torch.no_grad():
@@ -258,16 +258,16 @@ def main() -> None:
         time.sleep(0.05)
     said = saved = checked = start = time.monotonic()
     steps, sums = 0, {}
-    made = round(args.batch * args.made)
+    generated_count = round(args.batch * args.made)
     while (now := time.monotonic()) < end:
         if trainer.step_number % REFRESH == 0:
             pool.refresh()
         parts, agree = [], torch.zeros(0, device=device)
-        if made:
-            x, low, agree = pool.draw(made)
-            parts.append((x, low, torch.zeros(made, dtype=torch.long, device=device)))
-        if args.batch > made:
-            x, levels = pool_source.exact(args.batch - made)
+        if generated_count:
+            x, low, agree = pool.draw(generated_count)
+            parts.append((x, low, torch.zeros(generated_count, dtype=torch.long, device=device)))
+        if args.batch > generated_count:
+            x, levels = pool_source.exact(args.batch - generated_count)
             parts.append((x, F.avg_pool2d(x, 4), levels))
         images, low, levels = (torch.cat(v) for v in zip(*parts, strict=True))
         done = (now - start) / max(1.0, end - start)

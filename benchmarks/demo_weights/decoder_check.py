@@ -77,7 +77,7 @@ class Check:
         self.looks = self.public(self.shown.real)
         self.bicubic = {"mean": self._enlarged(exact, vae), "codec": self._enlarged(base, vae)}
         self.known = {k: self._distances(v) for k, v in self.bicubic.items()}
-        self.made = base
+        self.generated = base
         rng = torch.Generator().manual_seed(4)
         self.rng = rng
         self.noise = torch.randn(len(real), 6, 32, 32, generator=rng).to(self.device)
@@ -88,12 +88,12 @@ class Check:
     def remake(self, pipeline: ZoomLDMPipeline) -> None:
         """Regenerate the tiles' latents with another denoiser; those around them stay coded."""
         edge = AROUND // 8
-        self.made = self.shown.coded.clone()
+        self.generated = self.shown.coded.clone()
         for part in chunks(len(self.noise), 64):
             tiles = to_signed(self.shown.real[part]).to(self.device)
             low = make_lows(pipeline, tiles, self.shown.stored[part], QUALITY, self.noise[part])
-            made = pipeline.vae.from_planes(coarse_planes(low))
-            self.made[part, :, edge:-edge, edge:-edge] = made
+            generated = pipeline.vae.from_planes(coarse_planes(low))
+            self.generated[part, :, edge:-edge, edge:-edge] = generated
 
     @torch.no_grad()
     def _enlarged(self, latents: Tensor, vae: LowPassAutoencoder) -> NDArray[np.uint8]:
@@ -126,9 +126,9 @@ class Check:
             of = self.shown.slide == number
             if of.sum() < min(LEAST, self.most):
                 continue
-            real, made = scaled(self.looks[of], found[of])
+            real, generated = scaled(self.looks[of], found[of])
             hit = nearest_is_source(found[of], self.looks[of], np.arange(of.sum()))
-            rows.append((frechet(made, real), kid(made, real), hit.mean()))
+            rows.append((frechet(generated, real), kid(generated, real), hit.mean()))
         distance, kernel, hit = np.mean(rows, 0)
         return {"frechet": float(distance), "kernel": float(kernel), "hit": 100 * float(hit)}
 
@@ -142,7 +142,7 @@ class Check:
         """
         found = {}
         real = to_signed(self.shown.real)
-        for name, latents in (("exact", self.shown.exact), ("made", self.made)):
+        for name, latents in (("exact", self.shown.exact), ("made", self.generated)):
             images = self.decoded(vae, latents).cpu()
             row = self._distances(to_pixels(images))
             row["ratio"] = row["frechet"] / self.known["codec"]["frechet"]
@@ -168,9 +168,9 @@ class Check:
         from PIL import Image
 
         chosen = np.linspace(0, len(self.shown.real) - 1, 12).astype(int)
-        exact, made = self.shown.exact[chosen], self.made[chosen]
+        exact, generated = self.shown.exact[chosen], self.generated[chosen]
         columns = [self.shown.real[chosen], self.bicubic["mean"][chosen]]
-        for latents in (exact, made):
+        for latents in (exact, generated):
             columns += [to_pixels(self.decoded(v, latents)) for v in (before, vae)]
         _sheet(columns).save(path)
         inner = slice(AROUND, -AROUND)

@@ -72,10 +72,10 @@ class Feed:
     def next(self) -> dict[str, Tensor]:
         """Return one batch."""
         if not self.ready:
-            self.ready = self._made()
+            self.ready = self._batches()
         return self.ready.pop()
 
-    def _made(self) -> list[dict[str, Tensor]]:
+    def _batches(self) -> list[dict[str, Tensor]]:
         parts = []
         for level, fraction in enumerate(LEVEL_FRACTIONS):
             count = round(fraction * self.batch * self.rounds)
@@ -155,7 +155,7 @@ def main() -> None:
         draw_sheets(arguments, network, windows)
 
 
-def made_network(arguments: argparse.Namespace, windows: Windows) -> ContextDiT:
+def initial_network(arguments: argparse.Namespace, windows: Windows) -> ContextDiT:
     """The network on the device before training, with statistics set."""
     device = torch.device(arguments.device)
     if arguments.start:
@@ -186,7 +186,7 @@ def train(arguments: argparse.Namespace) -> tuple[ContextDiT, Windows]:
     windows = Windows(world, summarizer)
     print(f"{world.count} slides, {world.tissue:,} tiles of tissue; patches a level:")
     print(" ", [len(p) for p in windows.starts], "withheld", [len(p) for p in windows.withheld])
-    network = made_network(arguments, windows)
+    network = initial_network(arguments, windows)
     averaged = ContextDiT.from_config(network.config).to(device)
     averaged.load_state_dict(network.state_dict())
     averaged.eval().requires_grad_(False)

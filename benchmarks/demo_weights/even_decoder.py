@@ -171,7 +171,7 @@ def decoded(
 def profile(vae: LowPassAutoencoder, squares: list[Square], kind: int) -> Tensor:
     """How far a decoder's `line_steps` (16,) are from the slides', on average; see `decoded`."""
     some = squares if kind in (0, LEVELS) else squares[::2]
-    off = [line_steps(made) - line_steps(real) for made, real in decoded(vae, some, kind)]
+    off = [line_steps(image) - line_steps(real) for image, real in decoded(vae, some, kind)]
     return torch.cat(off).mean(0)
 
 
@@ -179,7 +179,7 @@ def summary(vae: LowPassAutoencoder, squares: list[Square]) -> str:
     """Steps across the lattice's lines, as text: of rendered squares, and of real low images."""
     rows = []
     for name, kind in (("made", LEVELS), ("real", 0)):
-        steps = torch.cat([line_steps(made, 1e-4) for made, _ in decoded(vae, squares, kind)])
+        steps = torch.cat([line_steps(image, 1e-4) for image, _ in decoded(vae, squares, kind)])
         values = " ".join(f"{float(v):.3f}" for v in steps.mean(0).roll(1))
         rows.append(f"    {name} {values}")
     return "\n".join(rows)
@@ -234,9 +234,9 @@ def main() -> None:
         noise = torch.randn(len(low), int(old.config["noise_channels"]), *latents.shape[2:])
         with torch.no_grad():
             wanted = old.decode(latents, noise, levels)[..., inner, inner]
-        made = new.decode(latents, noise, levels)[..., inner, inner]
-        apart = (made - wanted).abs().mean()
-        off = line_steps(made) - line_steps(wanted) + profiles[kinds(levels, exact)]
+        image = new.decode(latents, noise, levels)[..., inner, inner]
+        apart = (image - wanted).abs().mean()
+        off = line_steps(image) - line_steps(wanted) + profiles[kinds(levels, exact)]
         lattice = torch.stack([off[:exact].mean(0), off[exact:].mean(0)]).square().mean(1)
         loss = apart + args.push * lattice.mean()
         optimiser.zero_grad(set_to_none=True)
@@ -248,7 +248,7 @@ def main() -> None:
             keep = min(0.995, step / (step + 10))
             for name, value in new.state_dict().items():
                 average[name].lerp_(value, 1 - keep)
-            ratio = made.diff(dim=-1).abs().mean() / wanted.diff(dim=-1).abs().mean()
+            ratio = image.diff(dim=-1).abs().mean() / wanted.diff(dim=-1).abs().mean()
             sums += torch.stack([apart, *lattice, ratio])
         steps += 1
         if time.monotonic() - said > 60:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from octave_stage import GpuStage, items
-from parents import MADE_LEVELS, made_parents
+from parents import MADE_LEVELS, generate_parents
 from PIL import Image
 from windows import World
 
@@ -36,11 +36,11 @@ def held_out(world: World, stage: GpuStage, size: int = 256) -> str:
                 batch["loss"] = torch.full_like(batch["loss"], ALONE_NOISE)
             row.append(f"{float(stage.errors(batch)[0].mean()):.3f}")
             if kind == PARENT and level < MADE_LEVELS:
-                made = made_parents(
+                parents = generate_parents(
                     world, stage.unet, stage.summarizer, stage.vae[0], level, batch["places"]
                 )
-                made = made + ALONE_NOISE * batch["spoil"]
-                batch["made"], batch["is_made"] = made[batch["where"]], batch["kind"] == PARENT
+                parents = parents + ALONE_NOISE * batch["spoil"]
+                batch["made"], batch["is_made"] = parents[batch["where"]], batch["kind"] == PARENT
                 stage.unet.level_now = level
                 row.append(f"m{float(stage.errors(batch)[0].mean()):.3f}")
         rows.append(f"{NAMES[level]} {' '.join(row)}")
@@ -61,15 +61,17 @@ def sheet(world: World, stage: GpuStage, path: Path, columns: int = 10) -> None:
         _, hint, context = stage.given(batch)
         choices = [(NONE, None, 0.0)]
         if level < MADE_LEVELS:
-            made = made_parents(world, stage.unet, stage.summarizer, vae, level, batch["places"])
-            made = made + ALONE_NOISE * batch["spoil"][: len(made)]
-            choices.append((PARENT, made, ALONE_NOISE))
+            generated = generate_parents(
+                world, stage.unet, stage.summarizer, vae, level, batch["places"]
+            )
+            generated = generated + ALONE_NOISE * batch["spoil"][: len(generated)]
+            choices.append((PARENT, generated, ALONE_NOISE))
         if level < 3:
             choices.append((BASE, hint, float(batch["loss"].mean())))
         stage.unet.level_now = level
         for kind, given, degradation in choices:
             known = Known(level, context.float(), kind, given, degradation)
             times = octave_times(stage.unet.alphas, 6)
-            made = make_planes(stage.unet, vae, known, batch["noise"], times)
-            rows.append(np.concatenate(list(to_pixels(planes_image(made))), 1))
+            generated = make_planes(stage.unet, vae, known, batch["noise"], times)
+            rows.append(np.concatenate(list(to_pixels(planes_image(generated))), 1))
     Image.fromarray(np.concatenate(rows)).save(path)

@@ -19,8 +19,8 @@ class SingleLevel(OctaveDenoiser):
 
     def _blend(self, both: Tensor, level: Tensor, kind: Tensor) -> Tensor:
         first = (KINDS - 1) * self.level_now if self.config["blends"] > 1 else 0
-        made = [self.blend[first + i](both) for i in range(KINDS - 1)]
-        return torch.where((kind == BASE).view(-1, 1, 1, 1), made[1], made[0])
+        blended = [self.blend[first + i](both) for i in range(KINDS - 1)]
+        return torch.where((kind == BASE).view(-1, 1, 1, 1), blended[1], blended[0])
 
 
 class GpuStage(OctaveStage):
@@ -60,10 +60,10 @@ def items(
     """A batch of one level, in the form of `OctaveStage.batch`."""
     device, repeats = world.device, REPEATS[level]
     n = -(-size // repeats)
-    drawn = world.draw(level, n)
+    sampled = world.draw(level, n)
     kind = stage._kinds(rng, level, n) if kinds is None else np.full(n, kinds)
     kind = torch.from_numpy(kind).to(device)
-    loss = torch.where(kind == BASE, 1 - drawn.quality.float() / 100, 0.0)
+    loss = torch.where(kind == BASE, 1 - sampled.quality.float() / 100, 0.0)
     spoilt = PARENTS * torch.rand(n, device=device).square()
     loss = torch.where(kind == PARENT, spoilt, loss)
     where = torch.arange(n, device=device).repeat_interleave(repeats)[:size]
@@ -73,19 +73,19 @@ def items(
     spot = (torch.sigmoid(normal * 1.1 + 0.2) * 1000).long().clamp(0, 999)
     shape = (size, 6, 32, 32)
     out = {
-        "pixels": drawn.pixels[where],
-        "lossy": (drawn.pixels if drawn.lossy is None else drawn.lossy)[where],
+        "pixels": sampled.pixels[where],
+        "lossy": (sampled.pixels if sampled.lossy is None else sampled.lossy)[where],
         "kind": kind[where],
         "loss": loss[where],
-        "grid": drawn.grids,
+        "grid": sampled.grids,
         "where": where,
         "time": spot,
         "noise": torch.randn(shape, device=device),
         "spoil": torch.randn(shape, device=device),
         "keep": (torch.rand(size, device=device) >= null).float(),
         "level": torch.full((size,), level, device=device),
-        "places": torch.stack([drawn.slide, drawn.top, drawn.left], 1),
+        "places": torch.stack([sampled.slide, sampled.top, sampled.left], 1),
     }
-    if drawn.shifts is not None:
-        out["shift"] = drawn.shifts
+    if sampled.shifts is not None:
+        out["shift"] = sampled.shifts
     return out

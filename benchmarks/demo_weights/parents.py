@@ -26,7 +26,7 @@ MADE_LEVELS = 4  # number of finest levels that may have a generated parent
 
 
 @torch.no_grad()
-def made_parents(world: World, net, summarizer, vae, level: int, places: Tensor, steps=6):
+def generate_parents(world: World, net, summarizer, vae, level: int, places: Tensor, steps=6):
     """Generate parents of windows (n, 3) of a level with the denoiser: hints (n, 6, 32, 32)."""
     up = level + 1
     step = virtual.TOKEN if up < virtual.FINE else max(virtual.SIDE >> up, 1)
@@ -36,12 +36,12 @@ def made_parents(world: World, net, summarizer, vae, level: int, places: Tensor,
     offset = rest + step * (torch.rand(rest.shape, device=rest.device) * steps_in).long()
     offset = offset.clamp(max=32)
     corner = half - offset
-    drawn = world.at(up, places[:, 0], corner[:, 0], corner[:, 1])
+    sampled = world.at(up, places[:, 0], corner[:, 0], corner[:, 1])
     n = len(places)
     levels = torch.full((n,), up, device=half.device)
-    context = summarizer(drawn.grids, levels, drawn.shifts).float()
+    context = summarizer(sampled.grids, levels, sampled.shifts).float()
     with torch.autocast(world.device.type, enabled=False):
-        latents = latents_of(vae, drawn.pixels)
+        latents = latents_of(vae, sampled.pixels)
         planes = vae.to_planes(latents)
         above = Planes(*(F.avg_pool2d(p, 2) for p in planes))
         hint = vae.from_planes(enlarged(above))
@@ -49,9 +49,11 @@ def made_parents(world: World, net, summarizer, vae, level: int, places: Tensor,
     kind = PARENT if torch.rand(()) < 0.5 and up < COARSEST else NONE
     net.level_now = up
     known = Known(up, context, kind, hint if kind else None, ALONE_NOISE if kind else 0.0)
-    made = make_latents(net, known, torch.randn_like(hint), octave_times(net.alphas, steps)).float()
+    generated = make_latents(
+        net, known, torch.randn_like(hint), octave_times(net.alphas, steps)
+    ).float()
     with torch.autocast(world.device.type, enabled=False):
-        planes = vae.to_planes(made)
+        planes = vae.to_planes(generated)
         own = []
         for plane, unit in zip(planes, (1, 2), strict=True):
             side = plane.shape[-1] // 2
@@ -75,7 +77,9 @@ def put_parents(world: World, average: Average, vae, level: int, batch: dict[str
     padded = torch.zeros(most, dtype=torch.long, device=device)
     padded[: len(number)] = number
     places = batch["places"][batch["where"][padded]]
-    hints = made_parents(world, average.unet, average.summarizer, vae, level, places)[: len(number)]
+    hints = generate_parents(world, average.unet, average.summarizer, vae, level, places)[
+        : len(number)
+    ]
     noise = torch.full((len(number),), ALONE_NOISE, device=device)
     other = torch.rand(len(number), device=device)
     noise = torch.where(other < OTHER, (DRAWN_NOISE * other / OTHER).clamp(min=PARENT_NOISE), noise)

@@ -58,7 +58,7 @@ def draw_sheets(arguments: argparse.Namespace, network: ContextDiT, windows: Win
     if pipeline.device.type == "cuda":
         options = dataclasses.replace(options, batch=max(8, min(count, 64)))
     sampler, channels = Sampler(pipeline, options), pipeline.outline_channels
-    made: dict[str, dict] = {name: {} for name in ("raw", "softened", "real")}
+    images: dict[str, dict] = {name: {} for name in ("raw", "softened", "real")}
     print("level     difference of cells: real, drawn, softened; border over inside: the same")
     for level in range(COUNT):
         noise = [context_noise(options.seed, level, i, network.context_shape) for i in range(count)]
@@ -71,13 +71,13 @@ def draw_sheets(arguments: argparse.Namespace, network: ContextDiT, windows: Win
             "softened": softened(raw, channels),
         }
         for name, given in contexts.items():
-            made[name][level] = sampler.images(level, given)
+            images[name][level] = sampler.images(level, given)
         if channels:
             found = [differences(c, channels) for c in contexts.values()]
             cells = "  ".join(f"{inside:.3f}" for inside, _ in found)
             borders = "  ".join(f"{border / inside:.2f}" for inside, border in found)
             print(f"{NAMES[level]:9} {cells}   {borders}", flush=True)
-    for name, pictures in made.items():
+    for name, pictures in images.items():
         draw_sheet(pictures).save(out / f"sheet-{name}.png")
     pictures, _ = sampler.zoom(min(count, 8))
     draw_sheet(pictures).save(out / "sheet-zoom.png")

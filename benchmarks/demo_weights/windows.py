@@ -118,8 +118,8 @@ class World:
         self.tissue = torch.cat(tissue)
 
     def _integers(self, high: Tensor | int, shape: tuple[int, ...]) -> Tensor:
-        drawn = torch.rand(shape, generator=self.random, device=self.device, dtype=torch.float64)
-        return (drawn * high).long()
+        uniform = torch.rand(shape, generator=self.random, device=self.device, dtype=torch.float64)
+        return (uniform * high).long()
 
     def places(self, level: int, count: int, whole: bool = False) -> tuple[Tensor, ...]:
         """Slide, top and left (count,) of windows that fit."""

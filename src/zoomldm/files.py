@@ -174,25 +174,25 @@ def atomic_folder(target: Path | str) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)  # the new folder, or the replaced one
 
 
-def move_folder(made: Path, target: Path) -> None:
+def move_folder(folder: Path, target: Path) -> None:
     """Move a finished folder, on the same file system, to its name; replaces an existing folder.
 
     Raises:
         TargetError: not writable.
     """
     try:
-        _give_name(made, target)
+        _give_name(folder, target)
     except OSError as error:
         raise _refusal(target, error) from error
-    shutil.rmtree(made, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
-def _give_name(made: Path, target: Path) -> None:
-    _sync_folder(made)
+def _give_name(folder: Path, target: Path) -> None:
+    _sync_folder(folder)
     if target.is_dir():
-        _exchange(made, target)
+        _exchange(folder, target)
     else:
-        made.rename(target)
+        folder.rename(target)
     _sync_folder(target.parent)
 
 

@@ -16,7 +16,7 @@ _GOLDEN = Path(__file__).with_name("golden-1.0.zldm")
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def example(tmp_path_factory):
     path = tmp_path_factory.mktemp("archive") / "a.zldm"
     return path, make_archive(path)
 
@@ -64,8 +64,8 @@ def test_files_with_a_base_layer_stay_readable(version, digest):
 
 
 @pytest.mark.parametrize(("level", "row", "col"), [(0, 3, 4), (2, -3, 1), (5, -7, 20), (7, 0, 0)])
-def test_grid_is_a_view_on_the_whole(made, level, row, col):
-    with open_archive(made[0]) as archive:
+def test_grid_is_a_view_on_the_whole(example, level, row, col):
+    with open_archive(example[0]) as archive:
         side = 2**level
         whole = archive.embeddings(-8, 140, -8, 200)
         grid = archive.grid(level, row, col)
@@ -75,21 +75,21 @@ def test_grid_is_a_view_on_the_whole(made, level, row, col):
         np.testing.assert_array_equal(grid, part)
 
 
-def test_geometry_and_facts(made):
-    with open_archive(made[0]) as archive:
+def test_geometry_and_facts(example):
+    with open_archive(example[0]) as archive:
         assert archive.size == (9000, 5000)
         assert (archive.rows, archive.cols, archive.dim) == (20, 36, 48)
         assert archive.manifest.tissue_tiles == 120
-        assert archive.file_bytes == made[0].stat().st_size
+        assert archive.file_bytes == example[0].stat().st_size
         assert archive.manifest.quantisation.cosine_min > 0.999
         assert archive.manifest.slide.mpp_source == "openslide.mpp"
 
 
-def test_overview_is_the_picture(made):
-    with open_archive(made[0]) as archive:
+def test_overview_is_the_picture(example):
+    with open_archive(example[0]) as archive:
         level, picture = archive.overview()
         assert level == 5
-        wide = np.abs(picture[:50, :50].astype(int) - made[1]["overview"][:50, :50])
+        wide = np.abs(picture[:50, :50].astype(int) - example[1]["overview"][:50, :50])
         assert wide.mean() < 8
         assert archive.overview_bytes().startswith(b"\xff\xd8")
 
@@ -103,19 +103,19 @@ def test_without_overview_and_latents(tmp_path):
             archive.latents(0, [0])
 
 
-def test_travels_between_processes(made):
-    with open_archive(made[0]) as archive:
+def test_travels_between_processes(example):
+    with open_archive(example[0]) as archive:
         copy = pickle.loads(pickle.dumps(archive))
         np.testing.assert_array_equal(copy.grid(3, 1, 2), archive.grid(3, 1, 2))
         np.testing.assert_array_equal(copy.latents(0, [2]), archive.latents(0, [2]))
 
 
-def test_threads_read_the_same(made):
-    with open_archive(made[0]) as archive, ThreadPoolExecutor(8) as pool:
+def test_threads_read_the_same(example):
+    with open_archive(example[0]) as archive, ThreadPoolExecutor(8) as pool:
         whole = archive.embeddings(0, 40, 0, 60)
         places = [(r, c) for r in range(0, 20, 3) for c in range(0, 36, 3)]
         for (row, col), grid in zip(
-            places, pool.map(lambda p: Archive(made[0]).grid(2, *p), places), strict=True
+            places, pool.map(lambda p: Archive(example[0]).grid(2, *p), places), strict=True
         ):
             np.testing.assert_array_equal(grid, whole[row : row + 4, col : col + 4])
         assert len(list(pool.map(lambda i: archive.latents(0, [i % 11]), range(50)))) == 50
@@ -131,15 +131,15 @@ def test_a_changed_file_is_noticed(tmp_path):
             archive.latents(0, [0])
 
 
-def test_closed_is_closed(made):
-    archive = open_archive(made[0])
+def test_closed_is_closed(example):
+    archive = open_archive(example[0])
     archive.close()
     with pytest.raises(ArchiveError, match="closed"):
         archive.grid(0, 0, 0)
 
 
-def test_wrong_indices_are_refused(made):
-    with open_archive(made[0]) as archive:
+def test_wrong_indices_are_refused(example):
+    with open_archive(example[0]) as archive:
         with pytest.raises(IndexError):
             archive.latents(0, [11])
         with pytest.raises(IndexError):
@@ -204,20 +204,20 @@ def _set(*keys):
         (_set("overview", "width", 1 << 30), "size of its level"),
     ],
 )
-def test_forged_manifests(made, tmp_path, change, said):
-    path = forge(made[0], tmp_path / "f.zldm", root=change)
+def test_forged_manifests(example, tmp_path, change, said):
+    path = forge(example[0], tmp_path / "f.zldm", root=change)
     with pytest.raises(ArchiveError, match=said) as caught:
         open_archive(path)
     assert "\n" not in str(caught.value)
     assert verify_archive(path)
 
 
-def test_unknown_keys_and_minor_versions_are_read(made, tmp_path):
+def test_unknown_keys_and_minor_versions_are_read(example, tmp_path):
     def change(root: dict) -> None:
         root["attributes"] |= {"version": "1.7", "later": {"a": 1}}
         root["attributes"]["slide"]["stain"] = "H&E"
 
-    path = forge(made[0], tmp_path / "f.zldm", root=change)
+    path = forge(example[0], tmp_path / "f.zldm", root=change)
     with open_archive(path) as archive:
         assert archive.manifest.version == "1.7"
     assert verify_archive(path) == []
@@ -236,52 +236,54 @@ def test_unknown_keys_and_minor_versions_are_read(made, tmp_path):
         (b"{", b"["),
     ],
 )
-def test_forged_arrays(made, tmp_path, name, old, new):
+def test_forged_arrays(example, tmp_path, name, old, new):
     def change(members: dict[str, bytes]) -> None:
         meta = f"{name}/zarr.json"
         members[meta] = members[meta].replace(old, new, 1)
 
-    path = forge(made[0], tmp_path / "f.zldm", members=change)
+    path = forge(example[0], tmp_path / "f.zldm", members=change)
     problems = verify_archive(path)
     assert len(problems) == 1
     assert f"{name}/zarr.json" in problems[0]
 
 
-def test_a_bomb_in_a_chunk_is_refused(made, tmp_path):
+def test_a_bomb_in_a_chunk_is_refused(example, tmp_path):
     from imagecodecs import zstd_encode
 
     def change(members: dict[str, bytes]) -> None:
         members["embeddings/c/0/0/0"] = bytes(zstd_encode(bytes(1 << 28), level=1))
 
-    path = forge(made[0], tmp_path / "f.zldm", members=change)
+    path = forge(example[0], tmp_path / "f.zldm", members=change)
     with open_archive(path) as archive, pytest.raises(ArchiveError, match="embeddings/c/0/0/0"):
         archive.embeddings(0, 16, 0, 16)
 
 
 @pytest.mark.parametrize("name", ["embeddings/c/0/0/0", "mask/zarr.json", "latents/0/c/1/0/0/0"])
-def test_missing_members_are_named(made, tmp_path, name):
+def test_missing_members_are_named(example, tmp_path, name):
     listed = {}
 
     def drop(members: dict[str, bytes]) -> None:
         listed.update(members)
         del members[name]
 
-    consistent = forge(made[0], tmp_path / "f.zldm", members=drop)
+    consistent = forge(example[0], tmp_path / "f.zldm", members=drop)
     assert any(name in problem for problem in verify_archive(consistent))
-    path = forge(made[0], tmp_path / "g.zldm", members=drop, relist=False)
+    path = forge(example[0], tmp_path / "g.zldm", members=drop, relist=False)
     with pytest.raises(DamagedError, match=f"member {name} is listed but missing"):
         open_archive(path)
 
 
-def test_extra_and_changed_members_are_named(made, tmp_path):
-    path = forge(made[0], tmp_path / "f.zldm", members=lambda m: m.update(more=b"1"), relist=False)
+def test_extra_and_changed_members_are_named(example, tmp_path):
+    path = forge(
+        example[0], tmp_path / "f.zldm", members=lambda m: m.update(more=b"1"), relist=False
+    )
     with pytest.raises(DamagedError, match="member more is not listed"):
         open_archive(path)
 
     def swap(members: dict[str, bytes]) -> None:
         members["mask/c/0/0"] = members["mask/c/0/0"][:-1] + b"x"
 
-    path = forge(made[0], tmp_path / "g.zldm", members=swap, relist=False)
+    path = forge(example[0], tmp_path / "g.zldm", members=swap, relist=False)
     with open_archive(path) as archive, pytest.raises(DamagedError, match="member mask/c/0/0"):
         archive.embeddings(0, 1, 0, 1)
     assert any("mask/c/0/0" in problem for problem in verify_archive(path))

@@ -36,12 +36,12 @@ def test_a_rate_is_measured_and_kept(run, slide: Path, tmp_path: Path) -> None:
 @pytest.fixture
 def folder(slide: Path, tmp_path: Path) -> Path:
     """Two slides and a file that is none."""
-    made = tmp_path / "slides"
-    made.mkdir()
+    slides = tmp_path / "slides"
+    slides.mkdir()
     for name in ("a.tif", "b.tif"):
-        shutil.copy(slide, made / name)
-    (made / "c.tif").write_text("no slide")
-    return made
+        shutil.copy(slide, slides / name)
+    (slides / "c.tif").write_text("no slide")
+    return slides
 
 
 def test_rates_of_a_folder_go_on(run, folder: Path, tmp_path: Path) -> None:

@@ -26,11 +26,11 @@ def cluster(monkeypatch):
     # Workers import what this process does, the tests' own modules too.
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(p for p in sys.path if p))
     ray = pytest.importorskip("ray")
-    made = started(2)
-    ray.init(made.address, log_to_driver=False, logging_level="ERROR")
-    yield made
+    cluster = started(2)
+    ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
+    yield cluster
     ray.shutdown()
-    made.shutdown()
+    cluster.shutdown()
 
 
 def test_a_cluster_of_one_node(cluster, tmp_path) -> None:

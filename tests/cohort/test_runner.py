@@ -29,13 +29,13 @@ class Folder:
             (root / name).mkdir()
 
     def items(self, *texts: str) -> list[Item]:
-        made = []
+        items = []
         for number, text in enumerate(texts):
             path = self.root / "in" / f"s{number}.txt"
             if not path.exists():
                 path.write_text(text)
-            made.append(Item(str(path), f"s{number}"))
-        return made
+            items.append(Item(str(path), f"s{number}"))
+        return items
 
     def job(self, **options) -> Copy:
         return Copy(self.root / "out", self.root / "log", **options)

@@ -52,19 +52,19 @@ def test_cut_fills_outside() -> None:
 
 @pytest.mark.parametrize("level", [0, 1, 2, 3])
 def test_pixels_and_grid_are_of_one_place(raster: Raster, level: int) -> None:
-    drawn = RasterPatches([raster]).draw(np.random.default_rng(level), level, 12)
+    sampled = RasterPatches([raster]).draw(np.random.default_rng(level), level, 12)
     side = (1 << level) + (level < FINE)
-    assert drawn.grids.shape == (12, side, side, 3)
+    assert sampled.grids.shape == (12, side, side, 3)
     tile = SIDE >> level
     for i in range(12):
-        down, across = (0, 0) if drawn.shifts is None else drawn.shifts[i] * TOKEN
+        down, across = (0, 0) if sampled.shifts is None else sampled.shifts[i] * TOKEN
         assert max(down, across) < tile
         for y in range(0, SIDE, 4):
             for x in range(0, SIDE, 4):
-                expected = drawn.grids[i, (y + down) // tile, (x + across) // tile]
-                np.testing.assert_allclose(drawn.pixels[i, y, x], expected, atol=1)
+                expected = sampled.grids[i, (y + down) // tile, (x + across) // tile]
+                np.testing.assert_allclose(sampled.pixels[i, y, x], expected, atol=1)
         np.testing.assert_array_equal(
-            drawn.around[i][MARGIN:-MARGIN, MARGIN:-MARGIN], drawn.pixels[i]
+            sampled.around[i][MARGIN:-MARGIN, MARGIN:-MARGIN], sampled.pixels[i]
         )
 
 

@@ -15,17 +15,17 @@ def test_the_grid_that_made_the_image_is_found() -> None:
     wanted = standardise(torch.randn(2, 2, dim, generator=generator))
     mixing = torch.linalg.qr(torch.randn(dim, dim, generator=generator))[0]
 
-    def made(tokens: torch.Tensor) -> torch.Tensor:
+    def latents_of(tokens: torch.Tensor) -> torch.Tensor:
         return (tokens @ mixing).permute(0, 3, 1, 2)
 
     alphas = torch.linspace(0.999, 0.01, 1000)
-    clean = made(wanted[None])
+    clean = latents_of(wanted[None])
     times: list[int] = []
 
     def denoise(x: torch.Tensor, time: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         times.append(int(time))
         alpha = alphas[time].view(-1, 1, 1, 1)
-        return (x - alpha.sqrt() * made(context)) / (1 - alpha).sqrt()
+        return (x - alpha.sqrt() * latents_of(context)) / (1 - alpha).sqrt()
 
     def noise(step: int) -> torch.Tensor:
         return torch.randn(clean.shape, generator=torch.Generator().manual_seed(step))

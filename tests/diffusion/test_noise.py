@@ -19,12 +19,12 @@ def test_windows_of_one_field_agree(y: int, x: int, height: int, width: int) -> 
 
 def test_every_part_of_the_key_counts() -> None:
     base = (0, 2, 499, 0, 0)
-    drawn = [noise(*base, (1, 16, 16))]
+    fields = [noise(*base, (1, 16, 16))]
     for i, step in enumerate((1, 1, 50, 16, 16)):
         key = tuple(value + step * (i == j) for j, value in enumerate(base))
-        drawn.append(noise(*key, (1, 16, 16)))
-    for i, one in enumerate(drawn):
-        for other in drawn[:i]:
+        fields.append(noise(*key, (1, 16, 16)))
+    for i, one in enumerate(fields):
+        for other in fields[:i]:
             assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.25
 
 

@@ -106,10 +106,10 @@ def test_what_lies_far_off_is_drawn_as_before(
     for path in (a, out):
         with (
             open_archive(path) as archive,
-            Pyramid(archive, pipeline, RenderOptions(steps=1)) as drawn,
+            Pyramid(archive, pipeline, RenderOptions(steps=1)) as pyramid,
         ):
-            pictures.append(drawn.read(2, 0, 0, *drawn.size(2)).astype(int))
-            assert ("edits" in drawn.provenance()) == (path != a)
+            pictures.append(pyramid.read(2, 0, 0, *pyramid.size(2)).astype(int))
+            assert ("edits" in pyramid.provenance()) == (path != a)
     difference = np.abs(pictures[0] - pictures[1]).max(2)
     assert difference[64:128, :64].any()
     elsewhere(f"import zoomldm; assert zoomldm.open_archive({str(out)!r}).mask.sum() == 30")

@@ -69,9 +69,9 @@ def test_blur_costs_detail_nuclei_and_distance(tissue: Tissue) -> None:
 
 
 def test_half_of_the_pictures_right(tissue: Tissue) -> None:
-    made = tissue.pixels.copy()
-    made[:6] = np.roll(made[:6], 1, 0)
-    hits = tissue.measure(made)["retrieval"]
+    images = tissue.pixels.copy()
+    images[:6] = np.roll(images[:6], 1, 0)
+    hits = tissue.measure(images)["retrieval"]
     assert hits["value"] == 0.5
     assert hits["low"] < 0.5 or len(np.unique(tissue.clusters)) == 1
 

@@ -143,7 +143,7 @@ def test_low_pass_latents_are_the_base_layer(tmp_path: Path) -> None:
         assert archive.base is not None
         for level in (0, 3):
             _, _, row, col = store.patches[level][0].tolist()
-            made = pipeline.decode_latents(
+            decoded = pipeline.decode_latents(
                 torch.from_numpy(store.latents(level, store.patches[level][:1]))
             )
             step = 64 >> level
@@ -153,7 +153,7 @@ def test_low_pass_latents_are_the_base_layer(tmp_path: Path) -> None:
                 level + 2, max(0, col * step), max(0, row * step), 64 - left, 64 - top
             )
             square[top:, left:] = rest
-            low = to_pixels(torch.nn.functional.avg_pool2d(made, 4))[0].mean(2)
+            low = to_pixels(torch.nn.functional.avg_pool2d(decoded, 4))[0].mean(2)
             assert np.abs(low - square.mean(2)).mean() < 3
         bare = tmp_path / "bare.zldm"
         compress(slide, bare, CompressOptions(base="none"), pipeline=pipeline)

@@ -55,9 +55,9 @@ def test_draws_repeat_the_distance_and_cover_the_truth() -> None:
     truth = kid(draw(0, 2000, 64), draw(1, 2000, 64, shift=0.5))
     inside = 0
     for i in range(20):
-        real, made = draw(10 + i, 100, 64), draw(100 + i, 100, 64, shift=0.5)
-        draws = kid_draws(real, {"x": made})["x"]
-        assert draws[0] == pytest.approx(kid(real, made))
+        real, generated = draw(10 + i, 100, 64), draw(100 + i, 100, 64, shift=0.5)
+        draws = kid_draws(real, {"x": generated})["x"]
+        assert draws[0] == pytest.approx(kid(real, generated))
         interval = Interval.of(draws)
         inside += interval.low <= truth <= interval.high
     assert inside >= 16
@@ -105,9 +105,9 @@ def test_paired_distance_leaves_out_a_picture_and_its_source() -> None:
 
 def test_scaling_has_one_unit() -> None:
     """A number that is zero in all but one real picture must not outweigh the others."""
-    real, made = draw(0, 50, 8, shift=3, scale=2), draw(1, 50, 8, shift=3, scale=2)
-    real[:, 0], made[:, 0] = 0, 1
-    a, b = scaled(real, made)
+    real, generated = draw(0, 50, 8, shift=3, scale=2), draw(1, 50, 8, shift=3, scale=2)
+    real[:, 0], generated[:, 0] = 0, 1
+    a, b = scaled(real, generated)
     assert np.square(a).mean() == pytest.approx(1)
     assert a.mean(0) == pytest.approx(np.zeros(8), abs=1e-9)
     assert b[:, 0] == pytest.approx(np.full(50, b[0, 0]))
@@ -136,10 +136,10 @@ def test_clustered_intervals_are_wider() -> None:
 
 
 def test_frechet_draws_hold_the_distance() -> None:
-    real, made = draw(0, 60), draw(1, 60, shift=1)
+    real, generated = draw(0, 60), draw(1, 60, shift=1)
     weights = cluster_weights(np.arange(60), draws=60)
-    interval = Interval.of(frechet_draws(real, made, weights))
-    assert interval.value == pytest.approx(frechet(made, real))
+    interval = Interval.of(frechet_draws(real, generated, weights))
+    assert interval.value == pytest.approx(frechet(generated, real))
     assert interval.low < interval.value < interval.high
 
 

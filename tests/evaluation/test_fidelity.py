@@ -76,8 +76,8 @@ def test_grey_nuclei_keep_luminance_and_lose_haematoxylin() -> None:
     y, x = np.mgrid[:64, :64] // 8
     dark = ((y + x) % 2).astype(bool)
     real = np.where(dark[..., None], (110, 80, 160), (200, 185, 215)).astype(np.uint8)
-    made = np.where(dark[..., None], (230, 20, 104), (200, 185, 215)).astype(np.uint8)
-    found = coarse_correlations(real, made)
+    generated = np.where(dark[..., None], (230, 20, 104), (200, 185, 215)).astype(np.uint8)
+    found = coarse_correlations(real, generated)
     assert found["luminance_2um"] > 0.99
     assert found["haematoxylin_2um"] < 0
 
@@ -124,17 +124,17 @@ def test_holes_are_told_from_what_is_invented() -> None:
     tissue[:, 64:] = 245
     assert holes(tissue, tissue, 2.0) == holes(tissue[:, ::-1], tissue[:, ::-1], 2.0)
     assert holes(tissue, tissue, 2.0).lost == 0
-    made = tissue.copy()
-    made[:32, :32] = 250  # a quarter of a half
-    found = holes(tissue, made, 2.0)
+    image = tissue.copy()
+    image[:32, :32] = 250  # a quarter of a half
+    found = holes(tissue, image, 2.0)
     assert (found.lost, found.invented) == (pytest.approx(1 / 8), 0)
-    back = holes(made, tissue, 2.0)
+    back = holes(image, tissue, 2.0)
     assert back.lost == 0
     assert back.invented == pytest.approx((32 * 32) / (128 * 64 + 32 * 32))
     paler = (255 - (255 - tissue.astype(int)) * 0.8).astype(np.uint8)
     assert holes(tissue, paler, 2.0).lost == 0
     with pytest.raises(ConfigError, match="one size"):
-        holes(tissue, made[:64], 2.0)
+        holes(tissue, image[:64], 2.0)
 
 
 def test_consistency_of_a_child_with_its_parent() -> None:

@@ -32,8 +32,8 @@ class Shifted:
 
     device = torch.device("cpu")
 
-    def __init__(self, error: float = 0, code=None, made=None) -> None:
-        self.error, self.code, self.made = error, code, made
+    def __init__(self, error: float = 0, code=None, generate=None) -> None:
+        self.error, self.code, self.generate = error, code, generate
         self.asked: list = []
 
     def encode_images(self, x: torch.Tensor) -> torch.Tensor:
@@ -47,7 +47,7 @@ class Shifted:
 
     def __call__(self, grid, level, *, num_inference_steps, guidance_scale, generator, output_type):
         self.asked.append((level, num_inference_steps, guidance_scale, output_type))
-        return SimpleNamespace(images=self.made(grid[:, 0, 0]))
+        return SimpleNamespace(images=self.generate(grid[:, 0, 0]))
 
 
 def test_psnr_and_detail_of_a_known_round_trip() -> None:
@@ -137,7 +137,7 @@ def test_retrieval_of_pictures_made_right_and_made_wrong() -> None:
     pixels = tiles()
     slide = SlideTiles("a", np.zeros((4, 2), int), pixels)
 
-    def made(order: list[int]):
+    def generate(order: list[int]):
         def draw(codes: np.ndarray) -> torch.Tensor:
             chosen = pixels[[order[int(c)] for c in codes[:, 0]]]
             return torch.from_numpy(chosen).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -149,17 +149,17 @@ def test_retrieval_of_pictures_made_right_and_made_wrong() -> None:
         return np.stack([apart.argmin(1), np.ones(len(given))], 1).astype(np.float32)
 
     judges = {"colour": colour_judge}
-    right = Shifted(code=code, made=made([0, 1, 2, 3]))
+    right = Shifted(code=code, generate=generate([0, 1, 2, 3]))
     rows, pictures = measure_retrieval(right, [slide], judges, 7, 1.25)
     assert right.asked == [(0, 7, 1.25, "pt")]
     assert [r["pictures"] for r in rows] == ["generated", "round trip"]
     assert [r["colour"] for r in rows] == [1, 1]
     assert (pictures["a"] == pixels).all()
-    half = Shifted(code=code, made=made([0, 1, 3, 2]))
+    half = Shifted(code=code, generate=generate([0, 1, 3, 2]))
     rows, _ = measure_retrieval(half, [slide], judges, 7, 1.25)
     assert [r["colour"] for r in rows] == [0.5, 1]
     assert rows[0]["colour_low"] < 0.5 < rows[0]["colour_high"]
-    wrong = Shifted(code=code, made=made([1, 2, 3, 0]))
+    wrong = Shifted(code=code, generate=generate([1, 2, 3, 0]))
     rows, _ = measure_retrieval(wrong, [slide], judges, 7, 1.25)
     assert rows[0]["colour"] == 0
 

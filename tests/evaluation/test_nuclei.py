@@ -104,10 +104,10 @@ def test_shift_of_over_three_um_matches_nothing() -> None:
 
 def test_precision_is_of_what_was_made_and_recall_of_what_is_real() -> None:
     real = [nuclei((10, 10), (50, 50), (90, 90), (10, 90))]
-    made = [nuclei((10, 11), (70, 20))]
-    scores = count_matches(real, made).scores()
+    generated = [nuclei((10, 11), (70, 20))]
+    scores = count_matches(real, generated).scores()
     assert scores == {"precision": 0.5, "recall": 0.25, "f1": pytest.approx(1 / 3)}
-    back = count_matches(made, real).scores()
+    back = count_matches(generated, real).scores()
     assert (back["precision"], back["recall"]) == (0.25, 0.5)
 
 

@@ -61,9 +61,9 @@ def test_distance_is_zero_for_equal_ones_and_grows_with_blur(features) -> None:
 
 
 def test_a_flip_is_recognised(features) -> None:
-    real, made = features(TILES), features(np.ascontiguousarray(TILES[:, :, ::-1]))
-    assert nearest_is_source(made, real, np.arange(4)).all()
-    assert not nearest_is_source(made, real, np.array([1, 2, 3, 0])).any()
+    real, generated = features(TILES), features(np.ascontiguousarray(TILES[:, :, ::-1]))
+    assert nearest_is_source(generated, real, np.arange(4)).all()
+    assert not nearest_is_source(generated, real, np.array([1, 2, 3, 0])).any()
 
 
 def test_without_the_extra_one_line_says_what_to_install(monkeypatch) -> None:

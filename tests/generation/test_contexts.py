@@ -55,8 +55,8 @@ def test_the_right_answer_comes_out(pipeline: ZoomLDMPipeline) -> None:
     network.mean.fill_(3)
     network.deviation.fill_(2)
     network.forward = lambda *_: clean
-    drawn = draw_contexts(network, 2, torch.randn(2, *SHAPE), steps=10)
-    torch.testing.assert_close(drawn, clean * 2 + 3, atol=0.02, rtol=0)
+    sampled = draw_contexts(network, 2, torch.randn(2, *SHAPE), steps=10)
+    torch.testing.assert_close(sampled, clean * 2 + 3, atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 8, 50, 969, 1000])
@@ -73,12 +73,12 @@ def test_times_of_contexts(steps: int) -> None:
 def test_solvers_meet_where_there_are_many_steps(pipeline: ZoomLDMPipeline) -> None:
     network, start = pipeline.embedding_diffusion, torch.randn(2, *SHAPE)
 
-    def drawn(steps: int, solver: Solver) -> torch.Tensor:
+    def sampled(steps: int, solver: Solver) -> torch.Tensor:
         return draw_contexts(network, 1, start, steps, solver=solver)
 
-    many, other = drawn(200, "ddim"), drawn(100, "dpm-solver++")
+    many, other = sampled(200, "ddim"), sampled(100, "dpm-solver++")
     assert float((other - many).square().mean() / many.var()) < 0.02  # it ends at 44, not at 0
-    assert not torch.allclose(drawn(4, "ddim"), drawn(4, "dpm-solver++"), atol=1e-3)
+    assert not torch.allclose(sampled(4, "ddim"), sampled(4, "dpm-solver++"), atol=1e-3)
 
 
 def test_guidance(pipeline: ZoomLDMPipeline) -> None:
@@ -129,9 +129,9 @@ def test_labels(pipeline: ZoomLDMPipeline) -> None:
     for values in network.parameters():
         torch.nn.init.normal_(values, std=0.1)
     start = torch.randn(1, *SHAPE)
-    drawn = [draw_contexts(network, 2, start, 2, label=x) for x in (None, "benign", "malignant")]
+    sampled = [draw_contexts(network, 2, start, 2, label=x) for x in (None, "benign", "malignant")]
     for a, b in ((0, 1), (0, 2), (1, 2)):
-        assert not torch.allclose(drawn[a], drawn[b], atol=1e-3)
+        assert not torch.allclose(sampled[a], sampled[b], atol=1e-3)
     with pytest.raises(ConfigError, match=r"'other'.*no such one; it knows benign, malignant"):
         check_conditions(network, label="other")
     with pytest.raises(ConfigError, match="it knows none"):
@@ -143,8 +143,8 @@ def test_labels(pipeline: ZoomLDMPipeline) -> None:
 def test_released_networks_draw_their_own_contexts() -> None:
     torch.manual_seed(0)
     network = EmbeddingDiT(width=32, depth=1, heads=2).eval()
-    drawn = draw_contexts(network, 4, torch.randn(2, 65, 512), 3)
-    assert drawn.shape == (2, 65, 512) and drawn.isfinite().all()
+    sampled = draw_contexts(network, 4, torch.randn(2, 65, 512), 3)
+    assert sampled.shape == (2, 65, 512) and sampled.isfinite().all()
 
 
 def test_seeds() -> None:

@@ -43,19 +43,19 @@ def test_one_step_of_an_untrained_network_is_the_heads_mean(unet: OctaveDenoiser
     hint = torch.randn(2, 6, 32, 32)
     unet.spread.fill_(-6)
     known = Known(0, torch.randn(2, 64, 32), PARENT, hint)
-    made = make_latents(unet, known, torch.randn(2, 6, 32, 32), octave_times(unet.alphas, 1))
-    torch.testing.assert_close(made, hint, atol=0.05, rtol=0)
+    latents = make_latents(unet, known, torch.randn(2, 6, 32, 32), octave_times(unet.alphas, 1))
+    torch.testing.assert_close(latents, hint, atol=0.05, rtol=0)
 
 
 def test_samples_of_an_untrained_network_have_the_heads_variance(unet: OctaveDenoiser) -> None:
     unet.spread.fill_(-1.0)
     known = Known(0, torch.zeros(4, 64, 32))
     for times in (octave_times(unet.alphas, 250), octave_times(unet.alphas, 100, 400)):
-        made = make_latents(unet, known, torch.randn(4, 6, 32, 32), times)
+        latents = make_latents(unet, known, torch.randn(4, 6, 32, 32), times)
         # what is left of exp(-1) in the mean under the last step's noise
         spread, alpha = math.exp(-1), float(unet.alphas[times[-1]])
         wanted = spread * alpha * spread / (alpha * spread + 1 - alpha)
-        assert abs(float(made.var()) - wanted) < 0.015
+        assert abs(float(latents.var()) - wanted) < 0.015
 
 
 @pytest.mark.parametrize("kind", [NONE, PARENT, BASE])
@@ -101,8 +101,8 @@ def test_timesteps_that_half_precision_takes_for_one_do_no_harm(unet: OctaveDeno
     half = unet.to(torch.bfloat16)
     known = Known(0, torch.zeros(1, 64, 32, dtype=torch.bfloat16))
     noise = torch.randn(1, 6, 32, 32, dtype=torch.bfloat16)
-    made = make_latents(half, known, noise, octave_times(half.alphas, 500))
-    assert 0.5 < float(made.std()) < 1.5
+    latents = make_latents(half, known, noise, octave_times(half.alphas, 500))
+    assert 0.5 < float(latents.std()) < 1.5
 
 
 def test_guidance_moves_away_from_the_null_condition(unet: OctaveDenoiser) -> None:
@@ -124,8 +124,8 @@ def test_numbers_that_are_not_finite_are_an_error(unet: OctaveDenoiser) -> None:
 def test_children_average_down_to_their_parent() -> None:
     parent = Planes(torch.randn(2, 1, 8, 8), torch.randn(2, 2, 4, 4))
     child = Planes(torch.randn(2, 1, 16, 16), torch.randn(2, 2, 8, 8))
-    for made in (corrected(child, parent), smoothed(parent)):
-        for found, wanted in zip(pooled(made), parent, strict=True):
+    for planes in (corrected(child, parent), smoothed(parent)):
+        for found, wanted in zip(pooled(planes), parent, strict=True):
             torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
 
 

@@ -48,7 +48,7 @@ def test_an_error_comes_out(threads: int) -> None:
             raise ValueError("of part 2")
         return i
 
-    made = side_by_side(part, range(4), CPU)
-    assert next(made) == 0
+    results = side_by_side(part, range(4), CPU)
+    assert next(results) == 0
     with pytest.raises(ValueError, match="of part 2"):
-        list(made)
+        list(results)

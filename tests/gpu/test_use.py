@@ -61,8 +61,8 @@ def test_a_pipeline_called(gpu: torch.device, name: str) -> None:
     grids = torch.randn(2, 4, 4, 32, generator=generator)
     for pipeline in pair(name, gpu):
         latents = torch.randn(2, *pipeline.latent_shape, generator=generator.manual_seed(1))
-        made = pipeline(grids, 2, num_inference_steps=4, latents=latents, output_type="np")
-        images.append(np.asarray(made.images) * 255)  # type: ignore[union-attr]
+        output = pipeline(grids, 2, num_inference_steps=4, latents=latents, output_type="np")
+        images.append(np.asarray(output.images) * 255)  # type: ignore[union-attr]
     assert apart(*images) < CLOSE
 
 
@@ -73,8 +73,8 @@ def test_half_precision_whole(gpu: torch.device) -> None:
     images = []
     for kind in (torch.float32, torch.bfloat16):
         pipeline = pipeline.to(kind)
-        made = pipeline(grids, 1, num_inference_steps=3, latents=latents, output_type="np")
-        images.append(np.asarray(made.images) * 255)  # type: ignore[union-attr]
+        output = pipeline(grids, 1, num_inference_steps=3, latents=latents, output_type="np")
+        images.append(np.asarray(output.images) * 255)  # type: ignore[union-attr]
     assert apart(*images) < HALF
 
 

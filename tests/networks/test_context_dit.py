@@ -184,10 +184,10 @@ def test_the_right_correction_gives_the_clean_context(axial: ContextDiT) -> None
     alpha, sigma = (v.sqrt()[:, None, None] for v in (signal(time), 1 - signal(time)))
     noised = torch.nn.functional.pad(alpha * clean + sigma * noise, (0, 7))
     v = alpha * noise - sigma * clean
-    axial._made = lambda *_: -v  # type: ignore[method-assign]
+    axial._predicted = lambda *_: -v  # type: ignore[method-assign]
     found = axial(noised, time, level)
     torch.testing.assert_close(found[..., :5], clean, atol=1e-4, rtol=1e-4)
-    axial._made = lambda *_: 0.5 - v  # type: ignore[method-assign]
+    axial._predicted = lambda *_: 0.5 - v  # type: ignore[method-assign]
     wrong = axial(noised, time, level) - torch.nn.functional.pad(clean, (0, 7))
     loss = wrong.square().mean((1, 2)) * axial.error_scale(time)
     torch.testing.assert_close(loss, torch.full((2,), 0.25), atol=1e-3, rtol=1e-3)
@@ -222,9 +222,9 @@ def test_contexts_are_drawn_along_axes(axial: ContextDiT) -> None:
     torch.manual_seed(0)
     _, mean, covariance = covariances()
     axial.set_axes(mean, covariance)
-    drawn = draw_contexts(axial, 2, torch.randn(40, 64, 12), 50).flatten(0, 1)
-    torch.testing.assert_close(drawn.mean(0), mean[2], atol=0.5, rtol=0)
-    apart = drawn - drawn.mean(0)
+    sampled = draw_contexts(axial, 2, torch.randn(40, 64, 12), 50).flatten(0, 1)
+    torch.testing.assert_close(sampled.mean(0), mean[2], atol=0.5, rtol=0)
+    apart = sampled - sampled.mean(0)
     found = apart.T @ apart / len(apart)
     assert (found - covariance[2]).norm() < 0.2 * covariance[2].norm()
     guided = draw_contexts(axial, 2, torch.randn(2, 64, 12), 3, guidance=2.0)

@@ -52,7 +52,7 @@ class NetworkTests:
     def call(self, network: Any, *given: Tensor) -> Tensor:
         return network(*given)
 
-    def made(self) -> tuple[Any, tuple[Tensor, ...]]:
+    def built(self) -> tuple[Any, tuple[Tensor, ...]]:
         torch.manual_seed(0)
         network, given = type(self).build(), type(self).inputs()
         for values in network.parameters():
@@ -61,14 +61,14 @@ class NetworkTests:
         return network.eval().requires_grad_(False), given
 
     def test_on_another_device(self) -> None:
-        network, given = self.made()
+        network, given = self.built()
         expected = self.call(network, *given)
         out = self.call(network.to("meta"), *(v.to("meta") for v in given))
         assert out.device.type == "meta" and out.shape == expected.shape
 
     @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
     def test_half_precision(self, kind: torch.dtype) -> None:
-        network, given = self.made()
+        network, given = self.built()
         expected = self.call(network, *given)
         network = network.to(kind)
         cast = (fitted(v, network) if v.is_floating_point() else v for v in given)
@@ -77,7 +77,7 @@ class NetworkTests:
         assert apart(out, expected) < self.loose
 
     def test_saved_and_loaded(self, tmp_path: Path) -> None:
-        network, given = self.made()
+        network, given = self.built()
         if not hasattr(network, "save_pretrained"):
             pytest.skip("weights of others: saved by nobody here")
         network.save_pretrained(tmp_path)
@@ -88,7 +88,7 @@ class NetworkTests:
     @pytest.mark.gpu
     def test_on_a_gpu(self, gpu: torch.device, tmp_path: Path) -> None:
         """Forward, in half precision, and saved from there, beside the CPU's float32."""
-        network, given = self.made()
+        network, given = self.built()
         expected = self.call(network, *given)
         network, there = network.to(gpu), [v.to(gpu) for v in given]
         out = self.call(network, *there)
@@ -104,7 +104,7 @@ class NetworkTests:
             assert apart(widened(self.call(half, *cast), half), expected) < self.loose
 
     def test_batch_as_single(self) -> None:
-        network, given = self.made()
+        network, given = self.built()
         whole = self.call(network, *given)
         for i in range(len(whole)):
             alone = self.call(network, *(v[i : i + 1] for v in given))

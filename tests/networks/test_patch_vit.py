@@ -11,7 +11,7 @@ from zoomldm.networks.patch_vit import PatchViT, ViTSizes
 SMALL = ViTSizes(dim=128, depth=2, heads=2, hidden=256, patch=16, side=4)
 
 
-def drawn(sizes: ViTSizes, seed: int = 0) -> PatchViT:
+def random_network(sizes: ViTSizes, seed: int = 0) -> PatchViT:
     torch.manual_seed(seed)
     network = PatchViT(sizes).eval()
     for value in network.parameters():
@@ -76,7 +76,7 @@ def by_hand(w: dict[str, Tensor], sizes: ViTSizes, x: Tensor) -> Tensor:
 @torch.no_grad()
 def test_equals_the_same_written_out(change: dict) -> None:
     sizes = ViTSizes(**{**SMALL.as_dict(), **change})
-    network = drawn(sizes).double()
+    network = random_network(sizes).double()
     assert ViTSizes.of(network.state_dict(), sizes.heads) == sizes
     x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     tokens = by_hand(network.state_dict(), sizes, x)
@@ -93,7 +93,7 @@ def test_equals_the_same_written_out(change: dict) -> None:
 @torch.no_grad()
 def test_equals_transformers() -> None:
     transformers = pytest.importorskip("transformers")
-    network = drawn(SMALL)
+    network = random_network(SMALL)
     w = network.state_dict()
     config = transformers.ViTConfig(
         hidden_size=128,
@@ -144,7 +144,7 @@ def test_equals_transformers() -> None:
 
 @torch.no_grad()
 def test_other_sizes_of_picture_interpolate_positions() -> None:
-    network = drawn(SMALL)
+    network = random_network(SMALL)
     assert network(torch.ones(1, 3, 80, 80)).shape == (1, 128)
     column = torch.arange(4.0).repeat(4)  # a position that grows to the right and nowhere else
     network.pos_embed[0, 1:] = column[:, None]

@@ -144,16 +144,16 @@ def late_angles(tape: Callable, transformer: EmbeddingDiT) -> tuple[EmbeddingDiT
     given = (late * torch.exp(-math.log(10000) * steps / 128)).double()
     recorded = t["out"][1].T.flatten().double()
 
-    def drawn(off: Tensor) -> Tensor:
+    def output(off: Tensor) -> Tensor:
         with _angles(given + off * LAST_BIT):
             return network(x[1:], t["t"][1:], t["y"][1:])[0].flatten()
 
     off = torch.zeros(128, dtype=torch.float64)
     step = 1e-5
     for _ in range(2):  # Gauss-Newton, drawn to the given angles
-        here = drawn(off)
+        here = output(off)
         slope = torch.stack(
-            [(drawn(off + step * e) - here) / step for e in torch.eye(128, dtype=torch.float64)], 1
+            [(output(off + step * e) - here) / step for e in torch.eye(128, dtype=torch.float64)], 1
         )
         normal = slope.T @ slope + 1e-8 * torch.eye(128, dtype=torch.float64)
         off = off + torch.linalg.solve(normal, slope.T @ (recorded - here))
@@ -206,8 +206,8 @@ def test_embedding_diffusion_sampling(
     noise = t["x"].transpose(1, 2)
     diffusion = LearnedRange.cosine().respaced(10)
     with torch.no_grad():
-        drawn = diffusion.sample(lambda x, time: transformer(x, time, t["y"]), noise)
-    assert_close(drawn.transpose(1, 2), t["ddim10"], 1e-4)
+        sampled = diffusion.sample(lambda x, time: transformer(x, time, t["y"]), noise)
+    assert_close(sampled.transpose(1, 2), t["ddim10"], 1e-4)
 
 
 def test_embedding_diffusion_schedule(tape: Callable, assert_close: Callable) -> None:

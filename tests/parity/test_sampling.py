@@ -105,8 +105,8 @@ def test_public_call(tape: Callable, pipeline: ZoomLDMPipeline, assert_close: Ca
     grids = [grid.permute(1, 2, 0) for grid in t["feats"]]
     context = pipeline.summarizer.summarise(grids, t["mag"])
     options = {"num_inference_steps": 5, "latents": t["xT"], "output_type": "latent"}
-    drawn = pipeline(context=context, guidance_scale=SCALE, **options).images
-    assert_close(drawn, t["plms_S5"]["out"], 1e-4)
+    images = pipeline(context=context, guidance_scale=SCALE, **options).images
+    assert_close(images, t["plms_S5"]["out"], 1e-4)
     plain = pipeline(context=context, guidance_scale=1.0, **options).images
     assert_close(plain, t["plms_S5_noguidance"], 1e-4)
 

@@ -21,12 +21,12 @@ from zoomldm.training.stages.diffusion import DiffusionStage
 def archive(pipeline: ZoomLDMPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of random latents, for the reduced autoencoder takes its time over real ones."""
     folder = tmp_path_factory.mktemp("use")
-    made_for: Any = SimpleNamespace(
+    stand_in: Any = SimpleNamespace(
         embedding_dim=pipeline.embedding_dim,
         latent_shape=pipeline.latent_shape,
         digest=lambda name: pipeline.digest(name) if name == "vae" else "d" * 64,
     )
-    return make_archive(folder / "a.zldm", made_for)
+    return make_archive(folder / "a.zldm", stand_in)
 
 
 def test_pictures_by_the_public_call(pipeline: ZoomLDMPipeline, archive: Path) -> None:

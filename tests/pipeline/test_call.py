@@ -28,9 +28,9 @@ GRID = np.random.default_rng(0).standard_normal((2, 1, 1, 32)).astype(np.float32
 
 @pytest.fixture
 def pipeline() -> ZoomLDMPipeline:
-    made = filled_pipeline()
-    made.set_progress_bar_config(disable=True)
-    return made
+    pipeline = filled_pipeline()
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 @pytest.fixture
@@ -42,14 +42,14 @@ def times(pipeline: ZoomLDMPipeline) -> Iterator[list[int]]:
     handle.remove()
 
 
-def drawn(pipeline: ZoomLDMPipeline, **options: Any) -> Any:
+def call_pipeline(pipeline: ZoomLDMPipeline, **options: Any) -> Any:
     given = {"generator": torch.Generator().manual_seed(0), "output_type": "pt", **options}
     return pipeline(GRID, 0, 4, 1.5, **given)
 
 
 def test_it_draws_what_the_verbs_draw(pipeline: ZoomLDMPipeline, times: list[int]) -> None:
     noise = torch.randn(2, *pipeline.latent_shape, generator=torch.Generator().manual_seed(0))
-    images = drawn(pipeline).images
+    images = call_pipeline(pipeline).images
     assert times == [999, 749, 499, 249]
     schedule = make_schedule(pipeline.scheduler, 4)
     pixels = make_pixels(pipeline, schedule, 1.5, pipeline.context(GRID, 0), noise)
@@ -84,7 +84,7 @@ def test_a_swapped_scheduler_is_honoured(
     own.set_timesteps(4)
     expected = [int(t) for t in own.timesteps]
     pipeline.scheduler = own
-    images = drawn(pipeline).images
+    images = call_pipeline(pipeline).images
     assert times == expected
     context = pipeline.context(GRID, 0)
     noise = torch.randn(2, *pipeline.latent_shape, generator=torch.Generator().manual_seed(0))
@@ -94,26 +94,26 @@ def test_a_swapped_scheduler_is_honoured(
             x = own.step(model(x, t.expand(2)), t, x, return_dict=False)[0]
     torch.testing.assert_close(images, pipeline.decode_latents(x))
     # Another run of the same schedule begins anew, whatever steps the first one remembers.
-    assert torch.equal(drawn(pipeline).images, images)
+    assert torch.equal(call_pipeline(pipeline).images, images)
 
 
 @pytest.mark.parametrize("kind", [DDPMScheduler, EulerAncestralDiscreteScheduler])
 def test_a_scheduler_that_no_seed_repeats_is_refused(pipeline: ZoomLDMPipeline, kind: type) -> None:
     pipeline.scheduler = kind(num_train_timesteps=1000)
     with pytest.raises(ConfigError, match=f"scheduler {kind.__name__} can't be used") as caught:
-        drawn(pipeline)
+        call_pipeline(pipeline)
     assert "\n" not in str(caught.value)
 
 
 def test_images_as_diffusers_gives_them(pipeline: ZoomLDMPipeline) -> None:
-    output = drawn(pipeline, output_type="pil")
+    output = call_pipeline(pipeline, output_type="pil")
     assert [type(i) for i in output.images] == [Image.Image] * 2
     assert output[0] is output.images[0] and list(output) == output.images and len(output) == 2
     assert output["images"] is output.images
     assert np.asarray(output).shape == (2, 256, 256, 3)
-    (alone,) = drawn(pipeline, output_type="np", return_dict=False)
+    (alone,) = call_pipeline(pipeline, output_type="np", return_dict=False)
     assert alone.shape == (2, 256, 256, 3)
-    assert np.array_equal(np.asarray(drawn(pipeline, output_type="np")), alone)
+    assert np.array_equal(np.asarray(call_pipeline(pipeline, output_type="np")), alone)
 
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
@@ -125,7 +125,7 @@ def test_half_precision(
     with torch.no_grad():
         for norm in (pipeline.patch_encoder.standardise, pipeline.vae.standardise):
             norm.running_mean.fill_(0.25)
-    embeddings, images = pipeline.encode_tiles(tile), drawn(pipeline).images
+    embeddings, images = pipeline.encode_tiles(tile), call_pipeline(pipeline).images
     contexts = {k: pipeline.context(np.ones((1, 2**k, 2**k, 32), np.float16), k) for k in (0, 5)}
     if loaded:
         pipeline.save_pretrained(str(tmp_path / "saved"))
@@ -134,13 +134,13 @@ def test_half_precision(
     else:
         half = pipeline.to(kind)
     assert half.unet.dtype == half.summarizer.dtype == kind
-    made = half.encode_tiles(tile)
-    assert made.dtype == np.float32
-    np.testing.assert_allclose(made, embeddings, atol=0.2)
+    encoded = half.encode_tiles(tile)
+    assert encoded.dtype == np.float32
+    np.testing.assert_allclose(encoded, embeddings, atol=0.2)
     for level, context in contexts.items():
         found = half.context(np.ones((1, 2**level, 2**level, 32), np.float16), level)
         torch.testing.assert_close(found.float(), context, atol=0.1, rtol=0.1)
-    got = drawn(half).images
+    got = call_pipeline(half).images
     assert got.dtype == torch.float32
     assert float((got - images).abs().mean()) < 0.1
     latents = half.encode_images(torch.zeros(1, 3, 256, 256))
@@ -170,7 +170,7 @@ def test_levels_that_a_pipeline_lacks(pipeline: ZoomLDMPipeline) -> None:
 
 def test_noise_from_the_generator_given(pipeline: ZoomLDMPipeline) -> None:
     generators = [torch.Generator().manual_seed(s) for s in (5, 6)]
-    both: Tensor = drawn(pipeline, generator=generators, output_type="latent").images
+    both: Tensor = call_pipeline(pipeline, generator=generators, output_type="latent").images
     noise = [torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(s)) for s in (5, 6)]
-    same = drawn(pipeline, latents=torch.cat(noise), output_type="latent").images
+    same = call_pipeline(pipeline, latents=torch.cat(noise), output_type="latent").images
     assert torch.equal(both, same)

@@ -40,14 +40,14 @@ def without_encoder() -> ZoomLDMPipeline:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., Path]:
-    def made(dim: int, pipeline: ZoomLDMPipeline, **options: object) -> Path:
+    def compress_slide(dim: int, pipeline: ZoomLDMPipeline, **options: object) -> Path:
         slide = paint_slide(tmp_path / "a.tif", 600, 600)
         out = tmp_path / f"{dim}.zldm"
         chosen = CompressOptions(base="none", tissue="all", **options)  # type: ignore[arg-type]
         compress(slide, out, chosen, pipeline=pipeline, name="x", encoder=Drawn(dim))
         return out
 
-    return made
+    return compress_slide
 
 
 def test_without_a_patch_encoder_numbers_must_agree(make: Callable) -> None:

@@ -21,7 +21,7 @@ class Hub:
     def __init__(self, root: Path) -> None:
         self.root, self.cache, self.online = root / "hub", root / "cache", True
         self.fetched = 0
-        self.made: list[tuple[str, bool]] = []
+        self.created: list[tuple[str, bool]] = []
         for folder in (self.root, self.cache):
             folder.mkdir()
 
@@ -56,7 +56,7 @@ def hub(tmp_path, monkeypatch) -> Hub:
         def create_repo(self, repo, *, repo_type, private, exist_ok):
             if repo.startswith("others/"):
                 raise errors.HfHubHTTPError("403", response=fake.answer(403))
-            fake.made.append((repo, private))
+            fake.created.append((repo, private))
 
         def upload_folder(self, *, repo_id, folder_path, allow_patterns, commit_message):
             assert allow_patterns == FILES and commit_message
@@ -69,17 +69,17 @@ def hub(tmp_path, monkeypatch) -> Hub:
 
 def test_pushed_and_loaded_again(hub) -> None:
     pipeline = build_pipeline("tiny")
-    made = push_pipeline(pipeline, "me/tiny", licence="MIT", data="Painted slides.")
-    assert hub.made == [("me/tiny", True)] and made["pipeline"] == f"hf:me/tiny@{COMMIT}"
+    pushed = push_pipeline(pipeline, "me/tiny", licence="MIT", data="Painted slides.")
+    assert hub.created == [("me/tiny", True)] and pushed["pipeline"] == f"hf:me/tiny@{COMMIT}"
     files = {p.relative_to(hub.root / "me/tiny").as_posix() for p in hub.root.rglob("*.*")}
     assert {"model_index.json", "README.md"} <= files
     assert not [f for f in files if f.endswith((".bin", ".pt", ".py"))]
-    again = load_pipeline(made["pipeline"])
-    assert again.digest() == pipeline.digest() == made["digest"]
-    load_pipeline(made["pipeline"])
+    again = load_pipeline(pushed["pipeline"])
+    assert again.digest() == pipeline.digest() == pushed["digest"]
+    load_pipeline(pushed["pipeline"])
     assert hub.fetched == 1  # a commit never changes
     hub.online = False
-    assert fetch_pipeline(made["pipeline"]).name == COMMIT
+    assert fetch_pipeline(pushed["pipeline"]).name == COMMIT
 
 
 def test_a_branch_is_told_to_be_one(hub, monkeypatch) -> None:

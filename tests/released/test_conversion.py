@@ -43,13 +43,13 @@ def test_sizes_and_both_kinds_of_weights(
         report = convert_released(path, tmp_path / weights, ConvertOptions(weights))
         assert (report.embedding_dim, report.levels) == (8, 4)
         assert report.parameters["unet"] == _count(small.unet)
-        made = load_pipeline(str(tmp_path / weights))
+        pipeline = load_pipeline(str(tmp_path / weights))
         for key, value in small.unet.state_dict().items():
-            assert torch.equal(made.unet.state_dict()[key], value + offset)
+            assert torch.equal(pipeline.unet.state_dict()[key], value + offset)
         for part in ("vae", "summarizer"):
             for key, value in getattr(small, part).state_dict().items():
-                assert torch.equal(getattr(made, part).state_dict()[key], value)
-        assert made.config["source"]["system"]["sha256"] == report.sha256
+                assert torch.equal(getattr(pipeline, part).state_dict()[key], value)
+        assert pipeline.config["source"]["system"]["sha256"] == report.sha256
         assert not list((tmp_path / weights).rglob("*.bin"))
     assert convert_released(path, tmp_path / "ema").done_before
     with pytest.raises(TargetError, match="holds something already"):
@@ -104,11 +104,11 @@ def test_embedding_diffusion_joins_a_pipeline(
     network, cdm = _dit_content()
     report = convert_released(save(cdm), tmp_path / "out")
     assert report.parameters == {"embedding_diffusion": _count(network)}
-    made = load_pipeline(str(tmp_path / "out"))
+    pipeline = load_pipeline(str(tmp_path / "out"))
     for key, value in network.state_dict().items():
-        assert torch.equal(made.embedding_diffusion.state_dict()[key], value + 1)
-    assert made.digest("unet") == before
-    assert set(made.config["source"]) == {"system", "embedding_diffusion"}
+        assert torch.equal(pipeline.embedding_diffusion.state_dict()[key], value + 1)
+    assert pipeline.digest("unet") == before
+    assert set(pipeline.config["source"]) == {"system", "embedding_diffusion"}
     convert_released(save(cdm), tmp_path / "alone")
     alone = load_pipeline(str(tmp_path / "alone"))
     assert alone.unet is None

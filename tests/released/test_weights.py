@@ -43,11 +43,11 @@ def test_other_precision_has_the_released_schedule(
     kind: torch.dtype,
 ) -> None:
     convert_released(save({k: v.to(kind) for k, v in content.items()}), tmp_path / "out")
-    made = load_pipeline(str(tmp_path / "out"))
-    assert made.scheduler.config["beta_start"] == SCHEDULE["beta_start"]
-    assert made.scheduler.config["beta_end"] == SCHEDULE["beta_end"]
+    pipeline = load_pipeline(str(tmp_path / "out"))
+    assert pipeline.scheduler.config["beta_start"] == SCHEDULE["beta_start"]
+    assert pipeline.scheduler.config["beta_end"] == SCHEDULE["beta_end"]
     expected = small.summarizer.state_dict()["project.weight"].to(kind).float()
-    assert torch.equal(made.summarizer.state_dict()["project.weight"], expected)
+    assert torch.equal(pipeline.summarizer.state_dict()["project.weight"], expected)
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32])

@@ -81,9 +81,9 @@ def test_tissue_and_confidence_of_an_archive(
 
     quick = RenderOptions(steps=2, guidance=1.0)
     with open_archive(path) as archive, open_renderer(archive, pipeline, quick) as renderer:
-        made = pipeline.encode_tiles(renderer.read(0, 512, 0, 256, 256)[None])[0]
+        encoded = pipeline.encode_tiles(renderer.read(0, 512, 0, 256, 256)[None])[0]
         stored = archive.embeddings_of([0], [2])[0]
-    cosine = made @ stored / np.linalg.norm(made) / np.linalg.norm(stored)
+    cosine = encoded @ stored / np.linalg.norm(encoded) / np.linalg.norm(stored)
     assert values[0] == pytest.approx(float(cosine), abs=2e-4)
     assert tifffile.imread(tmp_path / "a.tif").shape == (1100, 1244, 3)
     coarse = DecompressOptions(level="5x", steps=2, guidance=1.0, geojson=True)

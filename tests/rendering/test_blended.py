@@ -43,18 +43,18 @@ def test_a_region_is_the_same_alone_in_the_whole_and_in_any_order(
 ) -> None:
     quick = RenderOptions(steps=2, batch=batch)
     with open_archive(make(700, 500, overview=3)) as archive:
-        with BlendedCascade(archive, pipeline, quick) as drawn:
-            full, coarse = whole(drawn, 0), whole(drawn, 1)
-        with BlendedCascade(archive, pipeline, quick) as drawn:
-            part = drawn.read(0, 199, 201, 301, 77)
+        with BlendedCascade(archive, pipeline, quick) as cascade:
+            full, coarse = whole(cascade, 0), whole(cascade, 1)
+        with BlendedCascade(archive, pipeline, quick) as cascade:
+            part = cascade.read(0, 199, 201, 301, 77)
             np.testing.assert_array_equal(part, full[201:278, 199:500])
-            np.testing.assert_array_equal(whole(drawn, 1), coarse)
-            np.testing.assert_array_equal(whole(drawn, 0), full)
+            np.testing.assert_array_equal(whole(cascade, 1), coarse)
+            np.testing.assert_array_equal(whole(cascade, 0), full)
         # No memory at all for windows: everything is made again, or comes back from the disk.
         cache = RenderCache(Recent(0), disk=Spool(1 << 30))
-        with BlendedCascade(archive, pipeline, quick, cache) as drawn:
-            np.testing.assert_array_equal(drawn.read(0, 600, 400, 100, 100), full[400:, 600:])
-            np.testing.assert_array_equal(whole(drawn, 0), full)
+        with BlendedCascade(archive, pipeline, quick, cache) as cascade:
+            np.testing.assert_array_equal(cascade.read(0, 600, 400, 100, 100), full[400:, 600:])
+            np.testing.assert_array_equal(whole(cascade, 0), full)
 
 
 def test_blocks_meet_without_a_trace(
@@ -96,17 +96,17 @@ def test_windows_see_one_picture_of_the_level_above_and_one_noise(
     make: Make, pipeline: ZoomLDMPipeline
 ) -> None:
     with open_archive(make(700, 500, overview=2)) as archive:
-        drawn = BlendedCascade(archive, pipeline, QUICK)
-        parents = drawn.patches(1, drawn._above(0, [(0, 0), (0, 1)]))
-        left, right = (drawn._start(0, key, parents) for key in ((0, 0), (0, 1)))
+        cascade = BlendedCascade(archive, pipeline, QUICK)
+        parents = cascade.patches(1, cascade._above(0, [(0, 0), (0, 1)]))
+        left, right = (cascade._start(0, key, parents) for key in ((0, 0), (0, 1)))
         np.testing.assert_array_equal(left[:, STEP:], right[:, : TILE - STEP])
-        schedule = drawn._part
-        one, other = (drawn._noise(0, key, schedule) for key in ((0, 0), (0, 1)))
+        schedule = cascade._part
+        one, other = (cascade._noise(0, key, schedule) for key in ((0, 0), (0, 1)))
         cells = one.shape[2] * STEP // TILE
         torch.testing.assert_close(one[:, :, cells:], other[:, :, : one.shape[2] - cells])
         # At the slide's edge it begins with real pixels, none of them white from outside.
-        stored = drawn._region(2, -2, -2, 20, 20)
-        np.testing.assert_array_equal(stored[2:, 2:], drawn.read(2, 0, 0, 18, 18))
+        stored = cascade._region(2, -2, -2, 20, 20)
+        np.testing.assert_array_equal(stored[2:, 2:], cascade.read(2, 0, 0, 18, 18))
         np.testing.assert_array_equal(stored[0, 2:], stored[2, 2:])
 
 
@@ -131,19 +131,19 @@ def test_a_window_between_tiles_knows_of_all_that_it_covers(
 def test_cost_is_counted_before_and_after(make: Make, pipeline: ZoomLDMPipeline) -> None:
     mask = np.zeros((4, 4), bool)
     mask[0, 0] = True
-    made: list[int] = []
+    counts: list[int] = []
     with open_archive(make(1024, 1024, overview=2, mask=mask)) as archive:
-        drawn = BlendedCascade(archive, pipeline, QUICK, on_patch=made.append)
-        count = drawn.count({0: (0, 0, 1024, 1024), 2: (0, 0, 256, 256)})
-        full = whole(drawn, 0)
+        cascade = BlendedCascade(archive, pipeline, QUICK, on_patch=counts.append)
+        count = cascade.count({0: (0, 0, 1024, 1024), 2: (0, 0, 256, 256)})
+        full = whole(cascade, 0)
         generated = sum(c.generated for c in count.values())
-        assert sum(made) == generated == drawn.cost.windows
+        assert sum(counts) == generated == cascade.cost.windows
         # Tile (0, 0) lies under windows 0 and 1 along each axis: at 10x as well, 112 px to one.
         assert (count[0].generated, count[0].background) == (4, 21)
         assert count[2].real == 1
         # What lies off is not generated: it is the stored pixels, upsampled twice.
         bicubic = Image.Resampling.BICUBIC
-        stored = Image.fromarray(drawn.read(2, 0, 0, 256, 256))
+        stored = Image.fromarray(cascade.read(2, 0, 0, 256, 256))
         expected = np.asarray(stored.resize((512, 512), bicubic).resize((1024, 1024), bicubic))
         off = np.abs(full[600:960, 600:960].astype(int) - expected[600:960, 600:960])
         assert off.max() <= 1  # windows with one picture of it are rounded once more
@@ -198,9 +198,9 @@ with zoomldm.open_slide({str(path)!r}, {str(tmp_path / "pipeline")!r},
     np.save({str(tmp_path / "out.npy")!r}, np.asarray(slide.read_region((100, 20), 0, (300, 200))))
 """
     subprocess.run([sys.executable, "-c", code], check=True)
-    with open_archive(path) as archive, open_renderer(archive, pipeline, QUICK) as drawn:
-        assert isinstance(drawn, BlendedCascade)
-        full = whole(drawn, 0)
+    with open_archive(path) as archive, open_renderer(archive, pipeline, QUICK) as cascade:
+        assert isinstance(cascade, BlendedCascade)
+        full = whole(cascade, 0)
     there = np.load(tmp_path / "out.npy")[..., :3]
     np.testing.assert_array_equal(there, full[20:220, 100:400])
     options = DecompressOptions(steps=2, level=0, region=(100, 20, 300, 200))

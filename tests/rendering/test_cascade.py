@@ -54,10 +54,10 @@ def test_a_region_is_the_same_alone_in_the_whole_and_in_any_order(
 
 def test_pixels_are_those_of_the_versions_before(make: Make, pipeline: ZoomLDMPipeline) -> None:
     with open_archive(make(600, 500, overview=None)) as archive:
-        made = Cascade(archive, pipeline, QUICK).read(0, 200, 200, 96, 96)
+        pixels = Cascade(archive, pipeline, QUICK).read(0, 200, 200, 96, 96)
     golden = np.asarray(Image.open(Path(__file__).with_name("golden-cascade.png")))
     # Bits on the machine that wrote it; another one's convolutions may round otherwise.
-    assert np.abs(made.astype(int) - golden).max() <= 1
+    assert np.abs(pixels.astype(int) - golden).max() <= 1
 
 
 def test_another_process_gives_the_same_pixels(
@@ -140,12 +140,12 @@ def test_without_an_overview_all_levels_are_generated(
 def test_patches_without_tissue_are_not_generated(make: Make, pipeline: ZoomLDMPipeline) -> None:
     mask = np.zeros((4, 4), bool)
     mask[0, 0] = True
-    made: list[int] = []
+    counts: list[int] = []
     with open_archive(make(1024, 1024, overview=2, mask=mask)) as archive:
-        cascade = Cascade(archive, pipeline, QUICK, on_patch=made.append)
+        cascade = Cascade(archive, pipeline, QUICK, on_patch=counts.append)
         count = cascade.count({0: (0, 0, 1024, 1024)})
         whole(cascade, 0)
-        assert sum(made) == 2 == sum(c.generated for c in count.values())
+        assert sum(counts) == 2 == sum(c.generated for c in count.values())
         assert (count[0].background, count[1].background, count[2].real) == (15, 3, 1)
         parent = Image.fromarray(cascade.patch(1, 1, 1))
         box = (128, 0, 256, 128)
@@ -154,13 +154,13 @@ def test_patches_without_tissue_are_not_generated(make: Make, pipeline: ZoomLDMP
 
 
 def test_the_cost_of_a_region_is_its_own_chain(make: Make, pipeline: ZoomLDMPipeline) -> None:
-    made: list[int] = []
+    counts: list[int] = []
     with open_archive(make(5000, 5000, overview=None)) as archive:
-        cascade = Cascade(archive, pipeline, QUICK, on_patch=made.append)
+        cascade = Cascade(archive, pipeline, QUICK, on_patch=counts.append)
         cascade.read(0, 3000, 3000, 20, 20)
-        assert sum(made) == COUNT
+        assert sum(counts) == COUNT
         cascade.read(0, 3030, 3030, 20, 20)
-        assert sum(made) == COUNT
+        assert sum(counts) == COUNT
 
 
 def test_another_encoder_is_refused(make: Make, pipeline: ZoomLDMPipeline) -> None:

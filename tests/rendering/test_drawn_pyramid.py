@@ -149,18 +149,18 @@ def test_every_option_counts(make: Make, pipeline: ZoomLDMPipeline) -> None:
 def test_counted_windows_are_those_made(make: Make, pipeline: ZoomLDMPipeline) -> None:
     with open_archive(make(1500, 1100, base=None, overview=None)) as archive:
         for windows in ({0: (300, 200, 512, 300)}, {1: (10, 20, 300, 200)}, {3: (0, 0, 60, 60)}):
-            made = 0
+            generated_count = 0
 
             def add(count: int) -> None:
-                nonlocal made
-                made += count
+                nonlocal generated_count
+                generated_count += count
 
             with Pyramid(archive, pipeline, QUICK, on_patch=add) as pyramid:
                 counts = pyramid.count(windows)
                 for level, window in windows.items():
                     pyramid.read(level, *window)
             counted = sum(c.generated for c in counts.values())
-            assert made <= counted <= 1.7 * made
+            assert generated_count <= counted <= 1.7 * generated_count
 
 
 def test_another_process_gives_the_same_pixels(

@@ -24,14 +24,14 @@ def window() -> Field:
 
 
 def test_what_leaves_memory_comes_back_from_disk_until_that_is_full(tmp_path: Path) -> None:
-    made = patches(6)
-    size = made[0].nbytes
+    values = patches(6)
+    size = values[0].nbytes
     store = RenderCache(Recent(size), disk=Spool(4 * size, tmp_path))
-    for i, patch in enumerate(made):
+    for i, patch in enumerate(values):
         store.put("patch", 0, i, value=patch, lasting=i != 1)
     found = [store.get("patch", 0, i) for i in reversed(range(6))][::-1]
     assert [value is not None for value in found] == [True, False, True, True, False, True]
-    for patch, stored in zip(made, found, strict=True):
+    for patch, stored in zip(values, found, strict=True):
         if stored is not None:
             np.testing.assert_array_equal(stored, patch)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []  # the file has no name
@@ -40,21 +40,21 @@ def test_what_leaves_memory_comes_back_from_disk_until_that_is_full(tmp_path: Pa
 
 
 def test_windows_come_back_from_disk_bit_by_bit(tmp_path: Path) -> None:
-    store, made = RenderCache(Recent(0), disk=Spool(1 << 20, tmp_path)), window()
-    store.put("window", 0, 0, 0, value=made, lasting=True)
+    store, value = RenderCache(Recent(0), disk=Spool(1 << 20, tmp_path)), window()
+    store.put("window", 0, 0, 0, value=value, lasting=True)
     found = store.get("window", 0, 0, 0)
     assert isinstance(found, Field)
-    for plane, stored in zip(made, found, strict=True):
+    for plane, stored in zip(value, found, strict=True):
         np.testing.assert_array_equal(stored, plane)
 
 
 def test_a_disk_that_can_t_be_written_costs_no_pixels(tmp_path: Path) -> None:
-    made = patches(3)
-    store = RenderCache(Recent(made[0].nbytes), disk=Spool(1 << 30, tmp_path / "absent"))
-    for i, patch in enumerate(made):
+    values = patches(3)
+    store = RenderCache(Recent(values[0].nbytes), disk=Spool(1 << 30, tmp_path / "absent"))
+    for i, patch in enumerate(values):
         store.put("patch", 0, i, value=patch, lasting=True)
     assert store.get("patch", 0, 0) is None
-    np.testing.assert_array_equal(store.get("patch", 0, 2), made[2])  # type: ignore[arg-type]
+    np.testing.assert_array_equal(store.get("patch", 0, 2), values[2])  # type: ignore[arg-type]
 
 
 def test_two_sources_share_one_memory() -> None:

@@ -245,15 +245,15 @@ def test_a_folder_keeps_what_was_made(
     pytest.importorskip("diskcache")
     folder = tmp_path / "cache"
     with RenderedSlide(path, pipeline, options=QUICK, cache_dir=folder) as slide:
-        made = pixels(slide, 0, 0, 0, 300, 256)
+        generated = pixels(slide, 0, 0, 0, 300, 256)
     with RenderedSlide(path, pipeline, options=QUICK, cache_dir=folder) as slide:
-        np.testing.assert_array_equal(pixels(slide, 0, 0, 0, 300, 256), made)
+        np.testing.assert_array_equal(pixels(slide, 0, 0, 0, 300, 256), generated)
         assert slide.cost.windows == slide.cost.tiles == 0
         other = pickle.loads(pickle.dumps(slide))
-        np.testing.assert_array_equal(pixels(other, 0, 0, 0, 300, 256), made)
+        np.testing.assert_array_equal(pixels(other, 0, 0, 0, 300, 256), generated)
         assert other.cost.windows == 0
     with RenderedSlide(path, pipeline, seed=1, options=QUICK, cache_dir=folder) as slide:
-        assert (pixels(slide, 0, 0, 0, 300, 256) != made).any()
+        assert (pixels(slide, 0, 0, 0, 300, 256) != generated).any()
         assert slide.cost.windows > 0
 
 

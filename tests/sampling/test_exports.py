@@ -59,14 +59,14 @@ def test_zooms(tmp_path: Path, pipeline: ZoomLDMPipeline) -> None:
 def test_no_batch_is_made_twice(
     tmp_path: Path, pipeline: ZoomLDMPipeline, monkeypatch, batch: int, n: int, calls: int
 ) -> None:
-    made: list[int] = []
+    sizes: list[int] = []
     pixels = np.zeros((batch, 256, 256, 3), np.uint8)
     monkeypatch.setattr(
-        "zoomldm.sampling.sampler.make_pixels", lambda *a: made.append(len(a[3])) or pixels
+        "zoomldm.sampling.sampler.make_pixels", lambda *a: sizes.append(len(a[3])) or pixels
     )
     options = SampleOptions(steps=1, context_steps=1, batch=batch)
     write_samples(tmp_path / "out", SheetOptions(["20x"], n, samples=options), pipeline=pipeline)
-    assert made == [batch] * calls
+    assert sizes == [batch] * calls
 
 
 def test_a_folder_is_finished_when_its_index_is_there(

@@ -65,19 +65,19 @@ def test_it_is_an_archive_that_says_what_it_is(slide: Path, octaves: ZoomLDMPipe
 
 def test_a_region_is_the_same_alone_and_in_any_order(slide: Path, octaves: ZoomLDMPipeline) -> None:
     with open_archive(slide) as archive:
-        with open_renderer(archive, octaves, QUICK) as drawn:
-            one = drawn.read(0, 600, 500, 100, 80)
-            coarse = drawn.read(4, 0, 0, *drawn.size(4))
-        with open_renderer(archive, octaves, QUICK) as drawn:
-            np.testing.assert_array_equal(drawn.read(4, 0, 0, *drawn.size(4)), coarse)
-            around = drawn.read(0, 560, 460, 160, 140)
+        with open_renderer(archive, octaves, QUICK) as renderer:
+            one = renderer.read(0, 600, 500, 100, 80)
+            coarse = renderer.read(4, 0, 0, *renderer.size(4))
+        with open_renderer(archive, octaves, QUICK) as renderer:
+            np.testing.assert_array_equal(renderer.read(4, 0, 0, *renderer.size(4)), coarse)
+            around = renderer.read(0, 560, 460, 160, 140)
             np.testing.assert_array_equal(around[40:120, 40:140], one)
         assert archive.base
         other = RenderOptions(steps=1, seed=1)
-        with open_renderer(archive, octaves, other) as drawn:  # finer levels alone differ
-            assert (drawn.read(0, 600, 500, 100, 80) != one).any()
+        with open_renderer(archive, octaves, other) as renderer:  # finer levels alone differ
+            assert (renderer.read(0, 600, 500, 100, 80) != one).any()
             np.testing.assert_array_equal(
-                drawn.read(7, 0, 0, 70, 16), archive.base.read(0, 0, 70, 16)
+                renderer.read(7, 0, 0, 70, 16), archive.base.read(0, 0, 70, 16)
             )
 
 
@@ -96,8 +96,8 @@ def test_parents_have_noise_where_nothing_is_stored(
     given = watch_octaves(latents, monkeypatch)
     for path, noise in ((slide, DRAWN_NOISE), (bare, ALONE_NOISE), (stored, PARENT_NOISE)):
         given.clear()
-        with open_archive(path) as archive, open_renderer(archive, octaves, QUICK) as drawn:
-            drawn.read(0, 600, 500, 100, 80)
+        with open_archive(path) as archive, open_renderer(archive, octaves, QUICK) as renderer:
+            renderer.read(0, 600, 500, 100, 80)
         assert {known.degradation for known in given if known.kind == PARENT} == {noise}
 
 

@@ -30,7 +30,7 @@ def grid(tmp_path: Path, octaves: ZoomLDMPipeline) -> Path:
     return tmp_path / "grid.npy"
 
 
-def drawn(report: LargeReport) -> np.ndarray:
+def pixels_of(report: LargeReport) -> np.ndarray:
     return np.array(Image.open(report.output).convert("RGB")).astype(int)
 
 
@@ -39,9 +39,11 @@ def test_the_pyramid_draws_a_grid(grid: Path, tmp_path: Path, octaves) -> None:
     one = large(grid, tmp_path / "a.png", options, pipeline=octaves)
     two = large(grid, tmp_path / "b.png", options, pipeline=octaves)
     assert (one.tiles, one.origin, one.guide) == (4, "generated", None)
-    assert drawn(one).shape == (512, 512, 3) and (drawn(one) == drawn(two)).all()
+    assert pixels_of(one).shape == (512, 512, 3) and (pixels_of(one) == pixels_of(two)).all()
     other = LargeOptions((512, 512), seed=1)
-    assert (drawn(large(grid, tmp_path / "c.png", other, pipeline=octaves)) != drawn(one)).any()
+    assert (
+        pixels_of(large(grid, tmp_path / "c.png", other, pipeline=octaves)) != pixels_of(one)
+    ).any()
     assert one.evaluations_per_tile < 840 / 10 and (tmp_path / "a.png.json").is_file()
 
 
@@ -52,7 +54,7 @@ def test_joint_sampling_of_own_pipelines(preset: str, tmp_path: Path) -> None:
     np.save(tmp_path / "g.npy", rng.standard_normal((2, 4, pipeline.embedding_dim)))
     options = LargeOptions((1024, 512), "joint", settings=FEW, batch=3)
     report = large(tmp_path / "g.npy", tmp_path / "a.tif", options, pipeline=pipeline)
-    assert drawn(report).shape == (512, 1024, 3) and report.guide == 2
+    assert pixels_of(report).shape == (512, 1024, 3) and report.guide == 2
     # 2 steps of 8 tiles, guided (twice) 1 + 2 times, and of 2 guides; 5 x 13 windows, guided, once
     assert report.evaluations == 2 * 8 * 2 * 3 + 2 * 2 * 2 + 2 * 5 * 13
     assert report.agreement is not None and report.settings["exact_time"]
@@ -69,7 +71,7 @@ def test_blocks_depend_on_their_place_alone(tmp_path: Path, octaves) -> None:
     for name, width in (("wide", 1024), ("left", 512)):
         options = LargeOptions((width, 512), "joint", settings=settings)
         out = tmp_path / f"{name}.png"
-        images.append(drawn(large(tmp_path / f"{name}.npy", out, options, pipeline=octaves)))
+        images.append(pixels_of(large(tmp_path / f"{name}.npy", out, options, pipeline=octaves)))
     wide, left = images
     assert np.abs(wide[:, :256] - left[:, :256]).max() <= 1  # clear of the blend with the next
 
@@ -151,7 +153,7 @@ def test_a_run_that_was_broken_off_goes_on(
     assert (tmp_path / "a.png.drawn.part").is_dir() and not target.exists()
     monkeypatch.setattr(Pieces, "put", put)
     again = large(grid, target, options, pipeline=octaves)
-    assert (drawn(again) == drawn(whole)).all()
+    assert (pixels_of(again) == pixels_of(whole)).all()
     if method == "joint":
         assert keys == ["block/0/0", "seams/1"]
         assert (again.evaluations, again.agreement) == (whole.evaluations, whole.agreement)

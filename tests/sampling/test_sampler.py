@@ -66,10 +66,10 @@ def test_every_option_counts(pipeline: ZoomLDMPipeline) -> None:
         SampleOptions(steps=2, context_steps=2, guidance=1),
         SampleOptions(steps=2, context_steps=2, context_guidance=3),
     ]
-    made = [Sampler(pipeline, o).sample(1, 1).tobytes() for o in options]
-    made += [Sampler(pipeline, QUICK).sample(level, 1).tobytes() for level in (0, 7)]
-    made += [Sampler(pipeline, QUICK).sample(1, 1, reference=np.ones(32)).tobytes()]
-    assert len(set(made)) == len(made)
+    images = [Sampler(pipeline, o).sample(1, 1).tobytes() for o in options]
+    images += [Sampler(pipeline, QUICK).sample(level, 1).tobytes() for level in (0, 7)]
+    images += [Sampler(pipeline, QUICK).sample(1, 1, reference=np.ones(32)).tobytes()]
+    assert len(set(images)) == len(images)
 
 
 def test_guidance_where_tissue_is_asked_for(pipeline: ZoomLDMPipeline) -> None:
@@ -186,13 +186,13 @@ def test_the_public_call(pipeline: ZoomLDMPipeline) -> None:
     assert array.dtype == np.float32 and array.max() <= 1
     pictures = sample(pipeline, 3, 2, 5, options=chosen)
     assert np.array_equal(np.asarray(pictures[1]), pixels[1])
-    drawn = [
+    images = [
         sample(
             pipeline, 3, 1, torch.Generator().manual_seed(9), output_type="uint8", options=chosen
         )
         for _ in range(2)
     ]
-    assert np.array_equal(*drawn)
+    assert np.array_equal(*images)
 
 
 def test_an_octave_pipeline_zooms_under_a_noisy_parent(monkeypatch) -> None:

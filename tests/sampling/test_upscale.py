@@ -49,11 +49,13 @@ def test_what_comes_out_averages_down_to_the_image(
 ) -> None:
     options = UpscaleOptions(mpp, factor, steps=1)
     report = upscale(image, tmp_path / "b.png", options, pipeline=octaves)
-    wanted, made = read(image), read(report.output)
-    assert made.shape == (53 * factor, 77 * factor, 3) and report.output_level == level
-    off = np.abs(made.reshape(53, factor, 77, factor, 3).mean((1, 3)) - wanted.astype(float)).max()
+    wanted, upscaled = read(image), read(report.output)
+    assert upscaled.shape == (53 * factor, 77 * factor, 3) and report.output_level == level
+    off = np.abs(
+        upscaled.reshape(53, factor, 77, factor, 3).mean((1, 3)) - wanted.astype(float)
+    ).max()
     assert off <= 0.5 + 1e-6 and report.most_off == pytest.approx(off, abs=1e-3)
-    np.testing.assert_allclose(halve(made, factor.bit_length() - 1), wanted, atol=1)
+    np.testing.assert_allclose(halve(upscaled, factor.bit_length() - 1), wanted, atol=1)
     assert (report.evaluations > 0) == bool(evaluations) and not report.resampled
 
 
@@ -64,18 +66,18 @@ def test_regions_are_what_the_whole_is(image: Path, tmp_path: Path, octaves) -> 
         assert archive.base
         given = archive, octaves, options.rendering, options.finest
         whole = Upscaler(archive.base, 8, ImagePyramid(*given).read).read(0, 0, 616, 424)
-        drawn = Upscaler(archive.base, 8, ImagePyramid(*given).read)
+        upscaler = Upscaler(archive.base, 8, ImagePyramid(*given).read)
         for x, y, w, h in ((500, 300, 116, 124), (13, 7, 150, 90), (0, 200, 1, 1)):
-            np.testing.assert_array_equal(drawn.read(x, y, w, h), whole[y : y + h, x : x + w])
-        levels = Levels(drawn.read, drawn.size, options.finest)
+            np.testing.assert_array_equal(upscaler.read(x, y, w, h), whole[y : y + h, x : x + w])
+        levels = Levels(upscaler.read, upscaler.size, options.finest)
         np.testing.assert_allclose(levels.read(3, 0, 0, 77, 53), pixels, atol=1)
 
 
 def test_the_means_are_kept_where_there_is_little_room() -> None:
     rng = np.random.default_rng(0)
-    drawn = rng.integers(0, 256, (32, 32, 3), np.uint8)
+    pixels = rng.integers(0, 256, (32, 32, 3), np.uint8)
     wanted = rng.choice(np.array([0, 1, 128, 254, 255], np.uint8), (8, 8, 3))
-    found = with_means(drawn, wanted).reshape(8, 4, 8, 4, 3).mean((1, 3))
+    found = with_means(pixels, wanted).reshape(8, 4, 8, 4, 3).mean((1, 3))
     assert np.abs(found - wanted).max() <= 0.5
 
 
@@ -99,9 +101,9 @@ def test_by_inversion(
     options = UpscaleOptions(mpp, 2, **QUICK)  # type: ignore[arg-type]
     options = replace(options, joint=replace(options.joint, seams=seams))
     report = upscale(image, tmp_path / "b.png", options, pipeline=octaves)
-    wanted, made = read(image), read(report.output)
-    assert made.shape == (106, 154, 3) and report.output_level == level
-    np.testing.assert_allclose(halve(made, 1), wanted, atol=1)
+    wanted, upscaled = read(image), read(report.output)
+    assert upscaled.shape == (106, 154, 3) and report.output_level == level
+    np.testing.assert_allclose(halve(upscaled, 1), wanted, atol=1)
     # 2 of the search; 1 step of all tiles, guided (twice): once, and twice for one move; windows
     tiles, windows = int(mpp / 0.5) ** 2, 25 if seams else 0
     assert report.evaluations == 2 + tiles * 2 * 3 + windows * 2 and report.method == "inversion"

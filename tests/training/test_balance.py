@@ -9,16 +9,16 @@ from zoomldm.training.balance import draw_levels
 def test_equal_shares_fill_every_batch_evenly() -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):
-        drawn = draw_levels(rng, 32, [5, 900, 1, 7], power=0)
-        assert np.bincount(drawn).tolist() == [8, 8, 8, 8]
-        assert (np.diff(drawn) >= 0).all()
+        levels = draw_levels(rng, 32, [5, 900, 1, 7], power=0)
+        assert np.bincount(levels).tolist() == [8, 8, 8, 8]
+        assert (np.diff(levels) >= 0).all()
 
 
 @pytest.mark.parametrize("size", [3, 32])
 def test_shares_by_number(size: int) -> None:
     rng, counts = np.random.default_rng(0), np.array([1600, 400, 100, 4])
-    drawn = np.concatenate([draw_levels(rng, size, counts, 0.5) for _ in range(6000 // size)])
-    found = np.bincount(drawn, minlength=4) / len(drawn)
+    levels = np.concatenate([draw_levels(rng, size, counts, 0.5) for _ in range(6000 // size)])
+    found = np.bincount(levels, minlength=4) / len(levels)
     np.testing.assert_allclose(found, np.array([40, 20, 10, 2]) / 72, atol=0.015)
     whole = draw_levels(rng, 6000, counts, 1)
     np.testing.assert_allclose(np.bincount(whole) / 6000, counts / counts.sum(), atol=1e-3)

@@ -37,9 +37,9 @@ def pictures(seed: int, n: int = 4) -> Tensor:
 @pytest.fixture
 def objective() -> DecoderObjective:
     torch.manual_seed(0)
-    made = DecoderObjective(DecoderAdversary(CHANNELS, 8), maps, WEIGHTS)
-    made.fit(pictures(1, 16))
-    return made
+    objective = DecoderObjective(DecoderAdversary(CHANNELS, 8), maps, WEIGHTS)
+    objective.fit(pictures(1, 16))
+    return objective
 
 
 def test_statistics_prefer_other_grain_to_none_and_places_do_not() -> None:
@@ -80,18 +80,18 @@ def test_decoder_and_discriminators_have_gradients_of_their_own_part(
     real = pictures(2)
     low = F.avg_pool2d(real, 4)
     objective.adversary.told.fill_(1.0)
-    made = torch.zeros_like(real).requires_grad_(True)
-    push = objective(made, real, low, torch.ones(4))
+    decoded = torch.zeros_like(real).requires_grad_(True)
+    push = objective(decoded, real, low, torch.ones(4))
     assert set(push.parts) == {*LOSSES, "hinge_details", "hinge_features"}
     push.loss.backward()
-    assert made.grad is not None and made.grad.abs().max() > 0
+    assert decoded.grad is not None and decoded.grad.abs().max() > 0
     own = list(objective.adversary.details.parameters())
     assert any(p.grad is not None and p.grad.any() for p in own)
     # Weights a thousand times as large change nothing for a discriminator.
     first = [p.grad.clone() for p in own if p.grad is not None]
     objective.adversary.zero_grad()
     objective.weights = dict.fromkeys(LOSSES, 1000.0)
-    objective(made, real, low, torch.ones(4)).loss.backward()
+    objective(decoded, real, low, torch.ones(4)).loss.backward()
     for before, p in zip(first, own, strict=True):
         torch.testing.assert_close(before, p.grad, rtol=0.2, atol=0.02)
 
@@ -102,10 +102,10 @@ def test_a_discriminator_that_knows_nothing_does_not_push(objective: DecoderObje
     for hinge_loss, least, most in ((2.0, 0.0, 1e-9), (1.0, 1e-3, 1e9)):
         objective.adversary.eval()
         objective.adversary.told.fill_(hinge_loss)
-        made = torch.zeros_like(real).requires_grad_(True)
-        objective(made, real, F.avg_pool2d(real, 4), torch.ones(4)).loss.backward()
-        assert made.grad is not None
-        assert least <= float(made.grad.norm()) <= most
+        decoded = torch.zeros_like(real).requires_grad_(True)
+        objective(decoded, real, F.avg_pool2d(real, 4), torch.ones(4)).loss.backward()
+        assert decoded.grad is not None
+        assert least <= float(decoded.grad.norm()) <= most
 
 
 def test_moved_images_keep_details_and_take_the_low_image() -> None:

@@ -272,12 +272,12 @@ def test_command(data: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0
     report = json.loads(result.stdout)
     assert report["held_out"] == ["b"]
-    made, fresh = load_pipeline(report["pipeline"]), build_pipeline("tiny")
+    pipeline, fresh = load_pipeline(report["pipeline"]), build_pipeline("tiny")
     for name in ("unet", "vae", "summarizer", "patch_encoder"):
-        assert made.digest(name) == fresh.digest(name)
-    assert made.digest("embedding_diffusion") != fresh.digest("embedding_diffusion")
-    assert made.digest() != fresh.digest()
-    assert made.embedding_diffusion.mean.any()
+        assert pipeline.digest(name) == fresh.digest(name)
+    assert pipeline.digest("embedding_diffusion") != fresh.digest("embedding_diffusion")
+    assert pipeline.digest() != fresh.digest()
+    assert pipeline.embedding_diffusion.mean.any()
     lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
     held_out = next(x for x in map(json.loads, lines) if x["kind"] == "held-out")
     wanted = {"seen", "withheld", "held-out", "reference", "parent", "held-out/20x"}
@@ -293,13 +293,13 @@ def test_labels(data: Path, tmp_path: Path) -> None:
     }
     stage = "embedding-diffusion"
     report = train_stage(stage, "tiny", data, tmp_path / "run", **arguments)
-    made = load_pipeline(report.pipeline)
-    assert made.embedding_diffusion.labels == ["x", "y"]
+    pipeline = load_pipeline(report.pipeline)
+    assert pipeline.embedding_diffusion.labels == ["x", "y"]
     options = SampleOptions(steps=1, context_steps=1)
     quick = {"options": options, "output_type": "uint8"}
-    assert sample(made, 1, 1, 0, label="y", **quick).shape == (1, 256, 256, 3)
+    assert sample(pipeline, 1, 1, 0, label="y", **quick).shape == (1, 256, 256, 3)
     with pytest.raises(ConfigError, match=r"'z'.*it knows x, y"):
-        sample(made, 1, 1, 0, label="z", **quick)
+        sample(pipeline, 1, 1, 0, label="z", **quick)
     again = {**arguments, "pipeline": report.pipeline, "finetune": True}
     on = train_stage(stage, "tiny", data, tmp_path / "on", **again)
     assert load_pipeline(on.pipeline).embedding_diffusion.labels == ["x", "y"]

@@ -64,9 +64,12 @@ def apart(a: torch.nn.Module, b: torch.nn.Module) -> float:
 
 
 def test_the_denoiser_goes_on(folder: Path, start: ZoomLDMPipeline, tmp_path: Path) -> None:
-    made = trained(folder, tmp_path / "on")
-    assert apart(made.unet, start.unet) < 1e-9 and apart(made.summarizer, start.summarizer) < 1e-9
-    assert made.embedding_diffusion is None  # it draws contexts of another summarizer now
+    pipeline = trained(folder, tmp_path / "on")
+    assert (
+        apart(pipeline.unet, start.unet) < 1e-9
+        and apart(pipeline.summarizer, start.summarizer) < 1e-9
+    )
+    assert pipeline.embedding_diffusion is None  # it draws contexts of another summarizer now
     fresh = trained(folder, tmp_path / "fresh", finetune=False)
     assert apart(fresh.unet, start.unet) > 1e-3
 
@@ -74,9 +77,11 @@ def test_the_denoiser_goes_on(folder: Path, start: ZoomLDMPipeline, tmp_path: Pa
 def test_a_frozen_summarizer_stays_to_the_bit(
     folder: Path, start: ZoomLDMPipeline, tmp_path: Path
 ) -> None:
-    made = trained(folder, tmp_path / "run", freeze_summarizer=True, learning_rate=1e-3, steps=3)
+    pipeline = trained(
+        folder, tmp_path / "run", freeze_summarizer=True, learning_rate=1e-3, steps=3
+    )
     for name in PARTS:
-        assert (made.digest(name) == start.digest(name)) == (name != "unet"), name
+        assert (pipeline.digest(name) == start.digest(name)) == (name != "unet"), name
     new = trained(folder, tmp_path / "new", freeze_summarizer=True, finetune=False)
     assert new.digest("summarizer") == start.digest("summarizer")
     assert apart(new.unet, start.unet) > 1e-3
@@ -85,8 +90,8 @@ def test_a_frozen_summarizer_stays_to_the_bit(
 def test_the_embedding_diffusion_goes_on(
     folder: Path, start: ZoomLDMPipeline, tmp_path: Path
 ) -> None:
-    made = trained(folder, tmp_path / "on", "embedding-diffusion", level_power=0.5)
-    assert apart(made.embedding_diffusion, start.embedding_diffusion) < 1e-9
+    pipeline = trained(folder, tmp_path / "on", "embedding-diffusion", level_power=0.5)
+    assert apart(pipeline.embedding_diffusion, start.embedding_diffusion) < 1e-9
     fresh = trained(folder, tmp_path / "fresh", "embedding-diffusion", finetune=False)
     assert apart(fresh.embedding_diffusion, start.embedding_diffusion) > 1e-3
 
@@ -103,10 +108,10 @@ def test_frozen_networks_go_on(folder: Path, start: ZoomLDMPipeline, tmp_path: P
         pipeline=str(folder / "pipeline"),
         finetune=True,
     )
-    made = load_pipeline(report.pipeline)
-    pairs = zip(made.vae.parameters(), start.vae.parameters(), strict=True)
+    pipeline = load_pipeline(report.pipeline)
+    pairs = zip(pipeline.vae.parameters(), start.vae.parameters(), strict=True)
     assert max(float((a - b).abs().max()) for a, b in pairs) < 1e-9
-    assert made.digest("embedding_diffusion") == start.digest("embedding_diffusion")
+    assert pipeline.digest("embedding_diffusion") == start.digest("embedding_diffusion")
 
 
 def test_a_frozen_summarizer_of_another_width(folder: Path, tmp_path: Path) -> None:
@@ -118,8 +123,8 @@ def test_a_frozen_summarizer_of_another_width(folder: Path, tmp_path: Path) -> N
     changes = {**STILL, "freeze_summarizer": True}
     arguments = {"pipeline": str(tmp_path / "wide"), "changes": changes}
     report = train_stage("diffusion", "tiny", folder / "data", tmp_path / "run", **arguments)
-    made = load_pipeline(report.pipeline)
-    assert made.summarizer.context_shape == (64, 48)
+    pipeline = load_pipeline(report.pipeline)
+    assert pipeline.summarizer.context_shape == (64, 48)
 
 
 @pytest.mark.parametrize("stage", ["autoencoder", "patch-encoder"])

@@ -16,13 +16,13 @@ WINDOWS = (64, 32, 32, 16, 16, 16, 16, 16)
 
 def coloured(seed: int) -> Raster:
     """A slide whose embeddings hold the mean colour of each half of their tile."""
-    made = raster(seed, 16, 16)
-    small = made.pixels[3].reshape(16, 8, 16, 8, 3).astype(np.float32)
+    source = raster(seed, 16, 16)
+    small = source.pixels[3].reshape(16, 8, 16, 8, 3).astype(np.float32)
     means = np.stack([small[:, :, :, :4].mean((1, 3)), small[:, :, :, 4:].mean((1, 3))], 2)
     values = (means.reshape(16, 16, 6) - 160) / 40
     noise = np.random.default_rng(seed).standard_normal((16, 16, 26)) * 0.3
     embeddings = np.concatenate([values, -values, noise[:, :, :20]], 2).astype(np.float16)
-    return Raster(made.pixels, embeddings, made.background, made.mask, made.withheld)
+    return Raster(source.pixels, embeddings, source.background, source.mask, source.withheld)
 
 
 def stage_of(patches: RasterPatches) -> OctaveStage:
@@ -43,8 +43,8 @@ def test_a_fit_beats_no_fit_on_another_slide() -> None:
 
     def error(level: int, kind: int) -> float:
         """v-loss under context on the other slide."""
-        drawn = other.draw(np.random.default_rng(5), level, 6)
-        batch = stage._items(drawn, np.full(6, kind), 6, np.random.default_rng(6), 0, 40)
+        sampled = other.draw(np.random.default_rng(5), level, 6)
+        batch = stage._items(sampled, np.full(6, kind), 6, np.random.default_rng(6), 0, 40)
         with torch.no_grad():
             return float(stage.errors(batch)[0].mean())
 

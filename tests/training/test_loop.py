@@ -316,10 +316,10 @@ def test_accumulating_goes_on_where_it_was_broken_off(tmp_path: Path) -> None:
 
 def test_batches_drawn_ahead_are_the_same() -> None:
     few = config(accumulate=3)
-    drawn = [Batches(ToyStage(), few, 0, ahead=ahead) for ahead in (False, True)]
+    both = [Batches(ToyStage(), few, 0, ahead=ahead) for ahead in (False, True)]
     for step in range(2, 4):
         for part in range(3):
-            one, other = (batches.at(step, part)["x"] for batches in drawn)
+            one, other = (batches.at(step, part)["x"] for batches in both)
             assert torch.equal(one, other)
 
 

@@ -30,18 +30,18 @@ def pipeline():
 
 def test_fraction_place_and_repetition(patches, pipeline):
     source = MadeCrops(patches, pipeline, PatchCrops(patches), 0.75)
-    drawn = source.draw(np.random.default_rng(1), 8, 144)
-    assert drawn.images.shape == (8, 144, 144, 3) and drawn.low.shape == (8, 36, 36, 3)
-    exact = np.stack([halve(image, 2) for image in drawn.images])
-    off = np.abs(exact.astype(int) - drawn.low).mean((1, 2, 3))
+    crops = source.draw(np.random.default_rng(1), 8, 144)
+    assert crops.images.shape == (8, 144, 144, 3) and crops.low.shape == (8, 36, 36, 3)
+    exact = np.stack([halve(image, 2) for image in crops.images])
+    off = np.abs(exact.astype(int) - crops.low).mean((1, 2, 3))
     assert (off[:6] > 0.2).all() and (off[6:] == 0).all()
     # An untrained denoiser's first guess is the hint: the low image lies where the crop does.
-    for low, real in zip(drawn.low[:6], exact[:6], strict=True):
+    for low, real in zip(crops.low[:6], exact[:6], strict=True):
         here = np.corrcoef(low.ravel(), real.ravel())[0, 1]
         moved = np.corrcoef(np.roll(low, 8, 1).ravel(), real.ravel())[0, 1]
         assert here > moved + 0.2
     again = source.draw(np.random.default_rng(1), 8, 144)
-    assert (again.low == drawn.low).all() and (again.images == drawn.images).all()
+    assert (again.low == crops.low).all() and (again.images == crops.images).all()
 
 
 def test_without_a_denoiser_of_octaves(patches):

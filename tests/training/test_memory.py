@@ -36,10 +36,10 @@ def estimate(preset: str, name: str, **changes: object) -> MemoryEstimate:
 
 def real(preset: str, name: str) -> tuple[Stage, dict[str, torch.Tensor]]:
     stage, start = begun(preset, name)
-    made = stage.sketch(stage.start(start), start)
-    made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    blank = made.blank(start.config.batch_size).items()
-    return made.train(), {k: torch.zeros_like(v) for k, v in blank}
+    sketch = stage.sketch(stage.start(start), start)
+    sketch.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    blank = sketch.blank(start.config.batch_size).items()
+    return sketch.train(), {k: torch.zeros_like(v) for k, v in blank}
 
 
 def weight(tensors) -> int:
@@ -136,8 +136,8 @@ def test_the_released_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_command_prints_and_writes_nothing(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     call = ["train", "--preset", "tiny", "--dry-run", "--set", "accumulate=3"]
-    made = MemoryEstimate("diffusion", 4, 5, 1, 2, 3, 4, 5)
-    monkeypatch.setattr(plan, "estimate_memory", lambda *_: made)
+    expected = MemoryEstimate("diffusion", 4, 5, 1, 2, 3, 4, 5)
+    monkeypatch.setattr(plan, "estimate_memory", lambda *_: expected)
     done = CliRunner().invoke(app, [*call, "--json"], catch_exceptions=False)
     printed = json.loads(done.stdout)
     assert printed["settings"]["accumulate"] == 3

@@ -41,10 +41,10 @@ def test_slides_to_pipeline(tmp_path: Path) -> None:
         changes=changes,
         pipeline=report.pipeline,
     )
-    made = load_pipeline(decoder.pipeline)
-    assert not (made.vae.scale == 1).all()  # the bands were fitted
+    pipeline = load_pipeline(decoder.pipeline)
+    assert not (pipeline.vae.scale == 1).all()  # the bands were fitted
     with open_archive(archives / "s0.zldm") as archive:
-        pixels = open_renderer(archive, made).read(0, 300, 300, 256, 256)
+        pixels = open_renderer(archive, pipeline).read(0, 300, 300, 256, 256)
     assert pixels.std() > 5
 
 

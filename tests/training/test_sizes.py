@@ -53,18 +53,20 @@ def gradients(stage: Stage, batch: dict[str, torch.Tensor]) -> dict[str, torch.T
 def test_activations_made_again_give_the_same_gradients(preset: str, name: str) -> None:
     stage = pick_stage(name, preset_kinds(preset))
     start = Start(preset, filled_pipeline(preset), True, settings(preset, name))
-    made = stage.sketch(stage.start(start), start).train().requires_grad_(True)
+    sketch = stage.sketch(stage.start(start), start).train().requires_grad_(True)
     generator = torch.Generator().manual_seed(0)
     batch = {
         k: torch.randn(v.shape, generator=generator).to(v.dtype) if v.is_floating_point() else v
-        for k, v in made.blank(2).items()
+        for k, v in sketch.blank(2).items()
     }
-    expected = gradients(copy.deepcopy(made), batch)  # a discriminator's norms change as it is used
+    expected = gradients(
+        copy.deepcopy(sketch), batch
+    )  # a discriminator's norms change as it is used
     calls = []
-    for block in made.blocks():
+    for block in sketch.blocks():
         block.register_forward_hook(lambda *_: calls.append(1))
-    recompute(made.blocks())
-    again = gradients(made, batch)
+    recompute(sketch.blocks())
+    again = gradients(sketch, batch)
     assert calls
     assert expected.keys() == again.keys()
     for key, value in expected.items():
@@ -104,9 +106,9 @@ def test_every_setting_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     run = tmp_path / "run"
     report = train_stage("diffusion", "tiny-octaves", data, run, changes={**FEW, **every})
     assert not gave_up
-    made, fresh = load_pipeline(report.pipeline), build_pipeline("tiny-octaves")
-    assert all(torch.isfinite(p).all() for p in made.unet.parameters())
-    assert made.digest("unet") != fresh.digest("unet")
+    pipeline, fresh = load_pipeline(report.pipeline), build_pipeline("tiny-octaves")
+    assert all(torch.isfinite(p).all() for p in pipeline.unet.parameters())
+    assert pipeline.digest("unet") != fresh.digest("unet")
 
 
 def released(dim: int = 24) -> ZoomLDMPipeline:
@@ -159,25 +161,25 @@ def test_released_weights_go_on_under_another_encoder(tmp_path: Path) -> None:
         "diffusion", "paper", tmp_path / "data", tmp_path / "run", changes=STILL,
         pipeline=str(tmp_path / "released"), finetune=True, encoder="tiny",
     )  # fmt: skip
-    made = load_pipeline(report.pipeline)
-    assert made.embedding_dim == 40 and made.patch_encoder is None
-    assert made.config["source"] == {
+    pipeline = load_pipeline(report.pipeline)
+    assert pipeline.embedding_dim == 40 and pipeline.patch_encoder is None
+    assert pipeline.config["source"] == {
         "encoder": Encoder(id="tiny", digest="of-the-alien", dim=40).model_dump()
     }
-    before, after = start.summarizer.state_dict(), made.summarizer.state_dict()
+    before, after = start.summarizer.state_dict(), pipeline.summarizer.state_dict()
     new = {k for k, v in after.items() if v.shape != before[k].shape}
     assert new == {"project.weight"}
-    for part in (start.unet, made.unet), (start.summarizer, made.summarizer):
+    for part in (start.unet, pipeline.unet), (start.summarizer, pipeline.summarizer):
         for (key, a), b in zip(part[0].state_dict().items(), part[1].state_dict().values()):  # noqa: B905
             assert key.startswith("project.") or float((a - b).abs().max()) < 1e-8, key
     # The pipeline knows whose embeddings it reads.
     from zoomldm.archive import open_archive
 
     with open_archive(tmp_path / "data" / "a.zldm") as archive:
-        check_encoder(archive, made)
-        made.register_to_config(source={"encoder": {"id": "x", "digest": "y", "dim": 40}})
+        check_encoder(archive, pipeline)
+        pipeline.register_to_config(source={"encoder": {"id": "x", "digest": "y", "dim": 40}})
         with pytest.raises(ArchiveError, match="the pipeline was trained with 'x'"):
-            check_encoder(archive, made)
+            check_encoder(archive, pipeline)
 
 
 def test_from_the_beginning_under_another_encoder(tmp_path: Path) -> None:
@@ -185,8 +187,8 @@ def test_from_the_beginning_under_another_encoder(tmp_path: Path) -> None:
     foreign(tmp_path / "data" / "a.zldm", load_pipeline("tiny"), 40)
     calls = {"changes": FEW, "encoder": "tiny"}
     report = train_stage("diffusion", "tiny", tmp_path / "data", tmp_path / "run", **calls)
-    made = load_pipeline(report.pipeline)
-    assert (made.embedding_dim, made.patch_encoder) == (40, None)
+    pipeline = load_pipeline(report.pipeline)
+    assert (pipeline.embedding_dim, pipeline.patch_encoder) == (40, None)
     with pytest.raises(ArchiveError, match="was made by patch encoder 'tiny', not 'uni'"):
         train_stage("diffusion", "tiny", tmp_path / "data", tmp_path / "no", encoder="uni")
     with pytest.raises(ConfigError, match="freeze_summarizer: "):

@@ -63,8 +63,8 @@ def test_resumed_equals_uninterrupted(data: Path, tmp_path: Path, monkeypatch) -
     whole, cut_ = bits(tmp_path / "whole"), bits(tmp_path / "cut")
     assert whole.keys() == cut_.keys()
     assert all(torch.equal(v, cut_[k]) for k, v in whole.items())
-    made = [load_pipeline(str(tmp_path / n / "pipeline")).digest() for n in ("whole", "cut")]
-    assert made[0] == made[1]
+    digests = [load_pipeline(str(tmp_path / n / "pipeline")).digest() for n in ("whole", "cut")]
+    assert digests[0] == digests[1]
 
 
 def test_command(data: Path, tmp_path: Path) -> None:
@@ -87,9 +87,9 @@ def test_command(data: Path, tmp_path: Path) -> None:
     start = build_pipeline("tiny", 3)
     for name in ("unet", "summarizer"):  # the run's averaged networks
         network = getattr(pipeline, name)
-        made = type(network).from_pretrained(str(tmp_path / "run" / "networks" / name))
+        saved = type(network).from_pretrained(str(tmp_path / "run" / "networks" / name))
         for key, value in network.state_dict().items():
-            assert torch.equal(value, made.state_dict()[key])
+            assert torch.equal(value, saved.state_dict()[key])
         assert pipeline.digest(name) != start.digest(name)
     picture = pipeline(np.zeros((1, 1, 1, 32)), 0, 2, output_type="np").images
     assert picture.shape == (1, 256, 256, 3)

@@ -41,9 +41,9 @@ def archive(
 
 @pytest.fixture
 def catalogue(archive: Path, slide: Path, pipeline: ZoomLDMPipeline) -> Iterator[Catalogue]:
-    made = open_catalogue([archive], [slide], pipeline=pipeline)
-    yield made
-    made.close()
+    catalogue = open_catalogue([archive], [slide], pipeline=pipeline)
+    yield catalogue
+    catalogue.close()
 
 
 @pytest.fixture(scope="session")
@@ -58,8 +58,8 @@ def client(
     """A viewer that all tests share which leave its files alone."""
     opened = open_catalogue([archive], [slide], pipeline=pipeline)
     app = create_app(opened, ViewerSettings(cache=cache))
-    with TestClient(app, base_url="http://localhost") as made:
-        yield made
+    with TestClient(app, base_url="http://localhost") as client:
+        yield client
 
 
 @pytest.fixture(scope="session")

@@ -41,12 +41,12 @@ def overlay(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def started(catalogue: Any, **settings: Any) -> tuple[str, Any, threading.Thread]:
-    made = bound("127.0.0.1", 0)
+    sock = bound("127.0.0.1", 0)
     servers: list[Any] = []
     app = create_app(catalogue, ViewerSettings(**settings))
-    thread = threading.Thread(target=serve, args=(app, made, None, servers.append), daemon=True)
+    thread = threading.Thread(target=serve, args=(app, sock, None, servers.append), daemon=True)
     thread.start()
-    return address_of(made, "127.0.0.1"), servers, thread
+    return address_of(sock, "127.0.0.1"), servers, thread
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +62,9 @@ def address(archive: Path, slide: Path, pipeline: Any, overlay: Path) -> Iterato
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with sync_api.sync_playwright() as playwright:
-        made = playwright.chromium.launch(executable_path=_FOUND, args=["--no-sandbox"])
-        yield made
-        made.close()
+        browser = playwright.chromium.launch(executable_path=_FOUND, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 class Seen:
@@ -130,7 +130,7 @@ class Seen:
             })()"""
         )
 
-    def drawn_over(self, pane: str = "shown") -> int:
+    def overlay_pixels(self, pane: str = "shown") -> int:
         """Pixels of the canvas over a picture that something is drawn on."""
         return self.ask(
             f"""(() => {{
@@ -146,10 +146,10 @@ class Seen:
 
 @pytest.fixture(scope="module")
 def seen(browser: Any, address: str) -> Iterator[Seen]:
-    made = Seen(browser, f"{address}#x=500&y=400&mpp=0.5&mode=beside", DESK).ready()
-    made.whole()
-    yield made
-    made.page.close()
+    view = Seen(browser, f"{address}#x=500&y=400&mpp=0.5&mode=beside", DESK).ready()
+    view.whole()
+    yield view
+    view.page.close()
 
 
 def test_at_20x_there_is_tissue_on_both_sides(seen: Seen) -> None:
@@ -198,7 +198,7 @@ def test_every_way_to_show_both(seen: Seen, mode: str) -> None:
 def test_layers_are_drawn(seen: Seen) -> None:
     seen.whole()
     seen.until("zoomldm.shown.frameAsked !== true")
-    plain = seen.drawn_over()
+    plain = seen.overlay_pixels()
     for name in ("origin", "confidence", "attention.geojson"):
         box = seen.page.locator(f'[data-layer="{name}"]')
         box.check()
@@ -208,10 +208,10 @@ def test_layers_are_drawn(seen: Seen) -> None:
         else:
             seen.page.wait_for_timeout(400)
         seen.until("zoomldm.shown.frameAsked !== true")
-        assert seen.drawn_over() > plain + 100, name
+        assert seen.overlay_pixels() > plain + 100, name
         box.uncheck()
     seen.page.wait_for_timeout(200)
-    assert seen.drawn_over() == plain
+    assert seen.overlay_pixels() == plain
     assert not seen.errors
 
 

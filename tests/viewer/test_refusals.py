@@ -19,8 +19,8 @@ from zoomldm.viewer.overlays import read_overlay
 
 
 def serving(catalogue: Catalogue, **settings: object) -> TestClient:
-    made = create_app(catalogue, ViewerSettings(**settings))  # type: ignore[arg-type]
-    return TestClient(made, base_url="http://localhost")
+    app = create_app(catalogue, ViewerSettings(**settings))  # type: ignore[arg-type]
+    return TestClient(app, base_url="http://localhost")
 
 
 @pytest.mark.parametrize(

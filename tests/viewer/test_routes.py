@@ -66,13 +66,13 @@ def test_a_second_server_finds_the_tiles_on_disk(
     client: TestClient, shown: dict, archive, slide, pipeline, cache
 ) -> None:
     url = tile_url(shown["archive"], 0, 1, 1)
-    made = client.get(url).content
+    tile = client.get(url).content
     app = create_app(
         open_catalogue([archive], [slide], pipeline=pipeline),
         ViewerSettings(cache=cache),
     )
     with TestClient(app, base_url="http://localhost") as other:
-        assert other.get(url).content == made
+        assert other.get(url).content == tile
         assert app.state.service.hits == {"memory": 0, "disk": 1, "none": 0}
 
 

@@ -54,9 +54,9 @@ class Running:
 
 @pytest.fixture
 def running(catalogue: Catalogue) -> Iterator[Running]:
-    made = Running(catalogue, most=3)
-    yield made
-    made.stop()
+    server = Running(catalogue, most=3)
+    yield server
+    server.stop()
 
 
 def held(running: Running, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
@@ -87,10 +87,10 @@ def test_abandoned_requests_are_cancelled_and_a_full_queue_answers(
     making = running.app.state.service.making
 
     def asked(col: int) -> socket.socket:
-        made = socket.create_connection(("127.0.0.1", running.port))
+        sock = socket.create_connection(("127.0.0.1", running.port))
         path = tile_url(facts, 0, col, 1, seed=9)
-        made.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-        return made
+        sock.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        return sock
 
     clients = [asked(0)]
     until(lambda: making.running == 1)

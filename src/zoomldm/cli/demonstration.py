@@ -103,10 +103,10 @@ def demonstrate(
     compare, region, again = (out / n for n in ("compare.png", "region.tif", "region.zldm"))
     begun = time.monotonic()
 
-    def finished(name: str, made_from: int, made: Path) -> None:
+    def finished(name: str, source_bytes: int, path: Path) -> None:
         nonlocal begun
         now = time.monotonic()
-        parts.append(DemoPart(name, made_from, made.stat().st_size, round(now - begun, 1)))
+        parts.append(DemoPart(name, source_bytes, path.stat().st_size, round(now - begun, 1)))
         begun = now
 
     with open_archive(source) as archive:
@@ -118,11 +118,11 @@ def demonstrate(
         real = _split(shipped / "demo" / "real.jpg", TILE)
         shown = {
             "real": {k: v for k, v in real.items() if k in windows},
-            "archive": _drawn(archive, pipeline, windows, base=True),
+            "archive": _rendered(archive, pipeline, windows, base=True),
             "AVIF, same bytes": _coded(shipped / "demo" / "codec.json", windows),
         }
         progress("one place, four ways", 1, 2)
-        shown["embeddings alone"] = _drawn(archive, pipeline, windows, base=False)
+        shown["embeddings alone"] = _rendered(archive, pipeline, windows, base=False)
         progress("one place, four ways", 2, 2)
         slide_bytes, count = manifest.slide.file_bytes, archive.file_bytes
     with atomic_path(compare) as part:
@@ -145,7 +145,7 @@ def demonstrate(
     )
 
 
-def _drawn(archive: Any, pipeline: Any, windows: Any, base: bool) -> dict[int, Pixels]:
+def _rendered(archive: Any, pipeline: Any, windows: Any, base: bool) -> dict[int, Pixels]:
     """Render the place at every level from an archive, with or without its base layer."""
     from zoomldm.evaluation.readers import WithoutBase
     from zoomldm.rendering.opening import open_renderer
@@ -210,8 +210,8 @@ def _sheet(shown: dict[str, dict[int, Pixels]]) -> Any:
     return sheet
 
 
-def _figures(made: Pixels, real: Pixels) -> str:
-    a, b = made.astype(np.float64), real.astype(np.float64)
+def _figures(image: Pixels, real: Pixels) -> str:
+    a, b = image.astype(np.float64), real.astype(np.float64)
     square = max(((a - b) ** 2).mean(), 1e-9)
     grey = [x.mean(2).reshape(64, 4, 64, 4).mean((1, 3)).ravel() for x in (a, b)]
     place = np.corrcoef(*grey)[0, 1] if min(g.std() for g in grey) > 0 else float("nan")

@@ -73,10 +73,10 @@ def import_features(
     elif len(cohort.items) > 1 and not place.is_dir():
         raise TargetError(f"{out}: several files need an existing folder")
     result = run_slides(job, cohort, running, out=place, what="files", json=json)
-    made = reports_of(result)
+    reports = reports_of(result)
     if json:
-        print_json({"archives": made, "failed": failures_of(result, "features")})
-    elif made:
+        print_json({"archives": reports, "failed": failures_of(result, "features")})
+    elif reports:
         print_table(
             "archives of features",
             ["archive", "layout", "tissue tiles", "dimension", "encoder", "size"],
@@ -89,7 +89,7 @@ def import_features(
                     m["encoder"]["id"],
                     megabytes(m["bytes"]),
                 ]
-                for m in made
+                for m in reports
             ],
         )
     end(result, "files", "imported")

@@ -36,7 +36,7 @@ def push(
     from zoomldm.pipeline import load_pipeline
     from zoomldm.pipeline.hub import push_pipeline
 
-    made = push_pipeline(
+    result = push_pipeline(
         load_pipeline(pipeline),
         repo,
         licence=licence,
@@ -45,6 +45,6 @@ def push(
         message=message,
     )
     if json:
-        print_json(made)
+        print_json(result)
     else:
-        typer.echo(f"{made['url']}\n--pipeline {made['pipeline']}")
+        typer.echo(f"{result['url']}\n--pipeline {result['pipeline']}")

@@ -53,8 +53,8 @@ class UploadJob:
         if not self.url.endswith("/"):
             return RemotePath(self.url)
         with TemporaryDirectory(prefix="zoomldm-") as folder:  # names depend on existing folders
-            made = self._within(folder).output(item)
-        return RemotePath(self.url + (made.name if made else item.key))
+            path = self._within(folder).output(item)
+        return RemotePath(self.url + (path.name if path else item.key))
 
     def run(self, loaded: Any, item: Item, progress: Progress) -> Mapping[str, Any]:
         """Run the other job and upload its files, the requested one last."""

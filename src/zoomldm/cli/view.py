@@ -155,7 +155,7 @@ def _serve(
     from zoomldm.viewer.serve import address_of, bound, serve
 
     token = os.environ.get(TOKEN) or (None if is_loopback(host) else secrets.token_urlsafe(24))
-    made = bound(host, port)
+    sock = bound(host, port)
     settings = ViewerSettings(
         host=host,
         names=names,
@@ -164,7 +164,7 @@ def _serve(
         disk=cache_mb * 10**6,
     )
     app = create_app(catalogue, settings)
-    url = address_of(made, host, token)
+    url = address_of(sock, host, token)
     if as_json:
         print_json({"url": url, "slides": list(catalogue.entries)})
     else:
@@ -173,7 +173,7 @@ def _serve(
             typer.echo(
                 "Anyone with this address can see these slides; traffic is not encrypted.", err=True
             )
-    serve(app, made, url if browser else None)
+    serve(app, sock, url if browser else None)
 
 
 def cache_folder() -> Path:

@@ -307,16 +307,16 @@ def _is_done(
     ratio = options.ratio_wanted
     quality = None if ratio else resolve_quality(options.base_codec, options.base_quality)
     wanted = (base, options.base_codec, quality, ratio) if base is not None else None
-    made = None
+    stored = None
     if m.base:
         found = None if m.base.ratio else m.base.quality
-        made = m.base.level, m.base.codec, found, m.base.ratio
+        stored = m.base.level, m.base.codec, found, m.base.ratio
     same = (
         m.slide == slide
         and m.encoder.digest == networks["encoder"].digest
         and m.tissue.mode == options.tissue
         and m.quantisation.wanted == options.precision
-        and made == wanted
+        and stored == wanted
         and m.overview is None
         and m.autoencoder == networks["autoencoder"]
     )

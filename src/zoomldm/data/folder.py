@@ -160,18 +160,18 @@ def common_encoder(archives: Iterable[Archive], wanted: str) -> Encoder:
     """
     first: Encoder | None = None
     for archive in archives:
-        made = archive.manifest.encoder
-        if made.id != wanted:
+        encoder = archive.manifest.encoder
+        if encoder.id != wanted:
             raise ArchiveError(
-                f"{archive.path}: was made by patch encoder {made.id!r}, not {wanted!r}; name that "
-                "one with --encoder, or leave the archive out"
+                f"{archive.path}: was made by patch encoder {encoder.id!r}, not {wanted!r}; name "
+                "that one with --encoder, or leave the archive out"
             )
-        if first is not None and (made.digest, made.dim) != (first.digest, first.dim):
+        if first is not None and (encoder.digest, encoder.dim) != (first.digest, first.dim):
             raise ArchiveError(
-                f"{archive.path}: was made by other weights of {wanted!r} ({made.digest[:12]}) "
+                f"{archive.path}: was made by other weights of {wanted!r} ({encoder.digest[:12]}) "
                 f"than the archives before ({first.digest[:12]}); compress all with the same"
             )
-        first = first or made
+        first = first or encoder
     assert first is not None  # find_sources has found some
     return first
 

@@ -173,11 +173,11 @@ class SlidePatches:
     @classmethod
     def none(cls) -> "SlidePatches":
         """An empty set: no patches of no slides."""
-        made = cls.__new__(cls)
-        made.pixels = []
-        made.slide = made.index = made.level = np.zeros(0, int)
-        made.start = np.zeros((0, 2))
-        return made
+        patches = cls.__new__(cls)
+        patches.pixels = []
+        patches.slide = patches.index = patches.level = np.zeros(0, int)
+        patches.start = np.zeros((0, 2))
+        return patches
 
     def __len__(self) -> int:
         return len(self.slide)

@@ -83,13 +83,13 @@ def invert_grid(
     optimiser = torch.optim.Adam([grid], settings.rate)
     for step, time in enumerate(settings.times):
         alpha = alphas[time - 1]
-        drawn = noise(step)
-        noised = alpha.sqrt() * latents + (1 - alpha).sqrt() * drawn
+        epsilon = noise(step)
+        noised = alpha.sqrt() * latents + (1 - alpha).sqrt() * epsilon
         given = torch.full((1,), time - 1 if exact_time else time, device=latents.device)
         with torch.enable_grad():
             tokens = standardise(grid)
             found = denoise(noised, given, summarise(tokens[None]))
-            error = (alpha.sqrt() * (1 - alpha) * (found - drawn).square()).mean()
+            error = (alpha.sqrt() * (1 - alpha) * (found - epsilon).square()).mean()
             # Tokens have zero mean and equal length: their mean's squared norm is the mean cosine.
             unit = torch.nn.functional.normalize(tokens.flatten(0, 1), dim=-1)
             loss = error - settings.together * unit.mean(0).square().sum()

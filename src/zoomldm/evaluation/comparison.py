@@ -99,7 +99,7 @@ class Tissue:
             [source.read(self.level, x, y, TILE, TILE) for x, y in self.places.tolist()]
         )
 
-    def measure(self, made: Pixels) -> dict[str, dict[str, float]]:
+    def measure(self, images: Pixels) -> dict[str, dict[str, float]]:
         """Compute all measures of images (n, 256, 256, 3) of the same places, with intervals.
 
         Returns:
@@ -112,13 +112,13 @@ class Tissue:
             `intensity_distance`.
         """
         weights = cluster_weights(self.clusters, _DRAWS)
-        looks = self.judges.public.look(made)
-        own = np.arange(len(made))
+        looks = self.judges.public.look(images)
+        own = np.arange(len(images))
         real, other = scaled(self.looks.features, looks.features)
         found = {
-            "psnr": mean_draws(psnr(self.pixels, made), weights),
-            "ssim": mean_draws(ssim(self.pixels, made), weights),
-            "detail": _ratio([sharpness(p[None]) for p in made], self._sharpness, weights),
+            "psnr": mean_draws(psnr(self.pixels, images), weights),
+            "ssim": mean_draws(ssim(self.pixels, images), weights),
+            "detail": _ratio([sharpness(p[None]) for p in images], self._sharpness, weights),
             "perceptual": mean_draws(perceptual_distance(self.looks, looks), weights),
             "frechet": frechet_draws(real, other, weights[: _FRECHET_DRAWS + 1]),
             "kernel": paired_draws(real, other, weights),
@@ -127,24 +127,26 @@ class Tissue:
             hits = nearest_is_source(looks.features, self.looks.features, own, floor)
             found[name] = mean_draws(hits.astype(float), weights)
         if self.judges.own is not None:
-            hits = nearest_is_source(self.judges.own(made), self.described, own)
+            hits = nearest_is_source(self.judges.own(images), self.described, own)
             found["retrieval_own"] = mean_draws(hits.astype(float), weights)
         if self.level <= NUCLEI_TO:
-            found |= self._of_nuclei(made, weights)
+            found |= self._of_nuclei(images, weights)
         return {name: asdict(Interval.of(draws)) for name, draws in found.items()}
 
     @cached_property
     def _sharpness(self) -> list[float]:
         return [sharpness(p[None]) for p in self.pixels]
 
-    def _of_nuclei(self, made: Pixels, weights: NDArray) -> dict[str, NDArray]:
-        other = [find_nuclei(p, level_mpp(self.level)) for p in made]
+    def _of_nuclei(self, images: Pixels, weights: NDArray) -> dict[str, NDArray]:
+        other = [find_nuclei(p, level_mpp(self.level)) for p in images]
         counts = count_matches(self.nuclei, other)
         rows = [counts.scores(w) for w in weights]
         found = {name: np.array([r[name] for r in rows]) for name in rows[0]}
         densities = np.array([[n.density for n in side] for side in (self.nuclei, other)])
-        drawn = [densities[:, np.repeat(np.arange(len(made)), w.astype(int))] for w in weights]
-        found["density_correlation"] = np.array([correlation(*d) for d in drawn])
+        resampled = [
+            densities[:, np.repeat(np.arange(len(images)), w.astype(int))] for w in weights
+        ]
+        found["density_correlation"] = np.array([correlation(*d) for d in resampled])
         whole = compare_nuclei(self.nuclei, other)
         for name in ("f1_by_chance", "area_distance", "intensity_distance"):
             found[name] = np.array([whole[name]])
@@ -219,7 +221,7 @@ def choose_regions(mask: NDArray[np.bool_], count: int, side: int = REGION) -> N
 
 def measure_regions(
     slide: Reads,
-    made: Reads,
+    rendered: Reads,
     regions: NDArray[np.int64],
     base: tuple[Reads, int] | None = None,
     period: int = TILE,
@@ -230,7 +232,7 @@ def measure_regions(
 
     Args:
         slide: reader of the real pixels.
-        made: reader of the images to measure.
+        rendered: reader of the images to measure.
         regions: (n, 2) x and y at 20x, multiples of 4.
         base: reader of the base layer and its level, for finding holes.
         period: px between the lines where seams are measured.
@@ -247,7 +249,7 @@ def measure_regions(
     rows: list[dict[str, float]] = []
     lines, real_lines = [], []
     for x, y in regions.tolist():
-        real, own = (s.read(0, x, y, side, side) for s in (slide, made))
+        real, own = (s.read(0, x, y, side, side) for s in (slide, rendered))
         if each is not None:
             each(real, own)
         row: dict[str, float] = coarse_correlations(real, own)
@@ -256,7 +258,7 @@ def measure_regions(
         real_lines.append(seams(real, period, start))
         child = own
         for level, name in ((1, "child_10x"), (2, "child_5x")):
-            parent = made.read(level, x >> level, y >> level, side >> level, side >> level)
+            parent = rendered.read(level, x >> level, y >> level, side >> level, side >> level)
             apart = consistency(parent, child)
             row |= {name: apart.most, f"{name}_mean": apart.mean}
             child = parent
@@ -264,7 +266,7 @@ def measure_regions(
             reader, level = base
             step = 2**level
             box = (x // step, y // step, side // step, side // step)
-            found = holes(reader.read(level, *box), made.read(level, *box), level_mpp(level))
+            found = holes(reader.read(level, *box), rendered.read(level, *box), level_mpp(level))
             row |= {"lost": found.lost, "invented": found.invented}
         rows.append(row)
     worst = {"child_10x", "child_5x", "lost", "invented"}

@@ -102,7 +102,7 @@ def measure_copies(
             rows.append(row)
             pairs += found
     pairs = sorted(pairs, key=lambda pair: pair[0]["of_limit"])[:PAIRS]
-    columns = [np.concatenate([made, real]) for _, made, real in pairs]
+    columns = [np.concatenate([generated, real]) for _, generated, real in pairs]
     figures = {
         "digest": pipeline.digest(),
         "options": asdict(options),

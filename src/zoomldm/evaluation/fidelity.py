@@ -65,7 +65,7 @@ def averaged(values: NDArray, step: int) -> NDArray[np.float32]:
     return values[:height, :width].astype(np.float32).reshape(shape).mean((1, 3))
 
 
-def coarse_correlations(real: Pixels, made: Pixels, mpp: float = 0.5) -> dict[str, float]:
+def coarse_correlations(real: Pixels, generated: Pixels, mpp: float = 0.5) -> dict[str, float]:
     """Measure whether tissue is in its place: correlations of two averaged regions (H, W, 3).
 
     Returns:
@@ -77,8 +77,8 @@ def coarse_correlations(real: Pixels, made: Pixels, mpp: float = 0.5) -> dict[st
         step = max(1, round(step_um / mpp))
         return correlation(averaged(values[0], step), averaged(values[1], step))
 
-    grey = luminance(real), luminance(made)
-    stain = haematoxylin(real), haematoxylin(made)
+    grey = luminance(real), luminance(generated)
+    stain = haematoxylin(real), haematoxylin(generated)
     return {
         "luminance_4um": of(4, grey),
         "luminance_2um": of(2, grey),
@@ -158,17 +158,17 @@ class Holes:
     cells: int
 
 
-def holes(base: Pixels, made: Pixels, mpp: float) -> Holes:
+def holes(base: Pixels, image: Pixels, mpp: float) -> Holes:
     """Find tissue of the base layer that is missing in an image of the same place, and vice versa.
 
     Both are (H, W, 3) uint8 at the same mpp and are averaged over cells of 16 um. A cell is
     clearly tissue from a mean optical density of 0.12, clearly empty up to 0.04 (against white).
     """
-    if base.shape != made.shape:
-        raise ConfigError(f"images of {base.shape} and {made.shape}; expected one size")
+    if base.shape != image.shape:
+        raise ConfigError(f"images of {base.shape} and {image.shape}; expected one size")
     step = max(1, round(_CELL_UM / mpp))
     before, after = (
-        averaged(-np.log10((p.astype(np.float32) + 1) / 256), step).mean(2) for p in (base, made)
+        averaged(-np.log10((p.astype(np.float32) + 1) / 256), step).mean(2) for p in (base, image)
     )
     tissue, empty = before >= _TISSUE, before <= _EMPTY
     lost = (tissue & (after <= _EMPTY)).sum() / max(1, tissue.sum())

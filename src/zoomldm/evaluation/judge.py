@@ -48,7 +48,7 @@ def colour_judge(pixels: np.ndarray) -> np.ndarray:
 
 
 def retrieval(
-    made: np.ndarray, real: np.ndarray, sources: np.ndarray, describe: Describe
+    images: np.ndarray, real: np.ndarray, sources: np.ndarray, describe: Describe
 ) -> np.ndarray:
     """Test whether the nearest real tile of each image is its source.
 
@@ -56,7 +56,7 @@ def retrieval(
     cosine.
 
     Args:
-        made: (m, 256, 256, 3) uint8.
+        images: (m, 256, 256, 3) uint8.
         real: (n, 256, 256, 3) uint8, tiles of one slide.
         sources: (m,) index of each image's source among the real tiles.
         describe: the judge.
@@ -64,16 +64,16 @@ def retrieval(
     Returns:
         (m,) bool.
     """
-    return nearest_is_source(describe(made), describe(real), sources)
+    return nearest_is_source(describe(images), describe(real), sources)
 
 
 def nearest_is_source(
-    made: np.ndarray, real: np.ndarray, sources: np.ndarray, floor: float = 0.0
+    generated: np.ndarray, real: np.ndarray, sources: np.ndarray, floor: float = 0.0
 ) -> np.ndarray:
     """`retrieval` on descriptions (m, D) and (n, D): (m,) bool.
 
     Args:
-        made: descriptions of images.
+        generated: descriptions of images.
         real: descriptions of real tiles.
         sources: (m,) index of each image's source among the real tiles.
         floor: smallest std that a feature is scaled by, as a fraction of the root mean square std.
@@ -81,5 +81,5 @@ def nearest_is_source(
     """
     mean, deviation = real.mean(0), real.std(0)
     deviation = np.maximum(deviation, floor * np.sqrt(np.square(deviation).mean())) + 1e-6
-    near = cosine((made - mean) / deviation, (real - mean) / deviation)
+    near = cosine((generated - mean) / deviation, (real - mean) / deviation)
     return near.argmax(1) == sources

@@ -163,9 +163,9 @@ def measure_retrieval(
     images: dict[str, np.ndarray] = {}
     for slide in slides:
         real, sources = slide.pixels, np.arange(len(slide.pixels))
-        made = generate_tiles(pipeline, embed(pipeline, real), steps, guidance)
-        images[slide.name] = made
-        for kind, shown in (("generated", made), ("round trip", round_trip(pipeline, real))):
+        generated = generate_tiles(pipeline, embed(pipeline, real), steps, guidance)
+        images[slide.name] = generated
+        for kind, shown in (("generated", generated), ("round trip", round_trip(pipeline, real))):
             row: dict[str, Any] = {"slide": slide.name, "pictures": kind, "tiles": len(real)}
             for name, describe in judges.items():
                 hits = retrieval(shown, real, sources, describe)

@@ -159,11 +159,11 @@ class Counts:
     """Counts of nuclei for pairs of images, one entry per pair, for precision and recall.
 
     Attributes:
-        real, made, matched: (n,) numbers of nuclei.
+        real, generated, matched: (n,) numbers of nuclei.
     """
 
     real: NDArray[np.float64]
-    made: NDArray[np.float64]
+    generated: NDArray[np.float64]
     matched: NDArray[np.float64]
 
     def scores(self, weights: NDArray | None = None) -> dict[str, float]:
@@ -173,30 +173,32 @@ class Counts:
             weights: (n,) how often each pair counts; None for once each.
         """
         w = np.ones(len(self.real)) if weights is None else weights
-        real, made, matched = (float((w * v).sum()) for v in (self.real, self.made, self.matched))
+        real, generated, matched = (
+            float((w * v).sum()) for v in (self.real, self.generated, self.matched)
+        )
         return {
-            "precision": matched / made if made else float("nan"),
+            "precision": matched / generated if generated else float("nan"),
             "recall": matched / real if real else float("nan"),
-            "f1": 2 * matched / (real + made) if real + made else float("nan"),
+            "f1": 2 * matched / (real + generated) if real + generated else float("nan"),
         }
 
 
 def count_matches(
-    real: Sequence[Nuclei], made: Sequence[Nuclei], within: float = WITHIN_UM
+    real: Sequence[Nuclei], generated: Sequence[Nuclei], within: float = WITHIN_UM
 ) -> Counts:
     """Count the nuclei of real images and their reconstructions, and those that match."""
     matched = [
         len(match_centroids(a.centroids, b.centroids, within))
-        for a, b in zip(real, made, strict=True)
+        for a, b in zip(real, generated, strict=True)
     ]
     return Counts(
         np.array([len(a) for a in real], np.float64),
-        np.array([len(b) for b in made], np.float64),
+        np.array([len(b) for b in generated], np.float64),
         np.array(matched, np.float64),
     )
 
 
-def compare_nuclei(real: Sequence[Nuclei], made: Sequence[Nuclei]) -> dict[str, Any]:
+def compare_nuclei(real: Sequence[Nuclei], generated: Sequence[Nuclei]) -> dict[str, Any]:
     """Compare the nuclei of n real images with those of their reconstructions.
 
     Returns:
@@ -205,20 +207,20 @@ def compare_nuclei(real: Sequence[Nuclei], made: Sequence[Nuclei]) -> dict[str, 
         (Pearson) over images; `area_distance` (um^2) and `intensity_distance` (optical density),
         Wasserstein distances between all nuclei of both sides; `nuclei_real`, `nuclei_made`.
     """
-    counts = count_matches(real, made)
-    beside = count_matches([*real[1:], *real[:1]], made)
+    counts = count_matches(real, generated)
+    beside = count_matches([*real[1:], *real[:1]], generated)
     return {
         **counts.scores(),
         "f1_by_chance": beside.scores()["f1"] if len(real) > 1 else float("nan"),
         "density_correlation": correlation(
-            np.array([a.density for a in real]), np.array([b.density for b in made])
+            np.array([a.density for a in real]), np.array([b.density for b in generated])
         ),
-        "area_distance": _distance([a.areas for a in real], [b.areas for b in made]),
+        "area_distance": _distance([a.areas for a in real], [b.areas for b in generated]),
         "intensity_distance": _distance(
-            [a.intensities for a in real], [b.intensities for b in made]
+            [a.intensities for a in real], [b.intensities for b in generated]
         ),
         "nuclei_real": int(counts.real.sum()),
-        "nuclei_made": int(counts.made.sum()),
+        "nuclei_made": int(counts.generated.sum()),
     }
 
 
@@ -242,9 +244,9 @@ def outlined(pixels: NDArray[np.uint8], zoom: int = 3) -> NDArray[np.uint8]:
 
 def nuclei_sheet(pixels: NDArray[np.uint8], across: int = 5) -> NDArray[np.uint8]:
     """Outline nuclei on tiles (n, 256, 256, 3), `across` per row; white fills the last row."""
-    drawn = [outlined(p, 2) for p in pixels]
-    drawn += [np.full_like(drawn[0], 255)] * (-len(drawn) % across)
-    rows = [np.concatenate(drawn[i : i + across], 1) for i in range(0, len(drawn), across)]
+    tiles = [outlined(p, 2) for p in pixels]
+    tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % across)
+    rows = [np.concatenate(tiles[i : i + across], 1) for i in range(0, len(tiles), across)]
     return np.concatenate(rows)
 
 

@@ -71,11 +71,11 @@ def rates_of(
     progress: Progress = silent,
 ) -> list[dict[str, Any]]:
     """Measure one slide for `evaluate_rates`; see `measure_settings`, `measure_archives`."""
-    every, made = [parse_setting(s) for s in options.settings], []
+    every, measured = [parse_setting(s) for s in options.settings], []
     levels = [parse_level(one) for one in options.levels or ()] or [0, 1, 2]
     if options.archives:
         assert pipeline is not None
-        made = measure_archives(
+        measured = measure_archives(
             slide,
             [parse_archive(s) for s in options.archives],
             judges,
@@ -85,11 +85,11 @@ def rates_of(
             cache_path=cache_path,
             progress=progress,
         )
-        sizes = [round(m["bytes"]) for m in made]
+        sizes = [round(m["bytes"]) for m in measured]
         every += [*(Setting("avif", 2, n) for n in sizes), Setting("avif", 0, max(sizes))]
     elif not every:
         every = [s for group in archive_settings(bytes_per_tile(slide)).values() for s in group]
-    return made + measure_settings(
+    return measured + measure_settings(
         slide,
         list(dict.fromkeys(every)),
         judges,

@@ -56,13 +56,13 @@ class Decoded:
         left, top = x // step - self._halo, y // step - self._halo
         right, bottom = (-(-(v + n) // step) + self._halo for v, n in ((x, width), (y, height)))
         base = self._coded.read(stored, left, top, right - left, bottom - top)
-        made = self._decode(base, stored)
+        decoded = self._decode(base, stored)
         if level:
             from PIL import Image
 
-            made = np.asarray(Image.fromarray(made).reduce(2**level))
+            decoded = np.asarray(Image.fromarray(decoded).reduce(2**level))
         x0, y0 = x - left * step, y - top * step
-        return made[y0 : y0 + height, x0 : x0 + width]
+        return decoded[y0 : y0 + height, x0 : x0 + width]
 
 
 def archive_settings(bytes_per_tile: float) -> dict[tuple[int, int], list[Setting]]:

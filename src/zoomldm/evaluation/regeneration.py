@@ -202,11 +202,11 @@ def measure_regeneration(
                 rows, shown = [], {REAL: pixels}
                 for way, column in enumerate(list(columns.values())[1:]):
                     progress(path.name, done * ways + way, len(levels) * ways)
-                    made = tissue.read(column.reader)
-                    shown[column.name] = made
-                    measures = tissue.measure(made)
+                    images = tissue.read(column.reader)
+                    shown[column.name] = images
+                    measures = tissue.measure(images)
                     if level == 0:
-                        measures["embedding"] = _cosine(pipeline, archive, tissue, made)
+                        measures["embedding"] = _cosine(pipeline, archive, tissue, images)
                     row = {"pictures": column.name, "measures": measures}
                     if level == 0 and regions:
                         base = base_layer(archive)
@@ -229,13 +229,15 @@ def measure_regeneration(
 
 
 def _cosine(
-    pipeline: ZoomLDMPipeline, archive: Archive, tissue: Tissue, made: Pixels
+    pipeline: ZoomLDMPipeline, archive: Archive, tissue: Tissue, images: Pixels
 ) -> dict[str, float]:
     """Cosine between the stored embedding and that of the image, with its interval."""
     stored = np.concatenate(
         [archive.grid(0, y // TILE, x // TILE).reshape(1, -1) for x, y in tissue.places.tolist()]
     )
-    own = np.concatenate([pipeline.encode_tiles(made[i : i + 32]) for i in range(0, len(made), 32)])
+    own = np.concatenate(
+        [pipeline.encode_tiles(images[i : i + 32]) for i in range(0, len(images), 32)]
+    )
     norms = np.linalg.norm(stored, axis=1) * np.linalg.norm(own, axis=1)
     values = (stored * own).sum(1) / np.maximum(norms, 1e-12)
     return asdict(Interval.of(mean_draws(values, cluster_weights(tissue.clusters))))

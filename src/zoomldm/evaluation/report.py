@@ -62,7 +62,7 @@ def measure_networks(
     figures["encoder"] = encoder
     progress("autoencoder, retrieval, losses", 1, 3)
     judges = {"judge": load_judge(judge, pipeline.device), "colour": colour_judge}
-    figures["retrieval"], made = measure_retrieval(pipeline, some, judges, STEPS, GUIDANCE)
+    figures["retrieval"], generated = measure_retrieval(pipeline, some, judges, STEPS, GUIDANCE)
     if archives:
         progress("autoencoder, retrieval, losses", 2, 3)
         figures["losses"] = measure_losses(pipeline, [open_archive(a) for a in archives])
@@ -72,7 +72,7 @@ def measure_networks(
         for rows in (
             slide.pixels[shown],
             round_trip(pipeline, slide.pixels[shown]),
-            made[slide.name][shown],
+            generated[slide.name][shown],
         ):
             strips.append(np.concatenate(list(rows), 1))
     return figures, np.concatenate(strips)

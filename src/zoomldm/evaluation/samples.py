@@ -105,7 +105,7 @@ def measure_samples(
             count = min(n, len(held.levels[level].patches) // 2, *sizes)
             if count < LEAST:
                 continue
-            sets = _made(pipeline, held, slides, level, count, options)
+            sets = _image_sets(pipeline, held, slides, level, count, options)
             real = {
                 case: _read(store, others[case], level, _some(store, level, count))
                 for case, store in rest.items()
@@ -133,7 +133,7 @@ def _some(store: ContextStore, level: int, count: int) -> NDArray:
     return patches[np.sort(chosen)]
 
 
-def _made(
+def _image_sets(
     pipeline: ZoomLDMPipeline,
     held: ContextStore,
     slides: Sequence[Path],

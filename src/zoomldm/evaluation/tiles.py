@@ -51,12 +51,14 @@ class SlideTiles:
         if len(near) > most:
             near = [near[i] for i in np.sort(rng.permutation(len(near))[:most])]
         if n * (n - 1) // 2 <= 4 * most:
-            drawn = np.stack(np.triu_indices(n, 1), 1)
+            candidates = np.stack(np.triu_indices(n, 1), 1)
         else:
-            drawn = np.sort(rng.integers(0, n, (4 * most, 2)), 1)
-            drawn = np.unique(drawn[drawn[:, 0] < drawn[:, 1]], axis=0)
-        gap = np.abs(self.places[drawn[:, 0]] - self.places[drawn[:, 1]]).max(-1, initial=0)
-        far = drawn[gap * TILE * BASE_MPP >= apart_um]
+            candidates = np.sort(rng.integers(0, n, (4 * most, 2)), 1)
+            candidates = np.unique(candidates[candidates[:, 0] < candidates[:, 1]], axis=0)
+        gap = np.abs(self.places[candidates[:, 0]] - self.places[candidates[:, 1]]).max(
+            -1, initial=0
+        )
+        far = candidates[gap * TILE * BASE_MPP >= apart_um]
         if len(far) > most:
             far = far[np.sort(rng.permutation(len(far))[:most])]
         return np.array(sorted(near), int).reshape(-1, 2), far

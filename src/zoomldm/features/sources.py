@@ -138,12 +138,12 @@ def denoiser_features(
         with torch.no_grad():
             for group, context in _contexts(archive, pipeline, chosen, level):
                 clean = latents(range(done, done + len(group)))
-                drawn = np.stack(
+                epsilon = np.stack(
                     [noise(0, level, timestep, r * shape[1], c * shape[2], shape) for r, c in group]
                 )
                 time = torch.full((len(group),), timestep, device=device)
                 noised = pipeline.scheduler.add_noise(
-                    clean.to(device), torch.from_numpy(drawn).to(device), time
+                    clean.to(device), torch.from_numpy(epsilon).to(device), time
                 )
                 pipeline.denoiser(level)(noised, time, context)
                 parts.append(heard.pop().numpy())
@@ -221,15 +221,17 @@ def _latents(
     archive: Archive, pipeline: ZoomLDMPipeline, patches: NDArray[np.int64], level: int
 ) -> tuple[Any, str]:
     """Return a function from indices of `patches` to latents (n, C, h, w), and their origin."""
-    made = archive.manifest.autoencoder
+    autoencoder = archive.manifest.autoencoder
     view = archive.base
     reason = "no latents of that level"
-    if level in archive.latent_levels and made is not None:
+    if level in archive.latent_levels and autoencoder is not None:
         where = {(int(r), int(c)): i for i, (r, c) in enumerate(archive.offsets(level))}
         side = patch_tiles(level)
         indices = [where.get((int(r) * side, int(c) * side)) for r, c in patches]
-        if made.digest != pipeline.digest("vae"):
-            reason = f"latents of another autoencoder ({made.id!r}, {made.digest[:12]})"
+        if autoencoder.digest != pipeline.digest("vae"):
+            reason = (
+                f"latents of another autoencoder ({autoencoder.id!r}, {autoencoder.digest[:12]})"
+            )
         elif None in indices:
             reason = f"no latents of {indices.count(None)} of its patches"
         else:

@@ -155,13 +155,13 @@ def archive_from_features(
     target = out if out.suffix == ".zldm" else out / f"{slide_name(path)}.zldm"
     if target.parent == out and not out.is_dir():
         raise TargetError(f"{out}: no such folder; -o takes a .zldm file or an existing folder")
-    made = _encoder(path, found, source)
+    encoder_info = _encoder(path, found, source)
     background = found.background
-    if source is not None and found.digest != made.digest:
+    if source is not None and found.digest != encoder_info.digest:
         white = np.full((1, TILE, TILE, 3), 255, np.uint8)
         background = source.encode_tiles(white)[0]
     if background is None:
-        background = np.zeros(made.dim, np.float32)
+        background = np.zeros(encoder_info.dim, np.float32)
     header = Header(
         slide=SlideInfo(
             name=slide_name(path),
@@ -175,7 +175,7 @@ def archive_from_features(
             icc=None,
         ),
         tissue=TissueInfo(mode="features", threshold=0.0, view_mpp=BASE_MPP),
-        encoder=made,
+        encoder=encoder_info,
         autoencoder=None,
         pipeline=None,
         creator=f"zoomldm {__version__}",
@@ -192,8 +192,8 @@ def archive_from_features(
         layout=found.layout,
         tissue_tiles=len(found.tiles),
         grid=(-(-found.size[1] // TILE), -(-found.size[0] // TILE)),
-        dim=made.dim,
-        encoder=made,
+        dim=encoder_info.dim,
+        encoder=encoder_info,
         bytes=target.stat().st_size,
     )
 

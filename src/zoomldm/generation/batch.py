@@ -27,7 +27,7 @@ def make_pixels(
     schedule: Schedule,
     guidance: float,
     context: Tensor,
-    drawn: Tensor,
+    noise: Tensor,
     starts: Tensor | None = None,
     level: int | None = None,
 ) -> NDArray[np.uint8]:
@@ -38,7 +38,7 @@ def make_pixels(
         schedule: steps; `starts` are noised to its first timestep.
         guidance: see `ZoomLDMPipeline.denoise`.
         context: (B, tokens, width).
-        drawn: (B, C, h, w) standard normal.
+        noise: (B, C, h, w) standard normal.
         starts: (B, 3, 256, 256) uint8 images to start from, a parent's quarter upsampled; None
             for noise alone. A denoiser that takes a parent gets them as the parent.
         level: level of the patches; None for 20x.
@@ -46,13 +46,13 @@ def make_pixels(
     Returns:
         (B, 256, 256, 3) uint8 sRGB.
     """
-    latents = drawn
+    latents = noise
     if starts is not None:
         images = starts.to(pipeline.device).float().div_(127.5).sub_(1)
         if isinstance(pipeline.unet, OctaveDenoiser):
             times = octave_times(pipeline.unet.alphas, len(schedule.timesteps))
-            return octave_pixels(pipeline, times, guidance, context, drawn, images, level)
-        latents = schedule.noised(pipeline.encode_images(images), drawn)
+            return octave_pixels(pipeline, times, guidance, context, noise, images, level)
+        latents = schedule.noised(pipeline.encode_images(images), noise)
     model = pipeline.denoise(context, guidance, level=level)
     return to_pixels(pipeline.decode_latents(schedule.denoised(model, latents), level))
 
@@ -63,7 +63,7 @@ def octave_pixels(
     times: tuple[int, ...],
     guidance: float,
     context: Tensor,
-    drawn: Tensor,
+    noise: Tensor,
     images: Tensor | None = None,
     level: int | None = None,
 ) -> NDArray[np.uint8]:
@@ -74,7 +74,7 @@ def octave_pixels(
         times: see `octave_times`.
         guidance: scale of classifier-free guidance; 1 is none.
         context: (B, tokens, width).
-        drawn: (B, C, h, w) standard normal.
+        noise: (B, C, h, w) standard normal.
         images: (B, 3, 256, 256) in [-1, 1], the quarters of the parents upsampled; None for none.
         level: of the patches; None for 20x.
 
@@ -84,8 +84,8 @@ def octave_pixels(
     known = Known(level or 0, context)
     if images is not None:
         hint = pipeline.vae.from_planes(enlarged(pooled(pipeline.vae.planes(images))))
-        known = under_parent(level or 0, context, hint, drawn, DRAWN_NOISE)
-    latents = make_latents(pipeline.unet, known, drawn, times, guidance)
+        known = under_parent(level or 0, context, hint, noise, DRAWN_NOISE)
+    latents = make_latents(pipeline.unet, known, noise, times, guidance)
     return to_pixels(pipeline.decode_latents(latents, level))
 
 

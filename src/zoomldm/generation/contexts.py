@@ -163,11 +163,11 @@ def draw_contexts(
         return out if guidance == 1 else torch.lerp(call(x, time, null), out, guidance)
 
     if solver == "ddim":
-        drawn = _diffusion(steps).sample(model, start)
+        contexts = _diffusion(steps).sample(model, start)
     else:
-        drawn = _solved(model, start, context_times(steps))
-    drawn = network.restored(drawn, levels)
-    return drawn if network.axes else softened(drawn, outline)
+        contexts = _solved(model, start, context_times(steps))
+    contexts = network.restored(contexts, levels)
+    return contexts if network.axes else softened(contexts, outline)
 
 
 def softened(contexts: Tensor, channels: int) -> Tensor:

@@ -96,7 +96,7 @@ class ImaginedContexts:
         for start in range(0, len(missing), self.batch):
             part = missing[start : start + self.batch]
             own = None if parents is None else parents[start : start + self.batch]
-            for key, context in zip(part, self._drawn(level, part, own), strict=False):
+            for key, context in zip(part, self._sampled(level, part, own), strict=False):
                 found[key] = context.clone()  # a view would keep the whole batch in memory
                 self._cache.put((level, *key), found[key], found[key].nbytes)
         return torch.stack([found[key] for key in keys])
@@ -109,16 +109,16 @@ class ImaginedContexts:
         spans = [range(TOKENS * n, TOKENS * (n + 1)) for n in (row, col)]
         places = [[(max(t - 1, 0) // _STEP, t) for t in span] for span in spans]
         keys = [(i, j) for i in {p[0] for p in places[0]} for j in {p[0] for p in places[1]}]
-        drawn = dict(zip(keys, self.windows(level, keys), strict=True))
+        windows = dict(zip(keys, self.windows(level, keys), strict=True))
         return torch.stack(
             [
-                drawn[i, j][TOKENS * (r - _STEP * i) + c - _STEP * j]
+                windows[i, j][TOKENS * (r - _STEP * i) + c - _STEP * j]
                 for i, r in places[0]
                 for j, c in places[1]
             ]
         )
 
-    def _drawn(self, level: int, keys: list[Key], parents: Tensor | None) -> Tensor:
+    def _sampled(self, level: int, keys: list[Key], parents: Tensor | None) -> Tensor:
         facts, device = self.facts, self.pipeline.device
         keys = keys + [keys[-1]] * (self.batch - len(keys))
         start = torch.from_numpy(np.stack([self._noise(level, key) for key in keys])).to(device)

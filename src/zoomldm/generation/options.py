@@ -78,16 +78,16 @@ class RenderOptions:
             raise ConfigError(f"method {self.method!r}; expected {', '.join(METHODS)}")
 
     def resolved(
-        self, method: Literal["pyramid", "blended", "cascade"], drawn: bool = False
+        self, method: Literal["pyramid", "blended", "cascade"], without_base: bool = False
     ) -> "ResolvedOptions":
         """These options with None replaced by the method's own defaults.
 
         Args:
             method: rendering method.
-            drawn: whether there is no base layer, so that everything is generated.
+            without_base: whether there is no base layer, so that everything is generated.
         """
         steps, guidance, start = DEFAULTS[method]
-        if method == "pyramid" and drawn:
+        if method == "pyramid" and without_base:
             steps = DRAWN_STEPS
         return ResolvedOptions(
             seed=self.seed,

@@ -55,11 +55,11 @@ def _pool(threads: int) -> ThreadPoolExecutor:
                 torch.set_num_threads(threads // workers)
                 ready.wait()  # so that each worker runs this once
 
-            made = ThreadPoolExecutor(workers, "zoomldm")
-            for done in [made.submit(start) for _ in range(workers)]:
+            pool = ThreadPoolExecutor(workers, "zoomldm")
+            for done in [pool.submit(start) for _ in range(workers)]:
                 done.result()
             torch.set_num_threads(threads)  # for future threads: the workers' setting changed it
-            _pools[threads] = made
+            _pools[threads] = pool
         return _pools[threads]
 
 

@@ -284,15 +284,15 @@ class ContextDiT(ModelMixin, ConfigMixin):
             alpha_bar = signal(time)[:, None, None]
             total = alpha_bar * variance + 1 - alpha_bar
             noised = contexts[..., : self.axes]
-            made = self._made(
+            predicted = self._predicted(
                 noised * total.rsqrt().to(noised.dtype), time, level, reference, parent, label
             )
             clean = (alpha_bar.sqrt() * variance / total).to(noised.dtype) * noised
-            clean = clean + ((1 - alpha_bar) * variance / total).sqrt().to(noised.dtype) * made
+            clean = clean + ((1 - alpha_bar) * variance / total).sqrt().to(noised.dtype) * predicted
             return F.pad(clean, (0, contexts.shape[-1] - self.axes))
-        return self._made(contexts, time, level, reference, parent, label)
+        return self._predicted(contexts, time, level, reference, parent, label)
 
-    def _made(
+    def _predicted(
         self,
         contexts: Tensor,
         time: Tensor,

@@ -124,12 +124,12 @@ class OctaveDenoiser(ModelMixin, ConfigMixin):
             chosen = chosen + (KINDS - 1) * level
         layers = [layer for layer in self.blend if isinstance(layer, nn.Conv2d)]
         weight = torch.stack([layer.weight for layer in layers])[chosen].flatten(0, 1)
-        made = F.conv2d(both.flatten(0, 1)[None], weight, padding=2, groups=len(both))
-        made = made[0].unflatten(0, (len(both), -1))
+        blended = F.conv2d(both.flatten(0, 1)[None], weight, padding=2, groups=len(both))
+        blended = blended[0].unflatten(0, (len(both), -1))
         for i, layer in enumerate(layers):
             if layer.bias is not None:
-                made = made + (chosen == i).view(-1, 1, 1, 1) * layer.bias.view(-1, 1, 1)
-        return made
+                blended = blended + (chosen == i).view(-1, 1, 1, 1) * layer.bias.view(-1, 1, 1)
+        return blended
 
     def forward(
         self,

@@ -18,28 +18,28 @@ def check_encoder(archive: Archive, pipeline: ZoomLDMPipeline) -> None:
     Raises:
         ArchiveError: names both encoders, or both dimensions.
     """
-    made = archive.manifest.encoder
+    encoder = archive.manifest.encoder
     if pipeline.patch_encoder is None:
         if archive.dim != pipeline.embedding_dim:
             raise ArchiveError(
-                f"{archive.path}: embeddings of {archive.dim} dimensions (encoder {made.id!r}), "
+                f"{archive.path}: embeddings of {archive.dim} dimensions (encoder {encoder.id!r}), "
                 f"the pipeline takes {pipeline.embedding_dim}; compress with the patch encoder "
                 "that it was trained with"
             )
         known = (pipeline.config["source"] or {}).get("encoder")
-        if known and known["digest"] != made.digest:
+        if known and known["digest"] != encoder.digest:
             raise ArchiveError(
-                f"{archive.path}: was made by patch encoder {made.id!r} ({made.digest[:12]}), the "
-                f"pipeline was trained with {known['id']!r} ({known['digest'][:12]}); compress "
-                "with that one"
+                f"{archive.path}: was made by patch encoder {encoder.id!r} "
+                f"({encoder.digest[:12]}), the pipeline was trained with {known['id']!r} "
+                f"({known['digest'][:12]}); compress with that one"
             )
         return
     own = pipeline.digest("patch_encoder")
-    if made.digest not in (own, pipeline.digest_before_rounding("patch_encoder")):
+    if encoder.digest not in (own, pipeline.digest_before_rounding("patch_encoder")):
         raise ArchiveError(
-            f"{archive.path}: was made by patch encoder {made.id!r} ({made.digest[:12]}), but the "
-            f"pipeline's is {own[:12]}; give the pipeline that it was compressed with"
-            f"{_rounded(pipeline.patch_encoder)}"
+            f"{archive.path}: was made by patch encoder {encoder.id!r} "
+            f"({encoder.digest[:12]}), but the pipeline's is {own[:12]}; give the pipeline that it "
+            f"was compressed with{_rounded(pipeline.patch_encoder)}"
         )
 
 
@@ -52,11 +52,11 @@ def check_generated(archive: Archive, pipeline: ZoomLDMPipeline) -> None:
     """
     facts = archive.manifest.generated
     for name in ("summarizer", "embedding_diffusion") if facts else ():
-        made, own = getattr(facts, name), pipeline.digest(name)
-        if made != own:
+        stored, own = getattr(facts, name), pipeline.digest(name)
+        if stored != own:
             raise ArchiveError(
-                f"{archive.path}: is drawn by {name.replace('_', ' ')} {made[:12]}, the pipeline's "
-                f"is {own[:12]}; give the pipeline that it was sampled with"
+                f"{archive.path}: is drawn by {name.replace('_', ' ')} {stored[:12]}, the "
+                f"pipeline's is {own[:12]}; give the pipeline that it was sampled with"
                 f"{_rounded(getattr(pipeline, name))}"
             )
 
@@ -67,16 +67,16 @@ def check_latents(archive: Archive, pipeline: ZoomLDMPipeline) -> None:
     Raises:
         ArchiveError: says which of the two.
     """
-    made, own = archive.manifest.autoencoder, pipeline.digest("vae")
-    if not archive.manifest.latents or made is None:
+    autoencoder, own = archive.manifest.autoencoder, pipeline.digest("vae")
+    if not archive.manifest.latents or autoencoder is None:
         raise ArchiveError(
             f"{archive.path}: holds no latents; compress its slide again with --for-training"
         )
-    if made.digest not in (own, pipeline.digest_before_rounding("vae")):
+    if autoencoder.digest not in (own, pipeline.digest_before_rounding("vae")):
         raise ArchiveError(
-            f"{archive.path}: its autoencoder is {made.id} ({made.digest[:12]}), the pipeline's is "
-            f"{own[:12]}; give the pipeline that made it, or compress again with this one"
-            f"{_rounded(pipeline.vae)}"
+            f"{archive.path}: its autoencoder is {autoencoder.id} ({autoencoder.digest[:12]}), "
+            f"the pipeline's is {own[:12]}; give the pipeline that made it, or compress "
+            f"again with this one{_rounded(pipeline.vae)}"
         )
 
 

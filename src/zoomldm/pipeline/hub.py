@@ -106,7 +106,7 @@ def push_pipeline(
         )
         try:
             api.create_repo(repo, repo_type="model", private=private, exist_ok=True)
-            made = api.upload_folder(
+            info = api.upload_folder(
                 repo_id=repo,
                 folder_path=folder,
                 allow_patterns=FILES,
@@ -122,11 +122,11 @@ def push_pipeline(
             raise PipelineError(f"{repo}: the hub refused it (status {status}); {todo}") from error
         except OSError as error:
             raise PipelineError(f"{repo}: the hub can't be reached ({error})") from error
-    commit = str(made.oid)
+    commit = str(info.oid)
     return {
         "repo": repo,
         "commit": commit,
-        "url": str(made.commit_url),
+        "url": str(info.commit_url),
         "pipeline": f"hf:{repo}@{commit}",
         "digest": pipeline.digest(),
     }

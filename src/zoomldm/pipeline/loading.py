@@ -53,13 +53,13 @@ def build_pipeline(name: str, seed: int = 0) -> ZoomLDMPipeline:
     torch.manual_seed(seed)
     try:
         return ZoomLDMPipeline(
-            unet=_made(table["unet"], "unet"),
-            vae=_made(table["vae"], "folded"),
-            summarizer=_made(table["summarizer"], "cnn"),
+            unet=_build_network(table["unet"], "unet"),
+            vae=_build_network(table["vae"], "folded"),
+            summarizer=_build_network(table["summarizer"], "cnn"),
             patch_encoder=TileCNN(**table["patch_encoder"]) if "patch_encoder" in table else None,
             scheduler=DDIMScheduler(**table["scheduler"]),
             embedding_diffusion=(
-                _made(table["embedding_diffusion"], "released")
+                _build_network(table["embedding_diffusion"], "released")
                 if "embedding_diffusion" in table
                 else None
             ),
@@ -82,7 +82,7 @@ def preset_kinds(name: str) -> dict[str, type]:
     }
 
 
-def _made(settings: dict[str, Any], kind: str) -> Any:
+def _build_network(settings: dict[str, Any], kind: str) -> Any:
     settings = dict(settings)
     return KINDS[settings.pop("kind", kind)](**settings)
 

@@ -106,11 +106,11 @@ class BlendedCascade(Cascade):
                 x, y, w, h = own
                 needed.update(keys_in_pixels(y, x, h, w, self.shape(level)))
             if needed:
-                drawn = sum(self._drawn(level, key) for key in needed)
-                counts[level] = PatchCount(drawn, len(needed) - drawn)
+                generated_count = sum(self._is_generated(level, key) for key in needed)
+                counts[level] = PatchCount(generated_count, len(needed) - generated_count)
         return counts
 
-    def _drawn(self, level: int, place: Key) -> bool:
+    def _is_generated(self, level: int, place: Key) -> bool:
         return bool(self._tissue[0][tiles_under(level, place)].any())
 
     def _above(self, level: int, places: list[Key]) -> Iterable[Key]:

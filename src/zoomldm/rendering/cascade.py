@@ -78,7 +78,7 @@ class Cascade:
         self._tissue = tissue_by_level(archive.mask)
         self.cache = cache or RenderCache(Recent(256 << 20))
         self._lock = threading.RLock()
-        self._made_so_far = 0
+        self._generated_count = 0
 
     def __enter__(self) -> Self:
         return self
@@ -94,7 +94,7 @@ class Cascade:
     @property
     def cost(self) -> Cost:
         """The work done so far; a patch generated from its parent counts as a whole one."""
-        return Cost(self._made_so_far, self._made_so_far)
+        return Cost(self._generated_count, self._generated_count)
 
     def is_real(self, level: int) -> bool:
         """Whether the level consists of stored pixels."""
@@ -155,7 +155,7 @@ class Cascade:
                 others, missing = self._at_hand(level, missing)
                 found |= others
                 if missing:
-                    found |= self._made_now(level, missing)
+                    found |= self._generate_missing(level, missing)
         return found
 
     def _at_hand(
@@ -172,15 +172,15 @@ class Cascade:
                 missing.append(place)
         return found, missing
 
-    def _made_now(
+    def _generate_missing(
         self, level: int, places: list[tuple[int, int]]
     ) -> dict[tuple[int, int], NDArray[np.uint8]]:
         parents = {}
         if level < COARSEST:
             parents = self.patches(level + 1, self._above(level, places))
         found: dict[tuple[int, int], NDArray[np.uint8]] = {}
-        for place, patch in self._made(level, places, parents):
-            lasting = self._drawn(level, place)
+        for place, patch in self._generate_from(level, places, parents):
+            lasting = self._is_generated(level, place)
             self.cache.put("patch", level, *place, value=patch, lasting=lasting)
             found[place] = patch
         return found
@@ -228,7 +228,7 @@ class Cascade:
     def _stored(self, level: int, row: int, col: int) -> NDArray[np.uint8]:
         return self._real.read(level, col * TILE, row * TILE, TILE, TILE)
 
-    def _drawn(self, level: int, place: tuple[int, int]) -> bool:
+    def _is_generated(self, level: int, place: tuple[int, int]) -> bool:
         """Whether the denoiser generates a patch, i.e. whether any of its tiles is tissue."""
         return bool(self._tissue[level][place])
 
@@ -253,7 +253,7 @@ class Cascade:
         """First row and column of a patch, in pixels of its level."""
         return place[0] * TILE, place[1] * TILE
 
-    def _made(
+    def _generate_from(
         self,
         level: int,
         places: list[tuple[int, int]],
@@ -262,7 +262,7 @@ class Cascade:
         """Generate patches from their parents (none at the coarsest level)."""
         tissue: list[tuple[int, int]] = []
         for place in places:
-            if self._drawn(level, place):
+            if self._is_generated(level, place):
                 tissue.append(place)
             elif level < COARSEST:
                 yield place, self._start(level, place, parents)
@@ -276,10 +276,10 @@ class Cascade:
             return self._generate(level, part, starts)
 
         parts = [tissue[i : i + self.batch] for i in range(0, len(tissue), self.batch)]
-        made = side_by_side(generated, parts, self.pipeline.device)
-        for part, pixels in zip(parts, made, strict=True):
+        batches = side_by_side(generated, parts, self.pipeline.device)
+        for part, pixels in zip(parts, batches, strict=True):
             yield from zip(part, pixels, strict=True)
-            self._made_so_far += len(part)
+            self._generated_count += len(part)
             if self.on_patch:
                 self.on_patch(len(part))
 
@@ -297,13 +297,13 @@ class Cascade:
         pipeline = self.pipeline
         schedule = self._whole if starts is None else self._part
         context = self._filled([self._context(level, place) for place in places])
-        drawn = self._filled([self._noise(level, place, schedule) for place in places])
+        epsilon = self._filled([self._noise(level, place, schedule) for place in places])
         images = None
         if starts is not None:
             images = self._filled([torch.from_numpy(s).permute(2, 0, 1) for s in starts])
-        drawn = drawn.to(pipeline.device)
+        epsilon = epsilon.to(pipeline.device)
         guidance = self.options.guidance
-        array = make_pixels(pipeline, schedule, guidance, context, drawn, images, level)
+        array = make_pixels(pipeline, schedule, guidance, context, epsilon, images, level)
         return [np.ascontiguousarray(array[i]) for i in range(len(places))]
 
     def _filled(self, parts: list[torch.Tensor]) -> torch.Tensor:

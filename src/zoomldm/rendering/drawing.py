@@ -109,10 +109,10 @@ def tile_confidence(
     for start in range(0, len(selected), _ENCODED):
         group = selected[start : start + _ENCODED]
         tiles = [renderer.read(0, col * TILE, row * TILE, TILE, TILE) for row, col in group]
-        made = pipeline.encode_tiles(np.stack(tiles))
+        encoded = pipeline.encode_tiles(np.stack(tiles))
         stored = archive.embeddings_of(*zip(*group, strict=True))
-        norms = np.linalg.norm(made, axis=1) * np.linalg.norm(stored, axis=1)
-        cosines = (made * stored).sum(1) / np.maximum(norms, 1e-12)
+        norms = np.linalg.norm(encoded, axis=1) * np.linalg.norm(stored, axis=1)
+        cosines = (encoded * stored).sum(1) / np.maximum(norms, 1e-12)
         found += [
             [row, col, round(float(value), 4)]
             for (row, col), value in zip(group, cosines, strict=True)

@@ -195,8 +195,8 @@ def decompress(
             threads=_threads(options.workers),
             on_patch=advance,
         )
-        drawn = stack.enter_context(drawing())
-        renderer = drawn.renderer
+        opened = stack.enter_context(drawing())
+        renderer = opened.renderer
         counts = renderer.count(windows)
         total = sum(count.generated for count in counts.values())
         if total:  # the coarsest generated level
@@ -229,8 +229,8 @@ def decompress(
             report("patches", 0, total)
             _draw_image(kind, target, renderer, windows, facts)
         else:
-            files = _export(target, writer, drawing, drawn, facts, options, report)
-        made = DecompressReport(
+            files = _export(target, writer, drawing, opened, facts, options, report)
+        result = DecompressReport(
             output=target.name,
             bytes=_bytes(target),
             files=files,
@@ -238,22 +238,22 @@ def decompress(
             seconds=round(time.monotonic() - began, 2),
             facts=facts,
         )
-        note.write_text(json.dumps(made.as_dict(), indent=1) + "\n", encoding="utf-8")
-    return made
+        note.write_text(json.dumps(result.as_dict(), indent=1) + "\n", encoding="utf-8")
+    return result
 
 
 def _export(
     target: Path,
     writer: Writer,
     drawing: Drawing,
-    drawn: Drawn,
+    opened: Drawn,
     facts: dict[str, Any],
     options: DecompressOptions,
     report: Progress,
 ) -> dict[str, str]:
     """Write a multi-level image; return the names of the files beside it, by their content."""
-    windows, mask = drawing.windows, drawn.archive.mask
-    image = image_of(drawn.renderer, windows)
+    windows, mask = drawing.windows, opened.archive.mask
+    image = image_of(opened.renderer, windows)
     writer.check(target, image)
     # Another torch version or number of threads changes the last bits at most.
     settled = {
@@ -266,7 +266,7 @@ def _export(
         target,
         image,
         writer,
-        drawing if options.workers > 1 else lambda: nullcontext(drawn),
+        drawing if options.workers > 1 else lambda: nullcontext(opened),
         settled,
         workers=options.workers,
         weigh=weigher(mask, image, windows),

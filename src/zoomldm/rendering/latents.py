@@ -65,7 +65,7 @@ class Latents:
         top: coarsest level of latents; those come from the base layer, or from noise.
         times: timesteps of the denoiser.
         batch: windows per network call.
-        made: windows generated so far, at each level.
+        generated_counts: windows generated so far, at each level.
     """
 
     def __init__(
@@ -87,10 +87,10 @@ class Latents:
         self.imagined: ImaginedContexts | None = None
         if facts := archive.manifest.generated:
             self.imagined = ImaginedContexts(facts, pipeline, self.batch)
-        drawn = self.imagined.coarsest if self.imagined else DRAWN
+        coarsest = self.imagined.coarsest if self.imagined else DRAWN
         self._loose = DRAWN_NOISE if self.imagined else None if self.base else ALONE_NOISE
-        self.top = max(self.base.level - 2, 0) if self.base else drawn
-        self.made = [0] * (self.top + 1)
+        self.top = max(self.base.level - 2, 0) if self.base else coarsest
+        self.generated_counts = [0] * (self.top + 1)
         self._mask = archive.mask
         self._cache, self._lock, self._on_patch = cache, lock, on_patch
 
@@ -152,7 +152,7 @@ class Latents:
                 others, missing = self._at_hand(level, missing)
                 found |= others
                 if missing:
-                    found |= self._made_now(level, missing)
+                    found |= self._generate_missing(level, missing)
         return found
 
     def _at_hand(self, level: int, keys: Iterable[Key]) -> tuple[dict[Key, Field], list[Key]]:
@@ -166,7 +166,7 @@ class Latents:
                 missing.append(key)
         return found, missing
 
-    def _made_now(self, level: int, missing: list[Key]) -> dict[Key, Field]:
+    def _generate_missing(self, level: int, missing: list[Key]) -> dict[Key, Field]:
         found: dict[Key, Field] = {}
         parents: dict[Key, Field] = {}
         if level < self.top:
@@ -177,19 +177,19 @@ class Latents:
                 for k in keys_over(i * STRIDE // 2, j * STRIDE // 2, half, half, counts)
             }
             parents = self.windows(level + 1, needed)
-        drawn = [key for key in missing if self.denoised(level, key)]
-        plain = [key for key in missing if key not in set(drawn)]
+        denoised = [key for key in missing if self.denoised(level, key)]
+        plain = [key for key in missing if key not in set(denoised)]
         for key in plain:
             found[key] = window = self._plain(level, key, parents)
             self._cache.put("window", level, *key, value=window)
-        parts = [drawn[i : i + self.batch] for i in range(0, len(drawn), self.batch)]
+        parts = [denoised[i : i + self.batch] for i in range(0, len(denoised), self.batch)]
         device = self.pipeline.device
-        made = side_by_side(lambda part: self._drawn(level, part, parents), parts, device)
-        for part, fields in zip(parts, made, strict=True):
+        batches = side_by_side(lambda part: self._generate(level, part, parents), parts, device)
+        for part, fields in zip(parts, batches, strict=True):
             for key, window in zip(part, fields, strict=True):
                 found[key] = window
                 self._cache.put("window", level, *key, value=window, lasting=True)
-            self.made[level] += len(part)
+            self.generated_counts[level] += len(part)
             if self._on_patch:
                 self._on_patch(len(part))
         return found
@@ -214,7 +214,7 @@ class Latents:
         return _field(coarse_planes(torch.ones(1, 3, SIDE, SIDE)))
 
     @torch.no_grad()
-    def _drawn(self, level: int, keys: list[Key], parents: Mapping[Key, Field]) -> list[Field]:
+    def _generate(self, level: int, keys: list[Key], parents: Mapping[Key, Field]) -> list[Field]:
         """Generate up to one batch of windows with the denoiser."""
         device = self.pipeline.device
         above: Planes | None = None
@@ -229,12 +229,12 @@ class Latents:
             hint = self.vae.from_planes(Planes(*(p.to(device) for p in stored)))
         context = self._contexts(level, keys, hint)
         known = Known(level, context, kind, hint, degradation)
-        drawn = _filled([self._noise(level, key) for key in keys], self.batch).to(device)
+        epsilon = _filled([self._noise(level, key) for key in keys], self.batch).to(device)
         if hint is not None and above is not None and self._loose is not None:
-            known, above = under_parent(level, context, hint, drawn, self._loose), None
+            known, above = under_parent(level, context, hint, epsilon, self._loose), None
         with self.options.autocast(device):
             guidance = self.options.guidance
-            planes = make_planes(self.unet, self.vae, known, drawn, self.times, guidance)
+            planes = make_planes(self.unet, self.vae, known, epsilon, self.times, guidance)
         planes = Planes(*(p.cpu() for p in planes))
         if above is not None:
             planes = corrected(planes, above)
@@ -248,8 +248,8 @@ class Latents:
     def _contexts(self, level: int, keys: list[Key], hint: Tensor | None = None) -> Tensor:
         """Contexts of up to one batch; `hint` is their known image, laid out as latents."""
         if self.imagined is not None:
-            drawn = self.imagined.windows(level, keys)
-            return _filled(list(drawn), self.batch)
+            contexts = self.imagined.windows(level, keys)
+            return _filled(list(contexts), self.batch)
         found = [window_grid(self.archive, level, key) for key in keys]
         grids = _filled([torch.from_numpy(grid) for grid, _ in found], self.batch)
         shifts = [shift for _, shift in found]

@@ -88,8 +88,8 @@ class Pyramid:
                 "choose method cascade"
             )
         self.archive, self.pipeline = archive, pipeline
-        drawn = archive.base is None
-        self.options = (options or RenderOptions()).resolved("pyramid", drawn)
+        without_base = archive.base is None
+        self.options = (options or RenderOptions()).resolved("pyramid", without_base)
         self._real = RealLevels(archive)
         self.cache = cache or RenderCache(Recent(256 << 20))
         self._lock = threading.RLock()
@@ -111,7 +111,7 @@ class Pyramid:
     @property
     def cost(self) -> Cost:
         """The work done so far."""
-        return Cost(sum(self.latents.made), self._decodings)
+        return Cost(sum(self.latents.generated_counts), self._decodings)
 
     def is_real(self, level: int) -> bool:
         """Whether the level consists of a slide's stored pixels."""
@@ -200,9 +200,9 @@ class Pyramid:
                 range(min(s[i].start for s in spans), max(s[i].stop for s in spans))
                 for i in range(2)
             )
-            drawn = sum(self.latents.denoised(level, (i, j)) for i in rows for j in cols)
-            if drawn or level == 0:
-                counts[level] = PatchCount(drawn, len(rows) * len(cols) - drawn)
+            generated_count = sum(self.latents.denoised(level, (i, j)) for i in rows for j in cols)
+            if generated_count or level == 0:
+                counts[level] = PatchCount(generated_count, len(rows) * len(cols) - generated_count)
             if level < top:
                 needed = self.latents.parents(level, rows, cols)
         return counts
@@ -251,7 +251,7 @@ class Pyramid:
         if missing:
             with self._lock:  # another thread may have generated them while this one waited
                 others, missing = self._at_hand(missing)
-                found |= others | self._made_now(missing)
+                found |= others | self._generate_missing(missing)
         return found
 
     def _at_hand(
@@ -267,7 +267,9 @@ class Pyramid:
                 missing.append(place)
         return found, missing
 
-    def _made_now(self, places: list[tuple[int, int]]) -> dict[tuple[int, int], NDArray[np.uint8]]:
+    def _generate_missing(
+        self, places: list[tuple[int, int]]
+    ) -> dict[tuple[int, int], NDArray[np.uint8]]:
         edge = HALO * CELL
         reach, counts = SIDE + 2 * edge, self.latents.counts(0)
         corners = {(row, col): (row * SIDE - edge, col * SIDE - edge) for row, col in places}
@@ -279,8 +281,8 @@ class Pyramid:
             return self._tile(*place, planes, self._near(*place))
 
         found = {}
-        made = side_by_side(tile, places, self.pipeline.device)
-        for place, pixels in zip(places, made, strict=True):
+        tiles = side_by_side(tile, places, self.pipeline.device)
+        for place, pixels in zip(places, tiles, strict=True):
             near = self._near(*place)
             self._decodings += near
             found[place] = pixels

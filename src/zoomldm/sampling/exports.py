@@ -145,13 +145,13 @@ def write_samples(
     n = options.count
     done, total = 0, n * len(levels)
 
-    def drawn(count: int) -> None:
+    def advance(count: int) -> None:
         nonlocal done
         done += count
         progress("images", done, total)
 
     chosen, like = options.samples, options.like
-    sampler = Sampler(model, chosen, drawn)
+    sampler = Sampler(model, chosen, advance)
     reference = read_reference(like, model) if isinstance(like, str) else like
     given = None if reference is None else reference.embedding
     guidance = chosen.guidance_of_contexts(given is not None or options.label is not None)
@@ -180,7 +180,7 @@ def write_samples(
     progress("images", 0, total)
     with claim(out / INDEX, out / SHEET):
         (out / INDEX).unlink(missing_ok=True)
-        for name, level, first, images, extra in _drawn(sampler, options, levels, given):
+        for name, level, first, images, extra in _sampled(sampler, options, levels, given):
             rows += _write(out, name, level, images, first, origin, extra)
             parts.setdefault(level, []).append(images)
         whole = {level: np.concatenate(p) for level, p in parts.items()}
@@ -202,7 +202,7 @@ Drawn = tuple[str, int, int, NDArray[np.uint8], list[dict[str, Any]]]
 """Pattern of file names, level, number of the first image, images, and extra facts of each."""
 
 
-def _drawn(
+def _sampled(
     sampler: Sampler, options: SheetOptions, levels: list[int], given: NDArray | None
 ) -> Iterator[Drawn]:
     """Yield groups of images as they are sampled."""

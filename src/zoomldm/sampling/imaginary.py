@@ -205,8 +205,8 @@ def sample_slide(
         }
         with resumable_pieces(target, whole) as pieces:
             facts = _with_tissue(facts, options, loaded, report)
-            with _coarse_image(facts, options, loaded, pieces, report) as drawn:
-                shown = drawn.read(SHOWN, 0, 0, *drawn.size(SHOWN))
+            with _coarse_image(facts, options, loaded, pieces, report) as pyramid:
+                shown = pyramid.read(SHOWN, 0, 0, *pyramid.size(SHOWN))
             mask, threshold = tissue_of(shown, options.grid)
             if mask.any():
                 header = _header(target.stem, facts, options, loaded, threshold)
@@ -344,11 +344,11 @@ def _coarse_image(
         cache = RenderCache(Recent(_MEMORY), pieces)
         with (
             open_archive(path) as archive,
-            Pyramid(archive, pipeline, options.rendering, cache, advance) as drawn,
+            Pyramid(archive, pipeline, options.rendering, cache, advance) as pyramid,
         ):
-            counts = [drawn.latents.counts(k) for k in range(COARSE, drawn.latents.top + 1)]
+            counts = [pyramid.latents.counts(k) for k in range(COARSE, pyramid.latents.top + 1)]
             total = sum(a * b for a, b in counts)
-            yield drawn
+            yield pyramid
 
 
 def _with_tissue(
@@ -362,12 +362,12 @@ def _with_tissue(
     best, most = facts, -1.0
     for attempt in range(ATTEMPTS):
         tried = facts.model_copy(update={"attempt": attempt})
-        with _coarse_image(tried, options, pipeline) as drawn:
-            top = drawn.latents.top
-            if drawn.latents.counts(top) != (1, 1):
+        with _coarse_image(tried, options, pipeline) as pyramid:
+            top = pyramid.latents.top
+            if pyramid.latents.counts(top) != (1, 1):
                 return facts
             width, height = (-(-n * TILE // (8 << top)) * 2 for n in options.grid[::-1])
-            planes = drawn.latents.field(top, 0, 0, height, width)
+            planes = pyramid.latents.field(top, 0, 0, height, width)
         tissue_fraction = float((saturation_of(to_pixels(planes_image(planes))[0]) > PALE).mean())
         progress("looking for tissue", attempt + 1, ATTEMPTS)
         if tissue_fraction > most:

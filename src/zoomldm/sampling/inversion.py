@@ -117,7 +117,7 @@ class Inversion:
         level = torch.full((1,), self.level, device=device)
         shape = pipeline.latent_shape
 
-        def drawn(step: int) -> Tensor:
+        def step_noise(step: int) -> Tensor:
             field = noise(seed, self.level, _STEPS + step, i * shape[1], j * shape[2], shape)
             return torch.from_numpy(field)[None].to(device)
 
@@ -132,7 +132,7 @@ class Inversion:
             lambda grid: pipeline.summarizer(grid, level),
             pipeline.encode_images(image),
             torch.from_numpy(start).permute(1, 2, 0).contiguous().to(device),
-            drawn,
+            step_noise,
             networks.alphas,
             self.settings,
             networks.exact_time,

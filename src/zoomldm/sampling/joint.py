@@ -197,7 +197,7 @@ class JointSampler:
         n, device = self.side, self.pipeline.device
         grid = self.grid[row : row + n, col : col + n]
 
-        def drawn(step: int, first: int, last: int) -> Tensor:
+        def tile_noise(step: int, first: int, last: int) -> Tensor:
             places = [(row + i // n, col + i % n) for i in range(first, last)]
             return torch.stack([self._noise(0, step, *place) for place in places]).to(device)
 
@@ -209,7 +209,7 @@ class JointSampler:
             self.networks,
             self.pipeline.context(grid.reshape(n * n, 1, 1, -1), 0),
             self.pipeline.context(grid[None], self.level),
-            drawn,
+            tile_noise,
             guide,
             self.settings,
             self.batch,
@@ -225,7 +225,7 @@ class JointSampler:
         settings, device, rows = self.settings, self.pipeline.device, self.grid.shape[0]
         taken, begun = self._begun(latents)
         # One noise field for the tiles, then one per step.
-        drawn = iter(range(_SEAMS + taken + int(begun is not None), 2 * _SEAMS))
+        steps = iter(range(_SEAMS + taken + int(begun is not None), 2 * _SEAMS))
 
         def contexts(places: list[tuple[int, int]]) -> Tensor:
             tokens = [window_embedding(self.grid, *place, self.cells) for place in places]
@@ -234,7 +234,7 @@ class JointSampler:
             return self.pipeline.context(torch.stack(tokens)[:, None, None], 0)
 
         def fresh(shape: tuple[int, ...]) -> Tensor:
-            step = next(drawn)
+            step = next(steps)
             size = (int(latents.shape[1]), int(latents.shape[2]), int(latents.shape[3]))
             whole = torch.from_numpy(noise(self.seed, 0, step, 0, 0, size))[None]
             return (split_tiles(whole, self.cells) if shape[0] > 1 else whole).to(device)

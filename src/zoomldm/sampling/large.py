@@ -206,15 +206,15 @@ def _pyramid(
         write_temporary_archive(path, "grid", pipeline, given.grid)
         with (
             open_archive(path) as archive,
-            open_renderer(archive, pipeline, options.rendering, cache=cache) as drawn,
+            open_renderer(archive, pipeline, options.rendering, cache=cache) as pyramid,
         ):
-            assert isinstance(drawn, Pyramid)
-            settings = asdict(drawn.options)
+            assert isinstance(pyramid, Pyramid)
+            settings = asdict(pyramid.options)
             facts = {**_facts(given, options, pipeline), "settings": settings}
-            levels = Levels(lambda *place: drawn.read(0, *place), options.size, 0)
+            levels = Levels(lambda *place: pyramid.read(0, *place), options.size, 0)
             write_levels(target, levels, facts, progress)
-            count = drawn.cost.windows * len(drawn.latents.times)
-            both = 1 if drawn.options.guidance == 1 else 2
+            count = pyramid.cost.windows * len(pyramid.latents.times)
+            both = 1 if pyramid.options.guidance == 1 else 2
     return {"evaluations": count * both, "settings": settings}
 
 

@@ -114,7 +114,7 @@ class Sampler:
         parts = []
         for numbers, rows in self._batches(n, first):
             noise = [context_noise(options.seed, level, i, self.context_shape) for i in numbers]
-            drawn = draw_contexts(
+            sampled = draw_contexts(
                 network,
                 level,
                 torch.stack(noise).to(pipeline.device),
@@ -125,7 +125,7 @@ class Sampler:
                 label,
                 pipeline.outline_channels,
             )
-            parts.append(drawn)
+            parts.append(sampled)
         return self._cut(torch.cat(parts), n, first)
 
     def images(
@@ -150,12 +150,12 @@ class Sampler:
         parts = []
         for numbers, rows in self._batches(n, first):
             noise = [image_noise(options.seed, level, at, i, shape) for i in numbers]
-            drawn = torch.stack(noise).to(pipeline.device)
+            epsilon = torch.stack(noise).to(pipeline.device)
             with options.autocast(pipeline.device):
-                made = self._draw(
-                    level, contexts[rows], drawn, None if begin is None else begin[rows]
+                generated = self._draw(
+                    level, contexts[rows], epsilon, None if begin is None else begin[rows]
                 )
-            parts.append(made)
+            parts.append(generated)
             if self.on_image:
                 self.on_image(sum(first <= i < first + n for i in numbers))
         return self._cut(np.concatenate(parts), n, first)
@@ -165,14 +165,14 @@ class Sampler:
         """Of images that start from others."""
         return make_schedule(self.pipeline.scheduler, self.drawing.steps, self.drawing.start)
 
-    def _draw(self, level: int, context: Tensor, drawn: Tensor, begin: Tensor | None) -> Pixels:
+    def _draw(self, level: int, context: Tensor, noise: Tensor, begin: Tensor | None) -> Pixels:
         """One batch, from images (B, 3, 256, 256) uint8 or from noise alone."""
         model, chosen = self.pipeline, self.drawing
         if not self._octaves:
             schedule = self._whole if begin is None else self._begun
-            return make_pixels(model, schedule, chosen.guidance, context, drawn, begin, level)
+            return make_pixels(model, schedule, chosen.guidance, context, noise, begin, level)
         signed = None if begin is None else begin.to(model.device).float().div(127.5).sub(1)
-        return octave_pixels(model, self._times, chosen.guidance, context, drawn, signed, level)
+        return octave_pixels(model, self._times, chosen.guidance, context, noise, signed, level)
 
     def zoom(
         self,

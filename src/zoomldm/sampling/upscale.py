@@ -208,12 +208,12 @@ def upscale(
 
             def written(read: Read, more: dict[str, Any]) -> Upscaler:
                 assert archive.base is not None
-                made = Upscaler(archive.base, 1 << options.octaves, read)
-                levels = Levels(made.read, made.size, options.finest)
+                upscaler = Upscaler(archive.base, 1 << options.octaves, read)
+                levels = Levels(upscaler.read, upscaler.size, options.finest)
                 shown = [asdict(level) for level in levels.image.levels]
                 whole = {**facts, **more, "levels": shown}
                 write_levels(target, levels, whole, progress or silent)
-                return made
+                return upscaler
 
             done = draw(archive, target, options, loaded, facts, progress or silent, written)
     return UpscaleReport(
@@ -263,10 +263,10 @@ def _pyramid(
     _progress: Progress,
     written: Written,
 ) -> _Done:
-    drawn = ImagePyramid(archive, pipeline, options.rendering, options.finest)
-    times = drawn.pyramid.latents.times
-    image = written(drawn.read, {"timesteps": list(times)})
-    cost = drawn.pyramid.cost
+    renderer = ImagePyramid(archive, pipeline, options.rendering, options.finest)
+    times = renderer.pyramid.latents.times
+    image = written(renderer.read, {"timesteps": list(times)})
+    cost = renderer.pyramid.cost
     read = pipeline.context_network is not None and cost.windows > 0
     return _Done(image, cost.windows * len(times), cost.tiles, read)
 
@@ -284,7 +284,7 @@ def _inversion(
     pixels = archive.base.read(0, 0, *archive.base.size)
     begun = {**facts, "pixels": hashlib.sha256(pixels.tobytes()).hexdigest()}
     with resumable_pieces(target, begun) as pieces:
-        drawn = Inversion(
+        inversion = Inversion(
             pixels,
             options.level,
             pipeline,
@@ -294,15 +294,18 @@ def _inversion(
             pieces,
             progress,
         )
-        whole, finest = drawn.image(target.parent), options.finest
+        whole, finest = inversion.image(target.parent), options.finest
 
         def read(x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
             rows = slice(y << finest, (y + height) << finest)
             cols = slice(x << finest, (x + width) << finest)
             return halve(np.ascontiguousarray(whole[rows, cols]), finest)
 
-        more = {"batch": drawn.sampler.batch, "exact_time": drawn.sampler.networks.exact_time}
-        return _Done(written(read, more), drawn.evaluations)
+        more = {
+            "batch": inversion.sampler.batch,
+            "exact_time": inversion.sampler.networks.exact_time,
+        }
+        return _Done(written(read, more), inversion.evaluations)
 
 
 def read_image(path: Path, options: UpscaleOptions) -> tuple[NDArray[np.uint8], bool]:

@@ -67,8 +67,8 @@ class ImagePyramid:
         self, archive: Archive, pipeline: ZoomLDMPipeline, options: RenderOptions, finest: int
     ) -> None:
         self.finest = finest
-        self.pyramid = drawn = Pyramid(archive, pipeline, options)
-        drawn.latents = _Given(archive, pipeline, drawn.options, drawn.cache, drawn._lock)
+        self.pyramid = pyramid = Pyramid(archive, pipeline, options)
+        pyramid.latents = _Given(archive, pipeline, pyramid.options, pyramid.cache, pyramid._lock)
 
     def read(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         """A region of the finest level, (height, width, 3)."""
@@ -99,8 +99,8 @@ class Upscaler:
         x1 = min(-(-(x + width) // factor) + _HALO, full_w)
         y1 = min(-(-(y + height) // factor) + _HALO, full_h)
         wanted = self._image.read(x0, y0, x1 - x0, y1 - y0)
-        drawn = self._draw(x0 * factor, y0 * factor, (x1 - x0) * factor, (y1 - y0) * factor)
-        out = with_means(drawn, wanted)
+        generated = self._draw(x0 * factor, y0 * factor, (x1 - x0) * factor, (y1 - y0) * factor)
+        out = with_means(generated, wanted)
         off = np.abs(_means(out, factor) - wanted)[_inner(x0, x1, full_w, y0, y1, full_h)]
         self.most_off = max(self.most_off, float(off.max(initial=0)))
         left, top = x - x0 * factor, y - y0 * factor
@@ -120,18 +120,18 @@ def _means(pixels: NDArray, side: int) -> NDArray[np.float64]:
     return pixels.reshape(h // side, side, w // side, side, 3).mean((1, 3), dtype=np.float64)
 
 
-def with_means(drawn: NDArray[np.uint8], wanted: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def with_means(pixels: NDArray[np.uint8], wanted: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Change pixels as little as possible to average down to an image, within half of 1/255.
 
     Most of the correction is added smoothly. The rest is added block by block, to each pixel in
     proportion to its distance from white (or from black), so that none is clipped.
 
     Args:
-        drawn: (f h, f w, 3).
+        pixels: (f h, f w, 3).
         wanted: (h, w, 3).
     """
-    factor = drawn.shape[0] // wanted.shape[0]
-    x = drawn.astype(np.float64)
+    factor = pixels.shape[0] // wanted.shape[0]
+    x = pixels.astype(np.float64)
     missing = torch.from_numpy(wanted - _means(x, factor)).permute(2, 0, 1)[None]
     smooth = F.interpolate(missing, scale_factor=factor, mode="bilinear", align_corners=False)
     x = np.clip(x + smooth[0].permute(1, 2, 0).numpy(), 0, 255)

@@ -103,7 +103,7 @@ class OpenSlideBackend:
         region = (x, y, width, height)
         downsample = self._downsamples[level]
         if all(abs(round(at * downsample) / downsample - at) < _SUBPIXEL for at in (x, y)):
-            return self._drawn(level, *region)
+            return self._read_region(level, *region)
         direct = self._direct_level(level)
         if direct is not None:
             try:
@@ -114,7 +114,7 @@ class OpenSlideBackend:
                 raise SlideReadError(unreadable(self._path, level, region, error)) from error
         return self._in_cells(level, *region)
 
-    def _drawn(self, level: int, x: int, y: int, width: int, height: int) -> Image.Image:
+    def _read_region(self, level: int, x: int, y: int, width: int, height: int) -> Image.Image:
         slide, downsample = self._slide, self._downsamples[level]
         start = round(x * downsample), round(y * downsample)
         try:
@@ -147,7 +147,7 @@ class OpenSlideBackend:
             for left in range(x - x % _CELL, x + width, _CELL):
                 w = min(left + _CELL, x + width) - left
                 h = min(top + _CELL, y + height) - top
-                cell = self._drawn(level, left, top, w, h)
+                cell = self._read_region(level, left, top, w, h)
                 x0, y0 = max(x, left), max(y, top)
                 image.paste(cell.crop((x0 - left, y0 - top, w, h)), (x0 - x, y0 - y))
         return image

@@ -44,8 +44,8 @@ class Alignment(nn.Module):
         """
         middle, self.middle = self.middle, None
         assert middle is not None
-        made = self.project(F.adaptive_avg_pool2d(middle, SIDE).flatten(2).transpose(1, 2))
-        return 1 - F.cosine_similarity(made.float(), wanted, dim=-1).mean()
+        projected = self.project(F.adaptive_avg_pool2d(middle, SIDE).flatten(2).transpose(1, 2))
+        return 1 - F.cosine_similarity(projected.float(), wanted, dim=-1).mean()
 
 
 def at_tokens(grid: Tensor, shift: Tensor | None = None) -> Tensor:

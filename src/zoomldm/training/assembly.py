@@ -174,10 +174,10 @@ def with_new_projection(summarizer: Any, dim: int, seed: int) -> Any:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        made = type(summarizer).from_config({**summarizer.config, "dim": dim})
+        result = type(summarizer).from_config({**summarizer.config, "dim": dim})
     held = summarizer.state_dict().items()
-    made.load_state_dict({k: v for k, v in held if not k.startswith(_READ)}, strict=False)
-    return made
+    result.load_state_dict({k: v for k, v in held if not k.startswith(_READ)}, strict=False)
+    return result
 
 
 def _with_embedding_diffusion(
@@ -229,7 +229,7 @@ def assemble(
             parts[name] = type(part).from_pretrained(str(folder))
     if half:
         parts = {name: part and copy.deepcopy(part).half() for name, part in parts.items()}
-    made = ZoomLDMPipeline(**parts, scheduler=base.scheduler, source=base.config["source"])
+    pipeline = ZoomLDMPipeline(**parts, scheduler=base.scheduler, source=base.config["source"])
     with atomic_folder(out) as fresh:
-        made.save_pretrained(str(fresh))
-    return made
+        pipeline.save_pretrained(str(fresh))
+    return pipeline

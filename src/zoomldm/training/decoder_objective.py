@@ -163,7 +163,7 @@ class DecoderObjective:
 
     def __call__(
         self,
-        made: Tensor,
+        decoded: Tensor,
         real: Tensor,
         low: Tensor,
         agree: Tensor,
@@ -173,7 +173,7 @@ class DecoderObjective:
         """Compare decoded images with real ones.
 
         Args:
-            made: (B, 3, H, W) signed; sides are multiples of 32 if there are features.
+            decoded: (B, 3, H, W) signed; sides are multiples of 32 if there are features.
             real: real images of the same places.
             low: (B, 3, H / 4, W / 4) signed, what was decoded.
             agree: (B,) 0 to 1, how far pixels and positions can agree: little if the low image is
@@ -187,19 +187,19 @@ class DecoderObjective:
             target = torch.where(apart, real, moved(real, low))
             own = torch.where(apart, F.avg_pool2d(real, real.shape[-1] // low.shape[-1]), low)
             wanted, like = self._maps_of(target, real)
-        shown = self.features(made) if self.features is not None else []
+        shown = self.features(decoded) if self.features is not None else []
         rivals = any(self.weights[name] for name in ADVERSARIES)
         lows = torch.cat([low, own])
-        hinges = self._hinges(made, shown, target, wanted, lows) if rivals else {}
-        error = detail(made) - detail(target)
+        hinges = self._hinges(decoded, shown, target, wanted, lows) if rivals else {}
+        error = detail(decoded) - detail(target)
         parts = {"pixels": (agree.view(-1, 1, 1, 1) * error.abs()).mean() + 20 * phase_loss(error)}
         if shown:
             parts["maps"] = (agree * map_loss(shown[:PLACES], wanted[:PLACES])).mean()
             parts["statistics"] = self.adversary.scales.statistics_loss(shown, like).mean()
         if rivals and rise:
-            parts |= self._fooled(made, shown, low)
+            parts |= self._fooled(decoded, shown, low)
         if measure:
-            self.adversary.balance.measure(parts, made)
+            self.adversary.balance.measure(parts, decoded)
         weights: dict[str, float | Tensor] = dict(self.weights)
         for i, name in enumerate(ADVERSARIES):
             # A discriminator that can't tell images apart contributes only noise.
@@ -218,14 +218,14 @@ class DecoderObjective:
 
     def _hinges(
         self,
-        made: Tensor,
+        decoded: Tensor,
         shown: list[Tensor],
         target: Tensor,
         wanted: list[Tensor],
         lows: Tensor,
     ) -> dict[str, Tensor]:
         maps = [torch.cat([a.detach(), b]) for a, b in zip(shown, wanted, strict=True)]
-        logits = self.adversary(torch.cat([made.detach(), target]), maps, lows)
+        logits = self.adversary(torch.cat([decoded.detach(), target]), maps, lows)
         found = {k: torch.stack([hinge(*x.chunk(2)) for x in v]).mean() for k, v in logits.items()}
         if self.adversary.training:
             for i, name in enumerate(ADVERSARIES):
@@ -233,8 +233,8 @@ class DecoderObjective:
                     self.adversary.told[i].lerp_(found[name].detach().nan_to_num(2.0), 0.02)
         return found
 
-    def _fooled(self, made: Tensor, shown: list[Tensor], low: Tensor) -> dict[str, Tensor]:
+    def _fooled(self, decoded: Tensor, shown: list[Tensor], low: Tensor) -> dict[str, Tensor]:
         frozen = {k: v.detach() for k, v in self.adversary.named_parameters()}
         frozen |= dict(self.adversary.named_buffers())
-        logits = functional_call(self.adversary, frozen, (made, shown, low))
+        logits = functional_call(self.adversary, frozen, (decoded, shown, low))
         return {k: -torch.stack([x.mean() for x in v]).mean() for k, v in logits.items()}

@@ -60,19 +60,19 @@ class MadeCrops:
 
     def draw(self, rng: np.random.Generator, count: int, side: int) -> Crops:
         """See `CropSource.draw`; up to 256 px."""
-        made = round(count * self.fraction)
+        generated_count = round(count * self.fraction)
         parts = []
-        if made:
-            parts.append(self._made(rng, made, side))
-        if count > made:
-            parts.append(self.exact.draw(rng, count - made, side))
+        if generated_count:
+            parts.append(self._generated(rng, generated_count, side))
+        if count > generated_count:
+            parts.append(self.exact.draw(rng, count - generated_count, side))
         return Crops(
             np.concatenate([p.images for p in parts]),
             np.concatenate([p.low for p in parts]),
             np.concatenate([p.levels for p in parts]),
         )
 
-    def _made(self, rng: np.random.Generator, count: int, side: int) -> Crops:
+    def _generated(self, rng: np.random.Generator, count: int, side: int) -> Crops:
         chosen = rng.choice(self.places, -(-count // EACH))
         tiles = np.stack(
             [
@@ -109,6 +109,6 @@ class MadeCrops:
             codec_loss("avif", quality),
         )
         noise = rng.standard_normal(tuple(hint.shape), np.float32)
-        drawn = torch.from_numpy(noise).to(device)
-        made = make_planes(model.unet, self.vae, known, drawn, self.times)
-        return to_pixels(planes_image(made))
+        epsilon = torch.from_numpy(noise).to(device)
+        planes = make_planes(model.unet, self.vae, known, epsilon, self.times)
+        return to_pixels(planes_image(planes))

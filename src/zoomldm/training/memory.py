@@ -82,22 +82,22 @@ def estimate_memory(
         warnings.filterwarnings("ignore", "for .*no-op")  # weights copied into meta tensors
         base = stage.start(start)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        made = stage.sketch(base, start)
-        networks, frozen = made.networks(), made.frozen()
-        for module in (made, *frozen):
+        sketch = stage.sketch(base, start)
+        networks, frozen = sketch.networks(), sketch.frozen()
+        for module in (sketch, *frozen):
             _emptied(module)
-        parameters = {p: _bytes(p) for p in made.parameters()}
+        parameters = {p: _bytes(p) for p in sketch.parameters()}
         trained = {p: n for p, n in parameters.items() if p.requires_grad}
         optimized = [p for n in networks.values() for p in n.parameters() if p.requires_grad]
-        held = _size(made) + sum(map(_size, frozen))
+        held = _size(sketch) + sum(map(_size, frozen))
         average = sum(map(_size, networks.values())) if config.ema_device == "auto" else 0
-        for module in made.modules():
+        for module in sketch.modules():
             if isinstance(module, UNet2DConditionModel):
                 module.set_attn_processor(AttnProcessor2_0() if gpu else AttnProcessor())
         if getattr(config, "checkpointing", False):
-            recompute(made.blocks())
+            recompute(sketch.blocks())
         low = bool(config.bf16) if config.bf16 is not None else gpu
-        activations = step_peak(made.train(), made.blank(config.batch_size), low)
+        activations = step_peak(sketch.train(), sketch.blank(config.batch_size), low)
     return MemoryEstimate(
         stage=name or stage.name,
         batch=config.batch_size,

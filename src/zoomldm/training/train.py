@@ -171,16 +171,16 @@ def train(
         device=options.device,
         progress=progress,
     )
-    made = out / ("pipeline" if base is not None else options.stage)
+    target = out / ("pipeline" if base is not None else options.stage)
     if processes.is_main_process:
         if base is None:
             stage.finish(networks, out)
         else:
-            assemble(base, networks, made)
+            assemble(base, networks, target)
             if (out / "best").is_dir():
                 assemble(base, out / "best", out / "best-pipeline")
     return TrainReport(
-        options.stage, str(out), str(made), start.config.steps, split.training, split.held_out
+        options.stage, str(out), str(target), start.config.steps, split.training, split.held_out
     )
 
 

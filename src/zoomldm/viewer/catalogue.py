@@ -181,11 +181,11 @@ class Catalogue:
         wanted = wanted / max(float(np.linalg.norm(wanted)), 1e-12)
         found = []
         for other in self.archives():
-            made = other.image
-            assert isinstance(made, ArchiveImage)
-            if made.archive.generated:
+            candidate = other.image
+            assert isinstance(candidate, ArchiveImage)
+            if candidate.archive.generated:
                 continue
-            if made.archive.manifest.encoder.digest != image.archive.manifest.encoder.digest:
+            if candidate.archive.manifest.encoder.digest != image.archive.manifest.encoder.digest:
                 continue
             places, vectors = other.vectors()
             cosines = vectors @ wanted
@@ -238,7 +238,7 @@ def open_catalogue(
         name = Path(image.archive.manifest.slide.name).name
         entry_id = _id(image.archive.digest)
         entries.append(Entry(entry_id, name, "archive", image, options.seed))
-    made = list(entries)
+    archives = list(entries)
     slides = [(path, False) for path in given if path.suffix.lower() != ".zldm"]
     slides += [(as_path(str(path)), True) for path in originals]
     for path, must_match in slides:
@@ -248,9 +248,9 @@ def open_catalogue(
             )
         slide = open_slide(path, mpp)
         content = slide.content()
-        mates = _mates(made, slide, content, must_match, len(originals))
+        mates = _mates(archives, slide, content, must_match, len(originals))
         if must_match and not mates:
-            names = ", ".join(e.name for e in made) or "none"
+            names = ", ".join(e.name for e in archives) or "none"
             raise ConfigError(
                 f"{path}: no archive given was made from this slide (they are of: {names}); "
                 "leave --original out to see it by itself"
@@ -263,7 +263,7 @@ def open_catalogue(
         entries.append(entry)
         for mate in mates:
             mate.original = entry.id
-    _overlay(made or entries, overlays)
+    _overlay(archives or entries, overlays)
     return Catalogue(entries)
 
 

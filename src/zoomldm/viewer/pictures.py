@@ -154,8 +154,8 @@ class ArchiveImage:
         self._seen = _Seen.of(archive.path)
         self._opening = threading.Lock()
         self._renderers: OrderedDict[int, tuple[Renderer, threading.Lock]] = OrderedDict()
-        drawn = self._renderer(options.seed)[0].provenance()  # refuses a mismatch here
-        whole = f"{source_digest({**drawn, 'seed': 0})} {pipeline.device.type}"
+        provenance = self._renderer(options.seed)[0].provenance()  # refuses a mismatch here
+        whole = f"{source_digest({**provenance, 'seed': 0})} {pipeline.device.type}"
         self.digest = hashlib.sha256(whole.encode()).hexdigest()
 
     def is_real(self, level: int) -> bool:
@@ -166,8 +166,10 @@ class ArchiveImage:
         with self._opening:
             if seed not in self._renderers:
                 options = replace(self.options, seed=seed)
-                made = open_renderer(self.archive, self.pipeline, options, memory=RENDERER_BYTES)
-                self._renderers[seed] = made, threading.Lock()
+                renderer = open_renderer(
+                    self.archive, self.pipeline, options, memory=RENDERER_BYTES
+                )
+                self._renderers[seed] = renderer, threading.Lock()
                 while len(self._renderers) > SEEDS:
                     # A renderer that another thread still reads from lives until that is done.
                     self._renderers.popitem(last=False)
@@ -212,9 +214,9 @@ class ArchiveImage:
         if not self.describes or not self.archive.mask[row, col]:
             return None
         stored = self.archive.embeddings_of([row], [col])[0].astype(np.float64)
-        made = self.pipeline.encode_tiles(tile[None])[0].astype(np.float64)
-        size = np.linalg.norm(stored) * np.linalg.norm(made)
-        return float(stored @ made / size) if size > 0 else None
+        encoded = self.pipeline.encode_tiles(tile[None])[0].astype(np.float64)
+        size = np.linalg.norm(stored) * np.linalg.norm(encoded)
+        return float(stored @ encoded / size) if size > 0 else None
 
     def check(self) -> None:
         """See `ViewedImage`."""

@@ -95,20 +95,20 @@ def bound(host: str, port: int) -> socket.socket:
         family, kind, proto, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        made = socket.socket(family, kind, proto)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind(address)
+        sock = socket.socket(family, kind, proto)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(
             f"{host}:{port}: can't be listened on ({reason}); give another --port or --host"
         ) from error
-    return made
+    return sock
 
 
-def address_of(made: socket.socket, host: str, token: str | None = None) -> str:
+def address_of(sock: socket.socket, host: str, token: str | None = None) -> str:
     """Return the URL of a server; the token goes in the fragment, which browsers don't send."""
-    port = made.getsockname()[1]
+    port = sock.getsockname()[1]
     name = "127.0.0.1" if is_loopback(host) and host != "localhost" else host
     if host in ("0.0.0.0", "::"):  # noqa: S104
         name = socket.gethostname()
@@ -118,7 +118,7 @@ def address_of(made: socket.socket, host: str, token: str | None = None) -> str:
 
 def serve(
     app: FastAPI,
-    made: socket.socket,
+    sock: socket.socket,
     url: str | None = None,
     ready: Callable[[uvicorn.Server], None] | None = None,
 ) -> None:
@@ -126,7 +126,7 @@ def serve(
 
     Args:
         app: the application; see `create_app`.
-        made: socket to listen on; see `bound`.
+        sock: socket to listen on; see `bound`.
         url: URL to open in a browser once the server listens; None opens none.
         ready: called with the server before it starts.
     """
@@ -150,4 +150,4 @@ def serve(
         timer = threading.Timer(0.7, webbrowser.open, (url,))
         timer.daemon = True
         timer.start()
-    server.run(sockets=[made])
+    server.run(sockets=[sock])

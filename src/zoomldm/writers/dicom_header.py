@@ -173,7 +173,7 @@ def _common(ds: Dataset, uid: Any, name: str) -> None:
 
 
 def _derivation(image: Image, number: int, facts: dict[str, Any]) -> str:
-    made = [part.name for part in image.levels if part.origin == "generated"]
+    generated = [part.name for part in image.levels if part.origin == "generated"]
     real = [part.name for part in image.levels if part.origin == "real"]
     what = (
         "Synthetic: pixels generated from tile embeddings"
@@ -181,7 +181,8 @@ def _derivation(image: Image, number: int, facts: dict[str, Any]) -> str:
         else "Not synthetic: pixels stored in the archive"
     )
     text = (
-        f"{what} by zoomldm; not for diagnosis. Generated levels: {', '.join(made) or 'none'}; "
+        f"{what} by zoomldm; not for diagnosis. "
+        f"Generated levels: {', '.join(generated) or 'none'}; "
         f"real levels: {', '.join(real) or 'none'}. "
     )
     keys = ("archive_digest", "pipeline_digest", "seed", "method", "steps", "guidance", "region")

@@ -97,12 +97,12 @@ class Tiff:
         """Aperio's description: a first line, the size, then `key = value` separated by bars."""
         level = image.levels[0]
         wide, high = level.size
-        made = ", ".join(part.name for part in image.levels if part.origin == "generated")
+        generated = ", ".join(part.name for part in image.levels if part.origin == "generated")
         values = {
             "AppMag": f"{20 * BASE_MPP / level.mpp:g}",
             "MPP": f"{level.mpp:g}",
-            "Generated levels": made or "none",
-            "Not for diagnosis": "yes" if made else "levels are real",
+            "Generated levels": generated or "none",
+            "Not for diagnosis": "yes" if generated else "levels are real",
             # A bar would end the value.
             "zoomldm": json.dumps(facts, separators=(",", ":")).replace("|", "\\u007c"),
         }
@@ -139,8 +139,12 @@ def _ome_xml(image: Image, facts: dict[str, Any]) -> str:
     """OME-XML of one RGB image, with its provenance as an annotation."""
     level = image.levels[0]
     wide, high = level.size
-    made = ", ".join(part.name for part in image.levels if part.origin == "generated")
-    what = f"Generated levels: {made}; not for diagnosis." if made else "All levels are real."
+    generated = ", ".join(part.name for part in image.levels if part.origin == "generated")
+    what = (
+        f"Generated levels: {generated}; not for diagnosis."
+        if generated
+        else "All levels are real."
+    )
     text = json.dumps(facts, separators=(",", ":"))
     return (
         '<?xml version="1.0" encoding="UTF-8"?>'

@@ -82,10 +82,10 @@ def test_crops_of_patches(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", pixels)
     rows = [(k, 0, 0) for k in (0, 0, 0, 1, 2, 2)]
     (tmp_path / "a.json").write_text(json.dumps({"rows": rows}))
-    drawn = PatchCrops(SlidePatches(tmp_path, ["a"])).draw(rng, 40, 144)
-    assert drawn.images.shape == (40, 144, 144, 3)
-    assert set(drawn.levels) == {0, 1, 2}
-    for image, low in zip(drawn.images, drawn.low, strict=True):
+    crops = PatchCrops(SlidePatches(tmp_path, ["a"])).draw(rng, 40, 144)
+    assert crops.images.shape == (40, 144, 144, 3)
+    assert set(crops.levels) == {0, 1, 2}
+    for image, low in zip(crops.images, crops.low, strict=True):
         means = image.reshape(36, 4, 36, 4, 3).mean((1, 3))
         assert np.abs(low - means).max() <= 0.5 + 1e-6
 

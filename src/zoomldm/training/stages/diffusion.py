@@ -195,9 +195,9 @@ class DiffusionStage(Stage):
         """
         levels = self.patches.levels
         pools = {k: self.patches.patches[k] for k in levels}
-        drawn = draw_levels(rng, size, [len(p) for p in pools.values()], self.level_power)
+        sampled = draw_levels(rng, size, [len(p) for p in pools.values()], self.level_power)
         chosen = {}
-        for place, count in zip(*np.unique(drawn, return_counts=True), strict=True):
+        for place, count in zip(*np.unique(sampled, return_counts=True), strict=True):
             level = levels[place]
             grids = -(-int(count) // REPEATS[level])
             chosen[level] = pools[level][rng.integers(len(pools[level]), size=grids)], int(count)
@@ -336,7 +336,7 @@ class DiffusionStage(Stage):
         real = torch.cat(
             [torch.from_numpy(store.latents(level, patches)) for level, patches in chosen.items()]
         )
-        x = self._made(store, chosen, steps, guidance)
+        x = self._sampled(store, chosen, steps, guidance)
         both = [
             np.concatenate([to_pixels(part) for part in self._decoded(latents)])
             for latents in (real.to(x.device), x)
@@ -345,7 +345,7 @@ class DiffusionStage(Stage):
         rows = pairs.reshape(len(chosen), columns, *pairs.shape[1:])
         return np.concatenate([np.concatenate(list(row), 1) for row in rows])
 
-    def _made(
+    def _sampled(
         self, store: ArchivePatches, chosen: dict[int, np.ndarray], steps: int, guidance: float
     ) -> Tensor:
         """Latents sampled from the grids of patches, level -> patches."""
@@ -378,7 +378,7 @@ class DiffusionStage(Stage):
         store = self.held_out_patches or self.patches
         pool = store.withheld[0] if len(store.withheld[0]) else store.patches[0]
         chosen = _spread(pool, count)
-        x = self._made(store, {0: chosen}, steps, GUIDANCE)
+        x = self._sampled(store, {0: chosen}, steps, GUIDANCE)
         own = torch.from_numpy(store.grids(0, chosen))[:, 0, 0]
         encoder = self.pipeline.patch_encoder.to(x.device)
         found = likeness(encoder, torch.cat(self._decoded(x)), own)

@@ -148,9 +148,9 @@ class EmbeddingDiffusionStage(Stage):
             null,
             (rng.random(size) < REFERENCE) & ~null,
             (rng.random(size) < PARENT) & ~null,
-        ) | self._drawn_labels(levels, chosen, rng, null)
+        ) | self._sampled_labels(levels, chosen, rng, null)
 
-    def _drawn_labels(
+    def _sampled_labels(
         self, levels: np.ndarray, chosen: list[int], rng: np.random.Generator, null: np.ndarray
     ) -> dict[str, Tensor]:
         if self.labels is None:

@@ -37,8 +37,8 @@ def fit_bands(
     """Set the scaling of the latents' bands from crops, unless it is already set."""
     if not bool((autoencoder.scale == 1).all()):
         return
-    drawn = crops.draw(np.random.default_rng([seed, 1]), count, 256)
-    bands = autoencoder.bands(coarse_planes(to_signed(drawn.low))).transpose(0, 1).flatten(1)
+    sampled = crops.draw(np.random.default_rng([seed, 1]), count, 256)
+    bands = autoencoder.bands(coarse_planes(to_signed(sampled.low))).transpose(0, 1).flatten(1)
     autoencoder.fit(bands.mean(1), bands.std(1).clamp(min=1e-3))
 
 
@@ -147,16 +147,16 @@ class LowPassDecoderStage(Stage):
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
         """Crops with their low images, the decoder's noise and the noise of the latents."""
-        drawn = self.crops.draw(rng, size, CROP)
-        return self._items(drawn, rng)
+        crops = self.crops.draw(rng, size, CROP)
+        return self._items(crops, rng)
 
-    def _items(self, drawn: Crops, rng: np.random.Generator) -> dict[str, Tensor]:
-        n, cells = len(drawn.images), drawn.images.shape[1] // CELL
+    def _items(self, crops: Crops, rng: np.random.Generator) -> dict[str, Tensor]:
+        n, cells = len(crops.images), crops.images.shape[1] // CELL
         spread = np.where(rng.random(n) < NOISY, rng.uniform(0, STRONGEST, n), 0)
         return {
-            "images": to_signed(drawn.images),
-            "low": to_signed(drawn.low),
-            "levels": torch.from_numpy(drawn.levels),
+            "images": to_signed(crops.images),
+            "low": to_signed(crops.low),
+            "levels": torch.from_numpy(crops.levels),
             "spread": torch.from_numpy(spread.astype(np.float32)),
             "spoil": torch.from_numpy(rng.standard_normal((n, 6, cells, cells), np.float32)),
             "noise": torch.from_numpy(
@@ -183,7 +183,7 @@ class LowPassDecoderStage(Stage):
         low, real = batch["low"], batch["images"]
         latents = self.vae.from_planes(coarse_planes(low))
         latents = latents + batch["spread"].view(-1, 1, 1, 1) * batch["spoil"]
-        made = self.vae.decode(latents, batch["noise"], batch["levels"]).float()
+        decoded = self.vae.decode(latents, batch["noise"], batch["levels"]).float()
         with torch.no_grad():
             seen = planes_image(self.vae.to_planes(latents)).float()
             # Exact low images equal the real ones' means up to rounding.
@@ -193,8 +193,8 @@ class LowPassDecoderStage(Stage):
             )
             agree = torch.where(apart, AGREE["made"], agree)
         small = slice(BORDER // 4, -BORDER // 4)
-        made, real = made[..., INNER, INNER], real[..., INNER, INNER]
-        return self.objective(made, real, seen[..., small, small], agree, rise, measure)
+        decoded, real = decoded[..., INNER, INNER], real[..., INNER, INNER]
+        return self.objective(decoded, real, seen[..., small, small], agree, rise, measure)
 
     @torch.no_grad()
     def held_out(self) -> dict[str, float]:
@@ -220,14 +220,14 @@ class LowPassDecoderStage(Stage):
         return found
 
     @torch.no_grad()
-    def _statistics(self, made: Tensor, real: Tensor) -> float:
+    def _statistics(self, decoded: Tensor, real: Tensor) -> float:
         features, device = self.objective.features, self.vae.mean.device
         assert features is not None
         total = 0.0
-        for a, b in zip(made.split(8), real.split(8), strict=True):
+        for a, b in zip(decoded.split(8), real.split(8), strict=True):
             maps = [features(x.to(device)) for x in (a, b)]
             total += float(self.discriminator.scales.statistics_loss(*maps).sum())
-        return total / len(made)
+        return total / len(decoded)
 
     def score(self, found: dict[str, float]) -> float:
         """By map statistics, or PSNR without features; of held-out cases if there are any.
@@ -245,15 +245,15 @@ class LowPassDecoderStage(Stage):
 
     def _shown(self, store: CropSource, count: int) -> tuple[Tensor, Tensor, NDArray]:
         rng = np.random.default_rng(3)
-        drawn = store.draw(rng, count, 256)
-        batch = self._items(drawn, rng)
+        crops = store.draw(rng, count, 256)
+        batch = self._items(crops, rng)
         device = self.vae.mean.device
         out = []
         for i in range(0, count, 4):
             part = {k: v[i : i + 4].to(device) for k, v in batch.items() if k != "shift"}
             latents = self.vae.from_planes(coarse_planes(part["low"]))
             out.append(self.vae.decode(latents, part["noise"], part["levels"]).float())
-        return torch.cat(out).clamp(-1, 1).cpu(), batch["images"], drawn.levels
+        return torch.cat(out).clamp(-1, 1).cpu(), batch["images"], crops.levels
 
     def images(self) -> np.ndarray:
         """Real crops, their low-pass images enlarged, and decoded."""

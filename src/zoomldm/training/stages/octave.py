@@ -138,9 +138,9 @@ class OctaveStage(Stage):
                 : 1 if level == COARSEST else 3 if level < FINE else 2
             ]:
                 rng = np.random.default_rng([12, level, kind])
-                drawn = self.patches.draw(rng, level, pairs // REPEATS[level])
-                kinds = np.full(len(drawn.pixels), kind)
-                batch = self._items(drawn, kinds, len(kinds) * REPEATS[level], rng, 0)
+                sampled = self.patches.draw(rng, level, pairs // REPEATS[level])
+                kinds = np.full(len(sampled.pixels), kind)
+                batch = self._items(sampled, kinds, len(kinds) * REPEATS[level], rng, 0)
                 latents, hint, context = self.given(batch)
                 own, _ = self.unet.head(context, batch["level"])
                 fit_blend(self.unet, level, kind, hint, own, latents)
@@ -375,8 +375,8 @@ class OctaveStage(Stage):
                 _, hint, context = self.given(batch)
                 known = Known(level, context, kind, hint, float(batch["loss"].max()))
                 times = octave_times(self.unet.alphas, steps)
-                made = make_planes(self.unet, self.vae[0], known, batch["noise"], times)
-                image = planes_image(made)
+                planes = make_planes(self.unet, self.vae[0], known, batch["noise"], times)
+                image = planes_image(planes)
                 rows.append(np.concatenate(list(to_pixels(image)), 1))
         return np.concatenate(rows)
 
