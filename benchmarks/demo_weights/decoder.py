@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from decoder_check import Check, frozen
-from decoder_data import MadePool, Pictures
+from decoder_data import GeneratedPool, Pictures
 from packed import read_packed
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -222,7 +222,7 @@ def main() -> None:
     say(f"{len(slides)} slides read")
     pool_source = Pictures(slides, args.side, args.seed)
     say(f"{len(pool_source.tiles)} tiles to train on, levels {[0, *pool_source.levels]}")
-    pool = MadePool(pool_source, pipeline, args.octave, args.pool, args.chunk, args.workers)
+    pool = GeneratedPool(pool_source, pipeline, args.octave, args.pool, args.chunk, args.workers)
     pool.look_for_newer()
     check = Check(slides, pipeline, args.tiles)
     del slides

@@ -243,7 +243,7 @@ def coded_tile(around: np.ndarray) -> np.ndarray:
     return np.stack([as_base_layer(around, q, speed=6)[inner, inner] for q in QUALITIES])
 
 
-class MadePool:
+class GeneratedPool:
     """Generated low images of tiles in all orientations and stains, replaced gradually.
 
     Args:

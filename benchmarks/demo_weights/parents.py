@@ -9,7 +9,7 @@ from windows import World
 
 from zoomldm.generation.octaves import (
     ALONE_NOISE,
-    DRAWN_NOISE,
+    IMAGINED_NOISE,
     PARENT_NOISE,
     Known,
     make_latents,
@@ -82,7 +82,9 @@ def put_parents(world: World, average: Average, vae, level: int, batch: dict[str
     ]
     noise = torch.full((len(number),), ALONE_NOISE, device=device)
     other = torch.rand(len(number), device=device)
-    noise = torch.where(other < OTHER, (DRAWN_NOISE * other / OTHER).clamp(min=PARENT_NOISE), noise)
+    noise = torch.where(
+        other < OTHER, (IMAGINED_NOISE * other / OTHER).clamp(min=PARENT_NOISE), noise
+    )
     spoilt = hints + noise.view(-1, 1, 1, 1) * batch["spoil"][number]
     batch["made"] = torch.zeros_like(batch["noise"])
     batch["made"][number] = spoilt.to(batch["made"])

@@ -18,7 +18,7 @@ from zoomldm.rendering import Cascade, RenderOptions
 
 
 @dataclasses.dataclass
-class Drawn:
+class StandInEncoder:
     """A patch encoder of any width, whose numbers are a fixed random projection."""
 
     embedding_dim: int
@@ -44,7 +44,7 @@ def make(tmp_path: Path) -> Callable[..., Path]:
         slide = paint_slide(tmp_path / "a.tif", 600, 600)
         out = tmp_path / f"{dim}.zldm"
         chosen = CompressOptions(base="none", tissue="all", **options)  # type: ignore[arg-type]
-        compress(slide, out, chosen, pipeline=pipeline, name="x", encoder=Drawn(dim))
+        compress(slide, out, chosen, pipeline=pipeline, name="x", encoder=StandInEncoder(dim))
         return out
 
     return compress_slide

@@ -6,7 +6,7 @@ import numpy as np
 
 from zoomldm.caching import Recent
 from zoomldm.generation.windows import SIDE, Field
-from zoomldm.rendering.render_cache import Made, RenderCache, Spool
+from zoomldm.rendering.render_cache import RenderCache, Rendered, Spool
 
 
 def patches(count: int) -> list[np.ndarray]:
@@ -58,7 +58,7 @@ def test_a_disk_that_can_t_be_written_costs_no_pixels(tmp_path: Path) -> None:
 
 
 def test_two_sources_share_one_memory() -> None:
-    memory: Recent[Made] = Recent(1 << 20)
+    memory: Recent[Rendered] = Recent(1 << 20)
     one, other = RenderCache(Recent(0)), RenderCache(Recent(0))
     one.share("one", memory)
     other.share("other", memory)

@@ -18,7 +18,7 @@ from zoomldm.cli.info import imaginary
 from zoomldm.errors import ArchiveError, ConfigError, PipelineError, TargetError
 from zoomldm.features.sources import summarizer_features, tile_features
 from zoomldm.generation.imagined import ImaginedContexts, quarter_of
-from zoomldm.generation.octaves import ALONE_NOISE, DRAWN_NOISE, PARENT_NOISE
+from zoomldm.generation.octaves import ALONE_NOISE, IMAGINED_NOISE, PARENT_NOISE
 from zoomldm.generation.options import RenderOptions
 from zoomldm.geometry.levels import level_size
 from zoomldm.networks.octave_denoiser import PARENT
@@ -94,7 +94,7 @@ def test_parents_have_noise_where_nothing_is_stored(
         zeros = np.zeros(rows.shape[1])
         write_archive(stored, header, cells, rows, zeros, base=(4, coarse), base_codec="png")
     given = watch_octaves(latents, monkeypatch)
-    for path, noise in ((slide, DRAWN_NOISE), (bare, ALONE_NOISE), (stored, PARENT_NOISE)):
+    for path, noise in ((slide, IMAGINED_NOISE), (bare, ALONE_NOISE), (stored, PARENT_NOISE)):
         given.clear()
         with open_archive(path) as archive, open_renderer(archive, octaves, QUICK) as renderer:
             renderer.read(0, 600, 500, 100, 80)

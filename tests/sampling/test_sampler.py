@@ -12,7 +12,7 @@ from zoomldm.errors import ConfigError, PipelineError
 from zoomldm.generation import batch
 from zoomldm.generation.batch import upsampled_quarter
 from zoomldm.generation.contexts import image_noise
-from zoomldm.generation.octaves import DRAWN_NOISE, Known, make_latents, octave_times
+from zoomldm.generation.octaves import IMAGINED_NOISE, Known, make_latents, octave_times
 from zoomldm.geometry.levels import COARSEST, COUNT, TILE
 from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline
 from zoomldm.pixels import to_pixels
@@ -201,7 +201,7 @@ def test_an_octave_pipeline_zooms_under_a_noisy_parent(monkeypatch) -> None:
     sampler = Sampler(filled_pipeline("tiny-octaves"), QUICK)
     pictures, _ = sampler.zoom(2)
     assert {known.level: known.degradation for known in given} == {
-        level: DRAWN_NOISE * (level < COARSEST) for level in range(COUNT)
+        level: IMAGINED_NOISE * (level < COARSEST) for level in range(COUNT)
     }
     again, _ = sampler.zoom(1, first=1)
     assert all(np.array_equal(again[k][0], pictures[k][1]) for k in range(COUNT))

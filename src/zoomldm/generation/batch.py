@@ -8,7 +8,7 @@ from torch import Tensor
 
 from zoomldm.diffusion.schedule import Schedule
 from zoomldm.generation.octaves import (
-    DRAWN_NOISE,
+    IMAGINED_NOISE,
     Known,
     make_latents,
     octave_times,
@@ -84,7 +84,7 @@ def octave_pixels(
     known = Known(level or 0, context)
     if images is not None:
         hint = pipeline.vae.from_planes(enlarged(pooled(pipeline.vae.planes(images))))
-        known = under_parent(level or 0, context, hint, noise, DRAWN_NOISE)
+        known = under_parent(level or 0, context, hint, noise, IMAGINED_NOISE)
     latents = make_latents(pipeline.unet, known, noise, times, guidance)
     return to_pixels(pipeline.decode_latents(latents, level))
 

@@ -15,7 +15,7 @@ LAST = 999
 NEAREST = 12  # last timestep: finer ones are not worth an evaluation
 PARENT_NOISE = 0.05  # standard deviation of noise that the denoiser assumes in generated parents
 ALONE_NOISE = 0.08  # standard deviation of noise added to parents if no image is stored ...
-DRAWN_NOISE = 0.25  # ... and if the contexts are generated too
+IMAGINED_NOISE = 0.25  # ... and if the contexts are generated too
 
 
 def codec_loss(codec: str, quality: float | None) -> float:
@@ -59,7 +59,7 @@ def under_parent(level: int, context: Tensor, parent: Tensor, noise: Tensor, std
         noise: (B, C, h, w) standard normal noise that the latents start from. The parent's noise
             is another channel of it: as good as fresh noise here, and the image stays a function
             of `noise` alone.
-        std: of the parent's noise: ALONE_NOISE under real contexts, else DRAWN_NOISE.
+        std: of the parent's noise: ALONE_NOISE under real contexts, else IMAGINED_NOISE.
     """
     return Known(level, context, PARENT, parent + std * noise.roll(1, 1), std)
 

@@ -13,7 +13,7 @@ from zoomldm.networks.precision import warn_if_slow
 CPU_BATCH = 1
 GPU_BATCH = 32
 METHODS = ("auto", "pyramid", "blended", "cascade")
-DRAWN_STEPS = 6  # of the pyramid if there is no base layer
+STEPS_ALONE = 6  # of the pyramid if there is no base layer
 # steps, guidance, start
 DEFAULTS: dict[str, tuple[int, float, int]] = {
     "pyramid": (4, 1.0, 999),
@@ -88,7 +88,7 @@ class RenderOptions:
         """
         steps, guidance, start = DEFAULTS[method]
         if method == "pyramid" and without_base:
-            steps = DRAWN_STEPS
+            steps = STEPS_ALONE
         return ResolvedOptions(
             seed=self.seed,
             steps=steps if self.steps is None else self.steps,

@@ -35,7 +35,7 @@ def image_of(renderer: Renderer, windows: Mapping[int, Window]) -> Image:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class RenderedSource:
     """Pixels of an archive's image, and how well its tiles' embeddings are reproduced.
 
     Attributes:
@@ -154,7 +154,7 @@ class Drawing:
         self.__dict__.update(state, pipeline=pickle.loads(state["pipeline"]))  # noqa: S301
 
     @contextmanager
-    def __call__(self) -> Iterator[Drawn]:
+    def __call__(self) -> Iterator[RenderedSource]:
         """The source."""
         if self.threads:
             torch.set_num_threads(self.threads)
@@ -171,7 +171,7 @@ class Drawing:
             ) as renderer,
         ):
             chosen = self.pipeline if self.confidence else None
-            yield Drawn(archive, renderer, self.windows, chosen)
+            yield RenderedSource(archive, renderer, self.windows, chosen)
 
 
 def weigher(

@@ -35,7 +35,7 @@ from zoomldm.rendering.annotations import (
     tissue_features,
     write_features,
 )
-from zoomldm.rendering.drawing import Drawing, Drawn, image_of, weigher
+from zoomldm.rendering.drawing import Drawing, RenderedSource, image_of, weigher
 from zoomldm.rendering.renderer import Renderer
 from zoomldm.verbs import Progress, Report, silent
 from zoomldm.writers.export import export
@@ -246,7 +246,7 @@ def _export(
     target: Path,
     writer: Writer,
     drawing: Drawing,
-    opened: Drawn,
+    opened: RenderedSource,
     facts: dict[str, Any],
     options: DecompressOptions,
     report: Progress,

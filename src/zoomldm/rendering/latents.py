@@ -12,7 +12,7 @@ from zoomldm.generation.grids import FINEST_ON_TILES, window_grid
 from zoomldm.generation.imagined import ImaginedContexts
 from zoomldm.generation.octaves import (
     ALONE_NOISE,
-    DRAWN_NOISE,
+    IMAGINED_NOISE,
     PARENT_NOISE,
     Known,
     codec_loss,
@@ -44,7 +44,7 @@ from zoomldm.pixels import to_signed
 from zoomldm.rendering.render_cache import RenderCache
 
 RESTORED = 3  # base layers fewer than this many levels above 5x have their codec's loss removed
-DRAWN = 4  # level whose latents are generated from their context if there is no base layer
+COARSEST_ALONE = 4  # level whose latents are generated from their context if there is no base layer
 
 
 class Latents:
@@ -87,8 +87,8 @@ class Latents:
         self.imagined: ImaginedContexts | None = None
         if facts := archive.manifest.generated:
             self.imagined = ImaginedContexts(facts, pipeline, self.batch)
-        coarsest = self.imagined.coarsest if self.imagined else DRAWN
-        self._loose = DRAWN_NOISE if self.imagined else None if self.base else ALONE_NOISE
+        coarsest = self.imagined.coarsest if self.imagined else COARSEST_ALONE
+        self._loose = IMAGINED_NOISE if self.imagined else None if self.base else ALONE_NOISE
         self.top = max(self.base.level - 2, 0) if self.base else coarsest
         self.generated_counts = [0] * (self.top + 1)
         self._mask = archive.mask

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from zoomldm.caching import Recent
 from zoomldm.generation.windows import SIDE, Field
 
-Made = Field | NDArray[np.uint8]
+Rendered = Field | NDArray[np.uint8]
 
 _FIELD, _IMAGE = b"F", b"P"
 
@@ -41,12 +41,12 @@ class RenderCache:
         disk: additional storage for lasting items, not shared with others.
     """
 
-    def __init__(self, memory: Recent[Made], disk: Disk | None = None) -> None:
+    def __init__(self, memory: Recent[Rendered], disk: Disk | None = None) -> None:
         self.memory, self.disk = memory, disk
         self._name, self._shared = "", False
 
     def share(
-        self, name: str, memory: Recent[Made] | None = None, disk: Disk | None = None
+        self, name: str, memory: Recent[Rendered] | None = None, disk: Disk | None = None
     ) -> None:
         """Use caches that are shared with others from now on.
 
@@ -66,7 +66,7 @@ class RenderCache:
     def _key(self, place: tuple[str | int, ...]) -> str:
         return "/".join(map(str, (self._name, *place)))
 
-    def get(self, *place: str | int) -> Made | None:
+    def get(self, *place: str | int) -> Rendered | None:
         """The cached item of a position, or None; read-only."""
         key = self._key(place)
         value = self.memory.get(key)
@@ -77,14 +77,14 @@ class RenderCache:
                 self._keep(key, value)
         return value
 
-    def put(self, *place: str | int, value: Made, lasting: bool = False) -> None:
+    def put(self, *place: str | int, value: Rendered, lasting: bool = False) -> None:
         """Cache the item of a position; with `lasting`, on disk too."""
         key = self._key(place)
         self._keep(key, value)
         if lasting and self.disk is not None:
             self.disk.put(key, _encoded(value))
 
-    def _keep(self, key: str, value: Made) -> None:
+    def _keep(self, key: str, value: Rendered) -> None:
         arrays = value if isinstance(value, Field) else (value,)
         for array in arrays:
             array.flags.writeable = False
@@ -98,13 +98,13 @@ class RenderCache:
             self.disk.close()
 
 
-def _encoded(value: Made) -> bytes:
+def _encoded(value: Rendered) -> bytes:
     if isinstance(value, Field):
         return _FIELD + b"".join(plane.astype("<f4").tobytes() for plane in value)
     return _IMAGE + imagecodecs.png_encode(value, level=1)
 
 
-def _decoded(data: bytes) -> Made:
+def _decoded(data: bytes) -> Rendered:
     kind, rest = data[:1], data[1:]
     if kind == _IMAGE:
         return imagecodecs.png_decode(rest)

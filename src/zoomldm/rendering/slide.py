@@ -18,7 +18,7 @@ from zoomldm.geometry.levels import BASE_MPP, COUNT, NAMES, TILE, level_size
 from zoomldm.pipeline import SHIPPED, ZoomLDMPipeline
 from zoomldm.remote import RemotePath, is_url
 from zoomldm.rendering.opening import open_renderer, shared_pipeline
-from zoomldm.rendering.render_cache import Made, RenderCache
+from zoomldm.rendering.render_cache import RenderCache, Rendered
 from zoomldm.rendering.renderer import Cost, Renderer, source_digest
 
 VENDOR = "zoomldm"
@@ -275,7 +275,7 @@ class RenderedSlide(AbstractSlide):
             image.paste(Image.fromarray(pixels), (x0 - x, y0 - y))
         return image
 
-    def set_cache(self, cache: OpenSlideCache | Recent[Made]) -> None:
+    def set_cache(self, cache: OpenSlideCache | Recent[Rendered]) -> None:
         """Use another memory cache instead of the slide's own.
 
         Args:

@@ -198,13 +198,13 @@ def write_samples(
     return report
 
 
-Drawn = tuple[str, int, int, NDArray[np.uint8], list[dict[str, Any]]]
+SampledGroup = tuple[str, int, int, NDArray[np.uint8], list[dict[str, Any]]]
 """Pattern of file names, level, number of the first image, images, and extra facts of each."""
 
 
 def _sampled(
     sampler: Sampler, options: SheetOptions, levels: list[int], given: NDArray | None
-) -> Iterator[Drawn]:
+) -> Iterator[SampledGroup]:
     """Yield groups of images as they are sampled."""
     n, batch, label = options.count, sampler.batch, options.label
     if options.zoom:

@@ -8,15 +8,15 @@ from typing import TypeVar
 from zoomldm.cores import cores
 
 Part = TypeVar("Part")
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 FEW = min(4, cores())  # threads if each needs up to 200 MB for what it reads
 MANY = min(8, cores())  # threads if each needs only a few tiles
 
 
 def in_order(
-    work: Callable[[Part], Made], parts: Iterable[Part], threads: int, ahead: int = 0
-) -> Iterator[tuple[Part, Made]]:
+    work: Callable[[Part], Result], parts: Iterable[Part], threads: int, ahead: int = 0
+) -> Iterator[tuple[Part, Result]]:
     """Yield each part with the result of `work` on it; work on later parts starts early.
 
     Args:
@@ -28,7 +28,7 @@ def in_order(
     Raises:
         Exception: whatever `work` raised, at its part; parts not yet started are cancelled.
     """
-    pending: deque[tuple[Part, Future[Made]]] = deque()
+    pending: deque[tuple[Part, Future[Result]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
             for part in parts:

@@ -13,7 +13,7 @@ from zoomldm.pixels import to_pixels, to_signed
 from zoomldm.training.assembly import start_frozen_network
 from zoomldm.training.config import DecoderConfig
 from zoomldm.training.decoder_objective import DecoderAdversary, DecoderObjective, Push
-from zoomldm.training.made_crops import MadeCrops
+from zoomldm.training.generated_crops import GeneratedCrops
 from zoomldm.training.perceptual import LiteFeatures, perceptual_features
 from zoomldm.training.stage import Data, Kinds, Stage, Start
 
@@ -81,8 +81,10 @@ class LowPassDecoderStage(Stage):
         other: CropSource | None = PatchCrops(held_out) if held_out else None
         fit_bands(base.vae, crops, config.seed)
         if config.made:
-            crops = MadeCrops(patches, base, crops, config.made)
-            other = MadeCrops(held_out, base, other, config.made) if held_out and other else None
+            crops = GeneratedCrops(patches, base, crops, config.made)
+            other = (
+                GeneratedCrops(held_out, base, other, config.made) if held_out and other else None
+            )
         stage = cls(base.vae, crops, other, perceptual_features(), config.adversary)
         some = PatchCrops(patches).draw(np.random.default_rng([config.seed, 2]), FITTED, CROP)
         stage.objective.fit(to_signed(some.images)[..., INNER, INNER], 8)

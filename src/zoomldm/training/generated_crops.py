@@ -25,7 +25,7 @@ EACH = 3  # crops per patch
 MARGIN = 32  # px around a patch that the codec also sees, here mirrored
 
 
-class MadeCrops:
+class GeneratedCrops:
     """Crops at 20x, a fraction of them with a generated low image; the rest from another source.
 
     A tile goes through the codec at 5x as a base layer; the denoiser removes the codec's loss,

@@ -11,7 +11,7 @@ from zoomldm.data.crops import PatchCrops
 from zoomldm.data.slide_patches import SlidePatches
 from zoomldm.errors import ConfigError, PipelineError
 from zoomldm.pipeline import build_pipeline
-from zoomldm.training.made_crops import MadeCrops
+from zoomldm.training.generated_crops import GeneratedCrops
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def pipeline():
 
 
 def test_fraction_place_and_repetition(patches, pipeline):
-    source = MadeCrops(patches, pipeline, PatchCrops(patches), 0.75)
+    source = GeneratedCrops(patches, pipeline, PatchCrops(patches), 0.75)
     crops = source.draw(np.random.default_rng(1), 8, 144)
     assert crops.images.shape == (8, 144, 144, 3) and crops.low.shape == (8, 36, 36, 3)
     exact = np.stack([halve(image, 2) for image in crops.images])
@@ -46,7 +46,7 @@ def test_fraction_place_and_repetition(patches, pipeline):
 
 def test_without_a_denoiser_of_octaves(patches):
     with pytest.raises(PipelineError, match="makes no low images"):
-        MadeCrops(patches, build_pipeline("tiny"), PatchCrops(patches), 0.5)
+        GeneratedCrops(patches, build_pipeline("tiny"), PatchCrops(patches), 0.5)
 
 
 def test_without_patches_at_20x(tmp_path, pipeline):
@@ -54,4 +54,4 @@ def test_without_patches_at_20x(tmp_path, pipeline):
     (tmp_path / "a.json").write_text(json.dumps({"rows": [(1, 0, 0)]}))
     coarse = SlidePatches(tmp_path, ["a"])
     with pytest.raises(ConfigError, match="no patches at 20x"):
-        MadeCrops(coarse, pipeline, PatchCrops(coarse), 0.5)
+        GeneratedCrops(coarse, pipeline, PatchCrops(coarse), 0.5)
