@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from zoomldm.archive import Archive, open_archive
 from zoomldm.errors import ArchiveError, ConfigError, RegionError
-from zoomldm.geometry.lattice import tiles_within
+from zoomldm.geometry.lattice import densest_region
 from zoomldm.geometry.levels import TILE
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pipeline.compatibility import check_encoder
@@ -133,10 +133,9 @@ def _corner(path: Path, place: str) -> tuple[int, int]:
 
 def _densest(archive: Archive, rows: int, cols: int) -> tuple[int, int]:
     """First tile of the region whose central square of tiles has the highest tissue fraction."""
-    mask = archive.mask
     side = min(rows, cols)
-    r, c = np.arange(archive.rows - rows + 1), np.arange(archive.cols - cols + 1)
     down, right = (rows - side) // 2, (cols - side) // 2
-    inside = tiles_within(mask, (r + down)[:, None], c + right, side)
-    row, col = np.unravel_index(int(inside.argmax()), inside.shape)
-    return int(row), int(col)
+    tall, wide = archive.rows - rows + side, archive.cols - cols + side
+    inner = archive.mask[down : down + tall, right : right + wide]
+    x, y, _, _ = densest_region(inner, archive.size, side * TILE)
+    return y // TILE, x // TILE
