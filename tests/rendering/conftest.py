@@ -31,7 +31,7 @@ def make(tmp_path: Path, pipeline: ZoomLDMPipeline) -> Make:
         digest: str | None = None,
         name: str = "slide.zldm",
         base: int | None = None,
-        codec: str = "png",
+        codec: str = "avif",
     ) -> Path:
         rng = np.random.default_rng(width * height)
         rows, cols = grid_shape(width, height)

@@ -1,9 +1,9 @@
 """Coarse content of one prediction, detail of another: what few evaluations leave uneven.
 
 A sampled image is one of the possible ones, an expected image their mean. Where a base layer is
-known, all possible images agree in what is coarse; there sampling adds nothing but error, twice
-the least possible one. In the finest bands the expected image has hardly any contrast, and the
-sampled one has what a few evaluations give it: somewhat too little.
+known, all possible images nearly agree in what is coarse; there sampling adds nothing but error, up
+to twice the least possible one. In the finest bands the expected image has hardly any contrast, and
+the sampled one has what a few evaluations give it: somewhat too little.
 """
 
 import torch
@@ -27,7 +27,7 @@ def recombined(
     Args:
         expected: mean of the possible images, square.
         sampled: one of them.
-        cuts: frequencies, of luminance and of chroma, below which the expected image is kept, over
+        cuts: frequencies, of luminance and of chroma, below which the expected image is used, over
             the highest (Nyquist's) of each plane.
         gain: of what the sampled image has beyond the expected one above the cuts.
 

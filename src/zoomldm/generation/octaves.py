@@ -10,6 +10,7 @@ from zoomldm.errors import ConfigError, PipelineError
 from zoomldm.generation.bands import recombined
 from zoomldm.networks.lowpass import LowPassAutoencoder, Planes, enlarged, pooled
 from zoomldm.networks.octave_denoiser import BASE, NONE, PARENT, OctaveDenoiser
+from zoomldm.networks.precision import full_precision
 
 LAST = 999
 NEAREST = 12  # last timestep: finer ones are not worth an evaluation
@@ -128,8 +129,9 @@ def make_planes(
 ) -> Planes:
     """Planes of a batch, as archives show them.
 
-    Those of `make_latents`, but under a base layer what is coarse comes from the first prediction,
-    the mean of the possible images (see `zoomldm.generation.bands`).
+    Those of `make_latents`, but under a base layer what is coarse comes from the first prediction
+    (see `zoomldm.generation.bands`). From timestep 999 on and without guidance that is the mean of
+    the possible images; from a later start it is less of a mean, and differs less from the last.
 
     Args:
         unet: the denoiser.
@@ -146,7 +148,7 @@ def make_planes(
         PipelineError: the denoiser's output is not finite.
     """
     expected, sampled = _first_and_last(unet, known, noise, times, guidance)
-    with torch.autocast(noise.device.type, enabled=False):
+    with full_precision(noise.device):
         planes = vae.to_planes(sampled.float())
         if known.kind == BASE:
             planes = recombined(vae.to_planes(expected.float()), planes)

@@ -3,8 +3,8 @@
 Positions are pixels of level k + 2, which are the luminance pixels of level k's latents: 64 to a
 patch. Windows of 64 px lie on a lattice of 56 px from the slide's origin, so that neighbours share
 one context token. All windows of a level see the same parent and the same noise. Where they
-overlap they are blended with a ramp of weights that is constant over 2 x 2 values, so that a blend
-of planes averages down to the parent wherever the windows do.
+overlap they are blended with weights that rise smoothly; at levels constrained to their parent
+these are constant over 2 x 2 values, so that a blend averages down to it wherever the windows do.
 """
 
 from collections.abc import Mapping

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from zoomldm.errors import ConfigError
 from zoomldm.networks.embedding_dit import TIME, positions, time_features
+from zoomldm.networks.precision import full_precision
 from zoomldm.networks.summarizers import SIDE, standardise
 from zoomldm.networks.transformer import ModulatedBlock, modulated_norm
 
@@ -216,7 +217,7 @@ class ContextDiT(ModelMixin, ConfigMixin):
         if not self.axes:
             return (contexts.float() - self.mean) / self.deviation
         assert level is not None
-        with _exactly(contexts):
+        with full_precision(contexts.device):
             x = (contexts.float() - _row(self.mean, level)) / self.scale.float()
             x = x @ self.directions.float() / _row(self._units()[0], level)
         return F.pad(x, (0, contexts.shape[-1] - self.axes))
@@ -226,7 +227,7 @@ class ContextDiT(ModelMixin, ConfigMixin):
         if not self.axes:
             return contexts * self.deviation + self.mean
         assert level is not None
-        with _exactly(contexts):
+        with full_precision(contexts.device):
             x = contexts[..., : self.axes].float() * _row(self._units()[0], level)
             return (x @ self.directions.float().T) * self.scale.float() + _row(self.mean, level)
 
@@ -343,13 +344,6 @@ class ContextDiT(ModelMixin, ConfigMixin):
         else:
             code = code.repeat_interleave(2, 1).repeat_interleave(2, 2).flatten(1, 2)
         return torch.where(given, code, self.no_parent)
-
-
-def _exactly(values: Tensor) -> torch.autocast:
-    """Context manager for float32 products where autocast would use a lower precision."""
-    kind = values.device.type
-    known = torch.amp.autocast_mode.is_autocast_available(kind)
-    return torch.autocast(kind if known else "cpu", enabled=False)
 
 
 def _row(values: Tensor, level: Tensor | int) -> Tensor:

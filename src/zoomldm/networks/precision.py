@@ -30,6 +30,16 @@ def widened(values: Tensor, network: object) -> Tensor:
     return values if dtype_of(network) == torch.float32 else values.float()
 
 
+def full_precision(device: torch.device) -> torch.autocast:
+    """Context manager within which autocast leaves float32 alone.
+
+    Args:
+        device: of the values; a type without autocast is no error.
+    """
+    known = torch.amp.autocast_mode.is_autocast_available(device.type)
+    return torch.autocast(device.type if known else "cpu", enabled=False)
+
+
 @cache
 def fast_bfloat16(device: str) -> bool:
     """Whether bfloat16 is faster than float32 here; measured once per process and logged.

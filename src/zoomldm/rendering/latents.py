@@ -43,7 +43,7 @@ from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pixels import to_signed
 from zoomldm.rendering.render_cache import RenderCache
 
-RESTORED = 3  # base layers fewer than this many levels above 5x have their codec's loss removed
+RESTORED = 3  # lossy base layers fewer levels than this above 5x have their codec's loss removed
 COARSEST_ALONE = 4  # level whose latents are generated from their context if there is no base layer
 
 
@@ -90,6 +90,9 @@ class Latents:
         coarsest = self.imagined.coarsest if self.imagined else COARSEST_ALONE
         self._loose = IMAGINED_NOISE if self.imagined else None if self.base else ALONE_NOISE
         self.top = max(self.base.level - 2, 0) if self.base else coarsest
+        self._exact = self.base is not None and (
+            self.top >= RESTORED or not codec_loss(self.base.codec, self.base.quality)
+        )
         self.generated_counts = [0] * (self.top + 1)
         self._mask = archive.mask
         self._cache, self._lock, self._on_patch = cache, lock, on_patch
@@ -117,23 +120,23 @@ class Latents:
         width: int,
     ) -> Planes:
         """Planes over a region from given windows; see `field`."""
-        even = 2 if self.held(level) else 1
+        even = 2 if self.is_constrained(level) else 1
         return _planes(blended(windows, top, left, height, width, self.counts(level), even))
 
-    def held(self, level: int) -> bool:
+    def is_constrained(self, level: int) -> bool:
         """Whether windows of a level are constrained to average down to their parent."""
         return level < self.top and self._loose is None
 
     @property
     def solvers(self) -> str:
-        """Of the levels: what restores a base layer, and what generates (see `make_planes`)."""
-        restored = self.base is not None and self.top < RESTORED
+        """Of the levels: what restores a base layer, and what generates (see `make_latents`)."""
+        restored = self.base is not None and not self._exact
         generated = self.base is None or self.top > 0
-        return ", ".join(["ddim"] * restored + ["dpmsolver++"] * generated)
+        return ", ".join(["ddim"] * restored + ["dpmsolver++"] * generated) or "none"
 
     def denoised(self, level: int, key: Key) -> bool:
         """Whether the denoiser generates a window: if any tile that it overlaps is tissue."""
-        if self.base is not None and level == self.top >= RESTORED:
+        if self._exact and level == self.top:
             return False  # it is the base layer, unchanged
         return bool(self._mask[tiles_under(level, key)].any())
 

@@ -22,6 +22,7 @@ from zoomldm.pipeline import SHIPPED, ZoomLDMPipeline, load_pipeline
 from zoomldm.rendering.opening import open_renderer
 from zoomldm.rendering.pyramid import Pyramid
 from zoomldm.rendering.render_cache import RenderCache
+from zoomldm.rendering.renderer import RULES
 from zoomldm.sampling.joint import JointSampler, guide_side
 from zoomldm.sampling.large_input import LargeInput, read_input
 from zoomldm.sampling.output import PNG, Levels, check_output, claimed, ending, write_levels
@@ -187,6 +188,7 @@ def _facts(given: LargeInput, options: LargeOptions, pipeline: ZoomLDMPipeline) 
         "method": options.method,
         "seed": options.seed,
         "pipeline_digest": pipeline.digest(),
+        "rules": RULES,
         "creator": f"zoomldm {__version__}",
     }
 

@@ -22,6 +22,7 @@ from zoomldm.errors import ConfigError, TargetError
 from zoomldm.generation.options import RenderOptions
 from zoomldm.geometry.levels import BASE_MPP, COUNT, NAMES, level_mpp
 from zoomldm.pipeline import SHIPPED, ZoomLDMPipeline, load_pipeline
+from zoomldm.rendering.renderer import RULES
 from zoomldm.sampling.inversion import JOINT, Inversion
 from zoomldm.sampling.output import Levels, Read, check_output, claimed, write_levels
 from zoomldm.sampling.pieces import resumable_pieces
@@ -197,6 +198,7 @@ def upscale(
         "resampled": resampled,
         "input_level": NAMES[options.level],
         "pipeline_digest": loaded.digest(),
+        "rules": RULES,
         "creator": f"zoomldm {__version__}",
     }
     draw = _pyramid if options.method == "pyramid" else _inversion

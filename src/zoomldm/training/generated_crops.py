@@ -108,7 +108,6 @@ class GeneratedCrops:
             hint,
             codec_loss("avif", quality),
         )
-        noise = rng.standard_normal(tuple(hint.shape), np.float32)
-        epsilon = torch.from_numpy(noise).to(device)
-        planes = make_planes(model.unet, self.vae, known, epsilon, self.times)
+        noise = torch.from_numpy(rng.standard_normal(tuple(hint.shape), np.float32)).to(device)
+        planes = make_planes(model.unet, self.vae, known, noise, self.times)
         return to_pixels(planes_image(planes))
