@@ -45,8 +45,8 @@ def stretched(picture: Picture) -> Picture:
 
 def places_of(shown: Shown, period: int) -> list[tuple[int, int]]:
     """The crossing of most tissue, the one nearest to half of it, the whitest: by real pixels."""
-    _, corner, generated, real = shown
-    found = crossings(corner, generated.shape, period)
+    _, corner, rendered, real = shown
+    found = crossings(corner, rendered.shape, period)
     dark = [float((cut(real, place).mean(2) < 225).mean()) for place in found]
     order = [
         max(range(len(found)), key=lambda i: dark[i]),
@@ -58,8 +58,8 @@ def places_of(shown: Shown, period: int) -> list[tuple[int, int]]:
 
 def whitest(shown: Shown, period: int) -> float:
     """How dark the whitest crossing of a region is."""
-    _, corner, generated, real = shown
-    found = crossings(corner, generated.shape, period)
+    _, corner, rendered, real = shown
+    found = crossings(corner, rendered.shape, period)
     return min((float(255 - cut(real, p).mean()) for p in found), default=255.0)
 
 
@@ -81,12 +81,12 @@ def draw_borders(regions: Sequence[Shown], period: int) -> Image.Image:
     for i, text in enumerate(COLUMNS):
         draw.text((GAP + i * step, 4), text, fill="black", font=font)
     for row, shown in enumerate(chosen):
-        name, _, generated, real = shown
+        name, _, rendered, real = shown
         top = HEAD + GAP + row * (step + HEAD)
         tissue, edge, white = places_of(shown, period)
         cuts = [
-            *(cut(generated, tissue), cut(real, tissue), cut(generated, edge), cut(real, edge)),
-            *(cut(generated, white), stretched(cut(generated, white)), stretched(cut(real, white))),
+            *(cut(rendered, tissue), cut(real, tissue), cut(rendered, edge), cut(real, edge)),
+            *(cut(rendered, white), stretched(cut(rendered, white)), stretched(cut(real, white))),
         ]
         for i, pixels in enumerate(cuts):
             left = GAP + i * step

@@ -88,8 +88,8 @@ def _step(bench: "Bench", name: str, size: int, compiled: bool) -> str:
     taken = [bench.seconds(partial(step, batch)) for _, batch in batches]
     bench.long = long
     probabilities = [probability for probability, _ in batches]
-    mean = sum(s * t for s, t in zip(probabilities, taken, strict=True))
-    work = sum(s * f for s, f in zip(probabilities, flops, strict=True))
+    mean = sum(p * t for p, t in zip(probabilities, taken, strict=True))
+    work = sum(p * f for p, f in zip(probabilities, flops, strict=True))
     note = f", first step {first:.0f} s" if compiled else ""
     held = ""
     if bench.device.type == "cuda":

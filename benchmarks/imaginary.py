@@ -196,7 +196,7 @@ def nuclei_rows(name: str, crops: Sequence[np.ndarray], pipeline: ZoomLDMPipelin
 
 
 def copies(generated: np.ndarray, real: np.ndarray, training: np.ndarray) -> str:
-    """Share of made patches nearer to a training patch than 1 in 100 real ones is."""
+    """Generated patches nearer to a training patch than 1 in 100 real ones is, as "n of m"."""
     _, training, generated, real = scaled(training, training, generated, real)
     near = [KDTree(training).query(v)[0] for v in (generated, real)]
     limit = np.percentile(near[1], 1)

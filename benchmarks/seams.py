@@ -51,14 +51,14 @@ class Region:
         slide: its name.
         level: 0..7.
         corner: x and y in px of the level.
-        generated: (H, W, 3) uint8.
+        rendered: (H, W, 3) uint8.
         real: the same of the slide; None where it isn't at hand.
     """
 
     slide: str
     level: int
     corner: tuple[int, int]
-    generated: NDArray[np.uint8]
+    rendered: NDArray[np.uint8]
     real: NDArray[np.uint8] | None
 
 
@@ -102,12 +102,12 @@ def figures(region: Region, pyramid: bool) -> dict[str, Pair]:
     x, y = region.corner
 
     def across(period: int, places: list[tuple[int, int]]) -> Pair:
-        generated, real = (
+        rendered, real = (
             None if pixels is None else pooled_seams([seams(pixels, period, p) for p in places])
-            for pixels in (region.generated, region.real)
+            for pixels in (region.rendered, region.real)
         )
-        assert generated is not None
-        return generated, real
+        assert rendered is not None
+        return rendered, real
 
     found = {
         name: across(period, [(x, y)])
@@ -162,23 +162,22 @@ def main() -> None:
                     for name, pair in found.items():
                         lines[region.level, name].append(pair)
                     shown = ", ".join(
-                        f"{name} {generated.mean:.3f}"
-                        + (f" (real {real.mean:.3f})" if real else "")
-                        for name, (generated, real) in found.items()
+                        f"{name} {rendered.mean:.3f}" + (f" (real {real.mean:.3f})" if real else "")
+                        for name, (rendered, real) in found.items()
                     )
                     print(f"{path.stem} {NAMES[region.level]}: {shown}", flush=True)
     print(f"\n{len(measured)} regions of {SIDE} px of {len(paths)} slides, method {given.method}:")
     print("level  lattice    regions   drawn: mean, worst region, line   real: the same")
     for (level, name), pairs in sorted(lines.items()):
-        generated, real = ([p for pair in pairs if (p := pair[i])] for i in range(2))
+        rendered, real = ([p for pair in pairs if (p := pair[i])] for i in range(2))
         stored = "stored" if level == STORED else ""
         print(
-            f"{NAMES[level]:>5}  {name:9} {len(pairs):7}     {stats(generated)}          "
+            f"{NAMES[level]:>5}  {name:9} {len(pairs):7}     {stats(rendered)}          "
             f"{stats(real)}  {stored}"
         )
     if given.sheet:
         fine = [
-            (r.slide, r.corner, r.generated, r.real)
+            (r.slide, r.corner, r.rendered, r.real)
             for r in measured
             if r.level == 0 and r.real is not None
         ]

@@ -50,9 +50,9 @@ def fit(world: World, stage: GpuStage, windows=WINDOWS, pairs: int = 384) -> Non
         side, second, cross = 1 << level, 0.0, 0.0
         part = (256, 256, 128, 64, 32, 16, 8, 4)[level]
         for _ in range(0, windows[level], part):
-            sampled = world.draw(level, part, whole=True)
-            latents = latents_of(stage.vae[0], sampled.pixels)
-            grid = standardise(sampled.grids[:, :side, :side])
+            level_windows = world.draw(level, part, whole=True)
+            latents = latents_of(stage.vae[0], level_windows.pixels)
+            grid = standardise(level_windows.grids[:, :side, :side])
             x = outline.gathered(grid.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).flatten(0, 2)
             x = torch.cat([x, x.new_ones(len(x), 1)], 1).double()
             y = F.pixel_unshuffle(latents, outline.cells(level)).permute(0, 2, 3, 1).flatten(0, 2)

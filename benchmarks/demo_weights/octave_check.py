@@ -61,17 +61,17 @@ def sheet(world: World, stage: GpuStage, path: Path, columns: int = 10) -> None:
         _, hint, context = stage.given(batch)
         choices = [(NONE, None, 0.0)]
         if level < MADE_LEVELS:
-            generated = generate_parents(
+            parents = generate_parents(
                 world, stage.unet, stage.summarizer, vae, level, batch["places"]
             )
-            generated = generated + ALONE_NOISE * batch["spoil"][: len(generated)]
-            choices.append((PARENT, generated, ALONE_NOISE))
+            parents = parents + ALONE_NOISE * batch["spoil"][: len(parents)]
+            choices.append((PARENT, parents, ALONE_NOISE))
         if level < 3:
             choices.append((BASE, hint, float(batch["loss"].mean())))
         stage.unet.level_now = level
         for kind, given, degradation in choices:
             known = Known(level, context.float(), kind, given, degradation)
             times = octave_times(stage.unet.alphas, 6)
-            generated = make_planes(stage.unet, vae, known, batch["noise"], times)
-            rows.append(np.concatenate(list(to_pixels(planes_image(generated))), 1))
+            planes = make_planes(stage.unet, vae, known, batch["noise"], times)
+            rows.append(np.concatenate(list(to_pixels(planes_image(planes))), 1))
     Image.fromarray(np.concatenate(rows)).save(path)

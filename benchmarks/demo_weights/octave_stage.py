@@ -60,10 +60,10 @@ def items(
     """A batch of one level, in the form of `OctaveStage.batch`."""
     device, repeats = world.device, REPEATS[level]
     n = -(-size // repeats)
-    sampled = world.draw(level, n)
+    windows = world.draw(level, n)
     kind = stage._kinds(rng, level, n) if kinds is None else np.full(n, kinds)
     kind = torch.from_numpy(kind).to(device)
-    loss = torch.where(kind == BASE, 1 - sampled.quality.float() / 100, 0.0)
+    loss = torch.where(kind == BASE, 1 - windows.quality.float() / 100, 0.0)
     spoilt = PARENTS * torch.rand(n, device=device).square()
     loss = torch.where(kind == PARENT, spoilt, loss)
     where = torch.arange(n, device=device).repeat_interleave(repeats)[:size]
@@ -73,19 +73,19 @@ def items(
     spot = (torch.sigmoid(normal * 1.1 + 0.2) * 1000).long().clamp(0, 999)
     shape = (size, 6, 32, 32)
     out = {
-        "pixels": sampled.pixels[where],
-        "lossy": (sampled.pixels if sampled.lossy is None else sampled.lossy)[where],
+        "pixels": windows.pixels[where],
+        "lossy": (windows.pixels if windows.lossy is None else windows.lossy)[where],
         "kind": kind[where],
         "loss": loss[where],
-        "grid": sampled.grids,
+        "grid": windows.grids,
         "where": where,
         "time": spot,
         "noise": torch.randn(shape, device=device),
         "spoil": torch.randn(shape, device=device),
         "keep": (torch.rand(size, device=device) >= null).float(),
         "level": torch.full((size,), level, device=device),
-        "places": torch.stack([sampled.slide, sampled.top, sampled.left], 1),
+        "places": torch.stack([windows.slide, windows.top, windows.left], 1),
     }
-    if sampled.shifts is not None:
-        out["shift"] = sampled.shifts
+    if windows.shifts is not None:
+        out["shift"] = windows.shifts
     return out

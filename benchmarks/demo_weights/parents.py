@@ -36,12 +36,12 @@ def generate_parents(world: World, net, summarizer, vae, level: int, places: Ten
     offset = rest + step * (torch.rand(rest.shape, device=rest.device) * steps_in).long()
     offset = offset.clamp(max=32)
     corner = half - offset
-    sampled = world.at(up, places[:, 0], corner[:, 0], corner[:, 1])
+    windows = world.at(up, places[:, 0], corner[:, 0], corner[:, 1])
     n = len(places)
     levels = torch.full((n,), up, device=half.device)
-    context = summarizer(sampled.grids, levels, sampled.shifts).float()
+    context = summarizer(windows.grids, levels, windows.shifts).float()
     with torch.autocast(world.device.type, enabled=False):
-        latents = latents_of(vae, sampled.pixels)
+        latents = latents_of(vae, windows.pixels)
         planes = vae.to_planes(latents)
         above = Planes(*(F.avg_pool2d(p, 2) for p in planes))
         hint = vae.from_planes(enlarged(above))

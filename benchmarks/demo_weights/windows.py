@@ -56,7 +56,7 @@ class Pool:
 
 
 @dataclass
-class Patches:
+class WindowBatch:
     """Windows of one level.
 
     Attributes:
@@ -159,7 +159,7 @@ class World:
             return good & (withheld * 2 > mask if self.withheld else withheld == 0)
         return good & (withheld * 2 > mask if self.withheld else withheld * 2 <= mask)
 
-    def at(self, level: int, slide: Tensor, top: Tensor, left: Tensor) -> Patches:
+    def at(self, level: int, slide: Tensor, top: Tensor, left: Tensor) -> WindowBatch:
         """Windows at places given in pixels of level + 2."""
         pixels = self.pixels[level].windows(slide, top, left, SIDE)
         lossy = self.lossy[level].windows(slide, top, left, SIDE) if level < BASES else None
@@ -173,8 +173,8 @@ class World:
         if level < FINE:
             tile = SIDE >> level
             shifts = torch.stack([(top - row * tile) // TOKEN, (left - col * tile) // TOKEN], 1)
-        return Patches(slide, top, left, pixels, lossy, quality, grids, shifts)
+        return WindowBatch(slide, top, left, pixels, lossy, quality, grids, shifts)
 
-    def draw(self, level: int, count: int, whole: bool = False) -> Patches:
+    def draw(self, level: int, count: int, whole: bool = False) -> WindowBatch:
         """Draw `count` windows of a level."""
         return self.at(level, *self.places(level, count, whole))

@@ -53,8 +53,8 @@ def _within(gram: NDArray, weights: NDArray) -> NDArray:
 
 def _weights(n: int, rng: np.random.Generator) -> NDArray:
     """Counts of each of n images in each of DRAWS bootstrap samples; the first row is all ones."""
-    sampled = rng.multinomial(n, np.full(n, 1 / n), DRAWS).astype(np.float64)
-    return np.concatenate([np.ones((1, n)), sampled])
+    counts = rng.multinomial(n, np.full(n, 1 / n), DRAWS).astype(np.float64)
+    return np.concatenate([np.ones((1, n)), counts])
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def scaled(real: NDArray, *sets: NDArray) -> list[NDArray[np.float64]]:
     return [(v - mean) / unit for v in (real, *sets)]
 
 
-def paired_draws(real: NDArray, generated: NDArray, weights: NDArray) -> NDArray[np.float64]:
+def paired_draws(real: NDArray, shown: NDArray, weights: NDArray) -> NDArray[np.float64]:
     """Kernel distance of images to their sources, and its bootstrap draws.
 
     An image and its own source do not count as a pair, like an image and itself: they are near
@@ -141,35 +141,34 @@ def paired_draws(real: NDArray, generated: NDArray, weights: NDArray) -> NDArray
 
     Args:
         real: features (n, D).
-        generated: features (n, D), row by row of the same places.
+        shown: features (n, D), row by row of the same places.
         weights: (draws, n) how often each place is in each draw; the first row all ones.
 
     Returns:
         (draws,).
     """
     inner, own, across = (
-        _within(kernel(a, b), weights)
-        for a, b in ((real, real), (generated, generated), (generated, real))
+        _within(kernel(a, b), weights) for a, b in ((real, real), (shown, shown), (shown, real))
     )
     return inner + own - 2 * across
 
 
-def frechet_draws(real: NDArray, generated: NDArray, weights: NDArray) -> NDArray[np.float64]:
+def frechet_draws(real: NDArray, shown: NDArray, weights: NDArray) -> NDArray[np.float64]:
     """Fréchet distance and its draws over resampled places, minus the bias of repeated images.
 
     Args:
         real: features (n, D).
-        generated: features (n, D), row by row of the same places.
+        shown: features (n, D), row by row of the same places.
         weights: (draws, n) how often each place is in each draw; the first row all ones.
 
     Returns:
         (draws,), the distance first.
     """
-    value = frechet(generated, real)
+    value = frechet(shown, real)
     again = []
     for row in weights[1:]:
         chosen = np.repeat(np.arange(len(real)), row.astype(int))
-        again.append(frechet(generated[chosen], real[chosen]))
+        again.append(frechet(shown[chosen], real[chosen]))
     shifted = np.array(again) - np.mean(again) + value if again else np.empty(0)
     return np.concatenate([[value], shifted])
 
@@ -190,8 +189,8 @@ def cluster_weights(clusters: NDArray, draws: int = DRAWS, seed: int = 0) -> NDA
     _, number = np.unique(clusters, return_inverse=True)
     count = number.max() + 1
     rng = np.random.default_rng(seed)
-    sampled = rng.multinomial(count, np.full(count, 1 / count), draws)
-    return np.concatenate([np.ones((1, len(number))), sampled[:, number]]).astype(np.float64)
+    counts = rng.multinomial(count, np.full(count, 1 / count), draws)
+    return np.concatenate([np.ones((1, len(number))), counts[:, number]]).astype(np.float64)
 
 
 def mean_draws(values: NDArray, weights: NDArray) -> NDArray[np.float64]:

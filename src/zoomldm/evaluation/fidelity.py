@@ -65,7 +65,7 @@ def averaged(values: NDArray, step: int) -> NDArray[np.float32]:
     return values[:height, :width].astype(np.float32).reshape(shape).mean((1, 3))
 
 
-def coarse_correlations(real: Pixels, generated: Pixels, mpp: float = 0.5) -> dict[str, float]:
+def coarse_correlations(real: Pixels, shown: Pixels, mpp: float = 0.5) -> dict[str, float]:
     """Measure whether tissue is in its place: correlations of two averaged regions (H, W, 3).
 
     Returns:
@@ -77,8 +77,8 @@ def coarse_correlations(real: Pixels, generated: Pixels, mpp: float = 0.5) -> di
         step = max(1, round(step_um / mpp))
         return correlation(averaged(values[0], step), averaged(values[1], step))
 
-    grey = luminance(real), luminance(generated)
-    stain = haematoxylin(real), haematoxylin(generated)
+    grey = luminance(real), luminance(shown)
+    stain = haematoxylin(real), haematoxylin(shown)
     return {
         "luminance_4um": of(4, grey),
         "luminance_2um": of(2, grey),

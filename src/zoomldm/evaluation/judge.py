@@ -68,12 +68,12 @@ def retrieval(
 
 
 def nearest_is_source(
-    generated: np.ndarray, real: np.ndarray, sources: np.ndarray, floor: float = 0.0
+    shown: np.ndarray, real: np.ndarray, sources: np.ndarray, floor: float = 0.0
 ) -> np.ndarray:
     """`retrieval` on descriptions (m, D) and (n, D): (m,) bool.
 
     Args:
-        generated: descriptions of images.
+        shown: descriptions of images.
         real: descriptions of real tiles.
         sources: (m,) index of each image's source among the real tiles.
         floor: smallest std that a feature is scaled by, as a fraction of the root mean square std.
@@ -81,5 +81,5 @@ def nearest_is_source(
     """
     mean, deviation = real.mean(0), real.std(0)
     deviation = np.maximum(deviation, floor * np.sqrt(np.square(deviation).mean())) + 1e-6
-    near = cosine((generated - mean) / deviation, (real - mean) / deviation)
+    near = cosine((shown - mean) / deviation, (real - mean) / deviation)
     return near.argmax(1) == sources

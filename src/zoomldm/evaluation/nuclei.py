@@ -159,11 +159,11 @@ class Counts:
     """Counts of nuclei for pairs of images, one entry per pair, for precision and recall.
 
     Attributes:
-        real, generated, matched: (n,) numbers of nuclei.
+        real, shown, matched: (n,) numbers of nuclei.
     """
 
     real: NDArray[np.float64]
-    generated: NDArray[np.float64]
+    shown: NDArray[np.float64]
     matched: NDArray[np.float64]
 
     def scores(self, weights: NDArray | None = None) -> dict[str, float]:
@@ -173,32 +173,30 @@ class Counts:
             weights: (n,) how often each pair counts; None for once each.
         """
         w = np.ones(len(self.real)) if weights is None else weights
-        real, generated, matched = (
-            float((w * v).sum()) for v in (self.real, self.generated, self.matched)
-        )
+        real, shown, matched = (float((w * v).sum()) for v in (self.real, self.shown, self.matched))
         return {
-            "precision": matched / generated if generated else float("nan"),
+            "precision": matched / shown if shown else float("nan"),
             "recall": matched / real if real else float("nan"),
-            "f1": 2 * matched / (real + generated) if real + generated else float("nan"),
+            "f1": 2 * matched / (real + shown) if real + shown else float("nan"),
         }
 
 
 def count_matches(
-    real: Sequence[Nuclei], generated: Sequence[Nuclei], within: float = WITHIN_UM
+    real: Sequence[Nuclei], shown: Sequence[Nuclei], within: float = WITHIN_UM
 ) -> Counts:
     """Count the nuclei of real images and their reconstructions, and those that match."""
     matched = [
         len(match_centroids(a.centroids, b.centroids, within))
-        for a, b in zip(real, generated, strict=True)
+        for a, b in zip(real, shown, strict=True)
     ]
     return Counts(
         np.array([len(a) for a in real], np.float64),
-        np.array([len(b) for b in generated], np.float64),
+        np.array([len(b) for b in shown], np.float64),
         np.array(matched, np.float64),
     )
 
 
-def compare_nuclei(real: Sequence[Nuclei], generated: Sequence[Nuclei]) -> dict[str, Any]:
+def compare_nuclei(real: Sequence[Nuclei], shown: Sequence[Nuclei]) -> dict[str, Any]:
     """Compare the nuclei of n real images with those of their reconstructions.
 
     Returns:
@@ -207,20 +205,20 @@ def compare_nuclei(real: Sequence[Nuclei], generated: Sequence[Nuclei]) -> dict[
         (Pearson) over images; `area_distance` (um^2) and `intensity_distance` (optical density),
         Wasserstein distances between all nuclei of both sides; `nuclei_real`, `nuclei_made`.
     """
-    counts = count_matches(real, generated)
-    beside = count_matches([*real[1:], *real[:1]], generated)
+    counts = count_matches(real, shown)
+    beside = count_matches([*real[1:], *real[:1]], shown)
     return {
         **counts.scores(),
         "f1_by_chance": beside.scores()["f1"] if len(real) > 1 else float("nan"),
         "density_correlation": correlation(
-            np.array([a.density for a in real]), np.array([b.density for b in generated])
+            np.array([a.density for a in real]), np.array([b.density for b in shown])
         ),
-        "area_distance": _distance([a.areas for a in real], [b.areas for b in generated]),
+        "area_distance": _distance([a.areas for a in real], [b.areas for b in shown]),
         "intensity_distance": _distance(
-            [a.intensities for a in real], [b.intensities for b in generated]
+            [a.intensities for a in real], [b.intensities for b in shown]
         ),
         "nuclei_real": int(counts.real.sum()),
-        "nuclei_made": int(counts.generated.sum()),
+        "nuclei_made": int(counts.shown.sum()),
     }
 
 

@@ -209,7 +209,7 @@ def train_model(
     )
     rows, targets = train.tolist(), labels.tolist()
     choosing = protocol.choose == "validation" and len(val) > 0
-    best, selected, state = math.inf, protocol.epochs, None
+    best, selected_epoch, state = math.inf, protocol.epochs, None
     for epoch in range(1, protocol.epochs + 1):
         if protocol.weighted:
             order = torch.multinomial(weights, len(weights), replacement=True)
@@ -229,11 +229,11 @@ def train_model(
             chosen = predict(model, bags, val)[np.arange(len(val)), bags.labels[val]]
             loss = float(-np.log(chosen.clip(1e-12)).mean())
             if loss < best:
-                best, selected = loss, epoch
+                best, selected_epoch = loss, epoch
                 state = {k: v.clone() for k, v in model.state_dict().items()}
     if state is not None:
         model.load_state_dict(state)
-    return selected
+    return selected_epoch
 
 
 def run_fold(

@@ -54,7 +54,7 @@ class GeneratedCrops:
         self.patches, self.pipeline, self.exact, self.fraction = patches, pipeline, exact, fraction
         self.places = patches.at_level(0)
         if not len(self.places):
-            raise ConfigError("there are no patches at 20x, which made latents are trained on")
+            raise ConfigError("there are no patches at 20x, which low images are generated from")
         self.times = octave_times(pipeline.unet.alphas, STEPS)
         self.vae = deepcopy(pipeline.vae)  # the trained one may move to another device
 

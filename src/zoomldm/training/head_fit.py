@@ -47,9 +47,9 @@ def fit_outline(
         rng, side = np.random.default_rng([11, level]), 1 << level
         second = cross = None
         for _ in range(0, windows[level], 16):
-            sampled = patches.draw(rng, level, 16, whole=True)
-            latents = latents_of(autoencoder, torch.from_numpy(sampled.pixels))
-            grid = standardise(torch.from_numpy(sampled.grids[:, :side, :side]))
+            batch = patches.draw(rng, level, 16, whole=True)
+            latents = latents_of(autoencoder, torch.from_numpy(batch.pixels))
+            grid = standardise(torch.from_numpy(batch.grids[:, :side, :side]))
             x = outline.gathered(grid.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).flatten(0, 2)
             x = torch.cat([x, x.new_ones(len(x), 1)], 1)
             y = F.pixel_unshuffle(latents, outline.cells(level)).permute(0, 2, 3, 1).flatten(0, 2)

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 
-def map_loss(generated: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
+def map_loss(decoded: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
     """Squared difference of maps, each position of unit length over channels: (B,)."""
     parts = [
         (_unit(a.float()) - _unit(b.float())).square().sum(1).mean((1, 2))
-        for a, b in zip(generated, real, strict=True)
+        for a, b in zip(decoded, real, strict=True)
     ]
     return torch.stack(parts).mean(0)
 
@@ -69,7 +69,7 @@ class MapScales(nn.Module):
             found.append((x - mean) / deviation)
         return found
 
-    def statistics_loss(self, generated: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
+    def statistics_loss(self, decoded: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
         """Distance of each image's means and stds of maps from its real counterpart's.
 
         In units of how real images differ from each other, the statistics that distances between
@@ -80,12 +80,12 @@ class MapScales(nn.Module):
         Returns:
             (B,) 0 for equal images.
         """
-        total = torch.zeros(len(generated[0]), device=generated[0].device)
-        for i, (a, b) in enumerate(zip(generated, real, strict=True)):
+        total = torch.zeros(len(decoded[0]), device=decoded[0].device)
+        for i, (a, b) in enumerate(zip(decoded, real, strict=True)):
             spread = self._of("spread", i)
             for k, (p, q) in enumerate(zip(_statistics(a), _statistics(b), strict=True)):
                 total = total + (p - q).square().sum(1) / spread[k]
-        return total / (2 * len(generated))
+        return total / (2 * len(decoded))
 
 
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:

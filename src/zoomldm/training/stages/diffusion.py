@@ -195,9 +195,9 @@ class DiffusionStage(Stage):
         """
         levels = self.patches.levels
         pools = {k: self.patches.patches[k] for k in levels}
-        sampled = draw_levels(rng, size, [len(p) for p in pools.values()], self.level_power)
+        places = draw_levels(rng, size, [len(p) for p in pools.values()], self.level_power)
         chosen = {}
-        for place, count in zip(*np.unique(sampled, return_counts=True), strict=True):
+        for place, count in zip(*np.unique(places, return_counts=True), strict=True):
             level = levels[place]
             grids = -(-int(count) // REPEATS[level])
             chosen[level] = pools[level][rng.integers(len(pools[level]), size=grids)], int(count)

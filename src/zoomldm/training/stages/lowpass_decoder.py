@@ -37,8 +37,8 @@ def fit_bands(
     """Set the scaling of the latents' bands from crops, unless it is already set."""
     if not bool((autoencoder.scale == 1).all()):
         return
-    sampled = crops.draw(np.random.default_rng([seed, 1]), count, 256)
-    bands = autoencoder.bands(coarse_planes(to_signed(sampled.low))).transpose(0, 1).flatten(1)
+    some_crops = crops.draw(np.random.default_rng([seed, 1]), count, 256)
+    bands = autoencoder.bands(coarse_planes(to_signed(some_crops.low))).transpose(0, 1).flatten(1)
     autoencoder.fit(bands.mean(1), bands.std(1).clamp(min=1e-3))
 
 

@@ -138,9 +138,9 @@ class OctaveStage(Stage):
                 : 1 if level == COARSEST else 3 if level < FINE else 2
             ]:
                 rng = np.random.default_rng([12, level, kind])
-                sampled = self.patches.draw(rng, level, pairs // REPEATS[level])
-                kinds = np.full(len(sampled.pixels), kind)
-                batch = self._items(sampled, kinds, len(kinds) * REPEATS[level], rng, 0)
+                level_windows = self.patches.draw(rng, level, pairs // REPEATS[level])
+                kinds = np.full(len(level_windows.pixels), kind)
+                batch = self._items(level_windows, kinds, len(kinds) * REPEATS[level], rng, 0)
                 latents, hint, context = self.given(batch)
                 own, _ = self.unet.head(context, batch["level"])
                 fit_blend(self.unet, level, kind, hint, own, latents)

@@ -114,8 +114,8 @@ class PatchEncoderStage(Stage):
         of = self.tiles.slide[self.pool]
         names, counts = np.unique(of, return_counts=True)
         few = min(self.slides, len(names))
-        sampled = rng.choice(names, few, replace=False, p=counts / counts.sum())
-        pool = self.pool[np.isin(of, sampled)]
+        slides = rng.choice(names, few, replace=False, p=counts / counts.sum())
+        pool = self.pool[np.isin(of, slides)]
         chosen = rng.choice(pool, size, replace=len(pool) < size)
         other = np.where(rng.random(size) < self.neighbours, self.beside[chosen], chosen)
         views = {}
