@@ -21,7 +21,7 @@ from steps import Patches, Scores
 from torch import Tensor
 
 from zoomldm.diffusion.multistep import spread_times
-from zoomldm.generation.bands import CUTS, GAIN, recombined
+from zoomldm.generation.bands import GAIN, cuts_under, recombined
 from zoomldm.generation.octaves import LAST, NEAREST
 from zoomldm.pipeline import load_pipeline
 
@@ -54,14 +54,16 @@ def main() -> None:
     patches = Patches(given.slide, given.archive, pipeline, given.tiles)
     vae, alphas = pipeline.vae, pipeline.unet.alphas
 
+    usual = cuts_under(patches.loss)
+
     def sample(solver: str, steps: int) -> tuple[Tensor, Tensor]:
         return patches.sample(spread_times(alphas, steps, LAST, NEAREST), solver)
 
     def both(
-        pair: tuple[Tensor, Tensor], cuts: tuple[float, float] = CUTS, gain: float = GAIN
+        pair: tuple[Tensor, Tensor], cuts: tuple[float, float] | None = None, gain: float = GAIN
     ) -> Tensor:
         expected, sampled = (vae.to_planes(latents) for latents in pair)
-        return vae.from_planes(recombined(expected, sampled, cuts, gain))
+        return vae.from_planes(recombined(expected, sampled, cuts or usual, gain))
 
     print(f"{len(patches.real)} tiles of {given.slide.stem}, quality as stored\n")
     pair = sample("ddim", 4)
@@ -85,12 +87,12 @@ def main() -> None:
     scores.show("DDIM, recombined", 4, both(pair))
     if not given.full:
         return
-    for cuts in ((0.35, 0.35), (0.5, 0.35), (0.5, 0.5), (0.65, 0.35)):
+    for cuts in ((0.25, 0.25), (0.35, 0.35), (0.5, 0.35), (0.5, 0.5), (0.65, 0.35)):
         scores.show(f"DDIM, cuts {cuts[0]}, {cuts[1]}, gain 1", 4, both(pair, cuts, 1.0))
     for solver, steps in SOLVERS:
         pair = sample(solver, steps)
         for gain in (1.0, 1.15, 1.3, 1.4):
-            scores.show(f"{solver}, gain {gain}", steps, both(pair, CUTS, gain))
+            scores.show(f"{solver}, gain {gain}", steps, both(pair, usual, gain))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F
 
-from zoomldm.generation.bands import GAIN, recombined
+from zoomldm.generation.bands import CUTS, GAIN, POOR_CUT, cuts_under, recombined
 from zoomldm.networks.lowpass import Planes
 
 
@@ -48,3 +48,10 @@ def test_means_are_the_expected_images() -> None:
         torch.testing.assert_close(
             F.avg_pool2d(found, n), F.avg_pool2d(wanted, n), atol=0.01, rtol=0
         )
+
+
+def test_the_cut_falls_with_what_the_codec_lost() -> None:
+    assert cuts_under(0.0) == cuts_under(0.65) == CUTS
+    assert cuts_under(0.9) == (POOR_CUT, CUTS[1])
+    cuts = [cuts_under(1 - quality / 100)[0] for quality in range(20, 60)]
+    assert cuts == sorted(cuts)

@@ -7,7 +7,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 
 from zoomldm.errors import ConfigError, PipelineError
-from zoomldm.generation.bands import recombined
+from zoomldm.generation.bands import cuts_under, recombined
 from zoomldm.generation.octaves import (
     Known,
     codec_loss,
@@ -87,12 +87,13 @@ def test_solvers_are_those_of_diffusers(unet: OctaveDenoiser, kind: int) -> None
 def test_planes_are_recombined_under_a_base_layer_alone(unet: OctaveDenoiser, kind: int) -> None:
     torch.nn.init.normal_(unet.unet.conv_out.weight, std=0.05)
     vae = LowPassAutoencoder(widths=(16, 16, 16), depths=(1, 1, 1))
-    known = Known(0, torch.randn(2, 64, 32), kind, torch.randn(2, 6, 32, 32) if kind else None)
+    hint = torch.randn(2, 6, 32, 32) if kind else None
+    known = Known(0, torch.randn(2, 64, 32), kind, hint, 0.7 if kind == BASE else 0.0)
     noise, times = torch.randn(2, 6, 32, 32), octave_times(unet.alphas, 3)
     wanted = vae.to_planes(make_latents(unet, known, noise, times))
     if kind == BASE:
         first = vae.to_planes(make_latents(unet, known, noise, times[:1]))
-        wanted = recombined(first, wanted)
+        wanted = recombined(first, wanted, cuts_under(0.7))
     for found, plane in zip(make_planes(unet, vae, known, noise, times), wanted, strict=True):
         torch.testing.assert_close(found, plane)
 

@@ -14,6 +14,8 @@ from zoomldm.networks.lowpass import Planes, dct
 CUTS = (0.5, 0.35)  # of luminance (16 px of the level) and chroma (46 px), over Nyquist's frequency
 WIDTH = 0.06  # of the transition, likewise
 GAIN = 1.15  # of what sampling adds to the expected image
+GOOD, POOR = 0.65, 0.76  # losses of a base layer's codec between which luminance's cut falls ...
+POOR_CUT = 0.35  # ... to this one
 
 
 def recombined(
@@ -44,6 +46,20 @@ def recombined(
         a + _above(b - a, cut, gain) for a, b, cut in zip(expected, sampled, cuts, strict=True)
     ]
     return Planes(*planes)
+
+
+def cuts_under(loss: float) -> tuple[float, float]:
+    """Cuts under a base layer: lower where its codec kept less of the middle bands.
+
+    Args:
+        loss: see `zoomldm.generation.octaves.codec_loss`, 0 to 1.
+
+    Examples:
+        >>> cuts_under(1 - 43 / 100), cuts_under(1 - 24 / 100)  # AVIF of 45 to 1, and of 78 to 1
+        ((0.5, 0.35), (0.35, 0.35))
+    """
+    poor = min(max((loss - GOOD) / (POOR - GOOD), 0.0), 1.0)
+    return CUTS[0] - poor * (CUTS[0] - POOR_CUT), CUTS[1]
 
 
 def _above(plane: Tensor, cut: float, gain: float) -> Tensor:

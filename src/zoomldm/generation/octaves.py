@@ -7,7 +7,7 @@ from torch import Tensor
 
 from zoomldm.diffusion.multistep import Multistep, spread_times
 from zoomldm.errors import ConfigError, PipelineError
-from zoomldm.generation.bands import recombined
+from zoomldm.generation.bands import cuts_under, recombined
 from zoomldm.networks.lowpass import LowPassAutoencoder, Planes, enlarged, pooled
 from zoomldm.networks.octave_denoiser import BASE, NONE, PARENT, OctaveDenoiser
 from zoomldm.networks.precision import full_precision
@@ -151,7 +151,8 @@ def make_planes(
     with full_precision(noise.device):
         planes = vae.to_planes(sampled.float())
         if known.kind == BASE:
-            planes = recombined(vae.to_planes(expected.float()), planes)
+            cuts = cuts_under(known.degradation)
+            planes = recombined(vae.to_planes(expected.float()), planes, cuts)
     return planes
 
 
