@@ -10,14 +10,12 @@ ones, with the default cuts and gain, and with others (`--full`). Choose on slid
 cases, not on others.
 """
 
-import argparse
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import torch
 from scipy.fft import dctn
-from steps import Patches, Scores
+from steps import Patches, Scores, arguments_of
 from torch import Tensor
 
 from zoomldm.diffusion.multistep import spread_times
@@ -41,14 +39,7 @@ def by_band(planes: Tensor) -> list[float]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("slide", type=Path)
-    parser.add_argument("archive", type=Path)
-    parser.add_argument("--pipeline", default="demo")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--tiles", type=int, default=96)
-    parser.add_argument("--full", action="store_true", help="other cuts, gains and solvers too")
-    given = parser.parse_args()
+    given = arguments_of(__doc__, "other cuts, gains and solvers too").parse_args()
     torch.set_num_threads(1)
     pipeline = load_pipeline(given.pipeline, given.device)
     patches = Patches(given.slide, given.archive, pipeline, given.tiles)

@@ -85,14 +85,14 @@ class Patches:
         mean, variance = head = self.unet.head(context, level, hint, kind)
         alpha, sigma = bars[times[0]].sqrt(), (1 - bars[times[0]]).sqrt()
         x = alpha * mean + (alpha**2 * variance + sigma**2).sqrt() * x
-        first, clean, steps = None, x, Multistep(2 if solver == "2m" else 1)
+        predictions, steps = [], Multistep(2 if solver == "2m" else 1)
         for now, after in zip(times, [*times[1:], None], strict=True):
             alpha, sigma = bars[now].sqrt(), (1 - bars[now]).sqrt()
             v = self.unet(
                 x, torch.full((n,), now, device=device), context, level, hint, kind, loss, head
             )
             clean, eps = alpha * x - sigma * v, sigma * x + alpha * v
-            first = clean if first is None else first
+            predictions.append(clean)
             if after is None:
                 break
             alpha2, sigma2 = bars[after].sqrt(), (1 - bars[after]).sqrt()
@@ -102,8 +102,7 @@ class Patches:
                 sigma_up = eta * (sigma2 / sigma) * (1 - (alpha / alpha2) ** 2).clamp(min=0).sqrt()
                 x = alpha2 * clean + (sigma2**2 - sigma_up**2).clamp(min=0).sqrt() * eps
                 x = x + sigma_up * torch.randn(x.shape, generator=generator).to(device)
-        assert first is not None
-        return first, clean
+        return predictions[0], predictions[-1]
 
 
 class Scores:
@@ -152,15 +151,21 @@ def fine(luma: Tensor) -> np.ndarray:
     return (luma - F.avg_pool2d(luma, 3, 1, 1))[..., 4:-4, 4:-4].cpu().numpy().ravel()
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+def arguments_of(text: str | None, full: str) -> argparse.ArgumentParser:
+    """Arguments of a benchmark on `Patches`, described by the first line of its text."""
+    parser = argparse.ArgumentParser(description=(text or "").split("\n")[0])
     parser.add_argument("slide", type=Path)
     parser.add_argument("archive", type=Path)
     parser.add_argument("--pipeline", default="demo")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--tiles", type=int, default=96)
-    parser.add_argument("--full", action="store_true", help="50 evaluations too")
+    parser.add_argument("--full", action="store_true", help=full)
+    return parser
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = arguments_of(__doc__, "50 evaluations too")
     parser.add_argument("--last", type=int, default=NEAREST, help="timestep, of even log-SNR")
     parser.add_argument("--only", nargs="*", help="rows whose names end so")
     given = parser.parse_args()

@@ -171,7 +171,7 @@ def _first_and_last(
     bars = unet.alphas.to(noise)
     alpha, sigma = bars[times[0]].sqrt(), (1 - bars[times[0]]).sqrt()
     x = alpha * head[0] + (alpha**2 * head[1] + sigma**2).sqrt() * noise
-    first, clean, solver = None, x, Multistep(order=1 if known.kind == BASE else 2)
+    predictions, solver = [], Multistep(order=1 if known.kind == BASE else 2)
     for now, after in zip(times, (*times[1:], None), strict=True):
         time = torch.full((n,), now, device=device)
         v = unet(x, time, known.context, level, known.hint, kind, degradation, head)
@@ -179,15 +179,15 @@ def _first_and_last(
             plain = unet(x, time, null, level, known.hint, kind, degradation, bare)
             v = plain + guidance * (v - plain)
         clean = bars[now].sqrt() * x - (1 - bars[now]).sqrt() * v
-        first = clean if first is None else first
+        predictions.append(clean)
         if after is not None:
             x = solver.step(x, clean, bars[now], bars[after])
-    if not torch.isfinite(clean).all():
+    if not torch.isfinite(predictions[-1]).all():
         raise PipelineError(
             "the denoiser gave numbers that are not finite; its weights are damaged or the "
             "precision is too low (try float32)"
         )
-    return clean if first is None else first, clean
+    return predictions[0], predictions[-1]
 
 
 def smoothed(planes: Planes) -> Planes:

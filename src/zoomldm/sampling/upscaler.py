@@ -30,9 +30,6 @@ class _Given(Latents):
     such a network they are generated without contexts, as for one in ten samples in training.
     """
 
-    def denoised(self, level: int, key: Key) -> bool:
-        return level < self.top
-
     def _contexts(self, level: int, keys: Sequence[Key], hint: Tensor | None = None) -> Tensor:
         network, device = self.pipeline.context_network, self.pipeline.device
         if network is None or hint is None:
