@@ -22,8 +22,8 @@ IMAGINED_NOISE = 0.25  # ... and if the contexts are generated too
 def codec_loss(codec: str, quality: float | None) -> float:
     """The loss of a base layer's codec as the denoiser's input: 0 (lossless) to 1.
 
-    The denoiser was trained on AVIF; other codecs are assumed to be as lossy as AVIF of the same
-    quality.
+    The denoiser was trained on AVIF by libavif 1.4, whose tuning for still images gives qualities
+    a meaning of their own; other codecs are assumed to be as lossy as that of the same quality.
     """
     return 0.0 if quality is None or codec == "png" else 1 - quality / 100
 
