@@ -42,9 +42,9 @@ def main() -> None:
         path = Path(folder) / "slide.zldm"
         sample_slide(path, SlideOptions(seed=given.seed), pipeline=pipeline)
         with open_archive(path) as archive:
-            facts, mask = archive.manifest.generated, archive.mask.copy()
-    assert facts is not None
-    contexts = ImaginedContexts(facts, pipeline, 8)
+            spec, mask = archive.manifest.generated, archive.mask.copy()
+    assert spec is not None
+    contexts = ImaginedContexts(spec, pipeline, 8)
     full = ndimage.uniform_filter(mask.astype(float), 9) * mask
     place = np.unravel_index(int(full.argmax()), full.shape)
     cells: dict[tuple[str, int], list[str]] = {row: [] for row in ROWS}

@@ -103,7 +103,10 @@ def test_decompress_reads_what_lies_under_a_region(bucket, whole, tiny, tmp_path
     bucket.files["b/a.zldm"] = whole
     options = DecompressOptions(level="2.5x", region=(8192, 8192, 2048, 2048), steps=4)
     report = decompress("s3://b/a.zldm", tmp_path / "a.png", options, pipeline=tiny)
-    assert report.facts["archive"] == "a.zldm" and report.facts["patches"]["2.5x"]["generated"]
+    assert (
+        report.provenance["archive"] == "a.zldm"
+        and report.provenance["patches"]["2.5x"]["generated"]
+    )
     assert bucket.sent < len(whole) / 2
 
 

@@ -25,8 +25,10 @@ def test_large_of_a_tile(run, tile: Path, tmp_path: Path) -> None:
         "generated",
     )
     assert Image.open(tmp_path / "a.png").size == (512, 256)
-    facts = json.loads((tmp_path / "a.png.json").read_text())
-    assert facts["pipeline_digest"] == report["pipeline_digest"] and facts["kind"] == "large"
+    provenance = json.loads((tmp_path / "a.png.json").read_text())
+    assert (
+        provenance["pipeline_digest"] == report["pipeline_digest"] and provenance["kind"] == "large"
+    )
 
 
 def test_joint_of_an_archive(run, archive, tmp_path: Path) -> None:

@@ -205,5 +205,5 @@ with zoomldm.open_slide({str(path)!r}, {str(tmp_path / "pipeline")!r},
     np.testing.assert_array_equal(there, full[20:220, 100:400])
     options = DecompressOptions(steps=2, level=0, region=(100, 20, 300, 200))
     report = decompress(path, tmp_path / "out.png", options, pipeline=pipeline)
-    assert report.facts["method"] == "blended"
+    assert report.provenance["method"] == "blended"
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out.png")), there)

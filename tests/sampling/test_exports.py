@@ -34,9 +34,9 @@ def test_samples(tmp_path: Path, pipeline: ZoomLDMPipeline) -> None:
     expected = Sampler(pipeline, QUICK).sample(0, 1, 17, reference.embedding)[0]
     with Image.open(out / "20x-0017.png") as picture:
         assert np.array_equal(np.asarray(picture), expected)
-        facts = json.loads(picture.text["zoomldm"])
-    assert (facts["level"], facts["index"], facts["mpp"]) == ("20x", 17, 0.5)
-    assert facts["reference"] == report["reference"]
+        provenance = json.loads(picture.text["zoomldm"])
+    assert (provenance["level"], provenance["index"], provenance["mpp"]) == ("20x", 17, 0.5)
+    assert provenance["reference"] == report["reference"]
     with Image.open(out / "contact-sheet.png") as sheet:
         assert sheet.width > 18 * 128 and sheet.height > 2 * 128
 

@@ -52,8 +52,8 @@ def test_it_is_an_archive_that_says_what_it_is(slide: Path, octaves: ZoomLDMPipe
     assert not verify_archive(slide)
     with open_archive(slide) as archive:
         assert archive.generated and archive.manifest.version == "3.1"
-        facts = imaginary(archive.manifest)
-        assert facts and (facts["seed"], facts["steps"], facts["like"]) == (0, 2, None)
+        metadata = imaginary(archive.manifest)
+        assert metadata and (metadata["seed"], metadata["steps"], metadata["like"]) == (0, 2, None)
         with pytest.raises(ArchiveError, match="imaginary slide, which has no embeddings"):
             archive.grid(0, 0, 0)
     with RenderedSlide(slide, octaves) as opened:
@@ -171,9 +171,9 @@ def test_contexts_do_not_depend_on_what_was_drawn_before(
     slide: Path, octaves: ZoomLDMPipeline
 ) -> None:
     with open_archive(slide) as archive:
-        facts = archive.manifest.generated
-        assert facts
-    one, two = (ImaginedContexts(facts, octaves, batch) for batch in (1, 1))
+        spec = archive.manifest.generated
+        assert spec
+    one, two = (ImaginedContexts(spec, octaves, batch) for batch in (1, 1))
     keys = [(0, 0), (0, 1), (3, 5)]
     together = one.windows(2, keys)
     for place in (2, 0, 1):
@@ -197,7 +197,7 @@ def test_features_and_exports(slide: Path, octaves: ZoomLDMPipeline, tmp_path: P
     report = decompress(slide, tmp_path / "a.png", options, pipeline=octaves)
     with Image.open(tmp_path / "a.png") as image:
         assert image.size == (128, 128)
-    assert report.facts["levels_real"] == [] and report.facts["imaginary"]["seed"] == 0
+    assert report.provenance["levels_real"] == [] and report.provenance["imaginary"]["seed"] == 0
 
 
 def test_like_an_archive_and_a_label(slide: Path, octaves: ZoomLDMPipeline, tmp_path: Path) -> None:
@@ -210,10 +210,10 @@ def test_like_an_archive_and_a_label(slide: Path, octaves: ZoomLDMPipeline, tmp_
     report = sample_slide(tmp_path / "c.zldm", like, pipeline=octaves)
     assert report.guidance == 4 and report.like and report.like["picture"] == "tile.png"
     with open_archive(report.output) as archive, open_archive(slide) as plain:
-        facts = archive.manifest.generated
-        assert facts and facts.reference
+        spec = archive.manifest.generated
+        assert spec and spec.reference
         np.testing.assert_allclose(
-            facts.reference.embedding, octaves.encode_tiles(tile[None])[0], rtol=1e-6
+            spec.reference.embedding, octaves.encode_tiles(tile[None])[0], rtol=1e-6
         )
         assert archive.base and plain.base
         assert (archive.base.read(0, 0, 70, 16) != plain.base.read(0, 0, 70, 16)).any()

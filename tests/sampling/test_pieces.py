@@ -7,7 +7,7 @@ from zoomldm.sampling import pieces
 from zoomldm.sampling.pieces import resumable_pieces
 
 
-def test_pieces_of_other_facts_or_of_another_way_of_drawing_are_refused(tmp_path, monkeypatch):
+def test_pieces_of_other_provenance_or_of_another_way_of_drawing_are_refused(tmp_path, monkeypatch):
     target = tmp_path / "a.png"
     with pytest.raises(KeyboardInterrupt), resumable_pieces(target, {"seed": 1}) as stored:
         stored.put("x", b"1")

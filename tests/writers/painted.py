@@ -15,7 +15,7 @@ from zoomldm.writers.export import export
 from zoomldm.writers.image import Block, Image, Level
 from zoomldm.writers.writer import Writer
 
-FACTS = {"archive": "a.zldm", "slide": "patient-7.svs", "seed": 3, "archive_digest": "ab" * 32}
+PROVENANCE = {"archive": "a.zldm", "slide": "patient-7.svs", "seed": 3, "archive_digest": "ab" * 32}
 NAMES = ("20x", "10x", "5x", "2.5x", "1.25x")
 
 
@@ -71,14 +71,14 @@ def write(
     source: Painted,
     workers: int = 1,
     seed: int = 3,
-    facts: dict[str, Any] = FACTS,
+    provenance: dict[str, Any] = PROVENANCE,
     **more: Any,
 ) -> Path:
     """Export a painted image."""
     writer.check(target, source.image)
     options = {"seed": seed}
     with export(target, source.image, writer, source, options, workers=workers, **more) as journal:
-        writer.finish(journal.folder, source.image, target, facts)
+        writer.finish(journal.folder, source.image, target, provenance)
     return target
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import openslide
 from openslide.deepzoom import DeepZoomGenerator
-from painted import FACTS, Painted, write
+from painted import PROVENANCE, Painted, write
 from PIL import Image
 
 from zoomldm.writers.deepzoom import DeepZoom
@@ -35,4 +35,4 @@ def test_levels_and_tiles_are_those_of_a_deepzoom_image(tmp_path: Path) -> None:
     with Image.open(tmp_path / "a_files" / "11" / "5_2.jpeg") as tile:
         expected = source.pictures[0][512:700, 1280:1300]
         assert np.abs(np.asarray(tile, int) - expected).mean() < 8
-    assert json.loads((tmp_path / "a_files" / "zoomldm.json").read_text()) == FACTS
+    assert json.loads((tmp_path / "a_files" / "zoomldm.json").read_text()) == PROVENANCE

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import openslide
 import pytest
-from painted import FACTS, Painted, content, write
+from painted import PROVENANCE, Painted, content, write
 
 from zoomldm.errors import ConfigError, TargetError
 from zoomldm.writers.dicom import Dicom
@@ -64,7 +64,7 @@ def test_what_an_instance_says(folder: Path) -> None:
         for data in (ds.SOPInstanceUID, ds.StudyInstanceUID):
             assert pydicom.uid.UID(data).is_valid
     note = json.loads((folder / "zoomldm.json").read_text())
-    assert note == {k: v for k, v in FACTS.items() if k not in ("archive", "slide")}
+    assert note == {k: v for k, v in PROVENANCE.items() if k not in ("archive", "slide")}
 
 
 def test_dciodvfy_finds_no_fault(folder: Path) -> None:

@@ -130,13 +130,13 @@ def test_an_end_after_the_folder_was_moved(tmp_path: Path, name: str, writer: Wr
         patch.setattr("zoomldm.files.shutil.rmtree", lambda *_, **__: None)
         patch.setattr("zoomldm.writers.journal.Journal.close", stop)
         with pytest.raises(KeyboardInterrupt):
-            write(target, writer, source, facts={"seed": 9})
-    write(target, writer, source, facts={"seed": 9})
+            write(target, writer, source, provenance={"seed": 9})
+    write(target, writer, source, provenance={"seed": 9})
     found = content(target)
     assert found != before
     fresh = tmp_path / "fresh"
     fresh.mkdir()
-    assert content(write(fresh / name, writer, source, facts={"seed": 9})) == {
+    assert content(write(fresh / name, writer, source, provenance={"seed": 9})) == {
         key: value for key, value in found.items() if not key.startswith("fresh")
     }
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from painted import FACTS, Painted, write
+from painted import PROVENANCE, Painted, write
 
 from zoomldm.writers.omezarr import OmeZarr
 
@@ -24,7 +24,7 @@ def test_pixels_come_back_as_they_were(path: Path) -> None:
         assert isinstance(array, zarr.Array)
         assert array.metadata.dimension_names == ("c", "y", "x")
         np.testing.assert_array_equal(np.asarray(array[:]).transpose(1, 2, 0), picture)
-    assert group.attrs["zoomldm"] == FACTS
+    assert group.attrs["zoomldm"] == PROVENANCE
 
 
 def test_metadata_is_of_version_0_5(path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import openslide
 import pytest
 import tifffile
-from painted import FACTS, Painted, write
+from painted import PROVENANCE, Painted, write
 
 from zoomldm.slides import open_slide
 from zoomldm.writers.tiff import Flavour, Tiff
@@ -31,7 +31,7 @@ def test_openslide_opens_all_levels(tmp_path: Path, flavour: Flavour) -> None:
         if flavour == "aperio":
             assert slide.properties["openslide.vendor"] == "aperio"
             assert slide.properties["openslide.objective-power"] == "20"
-            assert json.loads(slide.properties["aperio.zoomldm"]) == FACTS
+            assert json.loads(slide.properties["aperio.zoomldm"]) == PROVENANCE
             assert slide.associated_images["thumbnail"].size == SIZES[-1]
     with tifffile.TiffFile(path) as tiff:
         assert tiff.is_bigtiff
@@ -46,7 +46,7 @@ def test_our_own_reader_takes_the_plain_one(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tif", Tiff(), SOURCE)
     assert tuple(open_slide(path).level_sizes) == SIZES
     with tifffile.TiffFile(path) as tiff:
-        assert json.loads(tiff.pages[0].description) == FACTS  # type: ignore[union-attr]
+        assert json.loads(tiff.pages[0].description) == PROVENANCE  # type: ignore[union-attr]
 
 
 def test_ome_says_scale_and_provenance(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_ome_says_scale_and_provenance(tmp_path: Path) -> None:
     pixels = found["Image"]["Pixels"]
     assert (pixels["SizeX"], pixels["SizeY"], pixels["PhysicalSizeX"]) == (2300, 1400, 0.5)
     note = found["StructuredAnnotations"]["CommentAnnotation"]["Value"]
-    assert json.loads(note) == FACTS if isinstance(note, str) else note == FACTS
+    assert json.loads(note) == PROVENANCE if isinstance(note, str) else note == PROVENANCE
     assert "20x, 10x; not for diagnosis" in found["Image"]["Description"]
 
 

@@ -56,7 +56,7 @@ class ImaginedContexts:
     Contexts are sampled on demand, with all their ancestors. Thread-safe.
 
     Args:
-        facts: what they are sampled from.
+        spec: what they are sampled from.
         pipeline: the pipeline with the embedding diffusion.
         batch: contexts per call of it; batches are always full, since the last bits depend on
             the batch size.
@@ -66,13 +66,13 @@ class ImaginedContexts:
         ConfigError: it takes no parent, or not the requested reference or label.
     """
 
-    def __init__(self, facts: Generated, pipeline: ZoomLDMPipeline, batch: int) -> None:
-        self.facts, self.pipeline, self.batch = facts, pipeline, batch
+    def __init__(self, spec: Generated, pipeline: ZoomLDMPipeline, batch: int) -> None:
+        self.spec, self.pipeline, self.batch = spec, pipeline, batch
         self.network = pipeline.embedding_diffusion
-        self.coarsest = facts.coarsest
+        self.coarsest = spec.coarsest
         pipeline.check_level(self.coarsest)
-        asked = facts.reference is not None
-        check_conditions(self.network, facts.guidance, asked, True, facts.label)
+        asked = spec.reference is not None
+        check_conditions(self.network, spec.guidance, asked, True, spec.label)
         self._cache: Recent[Tensor] = Recent(_MEMORY)
         self._lock = threading.RLock()
 
@@ -119,32 +119,32 @@ class ImaginedContexts:
         )
 
     def _sampled(self, level: int, keys: list[Key], parents: Tensor | None) -> Tensor:
-        facts, device = self.facts, self.pipeline.device
+        spec, device = self.spec, self.pipeline.device
         keys = keys + [keys[-1]] * (self.batch - len(keys))
         start = torch.from_numpy(np.stack([self._noise(level, key) for key in keys])).to(device)
         if parents is not None:
             parents = torch.cat([parents, parents[-1:].expand(len(keys) - len(parents), -1, -1)])
         coarse = level >= COARSE
         reference = None
-        if coarse and facts.reference is not None:
-            given = torch.tensor(facts.reference.embedding, dtype=torch.float32, device=device)
+        if coarse and spec.reference is not None:
+            given = torch.tensor(spec.reference.embedding, dtype=torch.float32, device=device)
             reference = given.expand(len(keys), -1)
         return draw_contexts(
             self.network,
             level,
             start,
-            facts.steps if coarse else facts.finer_steps,
-            facts.guidance if coarse else 1.0,
+            spec.steps if coarse else spec.finer_steps,
+            spec.guidance if coarse else 1.0,
             reference,
             parents,
-            facts.label if coarse else None,
+            spec.label if coarse else None,
             self.pipeline.outline_channels,
-            facts.solver,
+            spec.solver,
         )
 
     def _noise(self, level: int, key: Key) -> NDArray[np.float32]:
         width = self.pipeline.summarizer.context_shape[1]
         row, col = (place * _STEP for place in key)
-        step = _FIELD + (self.facts.attempt if level == self.coarsest else 0)
-        field = noise(self.facts.seed, level, step, row, col, (width, TOKENS, TOKENS))
+        step = _FIELD + (self.spec.attempt if level == self.coarsest else 0)
+        field = noise(self.spec.seed, level, step, row, col, (width, TOKENS, TOKENS))
         return np.ascontiguousarray(field.reshape(width, -1).T)

@@ -124,7 +124,7 @@ def convert_released(
         raise TargetError(f"{out}: folder {out.parent} does not exist; create it first")
     with checkpoint.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    facts = {"file": checkpoint.name, "sha256": sha256, "weights": weights}
+    provenance = {"file": checkpoint.name, "sha256": sha256, "weights": weights}
     content = read_checkpoint(checkpoint)
     progress("reading", 1, 1)
     report: dict[str, Any] = {
@@ -135,18 +135,18 @@ def convert_released(
     }
     held = _source(out)
     if _is_embedding_diffusion(content):
-        if held.get("embedding_diffusion") == facts:
+        if held.get("embedding_diffusion") == provenance:
             return ConvertReport(**report, done_before=True)
         network = _embedding_diffusion(checkpoint, content, weights)
-        _add_embedding_diffusion(network, out, facts)
+        _add_embedding_diffusion(network, out, provenance)
         count = {"embedding_diffusion": _count(network)}
         return ConvertReport(**report, parameters=count, levels=network.config["levels"])
-    if held.get("system") == facts:
+    if held.get("system") == provenance:
         return ConvertReport(**report, done_before=True)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise TargetError(f"{out}: holds something already; name a directory that does not exist")
     parts = _system(checkpoint, content, weights)
-    _save(ZoomLDMPipeline(**parts, patch_encoder=None, source={"system": facts}), out)
+    _save(ZoomLDMPipeline(**parts, patch_encoder=None, source={"system": provenance}), out)
     return ConvertReport(
         **report,
         parameters={k: _count(v) for k, v in parts.items() if isinstance(v, nn.Module)},
@@ -273,11 +273,11 @@ def _save(pipeline: ZoomLDMPipeline, out: Path) -> None:
         pipeline.save_pretrained(fresh, safe_serialization=True)
 
 
-def _add_embedding_diffusion(network: EmbeddingDiT, out: Path, facts: dict[str, str]) -> None:
+def _add_embedding_diffusion(network: EmbeddingDiT, out: Path, provenance: dict[str, str]) -> None:
     """Add the network to the pipeline at `out`, or make a pipeline with nothing else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         nothing = dict.fromkeys(("unet", "vae", "summarizer", "patch_encoder", "scheduler"))
-        source = {"embedding_diffusion": facts}
+        source = {"embedding_diffusion": provenance}
         _save(ZoomLDMPipeline(**nothing, embedding_diffusion=network, source=source), out)
         return
     if not (out / INDEX).is_file():
@@ -292,7 +292,7 @@ def _add_embedding_diffusion(network: EmbeddingDiT, out: Path, facts: dict[str, 
             f"{out}: its summarizer makes contexts of {shape}; the embedding diffusion draws {own}"
         )
     index["embedding_diffusion"] = [type(network).__module__, type(network).__name__]
-    index["source"] = {**(index.get("source") or {}), "embedding_diffusion": facts}
+    index["source"] = {**(index.get("source") or {}), "embedding_diffusion": provenance}
     with atomic_folder(out / "embedding_diffusion") as fresh:
         network.save_pretrained(fresh, safe_serialization=True)
     with atomic_path(out / INDEX) as changed:  # lists the network only once it is written

@@ -190,8 +190,10 @@ def confidence_features(
     return found
 
 
-def write_features(path: Path, features: list[dict[str, Any]], facts: Mapping[str, Any]) -> None:
+def write_features(
+    path: Path, features: list[dict[str, Any]], provenance: Mapping[str, Any]
+) -> None:
     """Write a FeatureCollection, with the provenance as a member that readers ignore."""
-    whole = {"type": "FeatureCollection", "features": features, "zoomldm": dict(facts)}
+    whole = {"type": "FeatureCollection", "features": features, "zoomldm": dict(provenance)}
     with atomic_path(path) as part:
         part.write_text(json.dumps(whole, separators=(",", ":")) + "\n", encoding="utf-8")

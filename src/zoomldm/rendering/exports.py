@@ -97,7 +97,7 @@ class DecompressReport(Report):
         files: names of the files beside it, by their content.
         pipeline: id, directory or name.
         seconds: duration.
-        facts: what determines the pixels, which levels are real or generated, patch counts.
+        provenance: what determines the pixels, which levels are real or generated, patch counts.
     """
 
     output: str
@@ -105,14 +105,14 @@ class DecompressReport(Report):
     files: dict[str, str]
     pipeline: str | None
     seconds: float
-    facts: dict[str, Any]
+    provenance: dict[str, Any]
 
     def as_dict(self) -> dict[str, object]:
-        """The facts and the other fields side by side: the content of `<output>.json`."""
+        """The provenance and the other fields side by side: the content of `<output>.json`."""
         found = super().as_dict()
-        facts = found.pop("facts")
-        assert isinstance(facts, dict)
-        return {**facts, **found}
+        provenance = found.pop("provenance")
+        assert isinstance(provenance, dict)
+        return {**provenance, **found}
 
 
 def decompress(
@@ -152,7 +152,7 @@ def decompress(
         >>> import zoomldm
         >>> options = zoomldm.DecompressOptions(level="5x", region=(0, 0, 512, 512), steps=2)
         >>> report = zoomldm.decompress("slide.zldm", "region.png", options, pipeline="pipeline")
-        >>> report.output, [level["width"] for level in report.facts["levels"]]
+        >>> report.output, [level["width"] for level in report.provenance["levels"]]
         ('region.png', [128])
     """
     began = time.monotonic()
@@ -201,7 +201,7 @@ def decompress(
         total = sum(count.generated for count in counts.values())
         if total:  # the coarsest generated level
             loaded.check_level(max(k for k, count in counts.items() if count.generated))
-        facts: dict[str, Any] = {
+        provenance: dict[str, Any] = {
             "archive": source.path.name,
             "slide": source.manifest.slide.name,
             "kind": kind,
@@ -227,16 +227,16 @@ def decompress(
         files = {}
         if writer is None:
             report("patches", 0, total)
-            _draw_image(kind, target, renderer, windows, facts)
+            _draw_image(kind, target, renderer, windows, provenance)
         else:
-            files = _export(target, writer, drawing, opened, facts, options, report)
+            files = _export(target, writer, drawing, opened, provenance, options, report)
         result = DecompressReport(
             output=target.name,
             bytes=_bytes(target),
             files=files,
             pipeline=loaded.name_or_path if pipeline is loaded else str(pipeline),
             seconds=round(time.monotonic() - began, 2),
-            facts=facts,
+            provenance=provenance,
         )
         note.write_text(json.dumps(result.as_dict(), indent=1) + "\n", encoding="utf-8")
     return result
@@ -247,7 +247,7 @@ def _export(
     writer: Writer,
     drawing: Drawing,
     opened: RenderedSource,
-    facts: dict[str, Any],
+    provenance: dict[str, Any],
     options: DecompressOptions,
     report: Progress,
 ) -> dict[str, str]:
@@ -258,7 +258,7 @@ def _export(
     # Another torch version or number of threads changes the last bits at most.
     settled = {
         name: value
-        for name, value in facts.items()
+        for name, value in provenance.items()
         if name not in ("archive", "slide", "levels", "patches", "threads", "torch")
     }
     settled["confidence"] = drawing.confidence
@@ -272,7 +272,7 @@ def _export(
         weigh=weigher(mask, image, windows),
         progress=lambda done, total: report("tiles", done, total),
     ) as journal:
-        writer.finish(journal.folder, image, target, facts)
+        writer.finish(journal.folder, image, target, provenance)
         if not options.geojson:
             return {}
         finest = min(windows)
@@ -283,7 +283,7 @@ def _export(
             found["confidence"] = confidence_features(values, frame)
         for what, features in found.items():
             path = target.with_name(f"{target.name}.{what}.geojson")
-            write_features(path, features, facts)
+            write_features(path, features, provenance)
             files[what] = path.name
         return files
 
@@ -370,9 +370,9 @@ def _draw_image(
     target: Path,
     renderer: Renderer,
     windows: dict[int, Window],
-    facts: dict[str, Any],
+    provenance: dict[str, Any],
 ) -> None:
-    text = json.dumps(facts, separators=(",", ":"))
+    text = json.dumps(provenance, separators=(",", ":"))
     info = PngInfo()
     info.add_text("Software", "zoomldm")
     info.add_itxt("zoomldm", text)

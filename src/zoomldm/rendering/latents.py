@@ -85,8 +85,8 @@ class Latents:
         self.times = octave_times(self.unet.alphas, options.steps, options.start)
         self.batch = options.batch_on(pipeline.device)
         self.imagined: ImaginedContexts | None = None
-        if facts := archive.manifest.generated:
-            self.imagined = ImaginedContexts(facts, pipeline, self.batch)
+        if spec := archive.manifest.generated:
+            self.imagined = ImaginedContexts(spec, pipeline, self.batch)
         coarsest = self.imagined.coarsest if self.imagined else COARSEST_ALONE
         self._loose = IMAGINED_NOISE if self.imagined else None if self.base else ALONE_NOISE
         self.top = max(self.base.level - 2, 0) if self.base else coarsest

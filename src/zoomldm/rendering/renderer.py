@@ -13,7 +13,7 @@ from zoomldm.archive import Archive
 from zoomldm.geometry.lattice import Window
 from zoomldm.rendering.render_cache import RenderCache
 
-# Facts that change the last bits of a pixel at most, or only describe the rendering in words.
+# Provenance that changes a pixel by its last bits at most, or only describes the rendering.
 _ASIDE = ("device", "threads", "torch", "background", "levels_real", "levels_generated")
 
 # Part of every provenance: incremented whenever the same archive, pipeline and options give other
@@ -53,19 +53,19 @@ def source_digest(provenance: Mapping[str, Any]) -> str:
     Devices, numbers of threads and PyTorch versions are excluded: pixels differ by at most 1/255
     between them.
     """
-    facts = {name: value for name, value in provenance.items() if name not in _ASIDE}
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    relevant = {name: value for name, value in provenance.items() if name not in _ASIDE}
+    return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
 
 
 def edits_of(archive: Archive) -> dict[str, Any]:
     """Metadata of an output about edits of its archive, or about an imaginary slide."""
     edits = [edit.model_dump(mode="json") for edit in archive.manifest.edits]
     found: dict[str, Any] = {"edits": edits} if edits else {}
-    if facts := archive.manifest.generated:
+    if spec := archive.manifest.generated:
         found["imaginary"] = {
-            "seed": facts.seed,
-            "label": facts.label,
-            "like": facts.reference.source if facts.reference else None,
+            "seed": spec.seed,
+            "label": spec.label,
+            "like": spec.reference.source if spec.reference else None,
         }
     return found
 

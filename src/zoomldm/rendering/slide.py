@@ -180,7 +180,7 @@ class RenderedSlide(AbstractSlide):
 
     def _described(self) -> dict[str, str]:
         renderer, slide = self._open(), self.archive.manifest.slide
-        facts = renderer.provenance()
+        provenance = renderer.provenance()
         notice = IMAGINARY if self.archive.generated else NOTICE
         found = {
             "openslide.vendor": VENDOR,
@@ -193,8 +193,8 @@ class RenderedSlide(AbstractSlide):
             "openslide.level-count": str(COUNT),
             "zoomldm.notice": notice,
             "zoomldm.slide": slide.name,
-            "zoomldm.levels-real": " ".join(facts["levels_real"]),
-            "zoomldm.levels-generated": " ".join(facts["levels_generated"]),
+            "zoomldm.levels-real": " ".join(provenance["levels_real"]),
+            "zoomldm.levels-generated": " ".join(provenance["levels_generated"]),
         }
         for level, (width, height) in enumerate(self.level_dimensions):
             name = f"openslide.level[{level}]"
@@ -210,11 +210,13 @@ class RenderedSlide(AbstractSlide):
                 ),
             }
         for name in ("edits", "imaginary"):
-            if name in facts:
-                found[f"zoomldm.{name}"] = json.dumps(facts[name])
+            if name in provenance:
+                found[f"zoomldm.{name}"] = json.dumps(provenance[name])
         shown = ("archive_digest", "pipeline_digest", "seed", "method", "steps", "guidance",
                  "start", "precision", "batch", "background")  # fmt: skip
-        return found | {f"zoomldm.{name.replace('_', '-')}": str(facts[name]) for name in shown}
+        return found | {
+            f"zoomldm.{name.replace('_', '-')}": str(provenance[name]) for name in shown
+        }
 
     @property
     def associated_images(self) -> Mapping[str, Image.Image]:

@@ -199,7 +199,7 @@ def write_samples(
 
 
 SampledGroup = tuple[str, int, int, NDArray[np.uint8], list[dict[str, Any]]]
-"""Pattern of file names, level, number of the first image, images, and extra facts of each."""
+"""Pattern of file names, level, number of the first image, images, and extra metadata of each."""
 
 
 def _sampled(

@@ -195,21 +195,21 @@ def sample_slide(
     if target.suffix != ENDING:
         raise TargetError(f"{target}: expected a name ending in {ENDING}")
     loaded = pipeline if isinstance(pipeline, ZoomLDMPipeline) else load_pipeline(str(pipeline))
-    facts = _facts(options, loaded)
+    spec = _spec(options, loaded)
     with claim(target):
         whole = {
-            **facts.model_dump(mode="json"),
+            **spec.model_dump(mode="json"),
             "size": list(options.grid),
             "pipeline": loaded.digest(),
             "batch": options.rendering.batch_on(loaded.device),
         }
         with resumable_pieces(target, whole) as pieces:
-            facts = _with_tissue(facts, options, loaded, report)
-            with _coarse_image(facts, options, loaded, pieces, report) as pyramid:
+            spec = _with_tissue(spec, options, loaded, report)
+            with _coarse_image(spec, options, loaded, pieces, report) as pyramid:
                 shown = pyramid.read(SHOWN, 0, 0, *pyramid.size(SHOWN))
             mask, threshold = tissue_of(shown, options.grid)
             if mask.any():
-                header = _header(target.stem, facts, options, loaded, threshold)
+                header = _header(target.stem, spec, options, loaded, threshold)
                 _write(target, header, mask, shown)
     if not mask.any():
         raise ConfigError(
@@ -224,13 +224,13 @@ def sample_slide(
             mm=tuple(round(n * BASE_MPP / 1000, 3) for n in archive.size),  # type: ignore
             tissue_tiles=archive.manifest.tissue_tiles,
             tiles=rows * cols,
-            seed=facts.seed,
-            steps=facts.steps,
-            finer_steps=facts.finer_steps,
-            guidance=facts.guidance,
-            label=facts.label,
-            like=facts.reference.source if facts.reference else None,
-            levels_drawn=NAMES[COARSE : facts.coarsest + 1],
+            seed=spec.seed,
+            steps=spec.steps,
+            finer_steps=spec.finer_steps,
+            guidance=spec.guidance,
+            label=spec.label,
+            like=spec.reference.source if spec.reference else None,
+            levels_drawn=NAMES[COARSE : spec.coarsest + 1],
             pipeline_digest=loaded.digest(),
             origin="generated",
             bytes=archive.file_bytes,
@@ -238,7 +238,7 @@ def sample_slide(
         )
 
 
-def _facts(options: SlideOptions, pipeline: ZoomLDMPipeline) -> Generated:
+def _spec(options: SlideOptions, pipeline: ZoomLDMPipeline) -> Generated:
     if not isinstance(pipeline.unet, OctaveDenoiser):
         raise PipelineError(
             "this pipeline's denoiser takes no parent; an imaginary slide needs one of octaves"
@@ -277,7 +277,7 @@ def _facts(options: SlideOptions, pipeline: ZoomLDMPipeline) -> Generated:
 
 def _header(
     name: str,
-    facts: Generated,
+    spec: Generated,
     options: SlideOptions,
     pipeline: ZoomLDMPipeline,
     threshold: float,
@@ -306,7 +306,7 @@ def _header(
         autoencoder=None,
         pipeline=Network(id=str(pipeline.name_or_path or "own"), digest=pipeline.digest()),
         creator=f"zoomldm {__version__}",
-        generated=facts,
+        generated=spec,
     )
 
 
@@ -322,7 +322,7 @@ def _write(
 
 @contextmanager
 def _coarse_image(
-    facts: Generated,
+    spec: Generated,
     options: SlideOptions,
     pipeline: ZoomLDMPipeline,
     pieces: Pieces | None = None,
@@ -330,7 +330,7 @@ def _coarse_image(
 ) -> Iterator[Pyramid]:
     """The slide as a pyramid that begins at its coarsest level, with tissue everywhere."""
     rows, cols = options.grid
-    header = _header("coarse", facts, options, pipeline, 0.0)
+    header = _header("coarse", spec, options, pipeline, 0.0)
     done = 0
 
     def advance(count: int) -> None:
@@ -352,20 +352,20 @@ def _coarse_image(
 
 
 def _with_tissue(
-    facts: Generated, options: SlideOptions, pipeline: ZoomLDMPipeline, progress: Progress
+    spec: Generated, options: SlideOptions, pipeline: ZoomLDMPipeline, progress: Progress
 ) -> Generated:
     """The first attempt whose coarsest level shows enough tissue, else the one showing the most.
 
     A patch of a coarse level is mostly glass; a scanner, too, looks for tissue before it scans. A
     slide of several coarsest patches is taken as it comes.
     """
-    best, most = facts, -1.0
+    best, most = spec, -1.0
     for attempt in range(ATTEMPTS):
-        tried = facts.model_copy(update={"attempt": attempt})
+        tried = spec.model_copy(update={"attempt": attempt})
         with _coarse_image(tried, options, pipeline) as pyramid:
             top = pyramid.latents.top
             if pyramid.latents.counts(top) != (1, 1):
-                return facts
+                return spec
             width, height = (-(-n * TILE // (8 << top)) * 2 for n in options.grid[::-1])
             planes = pyramid.latents.field(top, 0, 0, height, width)
         tissue_fraction = float((saturation_of(to_pixels(planes_image(planes))[0]) > PALE).mean())

@@ -154,7 +154,7 @@ def large(
     given = read_input(str(source), options.size, loaded)
     draw = _pyramid if options.method == "pyramid" else _joint
     begun = {
-        **_facts(given, options, loaded),
+        **_provenance(given, options, loaded),
         "grid": hashlib.sha256(np.ascontiguousarray(given.grid).tobytes()).hexdigest(),
         "settings": asdict(options),
         "batch": options.rendering.batch_on(loaded.device),
@@ -179,7 +179,9 @@ def large(
     )
 
 
-def _facts(given: LargeInput, options: LargeOptions, pipeline: ZoomLDMPipeline) -> dict[str, Any]:
+def _provenance(
+    given: LargeInput, options: LargeOptions, pipeline: ZoomLDMPipeline
+) -> dict[str, Any]:
     return {
         "kind": "large",
         "origin": "generated",
@@ -212,9 +214,9 @@ def _pyramid(
         ):
             assert isinstance(pyramid, Pyramid)
             settings = asdict(pyramid.options)
-            facts = {**_facts(given, options, pipeline), "settings": settings}
+            provenance = {**_provenance(given, options, pipeline), "settings": settings}
             levels = Levels(lambda *place: pyramid.read(0, *place), options.size, 0)
-            write_levels(target, levels, facts, progress)
+            write_levels(target, levels, provenance, progress)
             count = pyramid.cost.windows * len(pyramid.latents.times)
             both = 1 if pyramid.options.guidance == 1 else 2
     return {"evaluations": count * both, "settings": settings}
@@ -255,11 +257,15 @@ def _joint(
         "batch": sampler.batch,
     }
     agreement = _agreement(pixels, sampler.guides, side)
-    facts = {**_facts(given, options, pipeline), "settings": settings, "agreement": agreement}
+    provenance = {
+        **_provenance(given, options, pipeline),
+        "settings": settings,
+        "agreement": agreement,
+    }
     levels = Levels(
         lambda x, y, w, h: np.ascontiguousarray(pixels[y : y + h, x : x + w]), options.size, 0
     )
-    write_levels(target, levels, facts, progress)
+    write_levels(target, levels, provenance, progress)
     return {
         "evaluations": sampler.evaluations,
         "settings": settings,

@@ -96,13 +96,15 @@ def claimed(target: Path) -> Iterator[None]:
         yield
 
 
-def write_levels(target: Path, levels: Levels, facts: dict[str, Any], progress: Progress) -> None:
+def write_levels(
+    target: Path, levels: Levels, provenance: dict[str, Any], progress: Progress
+) -> None:
     """Write an image, with its provenance inside it and in the same name + `.json`.
 
     Args:
         target: its ending determines the format.
         levels: the image.
-        facts: everything that determines the pixels, plain JSON values.
+        provenance: everything that determines the pixels, plain JSON values.
         progress: called with `tiles`.
 
     Raises:
@@ -112,7 +114,7 @@ def write_levels(target: Path, levels: Levels, facts: dict[str, Any], progress: 
     if ending(target) == PNG:
         info = PngInfo()
         info.add_text("Software", "zoomldm")
-        info.add_itxt("zoomldm", json.dumps(facts, separators=(",", ":")))
+        info.add_itxt("zoomldm", json.dumps(provenance, separators=(",", ":")))
         image = Images.fromarray(levels.read(0, 0, 0, *levels.size))
         dots = (25_400 / levels.image.levels[0].mpp,) * 2
         with atomic_path(target) as part:
@@ -125,12 +127,12 @@ def write_levels(target: Path, levels: Levels, facts: dict[str, Any], progress: 
             levels.image,
             writer,
             lambda: _opened(levels),
-            facts,
+            provenance,
             progress=lambda done, total: progress("tiles", done, total),
         ) as journal:
-            writer.finish(journal.folder, levels.image, target, facts)
+            writer.finish(journal.folder, levels.image, target, provenance)
     with atomic_path(target.with_name(target.name + ".json")) as note:
-        note.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        note.write_text(json.dumps(provenance, indent=1) + "\n", encoding="utf-8")
 
 
 @contextmanager

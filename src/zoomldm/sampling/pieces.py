@@ -46,19 +46,19 @@ class Pieces:
 
 
 @contextmanager
-def resumable_pieces(target: Path, facts: dict[str, Any]) -> Iterator[Pieces]:
-    """Pieces of an output, found again after an interrupted run with the same facts.
+def resumable_pieces(target: Path, provenance: dict[str, Any]) -> Iterator[Pieces]:
+    """Pieces of an output, found again after an interrupted run with the same provenance.
 
     The folder, `<target>.drawn.part`, is removed when the block ends without an exception.
 
     Args:
         target: the output.
-        facts: everything that the pieces depend on besides `RULES`, plain JSON values.
+        provenance: everything that the pieces depend on besides `RULES`, plain JSON values.
 
     Raises:
-        TargetError: there is an unfinished run with other facts.
+        TargetError: there is an unfinished run with other provenance.
     """
-    whole = {**facts, "rules": RULES}
+    whole = {**provenance, "rules": RULES}
     journal = Journal.begin(target.with_name(f"{target.name}.drawn"), whole)
     try:
         yield Pieces(journal.folder)

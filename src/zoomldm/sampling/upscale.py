@@ -190,7 +190,7 @@ def upscale(
         raise TargetError(f"{target}: is read here; give another name with -o")
     loaded = pipeline if isinstance(pipeline, ZoomLDMPipeline) else load_pipeline(str(pipeline))
     check_output(target, tuple(n << options.octaves for n in pixels.shape[1::-1]))  # type: ignore
-    facts: dict[str, Any] = {
+    provenance: dict[str, Any] = {
         "kind": "upscaled",
         "origin": "generated",
         "image": Path(image).name,
@@ -213,11 +213,11 @@ def upscale(
                 upscaler = Upscaler(archive.base, 1 << options.octaves, read)
                 levels = Levels(upscaler.read, upscaler.size, options.finest)
                 shown = [asdict(level) for level in levels.image.levels]
-                whole = {**facts, **more, "levels": shown}
+                whole = {**provenance, **more, "levels": shown}
                 write_levels(target, levels, whole, progress or silent)
                 return upscaler
 
-            done = draw(archive, target, options, loaded, facts, progress or silent, written)
+            done = draw(archive, target, options, loaded, provenance, progress or silent, written)
     return UpscaleReport(
         image=str(image),
         output=str(target),
@@ -261,7 +261,7 @@ def _pyramid(
     _target: Path,
     options: UpscaleOptions,
     pipeline: ZoomLDMPipeline,
-    _facts: dict[str, Any],
+    _provenance: dict[str, Any],
     _progress: Progress,
     written: Written,
 ) -> _Done:
@@ -278,13 +278,13 @@ def _inversion(
     target: Path,
     options: UpscaleOptions,
     pipeline: ZoomLDMPipeline,
-    facts: dict[str, Any],
+    provenance: dict[str, Any],
     progress: Progress,
     written: Written,
 ) -> _Done:
     assert archive.base is not None
     pixels = archive.base.read(0, 0, *archive.base.size)
-    begun = {**facts, "pixels": hashlib.sha256(pixels.tobytes()).hexdigest()}
+    begun = {**provenance, "pixels": hashlib.sha256(pixels.tobytes()).hexdigest()}
     with resumable_pieces(target, begun) as pieces:
         inversion = Inversion(
             pixels,

@@ -52,7 +52,7 @@ def region_file(
     image.check()
     pixels = image.read(seed, level, x, y, w, h)
     real = image.is_real(level)
-    facts = {
+    provenance = {
         **image.provenance(seed),
         "slide": entry.name,
         "level": NAMES[level],
@@ -62,15 +62,15 @@ def region_file(
         "pixels_are": "real" if real else "generated",
         "notice": None if real else NOTICE,
     }
-    return _png(pixels, facts, level) if kind == "png" else _tiff(pixels, facts, level)
+    return _png(pixels, provenance, level) if kind == "png" else _tiff(pixels, provenance, level)
 
 
-def _png(pixels: Pixels, facts: dict[str, Any], level: int) -> bytes:
+def _png(pixels: Pixels, provenance: dict[str, Any], level: int) -> bytes:
     info = PngInfo()
     info.add_text("Software", "zoomldm")
-    if facts["notice"]:
-        info.add_text("Disclaimer", facts["notice"])
-    info.add_itxt("zoomldm", json.dumps(facts, separators=(",", ":")))
+    if provenance["notice"]:
+        info.add_text("Disclaimer", provenance["notice"])
+    info.add_itxt("zoomldm", json.dumps(provenance, separators=(",", ":")))
     out = io.BytesIO()
     dpi = 25_400 / level_mpp(level)
     Image.fromarray(np.ascontiguousarray(pixels)).save(
@@ -79,7 +79,7 @@ def _png(pixels: Pixels, facts: dict[str, Any], level: int) -> bytes:
     return out.getvalue()
 
 
-def _tiff(pixels: Pixels, facts: dict[str, Any], level: int) -> bytes:
+def _tiff(pixels: Pixels, provenance: dict[str, Any], level: int) -> bytes:
     out, scale = io.BytesIO(), 1e4 / level_mpp(level)
     tifffile.imwrite(
         out,
@@ -89,7 +89,7 @@ def _tiff(pixels: Pixels, facts: dict[str, Any], level: int) -> bytes:
         predictor=True,
         resolution=(scale, scale),
         resolutionunit="CENTIMETER",
-        description=json.dumps(facts, separators=(",", ":")),
+        description=json.dumps(provenance, separators=(",", ":")),
         metadata=None,
         software="zoomldm",
     )

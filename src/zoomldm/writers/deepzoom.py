@@ -19,7 +19,7 @@ from zoomldm.writers.writer import (
     encode_jpeg,
     has_marker,
     read_marker,
-    same_facts,
+    same_provenance,
     write_marker,
 )
 
@@ -65,13 +65,13 @@ class DeepZoom:
                 name = f"{part.col + col}_{part.row + row}.jpeg"
                 (place / name).write_bytes(encode_jpeg(tile, self.quality))
 
-    def finish(self, folder: Path, image: Image, target: Path, facts: dict[str, Any]) -> None:
+    def finish(self, folder: Path, image: Image, target: Path, provenance: dict[str, Any]) -> None:
         """See `Writer`; levels coarser than the image's are computed by halving its last."""
         tree, last = folder / _TREE, len(image.levels) - 1
         # Otherwise it was moved before an interruption, and a folder left there is the old one.
-        if tree.is_dir() and not same_facts(read_marker(tile_folder(target)), facts):
+        if tree.is_dir() and not same_provenance(read_marker(tile_folder(target)), provenance):
             self._coarser(tree, image, last)
-            write_marker(tree, facts)
+            write_marker(tree, provenance)
             move_folder(tree, tile_folder(target))
         wide, high = image.levels[0].size
         with atomic_path(target) as part:

@@ -67,20 +67,20 @@ class Dicom:
         )
         keep_tiles(folder, block, tiles)
 
-    def finish(self, folder: Path, image: Image, target: Path, facts: dict[str, Any]) -> None:
+    def finish(self, folder: Path, image: Image, target: Path, provenance: dict[str, Any]) -> None:
         """See `Writer`; the slide's names are left out of the provenance."""
         from zoomldm.writers.dicom_header import write_header
 
-        provenance = {name: value for name, value in facts.items() if name not in _NAMES}
+        deidentified = {name: value for name, value in provenance.items() if name not in _NAMES}
         tree = folder / _TREE
         shutil.rmtree(tree, ignore_errors=True)
         tree.mkdir()
         for number, level in enumerate(image.levels):
             lengths = stored_lengths(folder, image, number)
             with (tree / f"level-{number}-{level.name}.dcm").open("wb") as file:
-                write_header(file, image, number, lengths, provenance, self.settings())
+                write_header(file, image, number, lengths, deidentified, self.settings())
                 _write_frames(file, stored_tiles(folder, image, number))
-        write_marker(tree, provenance)
+        write_marker(tree, deidentified)
         move_folder(tree, target)
 
 

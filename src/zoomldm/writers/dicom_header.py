@@ -27,7 +27,7 @@ def write_header(
     image: Image,
     number: int,
     lengths: NDArray[np.int64],
-    facts: dict[str, Any],
+    provenance: dict[str, Any],
     settings: dict[str, Any],
 ) -> None:
     """Write all elements before Pixel Data.
@@ -39,11 +39,11 @@ def write_header(
         image: the image.
         number: index of the level.
         lengths: bytes of each of its frames.
-        facts: provenance without any names of the slide.
+        provenance: what the image comes from, without any names of the slide.
         settings: settings of the writer.
     """
     level, finest = image.levels[number], image.levels[0]
-    seed = json.dumps([_stable(facts), settings, [str(part) for part in image.levels]])
+    seed = json.dumps([_stable(provenance), settings, [str(part) for part in image.levels]])
 
     def uid(what: str) -> str:
         return _ROOT + str(int.from_bytes(hashlib.sha256(f"{what} {seed}".encode()).digest()[:16]))
@@ -58,7 +58,7 @@ def write_header(
     ds.SyntheticData = "YES" if level.origin == "generated" else "NO"
 
     ds.ImageType = kind
-    ds.DerivationDescription = _derivation(image, number, facts)
+    ds.DerivationDescription = _derivation(image, number, provenance)
     ds.DerivationCodeSequence = [_code("113040", "DCM", "Lossy Compression")]
     ds.LossyImageCompression = "01"
     ds.LossyImageCompressionRatio = f"{_ratio(level.size, lengths):.2f}"
@@ -172,7 +172,7 @@ def _common(ds: Dataset, uid: Any, name: str) -> None:
     ds.DimensionIndexSequence = [other, index]
 
 
-def _derivation(image: Image, number: int, facts: dict[str, Any]) -> str:
+def _derivation(image: Image, number: int, provenance: dict[str, Any]) -> str:
     generated = [part.name for part in image.levels if part.origin == "generated"]
     real = [part.name for part in image.levels if part.origin == "real"]
     what = (
@@ -186,16 +186,16 @@ def _derivation(image: Image, number: int, facts: dict[str, Any]) -> str:
         f"real levels: {', '.join(real) or 'none'}. "
     )
     keys = ("archive_digest", "pipeline_digest", "seed", "method", "steps", "guidance", "region")
-    return (text + "; ".join(f"{n}={facts[n]}" for n in keys if n in facts))[:_TEXT]
+    return (text + "; ".join(f"{n}={provenance[n]}" for n in keys if n in provenance))[:_TEXT]
 
 
 def _ratio(size: tuple[int, int], lengths: NDArray[np.int64]) -> float:
     return 3 * size[0] * size[1] / max(1, int(lengths.sum()))
 
 
-def _stable(facts: dict[str, Any]) -> dict[str, Any]:
+def _stable(provenance: dict[str, Any]) -> dict[str, Any]:
     """The provenance that affects the pixels, without the machine's threads."""
-    return {name: value for name, value in facts.items() if name not in ("threads", "torch")}
+    return {name: value for name, value in provenance.items() if name not in ("threads", "torch")}
 
 
 def _code(value: str, scheme: str, meaning: str) -> Dataset:

@@ -15,7 +15,7 @@ from zarr.codecs import ZstdCodec
 from zoomldm.files import move_folder
 from zoomldm.geometry.levels import TILE
 from zoomldm.writers.image import SIDE, STOREY, Block, Image
-from zoomldm.writers.writer import check_folder, same_facts
+from zoomldm.writers.writer import check_folder, same_provenance
 
 _TREE = "tree"
 _AXES = ("c", "y", "x")
@@ -70,14 +70,14 @@ class OmeZarr:
             high, wide = array.shape[:2]
             target[:, y : y + high, x : x + wide] = array.transpose(2, 0, 1)
 
-    def finish(self, folder: Path, image: Image, target: Path, facts: dict[str, Any]) -> None:
+    def finish(self, folder: Path, image: Image, target: Path, provenance: dict[str, Any]) -> None:
         """See `Writer`; the provenance is the attribute `zoomldm` of the group."""
         tree = folder / _TREE
         # Otherwise it was moved before an interruption, and a folder left there is the old one.
-        if tree.is_dir() and not same_facts(_attributes(target).get("zoomldm"), facts):
+        if tree.is_dir() and not same_provenance(_attributes(target).get("zoomldm"), provenance):
             for left in tree.rglob("*.partial"):  # chunks of a killed process
                 left.unlink()
-            zarr.open_group(tree, mode="r+").attrs["zoomldm"] = facts
+            zarr.open_group(tree, mode="r+").attrs["zoomldm"] = provenance
             _opened.cache_clear()
             move_folder(tree, target)
 

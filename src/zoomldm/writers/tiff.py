@@ -54,10 +54,10 @@ class Tiff:
         tiles = (encode_jpeg(tile, self.quality) for part in pixels for tile in part_tiles(part))
         keep_tiles(folder, block, tiles)
 
-    def finish(self, folder: Path, image: Image, target: Path, facts: dict[str, Any]) -> None:
+    def finish(self, folder: Path, image: Image, target: Path, provenance: dict[str, Any]) -> None:
         """See `Writer`."""
         text = {"plain": _plain, "ome": _ome_xml, "aperio": self._aperio}[self.flavour](
-            image, facts
+            image, provenance
         )
         count = len(image.levels)
         with atomic_path(target) as part, tifffile.TiffWriter(part, bigtiff=True) as tiff:
@@ -93,7 +93,7 @@ class Tiff:
             "ascii", "backslashreplace"
         )
 
-    def _aperio(self, image: Image, facts: dict[str, Any]) -> str:
+    def _aperio(self, image: Image, provenance: dict[str, Any]) -> str:
         """Aperio's description: a first line, the size, then `key = value` separated by bars."""
         level = image.levels[0]
         wide, high = level.size
@@ -104,7 +104,7 @@ class Tiff:
             "Generated levels": generated or "none",
             "Not for diagnosis": "yes" if generated else "levels are real",
             # A bar would end the value.
-            "zoomldm": json.dumps(facts, separators=(",", ":")).replace("|", "\\u007c"),
+            "zoomldm": json.dumps(provenance, separators=(",", ":")).replace("|", "\\u007c"),
         }
         fields = "|".join(f"{key} = {value}" for key, value in values.items())
         return (
@@ -131,11 +131,11 @@ class Tiff:
         )
 
 
-def _plain(image: Image, facts: dict[str, Any]) -> str:
-    return json.dumps(facts, separators=(",", ":"))
+def _plain(image: Image, provenance: dict[str, Any]) -> str:
+    return json.dumps(provenance, separators=(",", ":"))
 
 
-def _ome_xml(image: Image, facts: dict[str, Any]) -> str:
+def _ome_xml(image: Image, provenance: dict[str, Any]) -> str:
     """OME-XML of one RGB image, with its provenance as an annotation."""
     level = image.levels[0]
     wide, high = level.size
@@ -145,12 +145,12 @@ def _ome_xml(image: Image, facts: dict[str, Any]) -> str:
         if generated
         else "All levels are real."
     )
-    text = json.dumps(facts, separators=(",", ":"))
+    text = json.dumps(provenance, separators=(",", ":"))
     return (
         '<?xml version="1.0" encoding="UTF-8"?>'
         f'<OME xmlns="{_OME}" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" '
         f'xsi:schemaLocation="{_OME} {_OME}/ome.xsd" Creator="zoomldm">'
-        f'<Image ID="Image:0" Name={quoteattr(str(facts.get("archive", "zoomldm")))}>'
+        f'<Image ID="Image:0" Name={quoteattr(str(provenance.get("archive", "zoomldm")))}>'
         f"<Description>{escape(what)}</Description>"
         f'<Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" SizeX="{wide}" '
         f'SizeY="{high}" SizeC="3" SizeZ="1" SizeT="1" Interleaved="true" '

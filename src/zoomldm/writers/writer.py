@@ -41,14 +41,14 @@ class Writer(Protocol):
         """Store a block's pixels, one array per part; from any process, in any order."""
         ...
 
-    def finish(self, folder: Path, image: Image, target: Path, facts: dict[str, Any]) -> None:
+    def finish(self, folder: Path, image: Image, target: Path, provenance: dict[str, Any]) -> None:
         """Assemble the output from all blocks; it appears complete or not at all.
 
         Args:
             folder: the folder with the blocks.
             image: the image.
             target: the output.
-            facts: its provenance, plain JSON values.
+            provenance: where it comes from, plain JSON values.
         """
         ...
 
@@ -82,15 +82,15 @@ def has_marker(folder: Path) -> bool:
     return read_marker(folder) is not None
 
 
-def write_marker(folder: Path, facts: dict[str, Any]) -> None:
+def write_marker(folder: Path, provenance: dict[str, Any]) -> None:
     """Write the provenance into a folder."""
-    (folder / MARKER).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    (folder / MARKER).write_text(json.dumps(provenance, indent=1) + "\n", encoding="utf-8")
 
 
-def same_facts(found: Any, facts: dict[str, Any]) -> bool:
+def same_provenance(found: Any, provenance: dict[str, Any]) -> bool:
     """Whether two provenances describe the same pixels, whichever machine rendered them."""
     machine = ("threads", "torch")
-    plain = json.loads(json.dumps(facts))
+    plain = json.loads(json.dumps(provenance))
     return isinstance(found, dict) and all(
         found.get(name) == plain.get(name) for name in {*found, *plain} if name not in machine
     )
