@@ -118,16 +118,16 @@ def load(port: int, paths: Sequence[str], seconds: int, clients: int, folder: Pa
     )
 
 
-def places(facts: dict[str, Any], level: int, most: int, seed: int = 0) -> list[str]:
+def places(metadata: dict[str, Any], level: int, most: int, seed: int = 0) -> list[str]:
     """Paths of a level's tiles, from its middle on."""
-    size = facts["levels"][level]
+    size = metadata["levels"][level]
     cols, rows = -(-size["width"] // TILE), -(-size["height"] // TILE)
     middle = (rows / 2, cols / 2)
     cells = sorted(
         ((r, c) for r in range(rows) for c in range(cols)),
         key=lambda cell: abs(cell[0] - middle[0]) + abs(cell[1] - middle[1]),
     )
-    name = f"/tiles/{facts['id']}/{facts['version']}/{seed}/{level}"
+    name = f"/tiles/{metadata['id']}/{metadata['version']}/{seed}/{level}"
     return [f"{name}/{col}_{row}.jpg" for row, col in cells[:most]]
 
 

@@ -64,12 +64,12 @@ def client(
 
 @pytest.fixture(scope="session")
 def shown(client: TestClient) -> dict[str, dict]:
-    """Facts of the archive and of its original."""
+    """Metadata of the archive and of its original."""
     slides = client.get("/api/slides.json").json()["slides"]
-    return {facts["kind"]: facts for facts in slides}
+    return {metadata["kind"]: metadata for metadata in slides}
 
 
 def tile_url(
-    facts: dict, level: int, col: int = 0, row: int = 0, seed: int = 0, kind: str = "jpg"
+    metadata: dict, level: int, col: int = 0, row: int = 0, seed: int = 0, kind: str = "jpg"
 ) -> str:
-    return f"/tiles/{facts['id']}/{facts['version']}/{seed}/{level}/{col}_{row}.{kind}"
+    return f"/tiles/{metadata['id']}/{metadata['version']}/{seed}/{level}/{col}_{row}.{kind}"

@@ -59,8 +59,10 @@ def serving(catalogue: Catalogue, **settings: object) -> TestClient:
     ],
 )
 def test_what_is_not_there_is_404(client: TestClient, shown: dict, path: str) -> None:
-    facts = shown["archive"]
-    answer = client.get(path.replace("{id}", facts["id"]).replace("{version}", facts["version"]))
+    metadata = shown["archive"]
+    answer = client.get(
+        path.replace("{id}", metadata["id"]).replace("{version}", metadata["version"])
+    )
     assert answer.status_code == 404
     assert "root:" not in answer.text and "/tmp" not in answer.text
 
@@ -80,22 +82,22 @@ def test_what_is_not_there_is_404(client: TestClient, shown: dict, path: str) ->
     ],
 )
 def test_queries_that_can_not_be_are_422(client: TestClient, shown: dict, query: str) -> None:
-    facts = shown["archive"]
-    answer = client.get(f"/regions/{facts['id']}/{facts['version']}/0.png?{query}")
+    metadata = shown["archive"]
+    answer = client.get(f"/regions/{metadata['id']}/{metadata['version']}/0.png?{query}")
     assert answer.status_code == 422 and len(answer.json()["error"].splitlines()) == 1
 
 
 def test_a_slide_has_no_seeds_and_no_embeddings(client: TestClient, shown: dict) -> None:
-    facts = shown["slide"]
-    assert client.get(tile_url(facts, 7, seed=1)).status_code == 404
-    assert client.get(f"/api/slides/{facts['id']}/similar.json?row=0&col=0").status_code == 404
+    metadata = shown["slide"]
+    assert client.get(tile_url(metadata, 7, seed=1)).status_code == 404
+    assert client.get(f"/api/slides/{metadata['id']}/similar.json?row=0&col=0").status_code == 404
 
 
 def test_too_large_a_region_says_what_to_do(client: TestClient, shown: dict, monkeypatch) -> None:
     monkeypatch.setattr("zoomldm.viewer.regions.MOST_PIXELS", 100)
-    facts = shown["archive"]
+    metadata = shown["archive"]
     answer = client.get(
-        f"/regions/{facts['id']}/{facts['version']}/0.png?level=2&x=0&y=0&w=20&h=20"
+        f"/regions/{metadata['id']}/{metadata['version']}/0.png?level=2&x=0&y=0&w=20&h=20"
     )
     assert answer.status_code == 404 and "zoomldm decompress" in answer.json()["error"]
 
@@ -174,14 +176,15 @@ def replaced(path: Path) -> None:
 def test_an_archive_that_goes_is_410(copied, how: Callable[[Path], None]) -> None:
     path, catalogue = copied
     with serving(catalogue) as client:
-        (facts,) = client.get("/api/slides.json").json()["slides"]
-        before = client.get(tile_url(facts, 7))
+        (metadata,) = client.get("/api/slides.json").json()["slides"]
+        before = client.get(tile_url(metadata, 7))
         how(path)
         for level in (6, 1):  # stored, and generated
-            answer = client.get(tile_url(facts, level))
+            answer = client.get(tile_url(metadata, level))
             assert answer.status_code == 410
             assert "while it was shown" in answer.json()["error"] and str(path) not in answer.text
-        assert client.get(tile_url(facts, 7)).content == before.content  # by its digest still right
+        # by its digest still right
+        assert client.get(tile_url(metadata, 7)).content == before.content
         assert client.get("/health").status_code == 200
 
 
@@ -198,8 +201,8 @@ def test_damage_is_an_error_and_never_a_wrong_picture(copied) -> None:
         file.write(data)
     os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     with serving(catalogue) as client:
-        (facts,) = client.get("/api/slides.json").json()["slides"]
-        answer = client.get(tile_url(facts, 2))
+        (metadata,) = client.get("/api/slides.json").json()["slides"]
+        answer = client.get(tile_url(metadata, 2))
         assert answer.status_code == 500 and "DamagedError" in answer.json()["error"]
         assert str(path) not in answer.text
 
@@ -212,9 +215,9 @@ def test_a_full_disk_costs_a_warning(catalogue: Catalogue, tmp_path: Path, monke
             raise OSError(errno.ENOSPC, "No space left on device")
 
         monkeypatch.setattr(service.cache._disk._cache, "set", full)
-        facts = client.get("/api/slides.json").json()["slides"][0]
-        assert client.get(tile_url(facts, 7)).status_code == 200
-        assert client.get(tile_url(facts, 6)).status_code == 200
+        metadata = client.get("/api/slides.json").json()["slides"][0]
+        assert client.get(tile_url(metadata, 7)).status_code == 200
+        assert client.get(tile_url(metadata, 6)).status_code == 200
         assert service.cache.faults == 2
         assert "zoomldm_cache_faults_total 2.0" in client.get("/metrics").text
 

@@ -18,7 +18,7 @@ def pixels(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
-def test_facts_say_what_is_real_and_name_no_path(client: TestClient, shown: dict) -> None:
+def test_metadata_says_what_is_real_and_names_no_path(client: TestClient, shown: dict) -> None:
     archive, slide = shown["archive"], shown["slide"]
     assert archive["original"] == slide["id"]
     assert [level["real"] for level in archive["levels"]] == [False] * 2 + [True] * 6
@@ -32,10 +32,10 @@ def test_facts_say_what_is_real_and_name_no_path(client: TestClient, shown: dict
 def test_tiles_are_what_the_picture_is(
     client: TestClient, shown: dict, catalogue: Catalogue, kind: str
 ) -> None:
-    facts = shown["archive"]
-    answer = client.get(tile_url(facts, 2, kind=kind))
+    metadata = shown["archive"]
+    answer = client.get(tile_url(metadata, 2, kind=kind))
     assert answer.status_code == 200
-    entry = catalogue.get(facts["id"])
+    entry = catalogue.get(metadata["id"])
     assert entry is not None
     wanted = entry.image.read(0, 2, 0, 0, 256, 250)
     found = pixels(answer.content)
@@ -45,9 +45,9 @@ def test_tiles_are_what_the_picture_is(
 
 
 def test_generated_tiles_depend_on_the_seed_alone(client: TestClient, shown: dict) -> None:
-    facts = shown["archive"]
-    first, again = (client.get(tile_url(facts, 0, 1, 1, kind="png")) for _ in range(2))
-    other = client.get(tile_url(facts, 0, 1, 1, seed=1, kind="png"))
+    metadata = shown["archive"]
+    first, again = (client.get(tile_url(metadata, 0, 1, 1, kind="png")) for _ in range(2))
+    other = client.get(tile_url(metadata, 0, 1, 1, seed=1, kind="png"))
     assert first.content == again.content
     assert pixels(first.content).shape == (256, 256, 3)
     assert first.content != other.content
@@ -80,34 +80,36 @@ def test_a_second_server_finds_the_tiles_on_disk(
 def test_a_region_says_where_its_pixels_come_from(
     client: TestClient, shown: dict, kind: str
 ) -> None:
-    facts = shown["archive"]
+    metadata = shown["archive"]
     place = {"level": 1, "x": 100, "y": 60, "w": 200, "h": 120}
-    answer = client.get(f"/regions/{facts['id']}/{facts['version']}/3.{kind}", params=place)
+    answer = client.get(f"/regions/{metadata['id']}/{metadata['version']}/3.{kind}", params=place)
     assert answer.status_code == 200
     assert "regenerated-not-for-diagnosis" in answer.headers["content-disposition"]
     if kind == "png":
         image = Image.open(io.BytesIO(answer.content))
-        size, metadata = image.size, json.loads(image.info["zoomldm"])
+        size, provenance = image.size, json.loads(image.info["zoomldm"])
         assert image.info["Disclaimer"] == "Regenerated, not for diagnosis"
     else:
         with tifffile.TiffFile(io.BytesIO(answer.content)) as tiff:
             page = tiff.pages[0]
-            size, metadata = page.shape[1::-1], json.loads(page.description)
+            size, provenance = page.shape[1::-1], json.loads(page.description)
     assert size == (200, 120)
-    assert metadata["pixels_are"] == "generated" and metadata["seed"] == 3
-    assert metadata["archive_digest"] == facts["archive"]["archive_digest"]
-    assert metadata["region"] == [200, 120, 400, 240]
+    assert provenance["pixels_are"] == "generated" and provenance["seed"] == 3
+    assert provenance["archive_digest"] == metadata["archive"]["archive_digest"]
+    assert provenance["region"] == [200, 120, 400, 240]
 
 
 def test_confidence_is_known_of_what_was_made(client: TestClient, shown: dict) -> None:
-    facts = shown["archive"]
+    metadata = shown["archive"]
     seed = 7  # that no other test shows
-    url = f"/api/slides/{facts['id']}/{facts['version']}/{seed}/confidence.json"
+    url = f"/api/slides/{metadata['id']}/{metadata['version']}/{seed}/confidence.json"
     block = {"row": 0, "col": 0, "rows": 4, "cols": 6}
     assert client.get(url, params=block).json() == {"tiles": []}
-    tissue = pixels(client.get(f"/api/slides/{facts['id']}/{facts['version']}/tissue.png").content)
+    tissue = pixels(
+        client.get(f"/api/slides/{metadata['id']}/{metadata['version']}/tissue.png").content
+    )
     row, col = np.argwhere(tissue[..., 0] > 0)[0].tolist()
-    assert client.get(tile_url(facts, 0, col, row, seed)).status_code == 200
+    assert client.get(tile_url(metadata, 0, col, row, seed)).status_code == 200
     (tile,) = client.get(url, params=block).json()["tiles"]
     assert (tile["row"], tile["col"]) == (row, col) and -1 <= tile["cosine"] <= 1
 
@@ -115,13 +117,13 @@ def test_confidence_is_known_of_what_was_made(client: TestClient, shown: dict) -
 def test_similar_tiles_are_the_nearest_embeddings(
     client: TestClient, shown: dict, catalogue: Catalogue
 ) -> None:
-    facts = shown["archive"]
-    entry = catalogue.get(facts["id"])
+    metadata = shown["archive"]
+    entry = catalogue.get(metadata["id"])
     assert entry is not None
     archive = entry.image.archive  # type: ignore[attr-defined]
     row, col = np.argwhere(archive.mask)[0].tolist()
     answer = client.get(
-        f"/api/slides/{facts['id']}/similar.json", params={"row": row, "col": col, "count": 3}
+        f"/api/slides/{metadata['id']}/similar.json", params={"row": row, "col": col, "count": 3}
     ).json()
     places = answer["places"]
     assert len(places) == 3
@@ -136,13 +138,13 @@ def test_similar_tiles_are_the_nearest_embeddings(
 
 
 def test_deep_zoom_is_the_same_tiles(client: TestClient, shown: dict) -> None:
-    facts = shown["archive"]
-    text = client.get(f"/dzi/{facts['id']}-0.dzi").text
-    assert f'Width="{facts["width"]}"' in text and 'TileSize="256"' in text
-    zoom = (max(facts["width"], facts["height"]) - 1).bit_length()
-    answer = client.get(f"/dzi/{facts['id']}-0_files/{zoom - 2}/0_0.jpg")
-    assert answer.content == client.get(tile_url(facts, 2)).content
-    assert client.get(f"/dzi/{facts['id']}-0_files/0/0_0.jpg").status_code == 404
+    metadata = shown["archive"]
+    text = client.get(f"/dzi/{metadata['id']}-0.dzi").text
+    assert f'Width="{metadata["width"]}"' in text and 'TileSize="256"' in text
+    zoom = (max(metadata["width"], metadata["height"]) - 1).bit_length()
+    answer = client.get(f"/dzi/{metadata['id']}-0_files/{zoom - 2}/0_0.jpg")
+    assert answer.content == client.get(tile_url(metadata, 2)).content
+    assert client.get(f"/dzi/{metadata['id']}-0_files/0/0_0.jpg").status_code == 404
 
 
 def test_health_and_metrics(catalogue: Catalogue, shown: dict) -> None:

@@ -83,12 +83,12 @@ def until(condition: Any) -> None:
 def test_abandoned_requests_are_cancelled_and_a_full_queue_answers(
     running: Running, shown: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    event, facts = held(running, monkeypatch), shown["archive"]
+    event, metadata = held(running, monkeypatch), shown["archive"]
     making = running.app.state.service.making
 
     def asked(col: int) -> socket.socket:
         sock = socket.create_connection(("127.0.0.1", running.port))
-        path = tile_url(facts, 0, col, 1, seed=9)
+        path = tile_url(metadata, 0, col, 1, seed=9)
         sock.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         return sock
 
@@ -96,9 +96,9 @@ def test_abandoned_requests_are_cancelled_and_a_full_queue_answers(
     until(lambda: making.running == 1)
     clients += [asked(col) for col in (1, 2, 3)]
     until(lambda: making.waiting == 3)
-    status, body = running.get(tile_url(facts, 0, 4, 1, seed=9))
+    status, body = running.get(tile_url(metadata, 0, 4, 1, seed=9))
     assert status == 503 and "try again in" in json.loads(body)["error"]
-    assert running.get(tile_url(facts, 3))[0] == 200  # stored pixels don't wait behind
+    assert running.get(tile_url(metadata, 3))[0] == 200  # stored pixels don't wait behind
     for client in clients[1:3]:
         client.close()
     until(lambda: making.waiting == 1)
@@ -199,8 +199,8 @@ def test_the_command_serves_and_ends_when_asked(archive: Path, slide: Path, tmp_
         except ConnectionRefusedError:
             time.sleep(0.1)
     assert connection
-    (facts,) = json.loads(connection.getresponse().read())["slides"]
-    assert facts["name"] == slide.name and facts["kind"] == "slide"
+    (metadata,) = json.loads(connection.getresponse().read())["slides"]
+    assert metadata["name"] == slide.name and metadata["kind"] == "slide"
     connection.close()
     process.send_signal(signal.SIGINT)
     assert process.wait(30) in (0, 130)

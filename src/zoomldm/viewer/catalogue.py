@@ -66,8 +66,8 @@ class Entry:
                 self._vectors = places, vectors / np.maximum(sizes, 1e-12)
             return self._vectors
 
-    def facts(self) -> dict[str, Any]:
-        """Return what a page needs: geometry, levels, and facts of the archive or slide."""
+    def metadata(self) -> dict[str, Any]:
+        """Return what a page needs: geometry, levels, and metadata of the archive or slide."""
         width, height = self.image.size
         image = self.image
         return {
@@ -93,12 +93,12 @@ class Entry:
             ],
             "overlays": [{"name": o.name, "features": o.count} for o in self.overlays],
             "confidence": isinstance(image, ArchiveImage) and image.describes,
-            "archive": _archive_facts(image) if isinstance(image, ArchiveImage) else None,
-            "slide": _slide_facts(image) if isinstance(image, SlideImage) else None,
+            "archive": _archive_metadata(image) if isinstance(image, ArchiveImage) else None,
+            "slide": _slide_metadata(image) if isinstance(image, SlideImage) else None,
         }
 
 
-def _archive_facts(image: ArchiveImage) -> dict[str, Any]:
+def _archive_metadata(image: ArchiveImage) -> dict[str, Any]:
     archive = image.archive
     m = archive.manifest
     return {
@@ -123,7 +123,7 @@ def _archive_facts(image: ArchiveImage) -> dict[str, Any]:
     }
 
 
-def _slide_facts(image: SlideImage) -> dict[str, Any]:
+def _slide_metadata(image: SlideImage) -> dict[str, Any]:
     slide = image.slide
     return {
         "bytes": slide.file_bytes,
@@ -280,10 +280,10 @@ def _mates(
     for entry in archives:
         image = entry.image
         assert isinstance(image, ArchiveImage)
-        facts = image.archive.manifest.slide
-        if facts.content == content:
+        info = image.archive.manifest.slide
+        if info.content == content:
             found.append(entry)
-        elif facts.content is None and tuple(facts.native_size) == tuple(slide.native_size):
+        elif info.content is None and tuple(info.native_size) == tuple(slide.native_size):
             unknown.append(entry)
     if not found and loose and count == 1 and len(unknown) == 1:
         return unknown

@@ -93,7 +93,7 @@ def export_page(
                 size += _write_tile(out, part.entry, key)
                 done += 1
                 progress("tiles", done, total)
-        facts = [_facts(entry, finest, region) for entry in catalogue.entries.values()]
+        slides = [_metadata(entry, finest, region) for entry in catalogue.entries.values()]
         _write_extras(out, catalogue)
         _write(
             out / "api" / "slides.json",
@@ -103,7 +103,7 @@ def export_page(
                 "tile": TILE,
                 "live": False,
                 "format": "jpg",
-                "slides": facts,
+                "slides": slides,
             },
         )
     levels: dict[str, list[str]] = {e.name: [*NAMES[finest:]] for e in catalogue.entries.values()}
@@ -144,12 +144,14 @@ def _write_tile(out: Path, entry: Entry, key: TileKey) -> int:
     return len(data)
 
 
-def _facts(entry: Entry, finest: int, region: tuple[int, int, int, int] | None) -> dict[str, Any]:
-    facts = entry.facts()
-    facts["finest"], facts["whole_from"] = finest, WHOLE_FROM
-    facts["region"] = list(region) if region else None
-    facts["confidence"] = False  # only known for tiles that a server generates
-    return facts
+def _metadata(
+    entry: Entry, finest: int, region: tuple[int, int, int, int] | None
+) -> dict[str, Any]:
+    metadata = entry.metadata()
+    metadata["finest"], metadata["whole_from"] = finest, WHOLE_FROM
+    metadata["region"] = list(region) if region else None
+    metadata["confidence"] = False  # only known for tiles that a server generates
+    return metadata
 
 
 def _write_extras(out: Path, catalogue: Catalogue) -> None:

@@ -111,7 +111,7 @@ async def slides(request: Request) -> dict[str, Any]:
         "tile": TILE,
         "live": True,
         "format": "jpg",
-        "slides": [entry.facts() for entry in entries],
+        "slides": [entry.metadata() for entry in entries],
     }
 
 

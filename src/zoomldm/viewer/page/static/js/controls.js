@@ -73,7 +73,7 @@ export function bindControls(page) {
   for (const button of document.querySelectorAll("[data-export]")) {
     button.addEventListener("click", () => page.exportView(button.dataset.export));
   }
-  byId("measure").hidden = !page.facts.live;
+  byId("measure").hidden = !page.metadata.live;
   drawRamp(byId("ramp"));
   if (matchMedia("(max-width: 760px)").matches) page.fold();
   startTheme(byId("theme"), () => {
@@ -104,7 +104,7 @@ export function bindPageKeys(page) {
       [["r"], "layer: real and generated", toggle("origin")],
       [["c"], "layer: confidence", () => page.slide.confidence && toggle("confidence")()],
       [["n"], "another seed", () => page.setSeed((page.seed + 1) % (MOST_SEED + 1))],
-      [["l"], "find places like the centre", () => page.facts.live && page.slide.archive && page.findSimilar(page.shown.view())],
+      [["l"], "find places like the centre", () => page.metadata.live && page.slide.archive && page.findSimilar(page.shown.view())],
       [["o"], "overview on or off", () => page.overview()],
       [["d"], "details on or off", () => page.fold()],
       [["s"], "copy a link to this view", () => page.share()],

@@ -8,8 +8,8 @@ import { quieten } from "./tiles.js";
 
 const byId = (id) => document.getElementById(id);
 
-/** Facts of all slides; asks for the token if the server requires one. */
-async function factsFromServer(token) {
+/** Metadata of all slides; asks for the token if the server requires one. */
+async function metadataFromServer(token) {
   if (token) await openSession(token);
   for (;;) {
     try {
@@ -42,7 +42,7 @@ async function start() {
   if (asked.token) history.replaceState(null, "", location.pathname);
   quieten();
   try {
-    const page = new Page(await factsFromServer(asked.token));
+    const page = new Page(await metadataFromServer(asked.token));
     listen(page);
     bindControls(page);
     bindPageKeys(page);

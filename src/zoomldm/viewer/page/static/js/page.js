@@ -5,23 +5,23 @@ import { getJSON } from "./api.js";
 import { length, magnification, REGENERATED, roundLength } from "./format.js";
 import { Confidence, origin, Shapes, Similar, standIns, Tissue } from "./layers.js";
 import { Pane } from "./pane.js";
-import { factsOf, fill, levelButtons, listPlaces, placeOf } from "./panel.js";
+import { fill, levelButtons, listPlaces, metadataOf, placeOf } from "./panel.js";
 import { MODES, Stage } from "./stage.js";
 
 export const MOST_SEED = 2 ** 32 - 1;
 const byId = (id) => document.getElementById(id);
 
 export class Page {
-  constructor(facts) {
-    this.facts = facts;
-    this.slides = new Map(facts.slides.map((slide) => [slide.id, slide]));
+  constructor(metadata) {
+    this.metadata = metadata;
+    this.slides = new Map(metadata.slides.map((slide) => [slide.id, slide]));
     this.layers = new Set();
     this.tissues = new Map();
     this.shapes = new Map();
     this.pointed = null;
 
-    this.original = new Pane(byId("original"), facts, { imageLoaderLimit: 2 });
-    this.shown = new Pane(byId("shown"), facts, {
+    this.original = new Pane(byId("original"), metadata, { imageLoaderLimit: 2 });
+    this.shown = new Pane(byId("shown"), metadata, {
       showNavigator: true,
       navigatorId: "overview",
       navigatorDrawer: "canvas",
@@ -62,8 +62,8 @@ export class Page {
 
   /** Entries of the list; originals are shown with their archives. */
   choices() {
-    const taken = new Set(this.facts.slides.map((slide) => slide.original));
-    return this.facts.slides.filter((slide) => !taken.has(slide.id));
+    const taken = new Set(this.metadata.slides.map((slide) => slide.original));
+    return this.metadata.slides.filter((slide) => !taken.has(slide.id));
   }
 
   tissueOf(slide) {
@@ -83,7 +83,7 @@ export class Page {
   }
 
   async setSeed(seed) {
-    if (this.slide.kind !== "archive" || !this.facts.live) return;
+    if (this.slide.kind !== "archive" || !this.metadata.live) return;
     const whole = Math.round(Number(seed));
     if (!Number.isFinite(whole) || whole < 0 || whole > MOST_SEED) {
       this.say(`A seed is a whole number from 0 to ${MOST_SEED}.`);
@@ -169,7 +169,7 @@ export class Page {
   // -- similar places ----------------------------------------------------------------------------
 
   async findSimilar({ x, y }) {
-    const side = this.facts.tile;
+    const side = this.metadata.tile;
     const [row, col] = [Math.floor(y / side), Math.floor(x / side)];
     byId("pick").setAttribute("aria-pressed", "false");
     try {
@@ -192,7 +192,7 @@ export class Page {
   }
 
   async goTo(place) {
-    const side = this.facts.tile;
+    const side = this.metadata.tile;
     const view = { x: (place.col + 0.5) * side, y: (place.row + 0.5) * side };
     if (place.slide === this.slide.id) {
       this.shown.setView({ ...view, mpp: Math.min(this.shown.view().mpp, 1) });
@@ -230,12 +230,12 @@ export class Page {
     const { slide } = this;
     const isArchive = slide.kind === "archive";
     byId("seed").value = this.seed;
-    byId("s-seed").hidden = !isArchive || !this.facts.live;
-    byId("s-like").hidden = !isArchive || !this.facts.live;
-    byId("s-export").hidden = !this.facts.live;
+    byId("s-seed").hidden = !isArchive || !this.metadata.live;
+    byId("s-like").hidden = !isArchive || !this.metadata.live;
+    byId("s-export").hidden = !this.metadata.live;
     byId("l-confidence").hidden = !slide.confidence;
-    byId("h-facts").textContent = isArchive ? "Archive" : "Slide";
-    fill(byId("facts"), factsOf(slide));
+    byId("h-metadata").textContent = isArchive ? "Archive" : "Slide";
+    fill(byId("metadata"), metadataOf(slide));
     levelButtons(byId("levels"), slide, (level) => this.toScale(level.mpp));
     this.#overlayBoxes();
     for (const name of [...this.layers]) this.setLayer(name, true);

@@ -23,8 +23,8 @@ export function fill(list, rows) {
   );
 }
 
-/** Facts of an archive or of a slide. */
-export function factsOf(slide) {
+/** Metadata of an archive or of a slide. */
+export function metadataOf(slide) {
   const shared = [
     ["Slide", slide.name],
     ["Size at 20x", `${whole(slide.width)} × ${whole(slide.height)} px`],

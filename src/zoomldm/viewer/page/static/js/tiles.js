@@ -13,7 +13,7 @@ export function levelsOf(slide) {
 /**
  * OpenSeadragon's TileSource of a slide and seed. Its levels count from the coarsest up.
  *
- * @param {object} slide facts of the slide
+ * @param {object} slide metadata of the slide
  * @param {number} seed of the noise
  * @param {object} page `format` and `tile` of the server
  * @param {{onChange: Function, onFault: Function}} events
@@ -69,9 +69,9 @@ export function tileSource(slide, seed, page, events) {
 
 /** Whether a tile was exported; a server has all tiles. */
 function exists(slide, side, level, col, row) {
-  const facts = slide.levels[level];
-  if (!facts || col < 0 || row < 0) return false;
-  if (col * side >= facts.width || row * side >= facts.height) return false;
+  const info = slide.levels[level];
+  if (!info || col < 0 || row < 0) return false;
+  if (col * side >= info.width || row * side >= info.height) return false;
   if (!slide.region || level >= slide.whole_from) return true;
   const [x, y, w, h] = slide.region;
   const span = side << level;
