@@ -28,18 +28,18 @@ HEAD = ["archive", "quality", "16 px", "after", "real", "8 px", "after", "real",
 
 def chunks(archive: Archive, count: int) -> list[tuple[Pixels, tuple[int, int]]]:
     """The chunks of most tissue as decoded, cut off at the slide's edge, with their corners."""
-    facts = archive.manifest.base
-    assert facts is not None
-    places = stored_chunks(facts, archive.mask)
-    fullest = sorted(places, key=lambda p: -count_tiles(facts, archive.mask, *p))[:count]
+    base = archive.manifest.base
+    assert base is not None
+    places = stored_chunks(base, archive.mask)
+    fullest = sorted(places, key=lambda p: -count_tiles(base, archive.mask, *p))[:count]
     found = []
     for row, col in fullest:
         data = archive.base_file(row, col)
         assert data is not None
-        shape = (facts.chunk, facts.chunk, 3)
-        x, y = col * facts.chunk, row * facts.chunk
-        pixels = decode_image(data, facts.codec, shape, str(archive.path))
-        found.append((pixels[: facts.height - y, : facts.width - x], (x, y)))
+        shape = (base.chunk, base.chunk, 3)
+        x, y = col * base.chunk, row * base.chunk
+        pixels = decode_image(data, base.codec, shape, str(archive.path))
+        found.append((pixels[: base.height - y, : base.width - x], (x, y)))
     return found
 
 
@@ -53,12 +53,12 @@ def main() -> None:
     rows, names = [], []
     for path in sorted(given.archives):
         with open_archive(path) as archive:
-            facts, name = archive.manifest.base, archive.manifest.slide.name
-            if facts is None or facts.codec == LOSSLESS:
+            base, name = archive.manifest.base, archive.manifest.slide.name
+            if base is None or base.codec == LOSSLESS:
                 continue
             with open_slide(given.slides / name) as slide:
                 for plain, (x, y) in chunks(archive, given.chunks):
-                    real = slide.read(facts.level, x, y, plain.shape[1], plain.shape[0])
+                    real = slide.read(base.level, x, y, plain.shape[1], plain.shape[0])
                     even = even_blocks(plain)
                     steps = [
                         seams(image, 16, (at, at)).mean
@@ -68,7 +68,7 @@ def main() -> None:
                     before, after = (peak_signal_noise_ratio(real, i) for i in (plain, even))
                     alike = [structural_similarity(real, i, channel_axis=2) for i in (plain, even)]
                     rows.append([*steps, after - before, alike[1] - alike[0]])
-                    names.append([path.stem, str(facts.quality)])
+                    names.append([path.stem, str(base.quality)])
     table = np.array(rows)
     names += [["mean", ""], ["lowest", ""], ["highest", ""]]
     table = np.concatenate([table, [table.mean(0), table.min(0), table.max(0)]])

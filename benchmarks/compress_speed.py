@@ -65,16 +65,16 @@ def chunks_of(
     with open_slide(slide) as opened:
         level = choose_level(opened, options.base_wanted)
         width, height = opened.level_size(level)
-        facts = Base(
+        base = Base(
             level=level, codec=options.base_codec, quality=quality, width=width, height=height,
             chunk=CHUNK,
         )  # fmt: skip
         return (
             [
                 opened.read(level, col * CHUNK, row * CHUNK, CHUNK, CHUNK)
-                for row, col in stored_chunks(facts, mask)
+                for row, col in stored_chunks(base, mask)
             ],
-            facts.codec,
+            base.codec,
             quality,
         )
 

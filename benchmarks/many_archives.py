@@ -105,10 +105,10 @@ def fill(folder: Path, count: int) -> None:
         labels.append(f"{name},{number % 2}")
         if path.exists():
             continue
-        facts = header.slide.model_copy(update={"name": f"{name}.svs"})
+        info = header.slide.model_copy(update={"name": f"{name}.svs"})
         write_archive(
             path,
-            header.model_copy(update={"slide": facts, "encoder": encoder}),
+            header.model_copy(update={"slide": info, "encoder": encoder}),
             np.stack([cells // 10, cells % 10], 1),
             values + number % 7,
             values[0],

@@ -54,7 +54,7 @@ def corner(tmp_path_factory, pixels):
 
 
 class TestReading:
-    def test_facts(self, whole):
+    def test_metadata(self, whole):
         with open_archive(whole) as archive:
             base = archive.base
             assert base is not None
@@ -122,13 +122,13 @@ class TestReading:
         assert verify_archive(path) == []
 
     def test_a_margin_of_one_tile_is_stored(self):
-        facts = Base(level=2, codec="png", quality=None, width=2250, height=1250, chunk=512)
+        base = Base(level=2, codec="png", quality=None, width=2250, height=1250, chunk=512)
         mask = np.zeros((20, 36), bool)
         mask[7, 8] = True  # the last row of tiles of the first row of chunks, inside the second
-        assert stored_chunks(facts, mask) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+        assert stored_chunks(base, mask) == [(0, 0), (0, 1), (1, 0), (1, 1)]
         mask[:] = False
         mask[5, 10] = True
-        assert stored_chunks(facts, mask) == [(0, 1)]
+        assert stored_chunks(base, mask) == [(0, 1)]
 
     def test_coarser_levels_are_averages(self, whole, pixels):
         with open_archive(whole) as archive:
@@ -191,11 +191,11 @@ class TestBorders:
         header = make_header(279 * 4, 199 * 4, 8)
         with ArchiveWriter(path, header, np.zeros(8)) as writer:
             writer.add_embeddings([(0, 0)], np.ones((1, 8)))
-            facts = writer.start_base(2, "jpeg", 10, 64)
+            base = writer.start_base(2, "jpeg", 10, 64)
             for row, col in np.ndindex(4, 5):
                 part = texture[row * 64 : row * 64 + 64, col * 64 : col * 64 + 64]
                 if (row, col) != (2, 2):
-                    data = encode_image(fill_chunk(part, 64), "jpeg", facts.quality)
+                    data = encode_image(fill_chunk(part, 64), "jpeg", base.quality)
                     writer.add_base_chunk(row, col, data)
         return path, texture
 

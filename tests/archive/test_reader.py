@@ -75,7 +75,7 @@ def test_grid_is_a_view_on_the_whole(example, level, row, col):
         np.testing.assert_array_equal(grid, part)
 
 
-def test_geometry_and_facts(example):
+def test_geometry_and_metadata(example):
     with open_archive(example[0]) as archive:
         assert archive.size == (9000, 5000)
         assert (archive.rows, archive.cols, archive.dim) == (20, 36, 48)

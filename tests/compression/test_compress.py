@@ -52,7 +52,7 @@ class TestWhatIsStored:
             )
         assert verify_archive(tmp_path / "a.zldm") == []
 
-    def test_facts(self, slide, tmp_path, pipeline):
+    def test_metadata(self, slide, tmp_path, pipeline):
         report = run(slide, tmp_path, pipeline)
         assert report.archive == str(tmp_path / "a.zldm")
         with open_archive(report.archive) as archive:

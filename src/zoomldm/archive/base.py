@@ -38,9 +38,9 @@ class Span(NamedTuple):
     col1: int
 
 
-def chunk_tiles(facts: Base, row: int, col: int, margin: int = 0) -> Span:
+def chunk_tiles(base: Base, row: int, col: int, margin: int = 0) -> Span:
     """Tiles that chunk (row, col) overlaps, plus `margin` on each side; may exceed the grid."""
-    side = facts.chunk << facts.level
+    side = base.chunk << base.level
     return Span(
         row * side // TILE - margin,
         -(-(row + 1) * side // TILE) + margin,
@@ -54,24 +54,24 @@ def touches(mask: NDArray[np.bool_], span: Span) -> bool:
     return bool(mask[max(span.row0, 0) : span.row1, max(span.col0, 0) : span.col1].any())
 
 
-def count_tiles(facts: Base, mask: NDArray[np.bool_], row: int, col: int) -> int:
+def count_tiles(base: Base, mask: NDArray[np.bool_], row: int, col: int) -> int:
     """Number of tissue tiles that chunk (row, col) overlaps."""
-    span = chunk_tiles(facts, row, col)
+    span = chunk_tiles(base, row, col)
     return int(mask[span.row0 : span.row1, span.col0 : span.col1].sum())
 
 
-def stored_chunks(facts: Base, mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
+def stored_chunks(base: Base, mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
     """(row, col), in order, of the chunks that lie within one tile of tissue.
 
     Args:
-        facts: the base layer.
+        base: the base layer.
         mask: bool (rows, cols) of tissue tiles.
     """
-    rows, cols = -(-facts.height // facts.chunk), -(-facts.width // facts.chunk)
+    rows, cols = -(-base.height // base.chunk), -(-base.width // base.chunk)
     return [
         (row, col)
         for row, col in itertools.product(range(rows), range(cols))
-        if touches(mask, chunk_tiles(facts, row, col, MARGIN))
+        if touches(mask, chunk_tiles(base, row, col, MARGIN))
     ]
 
 
@@ -80,34 +80,34 @@ def chunk_name(row: int, col: int) -> str:
     return f"{NAME}/c/{row}/{col}/0"
 
 
-def base_metadata(facts: Base) -> bytes:
+def base_metadata(base: Base) -> bytes:
     """The array's `zarr.json`; codec names are those of the package imagecodecs-zarr."""
     return dump_json(
         {
             "zarr_format": 3,
             "node_type": "array",
-            "shape": [facts.height, facts.width, 3],
+            "shape": [base.height, base.width, 3],
             "data_type": "uint8",
             "chunk_grid": {
                 "name": "regular",
-                "configuration": {"chunk_shape": [facts.chunk, facts.chunk, 3]},
+                "configuration": {"chunk_shape": [base.chunk, base.chunk, 3]},
             },
             "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
             "fill_value": WHITE,
-            "codecs": [{"name": f"imagecodecs_{facts.codec}", "configuration": {}}],
+            "codecs": [{"name": f"imagecodecs_{base.codec}", "configuration": {}}],
             "attributes": {},
         }
     )
 
 
-def check_metadata(data: bytes, facts: Base, path: object) -> None:
+def check_metadata(data: bytes, base: Base, path: object) -> None:
     """Check that an array's `zarr.json` matches the base layer described in the manifest.
 
     Raises:
         ArchiveError: it does not.
     """
     what = f"{path}: member {NAME}/zarr.json"
-    found, expected = parse_json(data, what), parse_json(base_metadata(facts), what)
+    found, expected = parse_json(data, what), parse_json(base_metadata(base), what)
     for key in ("shape", "data_type", "chunk_grid", "chunk_key_encoding", "fill_value"):
         if found.get(key) != expected[key]:
             raise ArchiveError(
@@ -119,17 +119,17 @@ def check_metadata(data: bytes, facts: Base, path: object) -> None:
         [c.get("name") for c in codecs if isinstance(c, dict)] if isinstance(codecs, list) else []
     )
     if names != [expected["codecs"][0]["name"]]:
-        raise ArchiveError(f"{what} declares codecs {names}, expected imagecodecs_{facts.codec}")
+        raise ArchiveError(f"{what} declares codecs {names}, expected imagecodecs_{base.codec}")
 
 
-def decode_chunk(data: bytes, facts: Base, what: str) -> Pixels:
+def decode_chunk(data: bytes, base: Base, what: str) -> Pixels:
     """Decode a chunk's file to pixels (chunk, chunk, 3), read-only; evens a lossy codec's blocks.
 
     Raises:
         ArchiveError: it can't be decoded; `what` names it.
     """
-    pixels = decode_image(data, facts.codec, (facts.chunk, facts.chunk, 3), what)
-    if facts.codec != LOSSLESS:
+    pixels = decode_image(data, base.codec, (base.chunk, base.chunk, 3), what)
+    if base.codec != LOSSLESS:
         pixels = even_blocks(pixels)
         pixels.flags.writeable = False
     return pixels

@@ -171,7 +171,7 @@ class EmbeddingStore:
             len(whole_spec(name, array).encode(array)) for name, array in self.wholes().items()
         )
 
-    def facts(self) -> Quantisation:
+    def quantisation(self) -> Quantisation:
         """The manifest's description of it; call after `settle`."""
         return Quantisation(
             precision=self.precision,

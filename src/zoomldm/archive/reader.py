@@ -251,12 +251,12 @@ class Archive:
         Raises:
             ArchiveError: it is not a JPEG.
         """
-        facts = self.manifest.overview
-        if facts is None:
+        overview = self.manifest.overview
+        if overview is None:
             return None
-        if facts.codec != "jpeg":
+        if overview.codec != "jpeg":
             raise ArchiveError(
-                f"{self.path}: its overview is coded as {facts.codec!r}, expected jpeg; "
+                f"{self.path}: its overview is coded as {overview.codec!r}, expected jpeg; "
                 "update zoomldm"
             )
         with self._container.open() as handle:
@@ -268,11 +268,11 @@ class Archive:
 
     def _overview_pixels(self, *_: int) -> Pixels:
         """The whole overview image of versions 1.0 and 1.1."""
-        facts = self.manifest.overview
-        assert facts is not None
+        overview = self.manifest.overview
+        assert overview is not None
 
         def load() -> Pixels:
-            data, shape = self.overview_bytes(), (facts.height, facts.width, 3)
+            data, shape = self.overview_bytes(), (overview.height, overview.width, 3)
             assert data is not None
             return decode_image(data, "jpeg", shape, f"{self.path}: its overview")
 
@@ -280,12 +280,12 @@ class Archive:
 
     def _base_chunk(self, row: int, col: int) -> Pixels | None:
         """Chunk (row, col) of the base layer, None if it is not stored."""
-        facts = self.manifest.base
-        assert facts is not None
+        base = self.manifest.base
+        assert base is not None
         name, meta = chunk_name(row, col), f"{NAME}/zarr.json"
         with self._container.open() as handle:
             if name not in self._container:
-                if touches(self._mask_of(handle), chunk_tiles(facts, row, col)):
+                if touches(self._mask_of(handle), chunk_tiles(base, row, col)):
                     raise ArchiveError(f"{self.path}: member {name} is missing for its tissue")
                 return None
 
@@ -293,9 +293,9 @@ class Archive:
                 if not self._base_checked:
                     if meta not in self._container:
                         raise ArchiveError(f"{self.path}: member {meta} is missing")
-                    check_metadata(handle.read(meta), facts, self.path)
+                    check_metadata(handle.read(meta), base, self.path)
                     self._base_checked = True
-                return decode_chunk(handle.read(name), facts, f"{self.path}: member {name}")
+                return decode_chunk(handle.read(name), base, f"{self.path}: member {name}")
 
             return cached_chunk((self._key, name), load)
 
@@ -313,11 +313,11 @@ class Archive:
 
         In an archive of version 1.0 or 1.1 it is the overview, a single chunk.
         """
-        facts, old = self.manifest.base, self.manifest.overview
-        if facts is not None:
-            size, chunk = (facts.width, facts.height), (facts.chunk, facts.chunk)
-            settings = facts.level, facts.codec, facts.quality
-            return BaseLayer(*settings, size, chunk, self._base_chunk, facts.background)
+        base, old = self.manifest.base, self.manifest.overview
+        if base is not None:
+            size, chunk = (base.width, base.height), (base.chunk, base.chunk)
+            settings = base.level, base.codec, base.quality
+            return BaseLayer(*settings, size, chunk, self._base_chunk, base.background)
         if old is not None:
             size = old.width, old.height
             return BaseLayer(old.level, old.codec, old.quality, size, size, self._overview_pixels)
@@ -331,9 +331,9 @@ class Archive:
         Raises:
             ArchiveError: it can't be decoded, or does not have its declared size.
         """
-        facts, base = self.manifest.overview, self.base
-        if facts is not None:
-            return facts.level, self._overview_pixels().copy()
+        overview, base = self.manifest.overview, self.base
+        if overview is not None:
+            return overview.level, self._overview_pixels().copy()
         return base.overview() if base else None
 
     @property

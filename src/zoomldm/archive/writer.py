@@ -167,8 +167,8 @@ class ArchiveWriter:
         Image.fromarray(image).save(
             buffer, "JPEG", quality=quality, subsampling=2, optimize=True, progressive=True
         )
-        facts = Overview(level=level, codec="jpeg", quality=quality, width=width, height=height)
-        self._overview = facts, buffer.getvalue()
+        overview = Overview(level=level, codec="jpeg", quality=quality, width=width, height=height)
+        self._overview = overview, buffer.getvalue()
 
     def start_base(
         self,
@@ -244,8 +244,8 @@ class ArchiveWriter:
             raise ValueError(
                 f"base layer is {image.dtype} {image.shape}, expected uint8 ({height}, {width}, 3)"
             )
-        facts = self.start_base(level, codec, quality, chunk)
-        for row, col in stored_chunks(facts, self._embeddings.mask):
+        base = self.start_base(level, codec, quality, chunk)
+        for row, col in stored_chunks(base, self._embeddings.mask):
             part = image[row * chunk : (row + 1) * chunk, col * chunk : (col + 1) * chunk]
             self.add_base_chunk(row, col, encode_image(fill_chunk(part, chunk), codec, quality))
 
@@ -290,7 +290,7 @@ class ArchiveWriter:
         self._add_array(spec, [((0,) * array.ndim, array)])
 
     def _finish_latents(self) -> list[Latents]:
-        facts = []
+        latents = []
         group = dump_json({"zarr_format": 3, "node_type": "group", "attributes": {}})
         for name in ("latents", "offsets") if self._latents else ():
             self._container.add(f"{name}/zarr.json", group)
@@ -303,10 +303,10 @@ class ArchiveWriter:
             self._add_whole(f"offsets/{level}", np.concatenate(state.offsets))
             channels, height, width = state.shape
             count = spec.shape[0]
-            facts.append(
+            latents.append(
                 Latents(level=level, count=count, channels=channels, height=height, width=width)
             )
-        return facts
+        return latents
 
     def _finish(self) -> None:
         latents = self._finish_latents()
@@ -339,7 +339,7 @@ class ArchiveWriter:
             grid=Grid(rows=self.rows, cols=self.cols),
             tissue_tiles=int(stored.mask.sum()),
             unreadable=sorted(self._unreadable),
-            quantisation=stored.facts(),
+            quantisation=stored.quantisation(),
             overview=self._overview[0] if self._overview else None,
             base=self._base,
             latents=latents,

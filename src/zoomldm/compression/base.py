@@ -81,18 +81,18 @@ def add_base(
     if ratio is not None:
         seen = choose_quality(slide, tissue, writer, level, codec, ratio)
         quality = seen.quality
-    facts = writer.start_base(level, codec, quality, ratio=ratio)
-    chunks, what = stored_chunks(facts, tissue.mask), f"storing the slide at {NAMES[level]}"
+    base = writer.start_base(level, codec, quality, ratio=ratio)
+    chunks, what = stored_chunks(base, tissue.mask), f"storing the slide at {NAMES[level]}"
     glass = np.zeros((3, 256), np.int64)
 
     def coded(place: tuple[int, int]) -> tuple[bytes, np.ndarray]:
         pixels = seen.pixels.pop(place, None)
         if pixels is None:
-            pixels = _chunk(slide, tissue, facts, *place)
+            pixels = _chunk(slide, tissue, base, *place)
         data = seen.coded.pop(place, None)
         if data is None:
-            data = encode_image(fill_chunk(pixels, facts.chunk), codec, facts.quality)
-        return data, _glass(pixels, tissue.mask, facts, *place)
+            data = encode_image(fill_chunk(pixels, base.chunk), codec, base.quality)
+        return data, _glass(pixels, tissue.mask, base, *place)
 
     for done, ((row, col), (data, counts)) in enumerate(in_order(coded, chunks, FEW), 1):
         writer.add_base_chunk(row, col, data)
@@ -103,12 +103,12 @@ def add_base(
         writer.set_base_background((r, g, b))
 
 
-def _glass(pixels: np.ndarray, mask: np.ndarray, facts: Base, row: int, col: int) -> np.ndarray:
+def _glass(pixels: np.ndarray, mask: np.ndarray, base: Base, row: int, col: int) -> np.ndarray:
     """Histograms (3, 256) of a chunk's px outside tissue tiles."""
-    side = facts.chunk << facts.level
+    side = base.chunk << base.level
     h, w = pixels.shape[:2]
     rows, cols = (
-        ((first * side + (np.arange(n) << facts.level)) // TILE).clip(max=limit - 1)
+        ((first * side + (np.arange(n) << base.level)) // TILE).clip(max=limit - 1)
         for first, n, limit in zip((row, col), (h, w), mask.shape, strict=True)
     )
     outside = pixels[~mask[rows[:, None], cols]]
@@ -140,9 +140,9 @@ def choose_quality(
     quality. The largest few are then encoded at that quality, which corrects bytes and quality.
     """
     width, height = level_size(*slide.size, level)
-    facts = Base(level=level, codec=codec, quality=None, width=width, height=height, chunk=CHUNK)
-    chunks = stored_chunks(facts, tissue.mask)
-    tiles = [count_tiles(facts, tissue.mask, *chunk) for chunk in chunks]
+    base = Base(level=level, codec=codec, quality=None, width=width, height=height, chunk=CHUNK)
+    chunks = stored_chunks(base, tissue.mask)
+    tiles = [count_tiles(base, tissue.mask, *chunk) for chunk in chunks]
     order = sorted(range(len(chunks)), key=lambda i: (tiles[i], i))
     rest = _REST + _MEMBER * len(chunks)
     wanted = slide.file_bytes / ratio - writer.embedding_bytes() - rest
@@ -153,8 +153,8 @@ def choose_quality(
     places = [chunks[int(group[i])] for group, i in zip(groups, middles, strict=True)]
 
     def tried(place: tuple[int, int]) -> tuple[int, np.ndarray]:
-        pixels = _chunk(slide, tissue, facts, *place)
-        return quick_size(fill_chunk(pixels, facts.chunk), codec, _TRIED), pixels
+        pixels = _chunk(slide, tissue, base, *place)
+        return quick_size(fill_chunk(pixels, base.chunk), codec, _TRIED), pixels
 
     seen = dict(in_order(tried, places, FEW))
     sizes = [seen[place][0] for place in places]
@@ -163,7 +163,7 @@ def choose_quality(
     largest = sorted(range(len(places)), key=lambda k: (sizes[k], k))[-_CLOSELY:]
 
     def coded(k: int) -> bytes:
-        return encode_image(fill_chunk(seen[places[k]][1], facts.chunk), codec, near)
+        return encode_image(fill_chunk(seen[places[k]][1], base.chunk), codec, near)
 
     exact = {places[k]: data for k, data in in_order(coded, largest, FEW)}
     total *= sum(map(len, exact.values())) / sum(sizes[k] for k in largest)
@@ -176,18 +176,18 @@ def _within(quality: float) -> float:
     return min(max(quality, QUALITIES[0]), QUALITIES[1])
 
 
-def _chunk(slide: Slide, tissue: Tissue, facts: Base, row: int, col: int) -> np.ndarray:
+def _chunk(slide: Slide, tissue: Tissue, base: Base, row: int, col: int) -> np.ndarray:
     """Pixels (h, w, 3) of a chunk, cropped at the slide's edge."""
-    x, y = col * facts.chunk, row * facts.chunk
-    w, h = min(facts.chunk, facts.width - x), min(facts.chunk, facts.height - y)
-    if facts.level == VIEW_LEVEL and tissue.view is not None:
+    x, y = col * base.chunk, row * base.chunk
+    w, h = min(base.chunk, base.width - x), min(base.chunk, base.height - y)
+    if base.level == VIEW_LEVEL and tissue.view is not None:
         return tissue.view[y : y + h, x : x + w]
     out = np.full((h, w, 3), WHITE, np.uint8)
 
     def fill(left: int, top: int, wide: int, high: int) -> None:
         try:
             box = np.s_[top : top + high, left : left + wide]
-            out[box] = slide.read(facts.level, x + left, y + top, wide, high)
+            out[box] = slide.read(base.level, x + left, y + top, wide, high)
         except SlideReadError:
             if wide > high and wide > _SMALLEST:
                 fill(left, top, wide // 2, high)

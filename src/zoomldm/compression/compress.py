@@ -211,14 +211,14 @@ def compress(
     with claim(target), _opened(slide, options) as opened:
         networks = _networks(model, source, label, stored)
         base = choose_level(opened, options.base_wanted) if options.has_base else None
-        facts = _slide_facts(opened, options)
-        if _is_done(target, facts, networks, base, options):
+        info = _slide_info(opened, options)
+        if _is_done(target, info, networks, base, options):
             return _report(opened, target, start, done_before=True)
         progress("finding tissue", 0, 1)
         tissue = find_tissue(opened, options.tissue, keep_view=base == VIEW_LEVEL)
         progress("finding tissue", 1, 1)
         header = Header(
-            slide=facts,
+            slide=info,
             tissue=TissueInfo(
                 mode=options.tissue, threshold=tissue.threshold, view_mpp=tissue.view_mpp
             ),
@@ -257,7 +257,7 @@ def _networks(
     }
 
 
-def _slide_facts(slide: Slide, options: CompressOptions) -> SlideInfo:
+def _slide_info(slide: Slide, options: CompressOptions) -> SlideInfo:
     return SlideInfo(
         name=slide.path.name,
         file_bytes=slide.file_bytes,

@@ -55,17 +55,17 @@ def add_spliced(
     Returns:
         Total number of chunks, and the number encoded again.
     """
-    facts, own, other = archive.manifest.base, archive.base, source.base
-    assert facts is not None and own is not None and other is not None
-    writer.start_base(facts.level, facts.codec, facts.quality, facts.chunk)
-    if facts.background:
-        writer.set_base_background(facts.background)
-    left, top, wide, high = (n >> facts.level for n in target.window)
-    from_x, from_y = (n >> facts.level for n in taken.window[:2])
-    chunks, again = stored_chunks(facts, mask), 0
+    base, own, other = archive.manifest.base, archive.base, source.base
+    assert base is not None and own is not None and other is not None
+    writer.start_base(base.level, base.codec, base.quality, base.chunk)
+    if base.background:
+        writer.set_base_background(base.background)
+    left, top, wide, high = (n >> base.level for n in target.window)
+    from_x, from_y = (n >> base.level for n in taken.window[:2])
+    chunks, again = stored_chunks(base, mask), 0
     for done, (row, col) in enumerate(chunks):
-        x, y = col * facts.chunk, row * facts.chunk
-        w, h = min(facts.chunk, facts.width - x), min(facts.chunk, facts.height - y)
+        x, y = col * base.chunk, row * base.chunk
+        w, h = min(base.chunk, base.width - x), min(base.chunk, base.height - y)
         x0, y0, x1, y1 = max(x, left), max(y, top), min(x + w, left + wide), min(y + h, top + high)
         touched = x0 < x1 and y0 < y1
         data = None if touched else archive.base_file(row, col)
@@ -74,8 +74,8 @@ def add_spliced(
             if touched:
                 part = other.read(x0 - left + from_x, y0 - top + from_y, x1 - x0, y1 - y0)
                 pixels[y0 - y : y1 - y, x0 - x : x1 - x] = part
-            filled = fill_chunk(pixels, facts.chunk)
-            data = encode_image(filled, facts.codec, facts.quality)
+            filled = fill_chunk(pixels, base.chunk)
+            data = encode_image(filled, base.codec, base.quality)
             again += 1
         writer.add_base_chunk(row, col, data)
         progress("base layer", done + 1, len(chunks))
