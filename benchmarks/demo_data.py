@@ -37,10 +37,10 @@ def main(slide_path: str, archive_path: str, folder: Path) -> None:
             if len(data := imagecodecs.avif_encode(image, level=quality, speed=6)) <= wanted
         ]
         (folder / "codec.avif").write_bytes(fits[-1])
-        facts = {"file": "codec.avif", "x": x, "y": y, "raster": list(archive.size)}
-        facts["bytes_per_tile"] = round(len(fits[-1]) / (SIDE // 64) ** 2, 1)
-        (folder / "codec.json").write_text(json.dumps(facts) + "\n")
-    print(facts, "archive:", round(wanted / (SIDE // 64) ** 2, 1))
+        metadata = {"file": "codec.avif", "x": x, "y": y, "raster": list(archive.size)}
+        metadata["bytes_per_tile"] = round(len(fits[-1]) / (SIDE // 64) ** 2, 1)
+        (folder / "codec.json").write_text(json.dumps(metadata) + "\n")
+    print(metadata, "archive:", round(wanted / (SIDE // 64) ** 2, 1))
 
 
 if __name__ == "__main__":

@@ -159,22 +159,22 @@ def painted_slide(bench: Bench, path: Path) -> None:
 
 def encoder(bench: Bench) -> Iterator[tuple[str, str, Callable[[], str]]]:
     """Tiles a second of a ViT-L/16, from memory and out of a slide."""
-    facts, half = ENCODERS["uni"], "float32" if bench.tiny else "float16"
+    spec, half = ENCODERS["uni"], "float32" if bench.tiny else "float16"
     small = ViTSizes(dim=64, depth=1, heads=1, hidden=64)
-    sizes = small if bench.tiny or facts.sizes is None else facts.sizes
+    sizes = small if bench.tiny or spec.sizes is None else spec.sizes
     with bench.device:
         network = PatchViT(sizes)
     batch = 4 if bench.tiny else 256
     options = EncoderOptions(half, batch)  # type: ignore[arg-type]
     network_encoder = NetworkEncoder(
-        "random", network, facts.preprocessing, sizes.dim, "0" * 64, bench.device, options
+        "random", network, spec.preprocessing, sizes.dim, "0" * 64, bench.device, options
     )
     tiles = np.random.default_rng(0).integers(0, 256, (batch, TILE, TILE, 3), np.uint8)
-    what = f"{facts.architecture}, {half}, batch {batch}"
+    what = f"{spec.architecture}, {half}, batch {batch}"
 
     def from_memory() -> str:
         taken = bench.seconds(lambda: network_encoder.encode_tiles(tiles))
-        side = facts.preprocessing.size
+        side = spec.preprocessing.size
         x = torch.zeros(1, 3, side, side, device=bench.device, dtype=network_encoder.dtype)
         flops = count_flops(lambda: network_encoder.network(x)) * batch
         return f"{batch / taken:,.0f} tiles/s, {bench.rate(flops, taken)}"

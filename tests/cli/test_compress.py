@@ -25,16 +25,16 @@ def test_compress_info_verify(run, slide, tmp_path):
     assert done.code == 0, done.err
     report = json.loads(done.out)["archives"][0]
     assert report["bytes"] == target.stat().st_size and report["unreadable"] == []
-    facts = json.loads(run("info", target, "--json").out)
+    metadata = json.loads(run("info", target, "--json").out)
     wanted = "tissue_tiles, grid, bytes, source_bytes, ratio, mpp, mpp_source, encoder, levels_real"
-    assert set(wanted.split(", ")) <= set(facts)
-    assert facts["tissue_tiles"] == report["tissue_tiles"] > 0
-    assert facts["grid"] == [4, 4] and facts["mpp"] == pytest.approx([0.5, 0.5])
-    assert facts["source_bytes"] == slide.stat().st_size
-    assert facts["levels_real"] == ["5x", "2.5x", "1.25x", "0.625x", "0.3125x", "0.15625x"]
-    assert facts["base"]["codec"] == "avif" and facts["base"]["chunks"] == 1
-    assert facts["base"]["bytes"] == report["base_bytes"]
-    assert facts["encoder"]["id"] == "tiny"
+    assert set(wanted.split(", ")) <= set(metadata)
+    assert metadata["tissue_tiles"] == report["tissue_tiles"] > 0
+    assert metadata["grid"] == [4, 4] and metadata["mpp"] == pytest.approx([0.5, 0.5])
+    assert metadata["source_bytes"] == slide.stat().st_size
+    assert metadata["levels_real"] == ["5x", "2.5x", "1.25x", "0.625x", "0.3125x", "0.15625x"]
+    assert metadata["base"]["codec"] == "avif" and metadata["base"]["chunks"] == 1
+    assert metadata["base"]["bytes"] == report["base_bytes"]
+    assert metadata["encoder"]["id"] == "tiny"
     assert run("verify", target).code == 0
     again = run("compress", slide, "-o", tmp_path, "--pipeline", "tiny")
     assert again.code == 0 and "already" in again.out
@@ -115,8 +115,8 @@ def test_slide_without_mpp(run, shared, tmp_path):
     assert "--mpp" in run("compress", path, "-o", tmp_path, "--pipeline", "tiny").line
     done = run("compress", path, "-o", tmp_path, "--pipeline", "tiny", "--mpp", 0.5, "--json")
     assert done.code == 0
-    facts = json.loads(run("info", json.loads(done.out)["archives"][0]["archive"], "--json").out)
-    assert facts["mpp"] == [0.5, 0.5] and facts["mpp_source"] == "option"
+    metadata = json.loads(run("info", json.loads(done.out)["archives"][0]["archive"], "--json").out)
+    assert metadata["mpp"] == [0.5, 0.5] and metadata["mpp_source"] == "option"
 
 
 def test_rejected_dicom(run, shared, tmp_path):

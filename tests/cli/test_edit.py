@@ -12,8 +12,8 @@ def test_a_transplant(run, archive, tmp_path: Path) -> None:
     done = run("edit", archive, "-o", out, *where, "--json")
     report = json.loads(done.out)
     assert report["edit"]["kind"] == "transplant" and report["base_level"] == "5x"
-    facts = json.loads(run("info", out, "--json").out)
-    assert facts["edits"] == [report["edit"]] and run("verify", out).code == 0
+    metadata = json.loads(run("info", out, "--json").out)
+    assert metadata["edits"] == [report["edit"]] and run("verify", out).code == 0
     assert "base layer kept: 5x avif" in run("edit", archive, "-o", tmp_path, *where).out
 
 

@@ -74,9 +74,9 @@ def test_another_slide_of_that_name_and_size_is_read(
     monkeypatch.setattr(
         tiles,
         "_cache_slide",
-        lambda slide, folder, withheld_fraction, facts: (
+        lambda slide, folder, withheld_fraction, metadata: (
             read.append(slide.path),
-            done.write_text(json.dumps(facts)),
+            done.write_text(json.dumps(metadata)),
             done.with_suffix(".npy").touch(),
         ),
     )
@@ -108,9 +108,9 @@ def test_broken_off_cache_is_made_again(
 
 def test_pair_that_does_not_belong_together(slide: Path, tmp_path: Path) -> None:
     cache_tiles([slide], tmp_path / "cache")
-    facts = json.loads((tmp_path / "cache" / "s.tif.json").read_text())
-    facts["rows"].pop()
-    (tmp_path / "cache" / "s.tif.json").write_text(json.dumps(facts))
+    metadata = json.loads((tmp_path / "cache" / "s.tif.json").read_text())
+    metadata["rows"].pop()
+    (tmp_path / "cache" / "s.tif.json").write_text(json.dumps(metadata))
     with pytest.raises(DamagedError, match=r"s\.tif\.npy: holds .* remove both"):
         SlidePatches(tmp_path / "cache", ["s.tif"])
 

@@ -71,11 +71,11 @@ def test_the_digest_is_of_weights_and_preparation_not_of_the_file(tmp_path: Path
 
 def test_preparation_is_arithmetic_on_the_whole_tile() -> None:
     flat = torch.full((1, 3, 256, 256), 102.0)
-    facts = ENCODERS["uni"].preprocessing
-    x = prepared(flat, facts)
+    preprocessing = ENCODERS["uni"].preprocessing
+    x = prepared(flat, preprocessing)
     assert x.shape == (1, 3, 224, 224)
     for i in range(3):
-        expected = (0.4 - facts.mean[i]) / facts.std[i]
+        expected = (0.4 - preprocessing.mean[i]) / preprocessing.std[i]
         torch.testing.assert_close(x[0, i], torch.full((224, 224), expected))
     hipt = prepared(flat, ENCODERS["hipt"].preprocessing)
     assert hipt.shape == (1, 3, 256, 256)

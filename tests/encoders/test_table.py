@@ -36,14 +36,14 @@ PARAMETERS = {
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameters_at_full_size(name: str) -> None:
-    facts = ENCODERS[name]
-    assert facts.sizes is not None
+    spec = ENCODERS[name]
+    assert spec.sizes is not None
     with torch.device("meta"):
-        network = _network(facts.sizes, facts)
-        side = facts.preprocessing.size
+        network = _network(spec.sizes, spec)
+        side = spec.preprocessing.size
         out = network(torch.empty(1, 3, side, side))
     assert sum(p.numel() for p in network.parameters()) == PARAMETERS[name]
-    assert out.shape == (1, facts.dim)
+    assert out.shape == (1, spec.dim)
 
 
 @pytest.fixture
@@ -53,23 +53,23 @@ def tile() -> np.ndarray:
 
 @pytest.mark.parametrize("name", ["conch-v1.5", "h0-mini", "virchow2", "kaiko-vits8"])
 def test_read_at_one_block(name: str, tmp_path: Path, tile: np.ndarray, monkeypatch) -> None:
-    facts = ENCODERS[name]
-    assert facts.sizes is not None
-    short = replace(facts, sizes=replace(facts.sizes, depth=1))
+    spec = ENCODERS[name]
+    assert spec.sizes is not None
+    short = replace(spec, sizes=replace(spec.sizes, depth=1))
     monkeypatch.setitem(ENCODERS, name, short)
     assert short.sizes is not None
     torch.manual_seed(0)
     network = _network(short.sizes, short).eval()
-    file = tmp_path / (facts.file or "model.safetensors")
-    if facts.file:
+    file = tmp_path / (spec.file or "model.safetensors")
+    if spec.file:
         torch.save({**network.state_dict(), "mask_token": torch.zeros(1, 1)}, file)
     else:
         save_file(network.state_dict(), file)
     encoder = load_encoder(f"{name}={file}")
     found = encoder.encode_tiles(tile)
-    assert found.shape == (1, facts.dim) and encoder.embedding_dim == facts.dim
+    assert found.shape == (1, spec.dim) and encoder.embedding_dim == spec.dim
     with torch.no_grad():
-        x = prepared(torch.from_numpy(tile).permute(0, 3, 1, 2), facts.preprocessing)
+        x = prepared(torch.from_numpy(tile).permute(0, 3, 1, 2), spec.preprocessing)
         np.testing.assert_allclose(found, network(x).numpy(), atol=1e-4)
     other = "uni2" if name != "uni2" else "uni"
     with pytest.raises(PipelineError, match=f"not {other}|holds no vision transformer"):
@@ -92,13 +92,13 @@ def test_read_by_transformers(name: str, tmp_path: Path, tile: np.ndarray) -> No
     model = transformers.Dinov2Model(config).eval()
     model.save_pretrained(tmp_path / name)
     encoder = load_encoder(f"{name}={tmp_path / name}")
-    facts = ENCODERS[name]
+    spec = ENCODERS[name]
     with torch.no_grad():
-        x = prepared(torch.from_numpy(tile).permute(0, 3, 1, 2), facts.preprocessing)
+        x = prepared(torch.from_numpy(tile).permute(0, 3, 1, 2), spec.preprocessing)
         tokens = model(pixel_values=x).last_hidden_state
     expected = [tokens[:, 0], tokens[:, 1:].mean(1)] if giant else [tokens[:, 0]]
     found = encoder.encode_tiles(tile)
-    assert found.shape == (1, facts.dim)
+    assert found.shape == (1, spec.dim)
     np.testing.assert_allclose(found, torch.cat(expected, 1).numpy(), atol=1e-4)
 
 
@@ -121,7 +121,7 @@ def test_attention_pool_written_out() -> None:
 
 
 def test_each_says_licence_source_and_input() -> None:
-    for name, facts in ENCODERS.items():
-        assert facts.id == name and facts.licence and facts.source and facts.dim > 0
-        assert facts.sizes is not None or facts.library == "transformers"
-        assert facts.preprocessing.size in (224, 256, 448)
+    for name, spec in ENCODERS.items():
+        assert spec.id == name and spec.licence and spec.source and spec.dim > 0
+        assert spec.sizes is not None or spec.library == "transformers"
+        assert spec.preprocessing.size in (224, 256, 448)

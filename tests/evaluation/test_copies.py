@@ -72,10 +72,10 @@ def test_copies(
     assert picture is not None and picture.shape == (512, 256 * len(found["pairs"]), 3)
     if which == "patches":
         assert row["nearest"] < row["limit"]
-        for facts in found["pairs"]:
+        for pair in found["pairs"]:
             store = ArchivePatches([open_archive(a) for a in archives[:2]])
-            row, col = store.patches[0][facts["index"]][2:].tolist()
-            assert (facts["row"], facts["col"]) == (row, col)  # the very patch that it is
+            row, col = store.patches[0][pair["index"]][2:].tolist()
+            assert (pair["row"], pair["col"]) == (row, col)  # the very patch that it is
     assert copies_table(found).splitlines()[2].startswith("| 20x | ")
 
 

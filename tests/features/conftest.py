@@ -38,10 +38,10 @@ def make(tmp_path: Path, pipeline: ZoomLDMPipeline) -> Make:
             mask[row0:row1, col0:col1] = True
         header = make_header(*size, 32)
         native = tuple(round(n * 0.5 / mpp) for n in size)
-        facts = {"mpp_x": mpp, "mpp_y": mpp, "native_size": native}
+        metadata = {"mpp_x": mpp, "mpp_y": mpp, "native_size": native}
         header = header.model_copy(
             update={
-                "slide": header.slide.model_copy(update=facts),
+                "slide": header.slide.model_copy(update=metadata),
                 "encoder": Encoder(id="tiny", digest=pipeline.digest("patch_encoder"), dim=32),
                 "autoencoder": Network(id="tiny", digest=pipeline.digest("vae")),
                 **changes,

@@ -179,8 +179,8 @@ def test_features_of_a_turned_archive_lie_on_the_slide(make, tmp_path, turn):
     mpps, native = (0.25, 0.2), (4096, 2560)
     if turn % 2:
         mpps, native = mpps[::-1], native[::-1]
-    facts = {"turn": turn, "mpp_x": mpps[0], "mpp_y": mpps[1], "native_size": native}
-    slide = make_header(*size, 32).slide.model_copy(update=facts)
+    metadata = {"turn": turn, "mpp_x": mpps[0], "mpp_y": mpps[1], "native_size": native}
+    slide = make_header(*size, 32).slide.model_copy(update=metadata)
     boxes = tuple((r, r + 1, c, c + 1) for r, c in np.argwhere(turned))
     path = make(size=size, boxes=boxes, slide=slide)
     extract_features(path, tmp_path, FeatureOptions(source="tiles"))

@@ -30,7 +30,7 @@ def write(path, name="features", values=VALUES, coords=None, at=None, root=None,
 
 
 def trident(path, side=512, values=VALUES, tiles=TILES, **at):
-    facts = {
+    attributes = {
         "patch_size": 256,
         "patch_size_level0": side,
         "level0_magnification": 40,
@@ -41,7 +41,7 @@ def trident(path, side=512, values=VALUES, tiles=TILES, **at):
         "level0_width": 5000,
         "level0_height": 3000,
     }
-    at = {k: v for k, v in (facts | at).items() if v is not None}
+    at = {k: v for k, v in (attributes | at).items() if v is not None}
     return write(path, values=values, coords=tiles[:, ::-1] * side, at=at, encoder="uni_v1")
 
 

@@ -169,16 +169,16 @@ def _coded(path: Path, windows: Any) -> dict[int, Pixels]:
 
     from zoomldm.evaluation.readers import Enlarged
 
-    facts = json.loads(path.read_text())
-    image = imagecodecs.avif_decode((path.parent / facts["file"]).read_bytes())
-    x0, y0 = facts["x"], facts["y"]
+    metadata = json.loads(path.read_text())
+    image = imagecodecs.avif_decode((path.parent / metadata["file"]).read_bytes())
+    x0, y0 = metadata["x"], metadata["y"]
 
     def pixels(x: int, y: int, width: int, height: int) -> Pixels:
         rows = np.clip(np.arange(y - y0, y - y0 + height), 0, image.shape[0] - 1)
         cols = np.clip(np.arange(x - x0, x - x0 + width), 0, image.shape[1] - 1)
         return image[rows[:, None], cols]
 
-    reader = Enlarged(pixels, CODED, tuple(facts["raster"]))
+    reader = Enlarged(pixels, CODED, tuple(metadata["raster"]))
     return {k: reader.read(k, *windows[k]) for k in windows if k < FINE}
 
 

@@ -13,12 +13,12 @@ def doctor(
     from zoomldm.cli.diagnosis import diagnose
     from zoomldm.cli.output import print_json, print_table
 
-    facts = diagnose(device)
+    diagnosis = diagnose(device)
     if json:
-        print_json(facts)
+        print_json(diagnosis)
     else:
-        for title, part in facts.items():
+        for title, part in diagnosis.items():
             if isinstance(part, dict):
                 print_table(title, ["", ""], [[k, v] for k, v in part.items()])
-    if not facts["self_test"]["passed"]:
+    if not diagnosis["self_test"]["passed"]:
         raise typer.Exit(2)

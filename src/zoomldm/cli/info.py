@@ -24,7 +24,7 @@ def info(
     with open_archive(archive) as opened:
         m = opened.manifest
         size, base = opened.file_bytes, opened.base
-    facts = {
+    metadata = {
         "archive": str(archive),
         "slide": m.slide.name,
         "tissue_tiles": m.tissue_tiles,
@@ -43,7 +43,7 @@ def info(
         "cosine_min": m.quantisation.cosine_min,
         "imaginary": imaginary(m),
         "levels_real": list(NAMES[base.level :]) if base and not m.generated else [],
-        "base": _base_facts(m, base) if base else None,
+        "base": _base_metadata(m, base) if base else None,
         "latent_levels": [NAMES[part.level] for part in m.latents],
         "turn": m.slide.turn,
         "edits": [edit.model_dump(mode="json") for edit in m.edits],
@@ -51,25 +51,25 @@ def info(
         "creator": m.creator,
     }
     if json:
-        print_json(facts)
+        print_json(metadata)
     else:
         print_table(
             str(archive),
             ["", ""],
-            [[k, _words(v) if k == "base" else v] for k, v in facts.items() if k != "archive"],
+            [[k, _words(v) if k == "base" else v] for k, v in metadata.items() if k != "archive"],
         )
 
 
 def imaginary(manifest: "Manifest") -> dict[str, Any] | None:
     """Return the origin of an imaginary slide, without reference embedding; None for others."""
-    facts = manifest.generated
-    if facts is None:
+    spec = manifest.generated
+    if spec is None:
         return None
-    like = facts.reference.source if facts.reference else None
-    return {**facts.model_dump(mode="json", exclude={"reference"}), "like": like}
+    like = spec.reference.source if spec.reference else None
+    return {**spec.model_dump(mode="json", exclude={"reference"}), "like": like}
 
 
-def _base_facts(manifest: "Manifest", base: "BaseLayer") -> dict[str, Any]:
+def _base_metadata(manifest: "Manifest", base: "BaseLayer") -> dict[str, Any]:
     """Describe the base layer and its size."""
     from zoomldm.geometry.levels import NAMES
 

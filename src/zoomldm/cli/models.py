@@ -23,7 +23,7 @@ def models(
                 "licence": "MIT",
             }
         )
-    encoders = [facts.as_dict() for facts in ENCODERS.values()]
+    encoders = [spec.as_dict() for spec in ENCODERS.values()]
     if json:
         print_json({"pipelines": pipelines, "encoders": encoders})
         return

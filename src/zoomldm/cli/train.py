@@ -137,10 +137,10 @@ def _plan(data: str | None, options: "TrainOptions", pipeline: str | None, json:
         totals = [{**vars(part), "total": part.total} for part in plan.memory]
         print_json({**plan.as_dict(), "memory": totals})
         return
-    facts = [["preset", plan.preset], *([k, v] for k, v in plan.settings.items())]
+    rows = [["preset", plan.preset], *([k, v] for k, v in plan.settings.items())]
     if data is not None:
-        facts += [["slides", len(plan.training)], ["held out", len(plan.held_out)]]
-    print_table(f"would train {plan.stage}", ["", ""], facts)
+        rows += [["slides", len(plan.training)], ["held out", len(plan.held_out)]]
+    print_table(f"would train {plan.stage}", ["", ""], rows)
     print_table(
         f"memory of each process on a {'GPU' if plan.gpu else 'CPU'}, at most",
         [

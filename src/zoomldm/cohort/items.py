@@ -166,11 +166,11 @@ def read_table(
                      "names no slide; fill the column slide or remove the row")
             )  # fmt: skip
             continue
-        facts = {n: None if is_missing(cells[n]) else cells[n] for n in COLUMNS[1:]}
+        metadata = {n: None if is_missing(cells[n]) else cells[n] for n in COLUMNS[1:]}
         source = slide if is_url(slide) else str(path.parent / slide)
-        items.append(Item(source, key(source), **facts))
-        if facts["case"] and facts["split"]:
-            splits.setdefault(facts["case"], {}).setdefault(facts["split"], slide)
+        items.append(Item(source, key(source), **metadata))
+        if metadata["case"] and metadata["split"]:
+            splits.setdefault(metadata["case"], {}).setdefault(metadata["split"], slide)
     crossed = {case: found for case, found in splits.items() if len(found) > 1}
     for at, item in enumerate(items):
         if item.case in crossed:
@@ -224,11 +224,11 @@ def _checked(items: list[Item], what: str) -> list[Item]:
         before = unique.get(item.source)
         if before is None:
             unique[item.source] = item
-        elif before.problem is None and _facts(before) != _facts(item):
+        elif before.problem is None and _metadata(before) != _metadata(item):
             unique[item.source] = replace(
                 before,
-                problem=f"{item.source}: is in the table twice, as {_facts(before)} and as "
-                f"{_facts(item)}; remove one of the rows",
+                problem=f"{item.source}: is in the table twice, as {_metadata(before)} and as "
+                f"{_metadata(item)}; remove one of the rows",
             )
     by_key: dict[str, list[str]] = {}
     for item in unique.values():
@@ -247,9 +247,9 @@ def _checked(items: list[Item], what: str) -> list[Item]:
     return out
 
 
-def _facts(item: Item) -> str:
-    facts = [f"{n} {getattr(item, n)}" for n in COLUMNS[1:] if getattr(item, n) is not None]
-    return ", ".join(facts) or "no case"
+def _metadata(item: Item) -> str:
+    metadata = [f"{n} {getattr(item, n)}" for n in COLUMNS[1:] if getattr(item, n) is not None]
+    return ", ".join(metadata) or "no case"
 
 
 def refuse_all(cohort: Cohort) -> None:

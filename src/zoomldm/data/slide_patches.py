@@ -78,7 +78,7 @@ def cache_tiles(
     """
     folder.mkdir(exist_ok=True)
     for number, path in enumerate(slides, 1):
-        facts = {
+        metadata = {
             "version": _VERSION,
             "content": content_digest(path),
             "mpp": mpp,
@@ -86,22 +86,24 @@ def cache_tiles(
         }
         done = folder / f"{path.name}.json"
         with claim(done):
-            if not _is_cached(done, facts):
+            if not _is_cached(done, metadata):
                 _log.info("slide %d/%d: reading %s", number, len(slides), path.name)
                 with open_slide(path, mpp) as slide:
-                    _cache_slide(slide, folder, withheld_fraction, facts)
+                    _cache_slide(slide, folder, withheld_fraction, metadata)
         progress("reading slides", number, len(slides))
 
 
-def _is_cached(done: Path, facts: dict) -> bool:
+def _is_cached(done: Path, metadata: dict) -> bool:
     try:
         found = json.loads(done.read_text())
     except (OSError, ValueError):
         return False
-    return done.with_suffix(".npy").is_file() and all(found.get(k) == v for k, v in facts.items())
+    return done.with_suffix(".npy").is_file() and all(
+        found.get(k) == v for k, v in metadata.items()
+    )
 
 
-def _cache_slide(slide: Slide, folder: Path, withheld_fraction: float, facts: dict) -> None:
+def _cache_slide(slide: Slide, folder: Path, withheld_fraction: float, metadata: dict) -> None:
     mask = find_tissue(slide).mask
     places = [
         (k, y, x)
@@ -138,9 +140,9 @@ def _cache_slide(slide: Slide, folder: Path, withheld_fraction: float, facts: di
     if any(lost):
         counts = ", ".join(f"{n} at {NAMES[k]}" for k, n in enumerate(lost) if n)
         _log.warning("%s: training patches left out, unreadable: %s", slide.path, counts)
-    facts = {**facts, "unreadable": lost}
+    metadata = {**metadata, "unreadable": lost}
     with atomic_path(target.with_suffix(".json")) as fresh:
-        fresh.write_text(json.dumps({**facts, "rows": rows}))
+        fresh.write_text(json.dumps({**metadata, "rows": rows}))
 
 
 class SlidePatches:

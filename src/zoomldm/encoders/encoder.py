@@ -170,9 +170,9 @@ def in_floats(x: Tensor, side: int) -> Tensor:
     return x.round().clamp(0, 255)
 
 
-def digest_of(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """Compute SHA-256 over plain facts and float32 values, independent of the file format."""
-    sha = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+def digest_of(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Compute SHA-256 over a plain description and float32 values, whatever the file format."""
+    sha = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
     for name, value in sorted(tensors.items()):
         sha.update(name.encode())
         sha.update(value.detach().float().contiguous().numpy().tobytes())

@@ -57,8 +57,8 @@ def load_encoder(
     if equals and known in ENCODERS:
         return _load(ENCODERS[known], known, Path(path), place, options)
     if name in ENCODERS:
-        facts = ENCODERS[name]
-        return _load(facts, name, _downloaded(facts), place, options)
+        spec = ENCODERS[name]
+        return _load(spec, name, _downloaded(spec), place, options)
     folder = Path(name)
     if name in (SHIPPED, "tiny") or (folder / "model_index.json").is_file():
         return PipelineEncoder(load_pipeline(name, str(place)), name, options)
@@ -73,23 +73,23 @@ def load_encoder(
 
 
 def _load(
-    facts: EncoderSpec | None,
+    spec: EncoderSpec | None,
     name: str,
     path: Path,
     device: torch.device,
     options: EncoderOptions | None,
 ) -> NetworkEncoder:
-    """Load an encoder from weights at `path`, which must match `facts` if given."""
+    """Load an encoder from weights at `path`, which must match `spec` if given."""
     if not path.exists():
         raise PipelineError(f"encoder {name}: {path}: no such file or folder")
     file = _weights_file(path)
     config = _json(path / CONFIG) if path.is_dir() else {}
-    if (facts and facts.library == "transformers") or "model_type" in config:
-        return _transformers_encoder(facts, name, path, file, config, device, options)
+    if (spec and spec.library == "transformers") or "model_type" in config:
+        return _transformers_encoder(spec, name, path, file, config, device, options)
     tensors = _tensors(file)
-    pooled = facts is not None and facts.pooling == "attention"
+    pooled = spec is not None and spec.pooling == "attention"
     trunk = {k.removeprefix("trunk."): v for k, v in tensors.items() if k.startswith("trunk.")}
-    heads = facts.sizes.heads if facts and facts.sizes else None
+    heads = spec.sizes.heads if spec and spec.sizes else None
     try:
         # Plain dicts, so that a missing key raises a plain KeyError.
         sizes = ViTSizes.of(trunk if pooled else dict(tensors), heads)
@@ -98,15 +98,15 @@ def _load(
             f"{file}: holds no vision transformer under timm's or DINO's names "
             f"({str(error).strip(chr(39))[:80]}); expected the weights of a patch encoder"
         ) from error
-    if facts is not None and sizes != facts.sizes:
+    if spec is not None and sizes != spec.sizes:
         raise PipelineError(
             f"{file}: is a ViT of width {sizes.dim}, depth {sizes.depth}, patch {sizes.patch}, "
-            f"not {facts.id} ({facts.architecture}); give that encoder's weights"
+            f"not {spec.id} ({spec.architecture}); give that encoder's weights"
         )
-    preprocessing = facts.preprocessing if facts else _preprocessing(file, sizes, config)
+    preprocessing = spec.preprocessing if spec else _preprocessing(file, sizes, config)
     _check_size(file, preprocessing, sizes)
     with torch.device("meta"):
-        network = _network(sizes, facts)
+        network = _network(sizes, spec)
     own = {key: key for key in network.state_dict()}
     mismatches = Mismatches(tensors, "this encoder's weights")
     for key, value in network.state_dict().items():
@@ -117,19 +117,19 @@ def _load(
         "sizes": sizes.as_dict(),
         "preparation": preprocessing.as_dict(),
     }
-    if facts is not None and facts.pooling != "class":
-        described["pooling"] = facts.pooling
+    if spec is not None and spec.pooling != "class":
+        described["pooling"] = spec.pooling
     digest = digest_of(described, network.state_dict())
-    dim = facts.dim if facts else sizes.dim
+    dim = spec.dim if spec else sizes.dim
     return NetworkEncoder(name, network, preprocessing, dim, digest, device, options)
 
 
-def _network(sizes: ViTSizes, facts: EncoderSpec | None) -> nn.Module:
-    if facts is None or facts.pooling == "class":
+def _network(sizes: ViTSizes, spec: EncoderSpec | None) -> nn.Module:
+    if spec is None or spec.pooling == "class":
         return PatchViT(sizes)
-    if facts.pooling == "attention":
-        return PooledViT(sizes, facts.dim)
-    return PatchViT(sizes, facts.pooling)
+    if spec.pooling == "attention":
+        return PooledViT(sizes, spec.dim)
+    return PatchViT(sizes, spec.pooling)
 
 
 def _weights_file(path: Path) -> Path:
@@ -222,7 +222,7 @@ class _Pooled(nn.Module):
 
 
 def _transformers_encoder(
-    facts: EncoderSpec | None,
+    spec: EncoderSpec | None,
     name: str,
     path: Path,
     file: Path,
@@ -235,14 +235,14 @@ def _transformers_encoder(
         raise PipelineError(
             f"encoder {name}: {path}: expected a folder with {CONFIG} of transformers and weights"
         )
-    preprocessing = facts.preprocessing if facts else _processor(path)
-    mean = facts is not None and facts.pooling == "class and mean"
+    preprocessing = spec.preprocessing if spec else _processor(path)
+    mean = spec is not None and spec.pooling == "class and mean"
     dim = config.get("hidden_size")
     if isinstance(dim, int) and mean:
         dim *= 2
-    if facts and dim != facts.dim:
+    if spec and dim != spec.dim:
         raise PipelineError(
-            f"encoder {name}: {path} has embeddings of {dim} numbers, {facts.id} has {facts.dim}; "
+            f"encoder {name}: {path} has embeddings of {dim} numbers, {spec.id} has {spec.dim}; "
             "give that encoder's folder"
         )
     content = _content(file)
@@ -317,43 +317,43 @@ def _json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _downloaded(facts: EncoderSpec) -> Path:
+def _downloaded(spec: EncoderSpec) -> Path:
     """Return an encoder's weights file or its folder, from the hub or its cache."""
-    by_hand = f"pass its files as --encoder {facts.id}=PATH"
-    if not facts.on_hub:
+    by_hand = f"pass its files as --encoder {spec.id}=PATH"
+    if not spec.on_hub:
         raise PipelineError(
-            f"encoder {facts.id}: is on no hub; download {facts.source} and {by_hand}"
+            f"encoder {spec.id}: is on no hub; download {spec.source} and {by_hand}"
         )
     from huggingface_hub import errors, hf_hub_download
 
-    if facts.library == "transformers":
-        _transformers(facts.id)
-    files = (CONFIG,) if facts.library == "transformers" else ()
+    if spec.library == "transformers":
+        _transformers(spec.id)
+    files = (CONFIG,) if spec.library == "transformers" else ()
     try:
         for name in files:
-            hf_hub_download(facts.source, name)
-        for name in (facts.file,) if facts.file else WEIGHTS:
+            hf_hub_download(spec.source, name)
+        for name in (spec.file,) if spec.file else WEIGHTS:
             try:
-                found = Path(hf_hub_download(facts.source, name))
-                return found if facts.file else found.parent
+                found = Path(hf_hub_download(spec.source, name))
+                return found if spec.file else found.parent
             except errors.RemoteEntryNotFoundError:
                 continue
         raise PipelineError(
-            f"encoder {facts.id}: {facts.source} holds no {facts.file or ' or '.join(WEIGHTS)}; "
+            f"encoder {spec.id}: {spec.source} holds no {spec.file or ' or '.join(WEIGHTS)}; "
             f"{by_hand}"
         )
     except (errors.GatedRepoError, errors.RepositoryNotFoundError) as error:
         todo = (
-            f"accept its terms at https://huggingface.co/{facts.source} and log in with "
+            f"accept its terms at https://huggingface.co/{spec.source} and log in with "
             "`hf auth login`"
-            if facts.gated
+            if spec.gated
             else "log in with `hf auth login`"
         )
         raise PipelineError(
-            f"encoder {facts.id}: {facts.source} is not given without a login; {todo}, or {by_hand}"
+            f"encoder {spec.id}: {spec.source} is not given without a login; {todo}, or {by_hand}"
         ) from error
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
         raise PipelineError(
-            f"encoder {facts.id}: {facts.source} is not in the cache and the hub can't be "
+            f"encoder {spec.id}: {spec.source} is not in the cache and the hub can't be "
             f"reached; download it where it can and {by_hand}"
         ) from error

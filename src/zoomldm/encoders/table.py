@@ -292,7 +292,7 @@ _TABLE = (
         )
     ),
 )
-ENCODERS: dict[str, EncoderSpec] = {facts.id: facts for facts in _TABLE}
+ENCODERS: dict[str, EncoderSpec] = {spec.id: spec for spec in _TABLE}
 
 # Names in TRIDENT and STAMP files, in lower case and with hyphens, where they differ from the id.
 # STAMP prefixes the maker (mahmood-uni2).

@@ -110,7 +110,7 @@ def measure_copies(
         "archives": names,
         "held_out": [a.path.name for a in others],
         "levels": rows,
-        "pairs": [facts for facts, _, _ in pairs],
+        "pairs": [metadata for metadata, _, _ in pairs],
     }
     return figures, np.concatenate(columns, 1) if columns else None
 
@@ -177,7 +177,7 @@ def _compare(
     for i in np.argsort(near)[:PAIRS].tolist() if enough else []:
         patch = patches[which[i]]
         number, _, first_row, first_col = patch.tolist()
-        facts = {
+        metadata = {
             "level": NAMES[level],
             "index": i,
             "distance": float(near[i]),
@@ -187,7 +187,7 @@ def _compare(
             "col": first_col,
         }
         real = _decoded(pipeline, store.latents(level, patch[None]))[0]
-        pairs.append((facts, images[i], real))
+        pairs.append((metadata, images[i], real))
     return row, pairs
 
 

@@ -137,7 +137,7 @@ def measure_settings(
                         )
                     coded = coded or CodedSlide(slide, mask, setting)
                     reader: Reads = Decoded(coded, decode) if decode else coded
-                    row = _facts(path, coded, level, tissues[level])
+                    row = _row(path, coded, level, tissues[level])
                     row["measures"] = tissues[level].measure(tissues[level].read(reader))
                     if level == 0 and len(places):
                         base = (coded, max(2, setting.level))
@@ -190,7 +190,7 @@ def bytes_per_tile(path: Path) -> float:
         return slide.file_bytes / max(1, int(find_tissue(slide).mask.sum()))
 
 
-def _facts(path: Path, coded: CodedSlide, level: int, tissue: Tissue) -> dict[str, Any]:
+def _row(path: Path, coded: CodedSlide, level: int, tissue: Tissue) -> dict[str, Any]:
     setting = coded.setting
     return {
         "slide": path.name,

@@ -164,8 +164,8 @@ def _read(
     out = np.empty((len(patches), TILE, TILE, 3), np.uint8)
     for number, path in enumerate(slides):
         archive = store.archives[number]
-        facts = archive.manifest.slide
-        given_mpp = math.sqrt(facts.mpp_x * facts.mpp_y) if facts.mpp_source == "option" else None
+        info = archive.manifest.slide
+        given_mpp = math.sqrt(info.mpp_x * info.mpp_y) if info.mpp_source == "option" else None
         with open_slide(path, given_mpp) as slide:
             if slide.size != archive.size:
                 raise ArchiveError(

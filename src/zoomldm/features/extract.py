@@ -173,18 +173,18 @@ def extract_features(
             raise ArchiveError(f"{path}: holds no tissue tile; nothing to describe")
         settings = _settings(opened, model, options)
         stored = read_settings(target) if target.is_file() else None
-        if stored is not None and _without_facts(stored) == settings:
+        if stored is not None and _without_metadata(stored) == settings:
             return _report(opened, target, options, stored["facts"], start, done_before=True)
         found = _describe(opened, model, options, progress or silent)
-        facts = {
+        metadata = {
             "patches": found.patches,
             "features": len(found.values),
             "dim": int(found.values.shape[1]),
             "origin": found.origin,
         }
-        everything = {**settings, "facts": facts}
+        everything = {**settings, "facts": metadata}
         write_features(target, found, opened, options.format, options.precision, everything)
-        return _report(opened, target, options, facts, start)
+        return _report(opened, target, options, metadata, start)
 
 
 def _settings(
@@ -214,7 +214,7 @@ def _settings(
     return settings
 
 
-def _without_facts(stored: dict[str, Any]) -> dict[str, Any]:
+def _without_metadata(stored: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in stored.items() if k != "facts"}
 
 
@@ -237,18 +237,18 @@ def _report(
     archive: Archive,
     target: Path,
     options: FeatureOptions,
-    facts: dict[str, Any],
+    metadata: dict[str, Any],
     start: float,
     done_before: bool = False,
 ) -> FeatureReport:
-    count, dim = facts["features"], facts["dim"]
+    count, dim = metadata["features"], metadata["dim"]
     tile_values = archive.manifest.tissue_tiles * archive.dim
     return FeatureReport(
         archive=str(archive.path),
         output=str(target),
         source=options.source,
         level=NAMES[options.level_index],
-        patches=facts["patches"],
+        patches=metadata["patches"],
         features=count,
         dim=dim,
         values=count * dim,
@@ -256,7 +256,7 @@ def _report(
         file_bytes=target.stat().st_size,
         tile_values=tile_values,
         ratio=tile_values / (count * dim),
-        origin=facts["origin"],
+        origin=metadata["origin"],
         seconds=time.monotonic() - start,
         done_before=done_before,
     )

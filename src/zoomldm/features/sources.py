@@ -182,10 +182,10 @@ def _contexts(
 
     Contexts of a generated slide are sampled by the pipeline's embedding diffusion.
     """
-    facts = archive.manifest.generated
-    if facts is not None:
+    spec = archive.manifest.generated
+    if spec is not None:
         check_generated(archive, pipeline)
-        imagined = ImaginedContexts(facts, pipeline, 1)
+        imagined = ImaginedContexts(spec, pipeline, 1)
         for r, c in patches.tolist():
             yield [(r, c)], imagined.patch(level, r, c)[None]
         return

@@ -50,9 +50,9 @@ def check_generated(archive: Archive, pipeline: ZoomLDMPipeline) -> None:
         ArchiveError: names the network.
         PipelineError: the pipeline has no embedding diffusion.
     """
-    facts = archive.manifest.generated
-    for name in ("summarizer", "embedding_diffusion") if facts else ():
-        stored, own = getattr(facts, name), pipeline.digest(name)
+    spec = archive.manifest.generated
+    for name in ("summarizer", "embedding_diffusion") if spec else ():
+        stored, own = getattr(spec, name), pipeline.digest(name)
         if stored != own:
             raise ArchiveError(
                 f"{archive.path}: is drawn by {name.replace('_', ' ')} {stored[:12]}, the "

@@ -139,7 +139,7 @@ def model_card(pipeline: "ZoomLDMPipeline", repo: str, licence: str, data: str =
 
     from zoomldm.tables import as_markdown
 
-    facts = ModelCardData(
+    metadata = ModelCardData(
         license=licence.lower(),
         library_name="zoomldm",
         pipeline_tag="image-to-image",
@@ -153,7 +153,7 @@ def model_card(pipeline: "ZoomLDMPipeline", repo: str, licence: str, data: str =
     return "\n".join(
         [
             "---",
-            facts.to_yaml(),
+            metadata.to_yaml(),
             "---",
             "",
             f"# {repo.split('/')[1]}",
