@@ -37,8 +37,8 @@ def sampled(p: ZoomLDMPipeline) -> Tensor:
 
 def denoised(p: ZoomLDMPipeline) -> Tensor:
     schedule = make_schedule(p.scheduler.config, 4, 500)
-    noised = schedule.noised(there(2, 4, 32, 32), there(2, 4, 32, 32))
-    return schedule.denoised(p.denoise(there(2, 64, 32), 1.5), noised)
+    noisy = schedule.add_noise(there(2, 4, 32, 32), there(2, 4, 32, 32))
+    return schedule.denoised(p.denoise(there(2, 64, 32), 1.5), noisy)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def test_a_perfect_denoiser_gives_the_clean_latents(kind: str, start: int | None
             "sample": clean,
         }[kind]
 
-    out = schedule.denoised(model, schedule.noised(clean, noise))
+    out = schedule.denoised(model, schedule.add_noise(clean, noise))
     # The schedule's last alpha is just below 1.
     torch.testing.assert_close(out, clean, atol=0.2, rtol=0)
 
@@ -66,7 +66,7 @@ def test_any_sampler_begins_where_it_is_told(name: str, start: int | None) -> No
         seen.append(int(time[0]))
         return (x - alphas[time[0]].sqrt() * clean) / (1 - alphas[time[0]]).sqrt()
 
-    begun = schedule.noised(clean, noise)
+    begun = schedule.add_noise(clean, noise)
     signal = alphas[schedule.first]
     torch.testing.assert_close(begun, signal.sqrt() * clean + (1 - signal).sqrt() * noise)
     out = schedule.denoised(model, begun)

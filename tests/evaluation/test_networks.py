@@ -195,12 +195,12 @@ class ExactPipeline:
     def denoiser(self, level: int):
         return self._denoise
 
-    def _denoise(self, noised: torch.Tensor, times: torch.Tensor, context: torch.Tensor):
+    def _denoise(self, noisy: torch.Tensor, times: torch.Tensor, context: torch.Tensor):
         if not context.any():
-            return torch.zeros_like(noised)
-        x = torch.full_like(noised, float(context.flatten()[0] - 1) / 4)
+            return torch.zeros_like(noisy)
+        x = torch.full_like(noisy, float(context.flatten()[0] - 1) / 4)
         alpha_bar = self.scheduler.alphas_cumprod[times][:, None, None, None]
-        noise = (noised - alpha_bar.sqrt() * x) / (1 - alpha_bar).sqrt()
+        noise = (noisy - alpha_bar.sqrt() * x) / (1 - alpha_bar).sqrt()
         velocity = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * x
         return {"epsilon": noise, "sample": x, "v_prediction": velocity}[self.kind]
 

@@ -108,8 +108,8 @@ def test_unet_takes_stored_latents_first(make, pipeline):
         epsilon = torch.from_numpy(noise(0, 2, 0, 0, shape[2], shape))[None]
         clean = torch.from_numpy(latents[1:2].astype(np.float16)).float()
         with torch.no_grad():
-            noised = pipeline.scheduler.add_noise(clean, epsilon, time)
-            pipeline.unet(noised, time, pipeline.context(archive.grid(2, 0, 4)[None], 2))
+            noisy = pipeline.scheduler.add_noise(clean, epsilon, time)
+            pipeline.unet(noisy, time, pipeline.context(archive.grid(2, 0, 4)[None], 2))
         hook.remove()
         np.testing.assert_allclose(found.values[1:], heard[0], atol=1e-5)
 

@@ -182,13 +182,13 @@ def test_the_right_correction_gives_the_clean_context(axial: ContextDiT) -> None
     clean, noise = torch.randn(2, 2, 64, 5)
     time, level = torch.tensor([30, 700]), torch.tensor([0, 6])
     alpha, sigma = (v.sqrt()[:, None, None] for v in (signal(time), 1 - signal(time)))
-    noised = torch.nn.functional.pad(alpha * clean + sigma * noise, (0, 7))
+    noisy = torch.nn.functional.pad(alpha * clean + sigma * noise, (0, 7))
     v = alpha * noise - sigma * clean
     axial._predicted = lambda *_: -v  # type: ignore[method-assign]
-    found = axial(noised, time, level)
+    found = axial(noisy, time, level)
     torch.testing.assert_close(found[..., :5], clean, atol=1e-4, rtol=1e-4)
     axial._predicted = lambda *_: 0.5 - v  # type: ignore[method-assign]
-    wrong = axial(noised, time, level) - torch.nn.functional.pad(clean, (0, 7))
+    wrong = axial(noisy, time, level) - torch.nn.functional.pad(clean, (0, 7))
     loss = wrong.square().mean((1, 2)) * axial.error_scale(time)
     torch.testing.assert_close(loss, torch.full((2,), 0.25), atol=1e-3, rtol=1e-3)
 

@@ -238,8 +238,8 @@ def test_losses(tape: Callable, raw_pipeline: ZoomLDMPipeline, assert_close: Cal
     scheduler = raw_pipeline.scheduler
     assert_close(scheduler.add_noise(q["z"], q["noise"], q["t"]), q["out"], 1e-6)
     p = t["p_losses_raw_weights"]
-    noised = scheduler.add_noise(p["z"], p["noise"], p["t"])
-    out = raw_pipeline.unet(noised, p["t"], p["cond"])
+    noisy = scheduler.add_noise(p["z"], p["noise"], p["t"])
+    out = raw_pipeline.unet(noisy, p["t"], p["cond"])
     each = F.mse_loss(out, p["noise"], reduction="none").mean((1, 2, 3))
     for name in ("loss", "val_loss", "val_loss_simple"):
         assert_close(each.mean(), p[name], 1e-6)

@@ -64,12 +64,12 @@ def test_two_steps_of_training_move_its_own_networks(
         clean = torch.from_numpy(opened.latents(0, [0]).astype(np.float32))
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
     time, level = torch.tensor([500]), torch.tensor([0])
-    noised = own.scheduler.add_noise(clean, noise, time)
+    noisy = own.scheduler.add_noise(clean, noise, time)
     weights = [*own.unet.parameters(), *own.summarizer.parameters()]
     optimiser = torch.optim.SGD(weights, lr=1e-3)
     losses = []
     for _ in range(3):
-        predicted = own.unet(noised, time, own.summarizer(grids, level))
+        predicted = own.unet(noisy, time, own.summarizer(grids, level))
         loss = F.mse_loss(predicted, noise)
         losses.append(float(loss))
         optimiser.zero_grad()

@@ -61,9 +61,9 @@ def invert_grid(
 ) -> Tensor:
     """Find the embeddings under which a denoiser removes noise from an image best.
 
-    As published: Adam on a grid that starts as noise. In each step the latents are noised, and
-    the squared error of the predicted noise is weighted by sqrt(a) (1 - a), where a is the
-    cumulative alpha; the mean cosine of all pairs of tokens is rewarded.
+    As published: Adam on a grid that starts as noise. In each step noise is added to the
+    latents, and the squared error of the predicted noise is weighted by sqrt(a) (1 - a), where a is
+    the cumulative alpha; the mean cosine of all pairs of tokens is rewarded.
 
     Args:
         denoise: predicts noise from latents (B, C, h, w), times (B,) and contexts.
@@ -84,11 +84,11 @@ def invert_grid(
     for step, time in enumerate(settings.times):
         alpha = alphas[time - 1]
         epsilon = noise(step)
-        noised = alpha.sqrt() * latents + (1 - alpha).sqrt() * epsilon
+        noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * epsilon
         given = torch.full((1,), time - 1 if exact_time else time, device=latents.device)
         with torch.enable_grad():
             tokens = standardise(grid)
-            found = denoise(noised, given, summarise(tokens[None]))
+            found = denoise(noisy, given, summarise(tokens[None]))
             error = (alpha.sqrt() * (1 - alpha) * (found - epsilon).square()).mean()
             # Tokens have zero mean and equal length: their mean's squared norm is the mean cosine.
             unit = torch.nn.functional.normalize(tokens.flatten(0, 1), dim=-1)

@@ -75,7 +75,7 @@ class LearnedRange:
         picked = values.to(like.device)[index].to(like.dtype)
         return picked.reshape(-1, *(1,) * (like.ndim - 1))
 
-    def noised(self, clean: Tensor, index: Tensor, noise: Tensor) -> Tensor:
+    def add_noise(self, clean: Tensor, index: Tensor, noise: Tensor) -> Tensor:
         """Add noise to a clean signal (B, ...) as at steps `index` (B,)."""
         alpha = self._at(self.alphas, index, clean)
         return alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
@@ -114,7 +114,7 @@ class LearnedRange:
         Returns:
             Mean squared error (B,) and bound in bits per number (B,); the loss is their sum.
         """
-        x = self.noised(clean, index, noise)
+        x = self.add_noise(clean, index, noise)
         predicted, range_ = model(x, self.times.to(x.device)[index]).chunk(2, -1)
         within = tuple(range(1, clean.ndim))
         squared = (clean - predicted).square().mean(within)

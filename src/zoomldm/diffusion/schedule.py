@@ -53,7 +53,7 @@ class Schedule:
         kind = type(self.scheduler)
         return "ddim" if kind is DDIMScheduler else kind.__name__
 
-    def noised(self, latents: Tensor, noise: Tensor) -> Tensor:
+    def add_noise(self, latents: Tensor, noise: Tensor) -> Tensor:
         """Add noise of the same shape to latents (n, C, h, w), as at timestep `first`."""
         time = torch.full((len(latents),), self.first, device=latents.device)
         return self.scheduler.add_noise(latents, noise, time)

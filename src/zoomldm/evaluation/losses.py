@@ -39,11 +39,11 @@ def measure_losses(
                 context = pipeline.context(archive.grid(level, int(row), int(col))[None], level)
                 x = latent.to(pipeline.device).expand(len(TIMES), -1, -1, -1)
                 noise = torch.from_numpy(rng.standard_normal(x.shape, dtype=np.float32)).to(x)
-                noised = pipeline.scheduler.add_noise(x, noise, times)
+                noisy = pipeline.scheduler.add_noise(x, noise, times)
                 target = _target(pipeline, x, noise, times)
                 context = context.expand(len(TIMES), -1, -1)
                 for found, given in ((losses, context), (nulls, torch.zeros_like(context))):
-                    out = pipeline.denoiser(level)(noised, times, given)
+                    out = pipeline.denoiser(level)(noisy, times, given)
                     found.append(float((out - target).square().mean()))
         rows.append(
             {

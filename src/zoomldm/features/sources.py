@@ -102,8 +102,8 @@ def denoiser_features(
     """Return the output of a denoiser layer for each patch of a level, averaged over the patch.
 
     The latents of a patch are those stored with `--for-training`, or else those of the real
-    pixels of the base layer. They are noised to `timestep` with noise that depends on the place
-    alone, and the denoiser is evaluated on them under the patch's own context.
+    pixels of the base layer. Noise of `timestep`, which depends on the place alone, is added to
+    them, and the denoiser is evaluated on them under the patch's own context.
 
     Args:
         archive: made with the pipeline's patch encoder.
@@ -142,10 +142,10 @@ def denoiser_features(
                     [noise(0, level, timestep, r * shape[1], c * shape[2], shape) for r, c in group]
                 )
                 time = torch.full((len(group),), timestep, device=device)
-                noised = pipeline.scheduler.add_noise(
+                noisy = pipeline.scheduler.add_noise(
                     clean.to(device), torch.from_numpy(epsilon).to(device), time
                 )
-                pipeline.denoiser(level)(noised, time, context)
+                pipeline.denoiser(level)(noisy, time, context)
                 parts.append(heard.pop().numpy())
                 done += len(group)
                 progress(DESCRIBING, done, len(chosen))

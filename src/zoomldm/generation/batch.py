@@ -35,7 +35,7 @@ def make_pixels(
 
     Args:
         pipeline: the pipeline.
-        schedule: steps; `starts` are noised to its first timestep.
+        schedule: steps; noise is added to `starts` as at its first timestep.
         guidance: see `ZoomLDMPipeline.denoise`.
         context: (B, tokens, width).
         noise: (B, C, h, w) standard normal.
@@ -52,7 +52,7 @@ def make_pixels(
         if isinstance(pipeline.unet, OctaveDenoiser):
             times = octave_times(pipeline.unet.alphas, len(schedule.timesteps))
             return octave_pixels(pipeline, times, guidance, context, noise, images, level)
-        latents = schedule.noised(pipeline.encode_images(images), noise)
+        latents = schedule.add_noise(pipeline.encode_images(images), noise)
     model = pipeline.denoise(context, guidance, level=level)
     return to_pixels(pipeline.decode_latents(schedule.denoised(model, latents), level))
 

@@ -34,8 +34,8 @@ class RenderOptions:
         guidance: scale of classifier-free guidance; 1 is off. None means 1 for the pyramid and
             1.5 for the cascade.
         start: for the pyramid, the first timestep, sampled from the denoiser's linear head; for
-            the cascade, the timestep that an upsampled parent is noised to. 1..999; None means
-            999 and 500.
+            the cascade, the timestep of the noise that is added to an upsampled parent. 1..999;
+            None means 999 and 500.
         precision: `float32`, or `bfloat16` in the networks: about twice as fast on processors
             that support it, and visually the same.
         batch: patches per network call. Batches are always filled up, since the last bits of a

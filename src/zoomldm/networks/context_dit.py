@@ -76,7 +76,7 @@ class _Block(ModulatedBlock):
 
 
 class ContextDiT(ModelMixin, ConfigMixin):
-    """Transformer that predicts clean standardised context tokens from noised ones.
+    """Transformer that predicts clean standardised context tokens from noisy ones.
 
     Statistics stored with the weights convert to the network's units and back. Every condition
     but the timestep has a null: level `levels`, label `len(labels)`, a reference or a parent of
@@ -89,7 +89,7 @@ class ContextDiT(ModelMixin, ConfigMixin):
     which contexts vary most (a summarizer's tokens have a lower rank than their length). Each
     projection is divided by the root of its std, so that directions that vary more are generated
     first. The prediction is the posterior mean under a Gaussian with the level's variances given
-    the noised context, corrected by the last layer in units of the remaining uncertainty (Karras
+    the noisy context, corrected by the last layer in units of the remaining uncertainty (Karras
     et al. 2022, section 5, for each axis separately). At low noise, rank is then not limited. For
     a variance of one the prediction is alpha x + sigma F.
 
@@ -268,7 +268,7 @@ class ContextDiT(ModelMixin, ConfigMixin):
         """Predict the clean context.
 
         Args:
-            contexts: (B, 64, context_dim), standardised and noised.
+            contexts: (B, 64, context_dim), standardised and noisy.
             time: (B,) timesteps, 0..999.
             level: (B,) level of each; `levels` is the null.
             reference: (B, D) raw embedding of a tile that the tissue should resemble; zeros are
@@ -284,12 +284,12 @@ class ContextDiT(ModelMixin, ConfigMixin):
             variance = self._units()[1][level][:, None]
             alpha_bar = signal(time)[:, None, None]
             total = alpha_bar * variance + 1 - alpha_bar
-            noised = contexts[..., : self.axes]
+            noisy = contexts[..., : self.axes]
             predicted = self._predicted(
-                noised * total.rsqrt().to(noised.dtype), time, level, reference, parent, label
+                noisy * total.rsqrt().to(noisy.dtype), time, level, reference, parent, label
             )
-            clean = (alpha_bar.sqrt() * variance / total).to(noised.dtype) * noised
-            clean = clean + ((1 - alpha_bar) * variance / total).sqrt().to(noised.dtype) * predicted
+            clean = (alpha_bar.sqrt() * variance / total).to(noisy.dtype) * noisy
+            clean = clean + ((1 - alpha_bar) * variance / total).sqrt().to(noisy.dtype) * predicted
             return F.pad(clean, (0, contexts.shape[-1] - self.axes))
         return self._predicted(contexts, time, level, reference, parent, label)
 
@@ -353,7 +353,7 @@ def _row(values: Tensor, level: Tensor | int) -> Tensor:
 
 
 def signal(time: Tensor) -> Tensor:
-    """Fraction of a noised context's variance that is the context's own, (B,) float32.
+    """Fraction of a noisy context's variance that is the context's own, (B,) float32.
 
     Follows the squared-cosine schedule (`zoomldm.diffusion.learned_range.cosine_betas`), whose
     last beta is capped at 0.999.

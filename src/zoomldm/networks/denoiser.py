@@ -97,7 +97,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         """Predict the quantity named by the scheduler's prediction type.
 
         Args:
-            latents: (B, C, h, w), noised.
+            latents: (B, C, h, w), noisy.
             time: (B,) timesteps, 0..999.
             context: (B, 64, context_dim).
 

@@ -43,7 +43,7 @@ class _Block(ModulatedBlock):
 
 
 class EmbeddingDiT(ModelMixin, ConfigMixin):
-    """Transformer that predicts clean context tokens, and their variance, from noised ones.
+    """Transformer that predicts clean context tokens, and their variance, from noisy ones.
 
     Args:
         tokens: number of tokens in a context.
@@ -83,7 +83,7 @@ class EmbeddingDiT(ModelMixin, ConfigMixin):
         """Predict the clean context.
 
         Args:
-            contexts: (B, tokens, context_dim), noised.
+            contexts: (B, tokens, context_dim), noisy.
             time: (B,) timesteps, 0..999.
             level: (B,) level of each.
 

@@ -145,7 +145,7 @@ class OctaveDenoiser(ModelMixin, ConfigMixin):
         """Predict v.
 
         Args:
-            latents: (B, C, h, w), noised.
+            latents: (B, C, h, w), noisy.
             time: (B,) timesteps, 0..999.
             context: (B, 64, context_dim); zeros if there is none.
             level: (B,) 0..levels - 1; None for 20x.

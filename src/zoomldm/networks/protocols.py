@@ -28,7 +28,7 @@ class DenoiserLike(Component, Protocol):
     """
 
     def forward(self, latents: Tensor, time: Tensor, context: Tensor, *more: Any) -> Tensor:
-        """Noised latents (B, C, h, w), times (B,) 0..999, context (B, tokens, width)."""
+        """Noisy latents (B, C, h, w), times (B,) 0..999, context (B, tokens, width)."""
         ...
 
 

@@ -33,8 +33,8 @@ class Cascade:
 
     - Levels at or above the base layer's are its stored pixels (coarser ones averaged): real.
     - A patch with tissue is generated: the matching quarter of its parent's pixels is upsampled by
-      2 (bicubic), encoded, noised to `start` and denoised under the patch's context. Without a
-      base layer patches of the coarsest level are denoised from noise.
+      2 (bicubic), encoded, given noise up to `start` and denoised under the patch's context.
+      Without a base layer patches of the coarsest level are denoised from noise.
     - A patch without any tissue was not stored: it is the parent's quarter upsampled, or white at
       the coarsest level.
 

@@ -137,7 +137,8 @@ class Sampler:
             level: level of the samples.
             contexts: contexts of the samples.
             first: number of the first sample.
-            starts: images (n, 256, 256, 3) uint8 to start from, noised to `options.start`.
+            starts: images (n, 256, 256, 3) uint8 to start from, given noise up to
+                `options.start`.
         """
         n = len(contexts)
         _check(level, n, first)
@@ -184,8 +185,8 @@ class Sampler:
         """Zoom into imaginary slides, 0.15625x to 20x, always into the quarter with most tissue.
 
         The coarsest images are those of `sample`. Each finer one starts from the quarter of the
-        image above, upsampled and noised to `options.start`, under a context that was sampled
-        given that quarter's tokens of the context above.
+        image above, upsampled and given noise up to `options.start`, under a context that was
+        sampled given that quarter's tokens of the context above.
 
         Returns:
             Images (n, 256, 256, 3) by level, and by level the quarter (n, 2) of the image above,

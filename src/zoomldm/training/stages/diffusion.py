@@ -363,7 +363,7 @@ class DiffusionStage(Stage):
         x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
         model = guided(self.unet, contexts, guidance)
         schedule = make_schedule(self.pipeline.scheduler, steps)
-        return schedule.denoised(lambda noised, time: model(noised, time).float(), x)
+        return schedule.denoised(lambda noisy, time: model(noisy, time).float(), x)
 
     def _decoded(self, latents: Tensor) -> list[Tensor]:
         vae = self.pipeline.vae.to(latents.device)

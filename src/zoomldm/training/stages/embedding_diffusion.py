@@ -24,7 +24,7 @@ FIXED = 24  # contexts per level for losses on withheld and held-out data
 
 
 class EmbeddingDiffusionStage(Stage):
-    """Squared error of clean contexts predicted from noised ones; of v for networks with axes.
+    """Squared error of clean contexts predicted from noisy ones; of v for networks with axes.
 
     Levels are drawn by `draw_levels`, uniformly by default; times uniformly.
     Contexts are standardised by statistics stored in the network (an untrained one needs
@@ -192,9 +192,9 @@ class EmbeddingDiffusionStage(Stage):
     def errors(self, batch: dict[str, Tensor]) -> Tensor:
         """Squared error of each item (size,) float32."""
         clean = self.network.standardised(batch["contexts"], batch["level"])
-        noised = self.diffusion.noised(clean, batch["time"], batch["noise"])
+        noisy = self.diffusion.add_noise(clean, batch["time"], batch["noise"])
         out = self.network(
-            noised,
+            noisy,
             batch["time"],
             batch["shown"],
             batch["reference"],
