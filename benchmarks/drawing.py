@@ -37,11 +37,6 @@ from zoomldm.slides import open_slide
 SIDE = 4  # tiles a side of a square
 
 
-def solver_of(own: int, order: int) -> Multistep:
-    """A solver of its own order, whatever the one that is asked for."""
-    return Multistep(own)
-
-
 def tiles_of(squares: list[np.ndarray]) -> np.ndarray:
     """Tiles (n, 256, 256, 3) of squares."""
     shape = SIDE, TILE, SIDE, TILE, 3
@@ -106,7 +101,7 @@ def main() -> None:
     for name, (order, times) in rows.items():
         if given.only and not name.endswith(tuple(given.only)):
             continue
-        octaves.Multistep = partial(solver_of, order)  # type: ignore[misc]
+        octaves.Multistep = partial(Multistep, order)  # type: ignore[misc]
         latents.octave_times = lambda *_, times=times: times  # type: ignore[assignment]
         began, options = time.monotonic(), RenderOptions()
         with (

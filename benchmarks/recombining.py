@@ -21,10 +21,11 @@ from torch import Tensor
 from zoomldm.diffusion.multistep import spread_times
 from zoomldm.generation.bands import GAIN, cuts_under, recombined
 from zoomldm.generation.octaves import LAST, NEAREST
+from zoomldm.generation.options import DEFAULTS
 from zoomldm.pipeline import load_pipeline
 
 EDGES = (0, 0.06, 0.12, 0.25, 0.35, 0.5, 0.7, 1, 1.5)  # over Nyquist's frequency
-SOLVERS = (("ddim", 4), ("ddim", 3), ("2m", 3), ("2m", 4))
+SOLVERS = (("2m", 3), ("2m", 4), ("2m", 6), ("ddim", 3), ("ddim", 4))
 
 
 def by_band(planes: Tensor) -> list[float]:
@@ -57,7 +58,8 @@ def main() -> None:
         return vae.from_planes(recombined(expected, sampled, cuts or usual, gain))
 
     print(f"{len(patches.real)} tiles of {given.slide.stem}, quality as stored\n")
-    pair = sample("ddim", 4)
+    steps = DEFAULTS["pyramid"][0]
+    pair = sample("2m", steps)
     real = vae.to_planes(patches.true)
     for k, name in enumerate(real._fields):
         print(f"| {name}: frequency up to | {' | '.join(map(str, EDGES[1:]))} |")
@@ -74,12 +76,12 @@ def main() -> None:
         print()
     scores = Scores(patches)
     print(Scores.HEAD)
-    scores.show("DDIM, last prediction", 4, pair[1])
-    scores.show("DDIM, recombined", 4, both(pair))
+    scores.show("last prediction", steps, pair[1])
+    scores.show("recombined", steps, both(pair))
     if not given.full:
         return
     for cuts in ((0.25, 0.25), (0.35, 0.35), (0.5, 0.35), (0.5, 0.5), (0.65, 0.35)):
-        scores.show(f"DDIM, cuts {cuts[0]}, {cuts[1]}, gain 1", 4, both(pair, cuts, 1.0))
+        scores.show(f"cuts {cuts[0]}, {cuts[1]}", steps, both(pair, cuts))
     for solver, steps in SOLVERS:
         pair = sample(solver, steps)
         for gain in (1.0, 1.15, 1.3, 1.4):

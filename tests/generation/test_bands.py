@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F
 
-from zoomldm.generation.bands import CUTS, GAIN, POOR_CUT, cuts_under, recombined
+from zoomldm.generation.bands import CUTS, GAIN, GLASS, POOR_CUT, cuts_under, gain_after, recombined
 from zoomldm.networks.lowpass import Planes
 
 
@@ -27,7 +27,7 @@ def test_coarse_content_is_the_expected_images_and_detail_the_sampled_ones() -> 
     luma, chroma = recombined(expected, other)
     wanted = (
         waves(64, 32) + waves(64, 128 / 60) + GAIN * (waves(64, 128 / 52) - waves(64, 128 / 60))
-    )
+    )  # all of it textured
     torch.testing.assert_close(luma, wanted, atol=0.02, rtol=0)
     torch.testing.assert_close(chroma, torch.zeros_like(chroma), atol=0.06, rtol=0)
 
@@ -35,7 +35,7 @@ def test_coarse_content_is_the_expected_images_and_detail_the_sampled_ones() -> 
 def test_a_gain_of_one_without_cuts_is_the_sampled_image() -> None:
     shapes = (2, 1, 64, 64), (2, 2, 32, 32)
     expected, sampled = (Planes(*(torch.randn(s) for s in shapes)) for _ in range(2))
-    found = recombined(expected, sampled, cuts=(-1.0, -1.0), gain=1.0)
+    found = recombined(expected, sampled, cuts=(-1.0, -1.0), gain=1.0)  # expected is no glass
     for plane, wanted in zip(found, sampled, strict=True):
         torch.testing.assert_close(plane, wanted, atol=1e-4, rtol=0)
 
@@ -48,6 +48,21 @@ def test_means_are_the_expected_images() -> None:
         torch.testing.assert_close(
             F.avg_pool2d(found, n), F.avg_pool2d(wanted, n), atol=0.01, rtol=0
         )
+
+
+def test_flat_places_get_less_of_the_detail_than_textured_ones() -> None:
+    textured = torch.zeros(1, 1, 64, 64)
+    textured[..., :32] = 0.3 * torch.randn(64, 32)
+    detail = waves(64, 128 / 60) * 0.02
+    chroma = torch.zeros(1, 2, 32, 32)
+    luma, _ = recombined(Planes(textured, chroma), Planes(textured + detail, chroma), gain=1.0)
+    added = (luma - textured).square()[0, 0].mean(0) / detail.square().mean(-2)[0, 0]
+    torch.testing.assert_close(added[40:].sqrt(), torch.full((24,), GLASS), atol=0.05, rtol=0)
+    torch.testing.assert_close(added[:24].sqrt(), torch.ones(24), atol=0.05, rtol=0)
+
+
+def test_few_evaluations_leave_little_variance_and_get_more_gain() -> None:
+    assert [gain_after(steps) for steps in (1, 3, 4, 20)] == [GAIN, GAIN, 1, 1]
 
 
 def test_the_cut_falls_with_what_the_codec_lost() -> None:

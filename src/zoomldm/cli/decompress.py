@@ -41,8 +41,8 @@ def decompress(
     steps: Annotated[
         int | None,
         typer.Option(
-            help="Denoiser evaluations per patch. Default: 4, or 6 without a base layer, or 20 "
-            "for a cascade."
+            help="Denoiser evaluations per patch. Default: 3, or 6 without a base layer at "
+            "5x or finer, or 20 for a cascade."
         ),
     ] = None,
     guidance: Annotated[

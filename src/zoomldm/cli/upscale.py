@@ -22,7 +22,11 @@ def upscale(
     ] = None,
     seed: Annotated[int, typer.Option(help="Noise seed; another seed gives another image.")] = 0,
     steps: Annotated[
-        int | None, typer.Option(help="Denoiser evaluations per patch.", show_default="4")
+        int | None,
+        typer.Option(
+            help="Denoiser evaluations per patch.",
+            show_default="3, or 6 for images coarser than 5x",
+        ),
     ] = None,
     batch: Batch = None,
     method: Annotated[

@@ -8,12 +8,17 @@ the sampled one has what a few evaluations give it: somewhat too little.
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from zoomldm.networks.lowpass import Planes, dct
 
 CUTS = (0.5, 0.35)  # of luminance (16 px of the level) and chroma (46 px), over Nyquist's frequency
 WIDTH = 0.06  # of the transition, likewise
-GAIN = 1.15  # of what sampling adds to the expected image
+GAIN = 1.4  # of what sampling adds to the expected image, with up to FEW evaluations; 1 with more
+FEW = 3
+FLAT, TEXTURED = 0.015, 0.07  # local std of expected luminance: on glass, and in all tissue
+GLASS = 0.4  # of the gain, on glass
+SQUARE = 9  # side of what is local (36 px of the level)
 GOOD, POOR = 0.65, 0.76  # losses of a base layer's codec between which luminance's cut falls ...
 POOR_CUT = 0.35  # ... to this one
 
@@ -31,7 +36,8 @@ def recombined(
         sampled: one of them.
         cuts: frequencies, of luminance and of chroma, below which the expected image is used, over
             the highest (Nyquist's) of each plane.
-        gain: of what the sampled image has beyond the expected one above the cuts.
+        gain: of what the sampled image has beyond the expected one above the cuts; less of it where
+            the expected luminance is flat.
 
     Returns:
         As large. Defaults were chosen on training slides (benchmarks/recombining.py).
@@ -42,10 +48,21 @@ def recombined(
         >>> bool(recombined(flat, brighter).luma.max() < 0.01)
         True
     """
-    planes = [
-        a + _above(b - a, cut, gain) for a, b, cut in zip(expected, sampled, cuts, strict=True)
-    ]
-    return Planes(*planes)
+    luma, chroma = (
+        _above(b - a, cut, gain) for a, b, cut in zip(expected, sampled, cuts, strict=True)
+    )
+    weight = _texture(expected.luma)
+    return Planes(expected.luma + luma * weight, expected.chroma + chroma * F.avg_pool2d(weight, 2))
+
+
+def gain_after(steps: int) -> float:
+    """Gain after so many evaluations: the fewer, the less variance they leave.
+
+    Examples:
+        >>> gain_after(3), gain_after(6)
+        (1.4, 1.0)
+    """
+    return GAIN if steps <= FEW else 1.0
 
 
 def cuts_under(loss: float) -> tuple[float, float]:
@@ -60,6 +77,16 @@ def cuts_under(loss: float) -> tuple[float, float]:
     """
     poor = min(max((loss - GOOD) / (POOR - GOOD), 0.0), 1.0)
     return CUTS[0] - poor * (CUTS[0] - POOR_CUT), CUTS[1]
+
+
+def _texture(luma: Tensor) -> Tensor:
+    """From GLASS where luminance (B, 1, n, n) is flat to 1 where it is tissue's."""
+    mean, square = (
+        F.avg_pool2d(x, SQUARE, 1, SQUARE // 2, count_include_pad=False) for x in (luma, luma**2)
+    )
+    std = (square - mean**2).clamp(min=0).sqrt()
+    x = ((std - FLAT) / (TEXTURED - FLAT)).clamp(0, 1)
+    return GLASS + (1 - GLASS) * (3 * x**2 - 2 * x**3)
 
 
 def _above(plane: Tensor, cut: float, gain: float) -> Tensor:

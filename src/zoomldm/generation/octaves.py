@@ -7,7 +7,7 @@ from torch import Tensor
 
 from zoomldm.diffusion.multistep import Multistep, spread_times
 from zoomldm.errors import ConfigError, PipelineError
-from zoomldm.generation.bands import cuts_under, recombined
+from zoomldm.generation.bands import cuts_under, gain_after, recombined
 from zoomldm.networks.lowpass import LowPassAutoencoder, Planes, enlarged, pooled
 from zoomldm.networks.octave_denoiser import BASE, NONE, PARENT, OctaveDenoiser
 from zoomldm.networks.precision import full_precision
@@ -96,9 +96,8 @@ def make_latents(
 ) -> Tensor:
     """Latents of a batch, starting from the linear head's Gaussian.
 
-    By DPM-Solver++ 2M (Lu et al. 2022, algorithm 2); under a base layer by DDIM (Song et al.
-    2021). At the same small number of evaluations the former keeps contrast that the latter loses,
-    but strays farther from the mean of the possible images: too far where an image is known.
+    By DPM-Solver++ 2M (Lu et al. 2022, algorithm 2), which in few evaluations keeps contrast that
+    DDIM loses.
 
     The first timestep's latents are sampled from the head's prediction: normal with mean alpha mu
     and variance alpha^2 s + sigma^2, so that a late start skips only what a Gaussian can describe.
@@ -151,8 +150,8 @@ def make_planes(
     with full_precision(noise.device):
         planes = vae.to_planes(sampled.float())
         if known.kind == BASE:
-            cuts = cuts_under(known.degradation)
-            planes = recombined(vae.to_planes(expected.float()), planes, cuts)
+            cuts, gain = cuts_under(known.degradation), gain_after(len(times))
+            planes = recombined(vae.to_planes(expected.float()), planes, cuts, gain)
     return planes
 
 
@@ -171,7 +170,7 @@ def _first_and_last(
     bars = unet.alphas.to(noise)
     alpha, sigma = bars[times[0]].sqrt(), (1 - bars[times[0]]).sqrt()
     x = alpha * head[0] + (alpha**2 * head[1] + sigma**2).sqrt() * noise
-    predictions, solver = [], Multistep(order=1 if known.kind == BASE else 2)
+    predictions, solver = [], Multistep()
     for now, after in zip(times, (*times[1:], None), strict=True):
         time = torch.full((n,), now, device=device)
         v = unet(x, time, known.context, level, known.hint, kind, degradation, head)

@@ -13,10 +13,10 @@ from zoomldm.networks.precision import warn_if_slow
 CPU_BATCH = 1
 GPU_BATCH = 32
 METHODS = ("auto", "pyramid", "blended", "cascade")
-STEPS_ALONE = 6  # of the pyramid if there is no base layer
+STEPS_GENERATED = 6  # of the pyramid if it generates a level, rather than only restoring one
 # steps, guidance, start
 DEFAULTS: dict[str, tuple[int, float, int]] = {
-    "pyramid": (4, 1.0, 999),
+    "pyramid": (3, 1.0, 999),
     "blended": (STEPS, GUIDANCE, 500),
     "cascade": (STEPS, GUIDANCE, 500),
 }
@@ -29,8 +29,8 @@ class RenderOptions:
     Attributes:
         seed: seed of the noise, 0 or more.
         steps: for the pyramid, evaluations of the denoiser per window; for the cascade, steps of
-            the whole schedule, of which only those from `start` on are taken. None means 4 (6
-            without a base layer) and 20.
+            the whole schedule, of which only those from `start` on are taken. None means 3 (6
+            without a base layer at 5x or finer) and 20.
         guidance: scale of classifier-free guidance; 1 is off. None means 1 for the pyramid and
             1.5 for the cascade.
         start: for the pyramid, the first timestep, sampled from the denoiser's linear head; for
@@ -78,17 +78,17 @@ class RenderOptions:
             raise ConfigError(f"method {self.method!r}; expected {', '.join(METHODS)}")
 
     def resolved(
-        self, method: Literal["pyramid", "blended", "cascade"], without_base: bool = False
+        self, method: Literal["pyramid", "blended", "cascade"], generates: bool = False
     ) -> "ResolvedOptions":
         """These options with None replaced by the method's own defaults.
 
         Args:
             method: rendering method.
-            without_base: whether there is no base layer, so that everything is generated.
+            generates: whether levels are generated that a base layer leaves out.
         """
         steps, guidance, start = DEFAULTS[method]
-        if method == "pyramid" and without_base:
-            steps = STEPS_ALONE
+        if method == "pyramid" and generates:
+            steps = STEPS_GENERATED
         return ResolvedOptions(
             seed=self.seed,
             steps=steps if self.steps is None else self.steps,

@@ -128,11 +128,9 @@ class Latents:
         return level < self.top and self._loose is None
 
     @property
-    def solvers(self) -> str:
-        """Of the levels: what restores a base layer, and what generates (see `make_latents`)."""
-        restored = self.base is not None and not self._exact
-        generated = self.base is None or self.top > 0
-        return ", ".join(["ddim"] * restored + ["dpmsolver++"] * generated) or "none"
+    def solver(self) -> str:
+        """Of the levels that are not stored (see `make_latents`), or `none` if all are."""
+        return "none" if self._exact and self.top == 0 else "dpmsolver++"
 
     def denoised(self, level: int, key: Key) -> bool:
         """Whether the denoiser generates a window: if any tile that it overlaps is tissue."""

@@ -88,8 +88,8 @@ class Pyramid:
                 "choose method cascade"
             )
         self.archive, self.pipeline = archive, pipeline
-        without_base = archive.base is None
-        self.options = (options or RenderOptions()).resolved("pyramid", without_base)
+        generates = archive.base is None or archive.base.level > 2
+        self.options = (options or RenderOptions()).resolved("pyramid", generates)
         self._real = RealLevels(archive)
         self.cache = cache or RenderCache(Recent(256 << 20))
         self._lock = threading.RLock()
@@ -130,7 +130,7 @@ class Pyramid:
             "rules": RULES,
             **asdict(self.options),
             "method": "pyramid",
-            "sampler": self.latents.solvers,
+            "sampler": self.latents.solver,
             "timesteps": list(self.latents.times),
             "levels_real": [NAMES[k] for k in range(COUNT) if self.is_real(k)],
             "levels_generated": [NAMES[k] for k in range(COUNT) if not self.is_real(k)],

@@ -12,6 +12,7 @@ from zoomldm.data.crops import BLOCK, Crops, CropSource
 from zoomldm.data.slide_patches import SlidePatches
 from zoomldm.errors import ConfigError, PipelineError
 from zoomldm.generation.octaves import Known, codec_loss, make_planes, octave_times
+from zoomldm.generation.options import DEFAULTS
 from zoomldm.geometry.levels import TILE
 from zoomldm.geometry.orientation import TURNS, turn_array
 from zoomldm.networks.lowpass import coarse_planes, planes_image
@@ -20,7 +21,6 @@ from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pixels import to_pixels, to_signed
 
 QUALITIES = (24, 60)  # codec qualities that `compress` chooses from
-STEPS = 4
 EACH = 3  # crops per patch
 MARGIN = 32  # px around a patch that the codec also sees, here mirrored
 
@@ -55,7 +55,7 @@ class GeneratedCrops:
         self.places = patches.at_level(0)
         if not len(self.places):
             raise ConfigError("there are no patches at 20x, which low images are generated from")
-        self.times = octave_times(pipeline.unet.alphas, STEPS)
+        self.times = octave_times(pipeline.unet.alphas, DEFAULTS["pyramid"][0])
         self.vae = deepcopy(pipeline.vae)  # the trained one may move to another device
 
     def draw(self, rng: np.random.Generator, count: int, side: int) -> Crops:
