@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from zoomldm.archive.image_codecs import CODECS, Pixels, decode_image, encode_image, quick_size
+from zoomldm.archive.image_codecs import (
+    CODECS,
+    Pixels,
+    avif_quality,
+    decode_image,
+    encode_image,
+    quality_like,
+    quick_size,
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,3 +36,31 @@ def test_a_quality_means_what_the_denoiser_learned(
     shown = decode_image(encode_image(blobs, "avif", quality), "avif", blobs.shape, "blobs")
     error = np.square(shown.astype(np.float64) - blobs).mean()
     assert 10 * np.log10(255**2 / error) == pytest.approx(psnr, abs=0.4)
+
+
+@pytest.mark.parametrize("codec", ["jpegxl", "webp", "jpeg"])
+def test_codecs_lose_as_much_at_qualities_that_are_said_to_be_like(
+    blobs: Pixels, codec: str
+) -> None:
+    for avif in (24, 37, 42, 60):
+        own = quality_like(codec, avif)
+        errors = [
+            np.square(
+                decode_image(encode_image(blobs, c, q), c, blobs.shape, "blobs").astype(float)
+                - blobs
+            ).mean()
+            for c, q in (("avif", avif), (codec, own))
+        ]
+        assert errors[0] == pytest.approx(errors[1], rel=0.4)  # measured on tissue, not on blobs
+        assert avif_quality(codec, own) == pytest.approx(avif, abs=1.5)
+
+
+def test_avifs_qualities_are_its_own() -> None:
+    for quality in (1, 24, 37, 60, 100):
+        assert avif_quality("avif", quality) == quality == quality_like("avif", quality)
+
+
+@pytest.mark.parametrize("codec", [c for c in CODECS if c != "png"])
+def test_better_qualities_are_like_better_ones(codec: str) -> None:
+    like = [avif_quality(codec, quality) for quality in range(1, 101)]
+    assert like == sorted(like) and like[-1] == 100

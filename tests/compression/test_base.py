@@ -6,6 +6,7 @@ from scipy.ndimage import gaussian_filter
 from synthetic import paint_slide
 
 from zoomldm import open_archive
+from zoomldm.archive.image_codecs import quality_like
 from zoomldm.compression.base import QUALITIES
 from zoomldm.compression.compress import CompressOptions, compress
 from zoomldm.pipeline import build_pipeline
@@ -38,9 +39,20 @@ class TestQuality:
         with open_archive(tmp_path / "c.zldm") as archive:
             assert archive.manifest.base.ratio == wanted
 
-    def test_stays_within_its_range(self, slide, tmp_path):
-        assert run(slide, tmp_path / "a.zldm", ratio=100_000).base_quality == QUALITIES[0]
-        assert run(slide, tmp_path / "b.zldm", ratio=1.1).base_quality == QUALITIES[1]
+    @pytest.mark.parametrize("codec", ["avif", "webp", "jpeg"])
+    def test_stays_within_its_range(self, slide, tmp_path, codec):
+        """The range is of AVIF: WebP loses no more than AVIF of 24 at its lowest qualities."""
+        least, most = (quality_like(codec, quality) for quality in QUALITIES)
+        out = tmp_path / "a.zldm"
+        assert run(slide, out, ratio=100_000, base_codec=codec).base_quality == least
+        assert run(slide, out, ratio=1.1, base_codec=codec).base_quality == most
+
+    def test_meets_the_ratio_with_another_codec(self, slide, tmp_path):
+        """WebP of 24, the lowest quality for AVIF, would be too large by far."""
+        wanted = 0.9 * run(slide, tmp_path / "a.zldm", base_codec="webp", base_quality=7).ratio
+        report = run(slide, tmp_path / "b.zldm", base_codec="webp", ratio=wanted)
+        assert report.ratio == pytest.approx(wanted, rel=0.08)
+        assert report.base_quality < 24
 
     def test_done_before(self, slide, tmp_path):
         first = run(slide, tmp_path / "a.zldm")

@@ -133,3 +133,4 @@ def test_children_average_down_to_their_parent() -> None:
 def test_codec_loss() -> None:
     assert codec_loss("png", None) == 0
     assert codec_loss("avif", 40) == pytest.approx(0.6)
+    assert codec_loss("webp", 30) == codec_loss("avif", 50)

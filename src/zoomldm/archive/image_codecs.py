@@ -20,12 +20,15 @@ class _Codec:
         module: its name in imagecodecs, upper case.
         quality: default quality for `encode`; None if the codec is lossless.
         encode: (pixels, quality) to the file's bytes.
+        quick: the same, faster and with about as many bytes; None for `encode`.
+        as_avif: qualities, rising, and those of AVIF that lose as much.
     """
 
     module: str
     quality: int | None
     encode: Callable[[Pixels, int], bytes | bytearray]
     quick: Callable[[Pixels, int], bytes | bytearray] | None = None
+    as_avif: tuple[tuple[float, float], ...] = ((0, 0), (100, 100))
 
     @property
     def available(self) -> bool:
@@ -53,16 +56,19 @@ _CODECS = {
         "JPEGXL",
         50,
         lambda p, q: imagecodecs.jpegxl_encode(p, distance=jpegxl_distance(q), numthreads=1),
+        as_avif=((10, 9), (20, 20.5), (30, 29), (50, 38.5), (70, 52), (90, 75.5), (100, 100)),
     ),
     "webp": _Codec(
         "WEBP",
         30,
         lambda p, q: imagecodecs.webp_encode(p, level=q, lossless=False, numthreads=1),
+        as_avif=((1, 20.5), (5, 29), (10, 36), (30, 50), (75, 67.5), (90, 88), (100, 100)),
     ),
     "jpeg": _Codec(
         "JPEG8",
         40,
         lambda p, q: imagecodecs.jpeg8_encode(p, level=q, subsampling="420", optimize=True),
+        as_avif=((10, 20.5), (20, 32.5), (40, 43), (70, 53.5), (80, 60.5), (90, 72.5), (100, 100)),
     ),
     "png": _Codec("PNG", None, lambda p, _: imagecodecs.png_encode(p, level=6)),
 }
@@ -99,6 +105,30 @@ def resolve_quality(codec: str, quality: int | None) -> int | None:
     if not 1 <= quality <= 100:
         raise ConfigError(f"base quality {quality}; expected 1 to 100")
     return quality
+
+
+def avif_quality(codec: str, quality: float) -> float:
+    """The quality of AVIF that loses as much of tissue, 0 to 100.
+
+    By the mean squared error of an octave denoiser's input over four slides at 5x, chunk by chunk
+    (benchmarks/codec_qualities.py); other numbers are interpolated.
+
+    Examples:
+        >>> avif_quality("webp", 20), avif_quality("avif", 37)
+        (43.0, 37.0)
+    """
+    return float(np.interp(quality, *zip(*find_codec(codec).as_avif, strict=True)))
+
+
+def quality_like(codec: str, avif: float) -> int:
+    """The quality, 1 to 100, with which a codec loses as much as AVIF does; see `avif_quality`.
+
+    Examples:
+        >>> quality_like("jpeg", 43)
+        40
+    """
+    own, known = zip(*find_codec(codec).as_avif, strict=True)
+    return max(round(float(np.interp(avif, known, own))), 1)
 
 
 def fill_chunk(pixels: Pixels, side: int) -> Pixels:

@@ -7,7 +7,7 @@ import numpy as np
 
 from zoomldm.archive import ArchiveWriter
 from zoomldm.archive.base import CHUNK, WHITE, count_tiles, stored_chunks
-from zoomldm.archive.image_codecs import encode_image, fill_chunk, quick_size
+from zoomldm.archive.image_codecs import encode_image, fill_chunk, quality_like, quick_size
 from zoomldm.archive.manifest import Base
 from zoomldm.errors import ConfigError
 from zoomldm.geometry.levels import BASE_MPP, COARSEST, NAMES, TILE, level_mpp, level_size
@@ -17,6 +17,7 @@ from zoomldm.slides.tissue import VIEW_LEVEL, Tissue
 from zoomldm.verbs import Progress
 
 DEFAULT_LEVEL = 2
+# AVIF's; other codecs have those that lose as much.
 QUALITIES = (24, 60)  # range of the choice: below, nuclei vanish; above, bytes gain little
 SAMPLE = 32  # chunks that a quality is chosen by
 _CLOSELY = 4  # how many of these are encoded exactly
@@ -133,7 +134,9 @@ class Chosen:
 def choose_quality(
     slide: Slide, tissue: Tissue, writer: ArchiveWriter, level: int, codec: str, ratio: float
 ) -> Chosen:
-    """The quality, 24 to 60, at which the whole archive is nearest to 1/ratio of the slide's file.
+    """The quality at which the whole archive is nearest to 1/ratio of the slide's file.
+
+    It loses no more than AVIF of 24 and no less than that of 60.
 
     Chunks are sorted by their tissue and split into groups of equal size; one in the middle of each
     represents its group. Their approximate bytes at one quality give an estimate of the wanted
@@ -147,29 +150,32 @@ def choose_quality(
     rest = _REST + _MEMBER * len(chunks)
     wanted = slide.file_bytes / ratio - writer.embedding_bytes() - rest
     if not chunks or wanted <= 0:
-        return Chosen(QUALITIES[0])
+        return Chosen(quality_like(codec, QUALITIES[0]))
     groups = np.array_split(np.array(order), min(SAMPLE, len(order)))
     middles = [(len(group) - k % 2) // 2 for k, group in enumerate(groups)]  # alternating if even
     places = [chunks[int(group[i])] for group, i in zip(groups, middles, strict=True)]
 
+    trial = quality_like(codec, _TRIED)
+
     def tried(place: tuple[int, int]) -> tuple[int, np.ndarray]:
         pixels = _chunk(slide, tissue, base, *place)
-        return quick_size(fill_chunk(pixels, base.chunk), codec, _TRIED), pixels
+        return quick_size(fill_chunk(pixels, base.chunk), codec, trial), pixels
 
     seen = dict(in_order(tried, places, FEW))
     sizes = [seen[place][0] for place in places]
     total = float(sum(len(group) * size for group, size in zip(groups, sizes, strict=True)))
     near = round(_within(_TRIED + math.log(wanted / total) / _SLOPE))
+    first = quality_like(codec, near)
     largest = sorted(range(len(places)), key=lambda k: (sizes[k], k))[-_CLOSELY:]
 
     def coded(k: int) -> bytes:
-        return encode_image(fill_chunk(seen[places[k]][1], base.chunk), codec, near)
+        return encode_image(fill_chunk(seen[places[k]][1], base.chunk), codec, first)
 
     exact = {places[k]: data for k, data in in_order(coded, largest, FEW)}
     total *= sum(map(len, exact.values())) / sum(sizes[k] for k in largest)
-    quality = round(_within(near + math.log(wanted / total) / _SLOPE))
+    quality = quality_like(codec, _within(near + math.log(wanted / total) / _SLOPE))
     pixels = {place: one for place, (_, one) in seen.items()}
-    return Chosen(quality, pixels, exact if quality == near else {})
+    return Chosen(quality, pixels, exact if quality == first else {})
 
 
 def _within(quality: float) -> float:
