@@ -5,9 +5,10 @@ Usage: python benchmarks/recombining.py SLIDE ARCHIVE [--pipeline demo] [--tiles
 The first prediction of the denoiser is the mean of the possible images, the last one of them. For
 tiles as in `steps.py` it prints the mean squared error of the planes by frequency, of the base
 layer, of both predictions and of what `zoomldm.generation.bands.recombined` makes of them, beside
-the slide's own power; then the figures of `steps.py` for the last prediction and for recombined
-ones, with the default cuts and gain, and with others (`--full`). Choose on slides of training
-cases, not on others.
+the slide's own power; what luminance has above the cut and what predictions lack of it, on glass
+and in tissue; then the figures of `steps.py` for the last prediction and for recombined ones, with
+the default cuts and gain, and with others (`--full`). Choose on slides of training cases, not on
+others.
 """
 
 from itertools import pairwise
@@ -19,7 +20,7 @@ from steps import Patches, Scores, arguments_of
 from torch import Tensor
 
 from zoomldm.diffusion.multistep import spread_times
-from zoomldm.generation.bands import GAIN, cuts_under, recombined
+from zoomldm.generation.bands import FLAT, GAIN, TEXTURED, above, cuts_under, local_std, recombined
 from zoomldm.generation.octaves import LAST, NEAREST
 from zoomldm.generation.options import DEFAULTS
 from zoomldm.pipeline import load_pipeline
@@ -36,6 +37,23 @@ def by_band(planes: Tensor) -> list[float]:
     radius = np.hypot(u[:, None], u)
     pairs = pairwise(EDGES)
     return [1e4 * float(bands[(radius >= a) & (radius < b)].mean()) for a, b in pairs]
+
+
+def print_by_contrast(real: Tensor, expected: Tensor, sampled: Tensor, cut: float) -> None:
+    """What luminance has and what predictions lack above the cut, where the first is how flat."""
+    std = local_std(expected)
+    parts = [above(x, cut).square() for x in (real, real - expected, sampled - expected)]
+    edges = (0, FLAT, TEXTURED, 0.15, 0.3, 9)
+    print(f"| std of the first prediction up to | {' | '.join(map(str, edges[1:-1]))} | more |")
+    print("|---" * len(edges) + "|")
+    inside = [(std >= a) & (std < b) for a, b in pairwise(edges)]
+    rows = {"share of the tiles (%)": [100 * float(i.float().mean()) for i in inside]}
+    names = "the slide's power", "what the first prediction lacks", "what sampling adds"
+    for name, part in zip(names, parts, strict=True):
+        rows[name] = [1e4 * float(part[i].mean()) for i in inside]
+    for name, values in rows.items():
+        print(f"| {name} | {' | '.join(f'{v:.1f}' for v in values)} |")
+    print()
 
 
 def main() -> None:
@@ -74,6 +92,7 @@ def main() -> None:
         for label, values in {"the slide's power": real[k], **errors}.items():
             print(f"| {label} | {' | '.join(f'{v:.1f}' for v in by_band(values))} |")
         print()
+    print_by_contrast(*(vae.to_planes(z).luma for z in (patches.true, *pair)), usual[0])
     scores = Scores(patches)
     print(Scores.HEAD)
     scores.show("last prediction", steps, pair[1])

@@ -49,7 +49,7 @@ def recombined(
         True
     """
     luma, chroma = (
-        _above(b - a, cut, gain) for a, b, cut in zip(expected, sampled, cuts, strict=True)
+        gain * above(b - a, cut) for a, b, cut in zip(expected, sampled, cuts, strict=True)
     )
     weight = _texture(expected.luma)
     return Planes(expected.luma + luma * weight, expected.chroma + chroma * F.avg_pool2d(weight, 2))
@@ -79,20 +79,24 @@ def cuts_under(loss: float) -> tuple[float, float]:
     return CUTS[0] - poor * (CUTS[0] - POOR_CUT), CUTS[1]
 
 
-def _texture(luma: Tensor) -> Tensor:
-    """From GLASS where luminance (B, 1, n, n) is flat to 1 where it is tissue's."""
+def local_std(luma: Tensor) -> Tensor:
+    """Standard deviation of luminance (B, 1, n, n) in the square of SQUARE px around each px."""
     mean, square = (
         F.avg_pool2d(x, SQUARE, 1, SQUARE // 2, count_include_pad=False) for x in (luma, luma**2)
     )
-    std = (square - mean**2).clamp(min=0).sqrt()
-    x = ((std - FLAT) / (TEXTURED - FLAT)).clamp(0, 1)
+    return (square - mean**2).clamp(min=0).sqrt()
+
+
+def _texture(luma: Tensor) -> Tensor:
+    """From GLASS where luminance (B, 1, n, n) is flat to 1 where it is tissue's."""
+    x = ((local_std(luma) - FLAT) / (TEXTURED - FLAT)).clamp(0, 1)
     return GLASS + (1 - GLASS) * (3 * x**2 - 2 * x**3)
 
 
-def _above(plane: Tensor, cut: float, gain: float) -> Tensor:
-    """What a plane (B, C, n, n) has above a frequency, times `gain`."""
+def above(plane: Tensor, cut: float) -> Tensor:
+    """What a plane (B, C, n, n) has above a frequency, over Nyquist's."""
     n = plane.shape[-1]
     u = torch.arange(n) / n
-    weight = torch.sigmoid(((u[:, None] ** 2 + u**2).sqrt() - cut) / WIDTH) * gain
+    weight = torch.sigmoid(((u[:, None] ** 2 + u**2).sqrt() - cut) / WIDTH)
     d = dct(n, plane)
     return d.T @ ((d @ plane @ d.T) * weight.to(plane)) @ d
