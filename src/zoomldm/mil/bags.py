@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -154,24 +155,24 @@ def read_bags(
             f"{path}: expected a folder of {', '.join(SUFFIXES)} files, or an npz{hint}"
         )
     retained: list[_BagInfo] = []
-    means = []
+    means = array("d")  # one block: many small ones between large ones keep the heap from shrinking
     with Packer(pack) as packer:
         for slide, bag, label, file, index in found:
             if problem := _problem(bag):
                 skipped.append(f"{slide}: {problem}")
                 continue
             packer.add(bag)
-            means.append(bag.double().mean(0).numpy())
-            retained.append(_BagInfo(slide, label, file, index, len(bag)))
+            means.frombytes(bag.double().mean(0).numpy().tobytes())
+            retained.append(_BagInfo(slide, label, file, index, *bag.shape))
         features = packer.done()
     reported = {line.split(": no label (")[0] for line in skipped if ": no label (" in line}
     skipped += [line for line in missing if line.removesuffix(": no label") not in reported]
     if not retained:
         raise ConfigError(f"{path}: no slide has both features and a label{_unmatched(missing)}")
-    dims = Counter(len(mean) for mean in means)
+    dims = Counter(b.dim for b in retained)
     if len(dims) > 1:
         odd = dims.most_common()[-1][0]
-        example = next(b.slide for b, m in zip(retained, means, strict=True) if len(m) == odd)
+        example = next(b.slide for b in retained if b.dim == odd)
         found_dims = ", ".join(f"{d} ({n} slides)" for d, n in dims.most_common())
         raise ConfigError(f"{path}: features of different dimensions: {found_dims}; see {example}")
     named = [b.label.label for b in retained]
@@ -186,7 +187,7 @@ def read_bags(
         name=name or path.stem,
         features=features,
         sizes=tuple(b.size for b in retained),
-        means=np.stack(means),
+        means=np.frombuffer(means).reshape(len(retained), -1),
         labels=np.array([classes.index(n) for n in named]),
         classes=classes,
         slides=tuple(b.slide for b in retained),
@@ -209,6 +210,7 @@ class _BagInfo(NamedTuple):
     file: Source | None
     index: int
     size: int
+    dim: int
 
 
 def _order(label: str) -> tuple[int, float, str]:
