@@ -117,7 +117,8 @@ def avif_quality(codec: str, quality: float) -> float:
         >>> avif_quality("webp", 20), avif_quality("avif", 37)
         (43.0, 37.0)
     """
-    return float(np.interp(quality, *zip(*find_codec(codec).as_avif, strict=True)))
+    own, known = np.array(find_codec(codec).as_avif).T
+    return float(np.interp(quality, own, known))
 
 
 def quality_like(codec: str, avif: float) -> int:
@@ -127,7 +128,7 @@ def quality_like(codec: str, avif: float) -> int:
         >>> quality_like("jpeg", 43)
         40
     """
-    own, known = zip(*find_codec(codec).as_avif, strict=True)
+    own, known = np.array(find_codec(codec).as_avif).T
     return max(round(float(np.interp(avif, known, own))), 1)
 
 
