@@ -3,9 +3,9 @@
 Usage: python benchmarks/steps.py SLIDE ARCHIVE [--pipeline demo] [--tiles 96] [--full]
 
 Patches at random tissue tiles are made from the archive's own 5x pixels and embeddings and decoded.
-Samplers: DDIM at even log-SNR (what `decompress` does) and at even timesteps, DPM-Solver++ 2M (Lu
-et al. 2022) at both, DDIM with eta 1 (ancestral). Prints Fréchet distance and retrieval by
-public features, the latents' fine detail over the real one's and its correlation with it, their
+Samplers: DDIM and DPM-Solver++ 2M (Lu et al. 2022; `decompress` takes three evaluations of it at
+even log-SNR) at even log-SNR and at even timesteps, DDIM with eta 1 (ancestral). Prints Fréchet
+distance and retrieval by public features, the latents' fine detail over the real one's and its correlation with it, their
 mean squared error in units of latents, and PSNR. Latents are the last prediction's; what archives
 show is recombined from it and the first (`recombining.py`). Choose steps on slides of training
 cases, not on others.
@@ -182,6 +182,7 @@ def main() -> None:
         for n in (2, 4, 6, *([50] if given.full else []))
     ]
     runs += [
+        ("DPM-Solver++ 2M, even log-SNR, 3", spread_times(alphas, 3, LAST, given.last), "2m", 0.0),
         ("DPM-Solver++ 2M, even log-SNR, 4", spread_times(alphas, 4, LAST, given.last), "2m", 0.0),
         ("DPM-Solver++ 2M, even log-SNR, 6", spread_times(alphas, 6, LAST, given.last), "2m", 0.0),
         ("DPM-Solver++ 2M, even, 6", even_times(6), "2m", 0.0),

@@ -22,6 +22,7 @@ from zoomldm.generation.octaves import (
     octave_times,
     under_parent,
 )
+from zoomldm.generation.options import DEFAULTS, STEPS_GENERATED
 from zoomldm.geometry.lattice import tiles_within
 from zoomldm.geometry.levels import COUNT
 from zoomldm.geometry.orientation import TURNS
@@ -33,9 +34,9 @@ from zoomldm.pixels import to_signed
 
 FINE = 0.5  # fraction of exact crops that are at 20x; generated ones all are
 QUALITIES = (24, 30, 36, 42, 50, 60)  # AVIF qualities at 5x that every tile is coded with
-STEPS = 4
+STEPS = DEFAULTS["pyramid"][0]
 ALONE = 0.35  # fraction of low images generated without a base layer
-ALONE_STEPS = 6
+ALONE_STEPS = STEPS_GENERATED
 AGREE = 0.3  # how far pixels and positions can agree with images generated from a base layer
 MARGIN = 16  # px at 5x around a tile that the codec also sees
 STAINED = 0.6  # fraction of crops whose stain is changed

@@ -134,3 +134,4 @@ def test_codec_loss() -> None:
     assert codec_loss("png", None) == 0
     assert codec_loss("avif", 40) == pytest.approx(0.6)
     assert codec_loss("webp", 30) == codec_loss("avif", 50)
+    assert codec_loss("unknown", 30) == codec_loss("avif", 30)  # refused where it is read

@@ -218,6 +218,7 @@ def test_a_pipeline_without_parents_draws_no_pyramid(make: Make) -> None:
     [
         (2, "avif", "dpmsolver++", 3),
         (3, "avif", "dpmsolver++", 6),
+        (5, "avif", "dpmsolver++", 6),
         (2, "png", "none", 3),
         (3, "png", "dpmsolver++", 6),
         (None, "", "dpmsolver++", 6),

@@ -107,17 +107,24 @@ def resolve_quality(codec: str, quality: int | None) -> int | None:
     return quality
 
 
+def _scale(codec: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Qualities of a codec and those of AVIF; of an unknown one, which can't be read, its own."""
+    own, known = np.array(_CODECS.get(codec, _CODECS["avif"]).as_avif, np.float64).T
+    return own, known
+
+
 def avif_quality(codec: str, quality: float) -> float:
     """The quality of AVIF that loses as much of tissue, 0 to 100.
 
     By the mean squared error of an octave denoiser's input over four slides at 5x, chunk by chunk
-    (benchmarks/codec_qualities.py); other numbers are interpolated.
+    (benchmarks/codec_qualities.py); numbers between are interpolated,
+    lower ones taken as the lowest.
 
     Examples:
         >>> avif_quality("webp", 20), avif_quality("avif", 37)
         (43.0, 37.0)
     """
-    own, known = np.array(find_codec(codec).as_avif).T
+    own, known = _scale(codec)
     return float(np.interp(quality, own, known))
 
 
@@ -128,7 +135,7 @@ def quality_like(codec: str, avif: float) -> int:
         >>> quality_like("jpeg", 43)
         40
     """
-    own, known = np.array(find_codec(codec).as_avif).T
+    own, known = _scale(codec)
     return max(round(float(np.interp(avif, known, own))), 1)
 
 

@@ -17,7 +17,7 @@ from zoomldm.slides.tissue import VIEW_LEVEL, Tissue
 from zoomldm.verbs import Progress
 
 DEFAULT_LEVEL = 2
-# AVIF's; other codecs have those that lose as much.
+# Qualities here (QUALITIES, _TRIED, _SLOPE) are AVIF's; others take those that lose as much.
 QUALITIES = (24, 60)  # range of the choice: below, nuclei vanish; above, bytes gain little
 SAMPLE = 32  # chunks that a quality is chosen by
 _CLOSELY = 4  # how many of these are encoded exactly

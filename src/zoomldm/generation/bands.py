@@ -2,8 +2,8 @@
 
 A sampled image is one of the possible ones, an expected image their mean. Where a base layer is
 known, all possible images nearly agree in what is coarse; there sampling adds nothing but error, up
-to twice the least possible one. In the finest bands the expected image has hardly any contrast, and
-the sampled one has what a few evaluations give it: somewhat too little.
+to twice the least possible one. In the finest bands the expected image has hardly any contrast;
+what a few evaluations add is far too little in tissue, and too much on glass.
 """
 
 import torch
@@ -56,7 +56,7 @@ def recombined(
 
 
 def gain_after(steps: int) -> float:
-    """Gain after so many evaluations: the fewer, the less variance they leave.
+    """Gain after so many evaluations: up to FEW leave too little variance.
 
     Examples:
         >>> gain_after(3), gain_after(6)

@@ -135,8 +135,9 @@ def make_planes(
 ) -> Planes:
     """Planes of a batch, as archives show them.
 
-    Those of `make_latents`, but under a base layer what is coarse comes from the first prediction
-    (see `zoomldm.generation.bands`). From timestep 999 on and without guidance that is the mean of
+    Those of `make_latents`, but under a base layer what is coarse comes from the first prediction,
+    and what is fine is that plus what the last one adds, times a gain (see
+    `zoomldm.generation.bands`). From timestep 999 on and without guidance that is the mean of
     the possible images; from a later start it is less of a mean, and differs less from the last.
 
     Args:

@@ -13,7 +13,7 @@ from zoomldm.networks.precision import warn_if_slow
 CPU_BATCH = 1
 GPU_BATCH = 32
 METHODS = ("auto", "pyramid", "blended", "cascade")
-STEPS_GENERATED = 6  # of the pyramid if it generates a level, rather than only restoring one
+STEPS_GENERATED = 6  # of the pyramid without a base layer at 5x or finer
 # steps, guidance, start
 DEFAULTS: dict[str, tuple[int, float, int]] = {
     "pyramid": (3, 1.0, 999),
@@ -84,7 +84,7 @@ class RenderOptions:
 
         Args:
             method: rendering method.
-            generates: whether levels are generated that a base layer leaves out.
+            generates: whether octaves are generated, for want of a base layer at 5x or finer.
         """
         steps, guidance, start = DEFAULTS[method]
         if method == "pyramid" and generates:
