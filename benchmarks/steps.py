@@ -6,9 +6,9 @@ Patches at random tissue tiles are made from the archive's own 5x pixels and emb
 Samplers: DDIM and DPM-Solver++ 2M (Lu et al. 2022; `decompress` takes three evaluations of it at
 even log-SNR) at even log-SNR and at even timesteps, DDIM with eta 1 (ancestral). Prints Fréchet
 distance and retrieval by public features, the latents' fine detail over the real one's and its
-correlation with it, their mean squared error in units of latents, and PSNR. Latents are the last prediction's; what archives
-show is recombined from it and the first (`recombining.py`). Choose steps on slides of training
-cases, not on others.
+correlation with it, their mean squared error in units of latents, and PSNR. Latents are the last
+prediction's; what archives show is recombined from it and the first (`recombining.py`). Choose
+steps on slides of training cases, not on others.
 """
 
 import argparse
