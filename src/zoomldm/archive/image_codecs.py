@@ -117,8 +117,8 @@ def avif_quality(codec: str, quality: float) -> float:
     """The quality of AVIF that loses as much of tissue, 0 to 100.
 
     By the mean squared error of an octave denoiser's input over four slides at 5x, chunk by chunk
-    (benchmarks/codec_qualities.py); numbers between are interpolated,
-    lower ones taken as the lowest.
+    (benchmarks/codec_qualities.py); numbers between are interpolated, lower ones taken as the
+    lowest.
 
     Examples:
         >>> avif_quality("webp", 20), avif_quality("avif", 37)
