@@ -60,6 +60,17 @@ def test_avifs_qualities_are_its_own() -> None:
         assert avif_quality("avif", quality) == quality == quality_like("avif", quality)
 
 
+def test_a_level_coarser_takes_a_better_quality() -> None:
+    """Pixels twice as large: measured, AVIF of 60 at 2.5x has the error of 36 at 5x."""
+    assert avif_quality("avif", 60, level=3) == pytest.approx(36, abs=2)
+    assert avif_quality("avif", 70, level=4) == pytest.approx(30, abs=7)
+    assert avif_quality("avif", 42, level=1) == pytest.approx(67, abs=3)
+    for codec in ("avif", "jpeg", "webp"):
+        for level in (1, 3):
+            own = quality_like(codec, 43, level)
+            assert avif_quality(codec, own, level) == pytest.approx(43, abs=2)
+
+
 @pytest.mark.parametrize("codec", [c for c in CODECS if c != "png"])
 def test_better_qualities_are_like_better_ones(codec: str) -> None:
     like = [avif_quality(codec, quality) for quality in range(1, 101)]

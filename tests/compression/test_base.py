@@ -7,9 +7,12 @@ from synthetic import paint_slide
 
 from zoomldm import open_archive
 from zoomldm.archive.image_codecs import quality_like
-from zoomldm.compression.base import QUALITIES
+from zoomldm.archive.manifest import Base
+from zoomldm.compression.base import QUALITIES, _chunk
 from zoomldm.compression.compress import CompressOptions, compress
 from zoomldm.pipeline import build_pipeline
+from zoomldm.slides import SlideReadError
+from zoomldm.slides.tissue import Tissue
 
 SIDE = 5120  # px at 0.5 mpp: two chunks a side at 5x
 
@@ -62,6 +65,44 @@ class TestQuality:
         assert not asked.done_before
         with open_archive(tmp_path / "a.zldm") as archive:
             assert archive.manifest.base.ratio is None
+
+
+class GreyLevels:
+    """A slide whose coarse levels have lost their colour; its second row of tiles is damaged."""
+
+    size = 2500, 1400
+
+    def read(self, level: int, x: int, y: int, w: int, h: int) -> np.ndarray:
+        if not level and y == 256:
+            raise SlideReadError("damaged")
+        return np.full((h, w, 3), 90 if level else (200, 0, 100), np.uint8)
+
+
+class TestPixels:
+    @pytest.mark.parametrize(
+        ("level", "codec", "averaged"),
+        [
+            *((1, "png", True), (2, "png", True), (7, "png", True), (3, "avif", True)),
+            *((4, "jpeg", True), (2, "avif", False), (1, "avif", False)),
+        ],
+    )
+    def test_tissue_is_averaged_from_20x_where_its_colour_counts(self, level, codec, averaged):
+        """Scanners' own coarse levels are JPEGs of JPEGs."""
+        slide, mask = GreyLevels(), np.ones((6, 10), bool)
+        mask[2, 3:7] = False
+        width, height = (-(-n // (1 << level)) for n in slide.size)
+        base = Base(level=level, codec=codec, quality=None, width=width, height=height, chunk=256)
+        found = np.empty((height, width, 3), np.uint8)
+        for y in range(0, height, 256):
+            for x in range(0, width, 256):
+                chunk = _chunk(slide, Tissue(mask, 0, 8), base, y // 256, x // 256)
+                found[y : y + 256, x : x + 256] = chunk
+        fine = mask & (np.arange(6) != 1)[:, None] & averaged
+        side = 256 >> level
+        fine = fine.repeat(side, 0).repeat(side, 1)[:height, :width]
+        fine[slide.size[1] >> level :] = fine[:, slide.size[0] >> level :] = False  # partly outside
+        expected = np.where(fine[..., None], (200, 0, 100), 90)
+        np.testing.assert_array_equal(found, expected)
 
 
 class TestBackground:

@@ -7,7 +7,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 
 from zoomldm.errors import ConfigError, PipelineError
-from zoomldm.generation.bands import GAIN, cuts_under, recombined
+from zoomldm.generation.bands import CUTS, GAIN, cuts_under, recombined
 from zoomldm.generation.octaves import (
     Known,
     codec_loss,
@@ -83,17 +83,21 @@ def test_the_solver_is_that_of_diffusers(unet: OctaveDenoiser, kind: int) -> Non
     torch.testing.assert_close(make_latents(unet, known, noise, times), x, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("kind", [NONE, PARENT, BASE])
-def test_planes_are_recombined_under_a_base_layer_alone(unet: OctaveDenoiser, kind: int) -> None:
+@pytest.mark.parametrize(
+    ("kind", "loose"), [(NONE, False), (PARENT, True), (PARENT, False), (BASE, False)]
+)
+def test_planes_are_recombined_where_the_coarse_image_is_known(
+    unet: OctaveDenoiser, kind: int, loose: bool
+) -> None:
     torch.nn.init.normal_(unet.unet.conv_out.weight, std=0.05)
     vae = LowPassAutoencoder(widths=(16, 16, 16), depths=(1, 1, 1))
     hint = torch.randn(2, 6, 32, 32) if kind else None
-    known = Known(0, torch.randn(2, 64, 32), kind, hint, 0.7 if kind == BASE else 0.0)
+    known = Known(0, torch.randn(2, 64, 32), kind, hint, 0.7, loose)
     noise, times = torch.randn(2, 6, 32, 32), octave_times(unet.alphas, 3)
     wanted = vae.to_planes(make_latents(unet, known, noise, times))
-    if kind == BASE:
+    if kind != NONE and not loose:
         first = vae.to_planes(make_latents(unet, known, noise, times[:1]))
-        wanted = recombined(first, wanted, cuts_under(0.7), GAIN)
+        wanted = recombined(first, wanted, cuts_under(0.7) if kind == BASE else CUTS, GAIN)
     for found, plane in zip(make_planes(unet, vae, known, noise, times), wanted, strict=True):
         torch.testing.assert_close(found, plane)
 
@@ -134,4 +138,7 @@ def test_codec_loss() -> None:
     assert codec_loss("png", None) == 0
     assert codec_loss("avif", 40) == pytest.approx(0.6)
     assert codec_loss("webp", 30) == codec_loss("avif", 50)
+    assert codec_loss("avif", 60, level=3) == pytest.approx(0.63)
+    assert codec_loss("avif", 20, level=1) == pytest.approx(0.57)
+    assert codec_loss("avif", 5, level=3) == 1 and codec_loss("avif", 90, level=1) == 0
     assert codec_loss("unknown", 30) == codec_loss("avif", 30)  # refused where it is read

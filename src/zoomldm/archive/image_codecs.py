@@ -11,6 +11,9 @@ from zoomldm.errors import ArchiveError, ConfigError
 
 Pixels = NDArray[np.uint8]
 
+USUAL_LEVEL = 2  # 5x: level of base layers that denoisers are trained on
+OCTAVE = 23.0  # quality of AVIF that makes up for a level coarser by one
+
 
 @dataclass(frozen=True)
 class _Codec:
@@ -107,36 +110,49 @@ def resolve_quality(codec: str, quality: int | None) -> int | None:
     return quality
 
 
+def is_lossless(codec: str) -> bool:
+    """Whether a codec keeps every pixel; see `find_codec` for errors."""
+    return find_codec(codec).quality is None
+
+
 def _scale(codec: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Qualities of a codec and those of AVIF; of an unknown one, which can't be read, its own."""
     own, known = np.array(_CODECS.get(codec, _CODECS["avif"]).as_avif, np.float64).T
     return own, known
 
 
-def avif_quality(codec: str, quality: float) -> float:
-    """The quality of AVIF that loses as much of tissue, 0 to 100.
+def avif_quality(codec: str, quality: float, level: int = USUAL_LEVEL) -> float:
+    """The quality of AVIF at 5x that loses as much of tissue, 0 to 100.
 
     By the mean squared error of an octave denoiser's input over four slides at 5x, chunk by chunk
     (benchmarks/codec_qualities.py); numbers between are interpolated, lower ones taken as the
-    lowest.
+    lowest. At other levels, from 10x to 1.25x, errors are compared after averaging down to the
+    coarser of the two (three slides); they are within 7 of OCTAVE an octave.
+
+    Args:
+        codec: codec of a base layer.
+        quality: its quality.
+        level: its level.
 
     Examples:
-        >>> avif_quality("webp", 20), avif_quality("avif", 37)
-        (43.0, 37.0)
+        >>> avif_quality("webp", 20), avif_quality("avif", 37), avif_quality("avif", 70, level=3)
+        (43.0, 37.0, 47.0)
     """
     own, known = _scale(codec)
-    return float(np.interp(quality, own, known))
+    at_level = float(np.interp(quality, own, known))
+    return min(max(at_level - OCTAVE * (level - USUAL_LEVEL), 0.0), 100.0)
 
 
-def quality_like(codec: str, avif: float) -> int:
-    """The quality, 1 to 100, with which a codec loses as much as AVIF does; see `avif_quality`.
+def quality_like(codec: str, avif: float, level: int = USUAL_LEVEL) -> int:
+    """The quality, 1 to 100, with which a codec loses as much as AVIF at 5x; see `avif_quality`.
 
     Examples:
-        >>> quality_like("jpeg", 43)
-        40
+        >>> quality_like("jpeg", 43), quality_like("avif", 43, level=3)
+        (40, 66)
     """
     own, known = _scale(codec)
-    return max(round(float(np.interp(avif, known, own))), 1)
+    at_level = avif + OCTAVE * (level - USUAL_LEVEL)
+    return max(round(float(np.interp(at_level, known, own))), 1)
 
 
 def fill_chunk(pixels: Pixels, side: int) -> Pixels:

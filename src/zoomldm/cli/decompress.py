@@ -42,7 +42,7 @@ def decompress(
         int | None,
         typer.Option(
             help="Denoiser evaluations per patch. Default: 3, or 6 without a base layer at "
-            "5x or finer, or 20 for a cascade."
+            "2.5x or finer, or 20 for a cascade."
         ),
     ] = None,
     guidance: Annotated[

@@ -6,8 +6,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from zoomldm.archive import ArchiveWriter
-from zoomldm.archive.base import CHUNK, WHITE, count_tiles, stored_chunks
-from zoomldm.archive.image_codecs import encode_image, fill_chunk, quality_like, quick_size
+from zoomldm.archive.base import CHUNK, WHITE, count_tiles, halve, stored_chunks
+from zoomldm.archive.image_codecs import (
+    USUAL_LEVEL,
+    encode_image,
+    fill_chunk,
+    is_lossless,
+    quality_like,
+    quick_size,
+)
 from zoomldm.archive.manifest import Base
 from zoomldm.errors import ConfigError
 from zoomldm.geometry.levels import BASE_MPP, COARSEST, NAMES, TILE, level_mpp, level_size
@@ -16,8 +23,8 @@ from zoomldm.slides.ahead import FEW, in_order
 from zoomldm.slides.tissue import VIEW_LEVEL, Tissue
 from zoomldm.verbs import Progress
 
-DEFAULT_LEVEL = 2
-# Qualities here (QUALITIES, _TRIED, _SLOPE) are AVIF's; others take those that lose as much.
+# Qualities here (QUALITIES, _TRIED, _SLOPE) are AVIF's at 5x; other codecs and levels take those
+# that lose as much.
 QUALITIES = (24, 60)  # range of the choice: below, nuclei vanish; above, bytes gain little
 SAMPLE = 32  # chunks that a quality is chosen by
 _CLOSELY = 4  # how many of these are encoded exactly
@@ -42,7 +49,7 @@ def choose_level(slide: Slide, wanted: int | None) -> int:
     """
     finest = finest_level(slide)
     if wanted is None:
-        return max(DEFAULT_LEVEL, finest)
+        return max(USUAL_LEVEL, finest)
     if wanted < finest:
         raise ConfigError(
             f"{slide.path}: a base layer at {NAMES[wanted]} has {level_mpp(wanted):g} um/px, but "
@@ -136,7 +143,7 @@ def choose_quality(
 ) -> Chosen:
     """The quality at which the whole archive is nearest to 1/ratio of the slide's file.
 
-    It loses no more than AVIF of 24 and no less than that of 60.
+    It loses no more than AVIF at 5x of 24 and no less than that of 60.
 
     Chunks are sorted by their tissue and split into groups of equal size; one in the middle of each
     represents its group. Their approximate bytes at one quality give an estimate of the wanted
@@ -150,12 +157,12 @@ def choose_quality(
     rest = _REST + _MEMBER * len(chunks)
     wanted = slide.file_bytes / ratio - writer.embedding_bytes() - rest
     if not chunks or wanted <= 0:
-        return Chosen(quality_like(codec, QUALITIES[0]))
+        return Chosen(quality_like(codec, QUALITIES[0], level))
     groups = np.array_split(np.array(order), min(SAMPLE, len(order)))
     middles = [(len(group) - k % 2) // 2 for k, group in enumerate(groups)]  # alternating if even
     places = [chunks[int(group[i])] for group, i in zip(groups, middles, strict=True)]
 
-    trial = quality_like(codec, _TRIED)
+    trial = quality_like(codec, _TRIED, level)
 
     def tried(place: tuple[int, int]) -> tuple[int, np.ndarray]:
         pixels = _chunk(slide, tissue, base, *place)
@@ -165,7 +172,7 @@ def choose_quality(
     sizes = [seen[place][0] for place in places]
     total = float(sum(len(group) * size for group, size in zip(groups, sizes, strict=True)))
     near = round(_within(_TRIED + math.log(wanted / total) / _SLOPE))
-    first = quality_like(codec, near)
+    first = quality_like(codec, near, level)
     largest = sorted(range(len(places)), key=lambda k: (sizes[k], k))[-_CLOSELY:]
 
     def coded(k: int) -> bytes:
@@ -173,7 +180,7 @@ def choose_quality(
 
     exact = {places[k]: data for k, data in in_order(coded, largest, FEW)}
     total *= sum(map(len, exact.values())) / sum(sizes[k] for k in largest)
-    quality = quality_like(codec, _within(near + math.log(wanted / total) / _SLOPE))
+    quality = quality_like(codec, _within(near + math.log(wanted / total) / _SLOPE), level)
     pixels = {place: one for place, (_, one) in seen.items()}
     return Chosen(quality, pixels, exact if quality == first else {})
 
@@ -183,11 +190,55 @@ def _within(quality: float) -> float:
 
 
 def _chunk(slide: Slide, tissue: Tissue, base: Base, row: int, col: int) -> np.ndarray:
-    """Pixels (h, w, 3) of a chunk, cropped at the slide's edge."""
+    """Pixels (h, w, 3) of a chunk, cropped at the slide's edge.
+
+    Scanners' coarse levels are JPEGs made of JPEGs; at 5x they have lost up to half of the colour's
+    variance. Base layers for training are the truth that a denoiser learns, and coarser ones are
+    matched pixel by pixel by what is generated under them, so their tissue is averaged from 20x.
+    (A lossy one at 5x costs the same colour, and the denoiser restores it either way.)
+    """
+    out = _stored(slide, tissue, base, row, col)
+    if base.level and (base.level > USUAL_LEVEL or is_lossless(base.codec)):
+        _average_tissue(slide, tissue.mask, base, out, row, col)
+    return out
+
+
+def _average_tissue(
+    slide: Slide, mask: np.ndarray, base: Base, out: np.ndarray, row: int, col: int
+) -> None:
+    """Replace a chunk's tissue tiles by those of 20x, averaged; unreadable ones stay."""
+    level, side = base.level, TILE >> base.level  # of a tile
+    x, y = col * base.chunk, row * base.chunk
+    wide, high = ((n >> level) - at for n, at in zip(slide.size, (x, y), strict=True))  # whole px
+    rows, cols = (
+        range(start // side, -(-(start + n) // side))
+        for start, n in zip((y, x), out.shape[:2], strict=True)
+    )
+    for r in rows:
+        for start, stop in _runs(mask[r, cols.start : cols.stop]):
+            first, count = cols.start + start, stop - start
+            try:
+                fine = slide.read(0, first * TILE, r * TILE, count * TILE, TILE)
+            except SlideReadError:
+                continue
+            top, left = r * side - y, first * side - x
+            box = np.s_[top : min(top + side, high), left : min(left + count * side, wide)]
+            part = out[box]
+            part[:] = halve(fine, level)[: part.shape[0], : part.shape[1]]
+
+
+def _runs(wanted: np.ndarray) -> list[tuple[int, int]]:
+    """Start and stop of each run of True in a row."""
+    edges = np.flatnonzero(np.diff(np.pad(wanted.astype(np.int8), 1))).tolist()
+    return list(zip(edges[::2], edges[1::2], strict=True))
+
+
+def _stored(slide: Slide, tissue: Tissue, base: Base, row: int, col: int) -> np.ndarray:
+    """Pixels of a chunk as the slide's own levels show them."""
     x, y = col * base.chunk, row * base.chunk
     w, h = min(base.chunk, base.width - x), min(base.chunk, base.height - y)
     if base.level == VIEW_LEVEL and tissue.view is not None:
-        return tissue.view[y : y + h, x : x + w]
+        return tissue.view[y : y + h, x : x + w].copy()
     out = np.full((h, w, 3), WHITE, np.uint8)
 
     def fill(left: int, top: int, wide: int, high: int) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zoomldm.archive.image_codecs import avif_quality
+from zoomldm.archive.image_codecs import USUAL_LEVEL, avif_quality
 from zoomldm.diffusion.multistep import Multistep, spread_times
 from zoomldm.errors import ConfigError, PipelineError
 from zoomldm.generation.bands import cuts_under, gain_after, recombined
@@ -20,19 +20,25 @@ ALONE_NOISE = 0.08  # standard deviation of noise added to parents if no image i
 IMAGINED_NOISE = 0.25  # ... and if the contexts are generated too
 
 
-def codec_loss(codec: str, quality: float | None) -> float:
+def codec_loss(codec: str, quality: float | None, level: int = USUAL_LEVEL) -> float:
     """The loss of a base layer's codec as the denoiser's input: 0 (lossless) to 1.
 
-    The denoiser was trained on AVIF by libavif 1.4, whose tuning for still images gives qualities
-    a meaning of their own; qualities of other codecs are those of AVIF that lose as much.
+    The denoiser was trained on AVIF of 5x, and on that averaged down, by libavif 1.4, whose tuning
+    for still images gives qualities a meaning of their own. Qualities of other codecs, and at
+    other levels, are those of AVIF at 5x that lose as much.
+
+    Args:
+        codec: codec of the base layer.
+        quality: its quality; None if it is lossless.
+        level: its level.
 
     Examples:
         >>> round(codec_loss("avif", 40), 2), round(codec_loss("webp", 20), 2)
         (0.6, 0.57)
+        >>> round(codec_loss("avif", 70, level=3), 2)  # of pixels twice as large
+        0.53
     """
-    if quality is None or codec == "png":
-        return 0.0
-    return 1 - avif_quality(codec, quality) / 100
+    return 0.0 if quality is None else 1 - avif_quality(codec, quality, level) / 100
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ class Known:
         kind: NONE, PARENT or BASE, for the whole batch.
         hint: (B, C, h, w) laid out as latents, None if there is none.
         degradation: of the hint: a parent's noise (standard deviation), or a codec's loss, 0 to 1.
+        loose: whether the hint is a parent that a child need not match; see `under_parent`.
     """
 
     level: int
@@ -52,6 +59,12 @@ class Known:
     kind: int = NONE
     hint: Tensor | None = None
     degradation: float = 0.0
+    loose: bool = False
+
+    @property
+    def anchored(self) -> bool:
+        """Whether all possible images nearly agree in what is coarse."""
+        return self.kind == BASE or (self.kind == PARENT and not self.loose)
 
 
 def under_parent(level: int, context: Tensor, parent: Tensor, noise: Tensor, std: float) -> Known:
@@ -69,7 +82,7 @@ def under_parent(level: int, context: Tensor, parent: Tensor, noise: Tensor, std
             of `noise` alone.
         std: of the parent's noise: ALONE_NOISE under real contexts, else IMAGINED_NOISE.
     """
-    return Known(level, context, PARENT, parent + std * noise.roll(1, 1), std)
+    return Known(level, context, PARENT, parent + std * noise.roll(1, 1), std, loose=True)
 
 
 def octave_times(alphas: Tensor, steps: int, start: int = LAST) -> tuple[int, ...]:
@@ -135,10 +148,11 @@ def make_planes(
 ) -> Planes:
     """Planes of a batch, as archives show them.
 
-    Those of `make_latents`, but under a base layer what is coarse comes from the first prediction,
-    and what is fine is that plus what the last one adds, times a gain (see
-    `zoomldm.generation.bands`). From timestep 999 on and without guidance that is the mean of
-    the possible images; from a later start it is less of a mean, and differs less from the last.
+    Those of `make_latents`, but under a base layer, or a parent that is matched, what is coarse
+    comes from the first prediction, and what is fine is that plus what the last one adds, times a
+    gain (see `zoomldm.generation.bands`). From timestep 999 on and without guidance the first is
+    the mean of the possible images; from a later start it is less of a mean, and differs less from
+    the last.
 
     Args:
         unet: the denoiser.
@@ -157,8 +171,9 @@ def make_planes(
     expected, sampled = _first_and_last(unet, known, noise, times, guidance)
     with full_precision(noise.device):
         planes = vae.to_planes(sampled.float())
-        if known.kind == BASE:
-            cuts, gain = cuts_under(known.degradation), gain_after(len(times))
+        if known.anchored:
+            loss = known.degradation if known.kind == BASE else 0.0
+            cuts, gain = cuts_under(loss), gain_after(len(times))
             planes = recombined(vae.to_planes(expected.float()), planes, cuts, gain)
     return planes
 

@@ -13,7 +13,8 @@ from zoomldm.networks.precision import warn_if_slow
 CPU_BATCH = 1
 GPU_BATCH = 32
 METHODS = ("auto", "pyramid", "blended", "cascade")
-STEPS_GENERATED = 6  # of the pyramid without a base layer at 5x or finer
+STEPS_GENERATED = 6  # of the pyramid without a real image at FEW_UNDER's level or finer
+FEW_UNDER = 3  # 2.5x
 # steps, guidance, start
 DEFAULTS: dict[str, tuple[int, float, int]] = {
     "pyramid": (3, 1.0, 999),
@@ -30,7 +31,7 @@ class RenderOptions:
         seed: seed of the noise, 0 or more.
         steps: for the pyramid, evaluations of the denoiser per window; for the cascade, steps of
             the whole schedule, of which only those from `start` on are taken. None means 3 (6
-            without a base layer at 5x or finer) and 20.
+            without a base layer at 2.5x or finer) and 20.
         guidance: scale of classifier-free guidance; 1 is off. None means 1 for the pyramid and
             1.5 for the cascade.
         start: for the pyramid, the first timestep, sampled from the denoiser's linear head; for
@@ -84,7 +85,7 @@ class RenderOptions:
 
         Args:
             method: rendering method.
-            generates: whether octaves are generated, for want of a base layer at 5x or finer.
+            generates: whether octaves are generated for want of a base layer at 2.5x or finer.
         """
         steps, guidance, start = DEFAULTS[method]
         if method == "pyramid" and generates:

@@ -90,9 +90,10 @@ class Latents:
         coarsest = self.imagined.coarsest if self.imagined else COARSEST_ALONE
         self._loose = IMAGINED_NOISE if self.imagined else None if self.base else ALONE_NOISE
         self.top = max(self.base.level - 2, 0) if self.base else coarsest
-        self._exact = self.base is not None and (
-            self.top >= RESTORED or not codec_loss(self.base.codec, self.base.quality)
-        )
+        self._codec_loss = 0.0
+        if base := self.base:
+            self._codec_loss = codec_loss(base.codec, base.quality, base.level)
+        self._exact = self.base is not None and (self.top >= RESTORED or not self._codec_loss)
         self.generated_counts = [0] * (self.top + 1)
         self._mask = archive.mask
         self._cache, self._lock, self._on_patch = cache, lock, on_patch
@@ -226,7 +227,7 @@ class Latents:
             hint = self.vae.from_planes(Planes(*(p.to(device) for p in enlarged(above))))
         elif self.base is not None:
             stored = _stack([self._stored(level, key) for key in keys], self.batch)
-            kind, degradation = BASE, codec_loss(self.base.codec, self.base.quality)
+            kind, degradation = BASE, self._codec_loss
             hint = self.vae.from_planes(Planes(*(p.to(device) for p in stored)))
         context = self._contexts(level, keys, hint)
         known = Known(level, context, kind, hint, degradation)

@@ -14,7 +14,7 @@ from zoomldm.archive.base import halve
 from zoomldm.caching import Recent
 from zoomldm.diffusion.noise import noise
 from zoomldm.errors import PipelineError
-from zoomldm.generation.options import RenderOptions
+from zoomldm.generation.options import FEW_UNDER, RenderOptions
 from zoomldm.generation.windows import CELL, SIDE, keys_over, windows_over
 from zoomldm.generation.workers import side_by_side
 from zoomldm.geometry.lattice import Window
@@ -88,7 +88,8 @@ class Pyramid:
                 "choose method cascade"
             )
         self.archive, self.pipeline = archive, pipeline
-        generates = archive.base is None or archive.base.level > 2
+        base = archive.base
+        generates = base is None or base.level > FEW_UNDER or archive.manifest.generated is not None
         self.options = (options or RenderOptions()).resolved("pyramid", generates)
         self._real = RealLevels(archive)
         self.cache = cache or RenderCache(Recent(256 << 20))

@@ -18,7 +18,7 @@ _ASIDE = ("device", "threads", "torch", "background", "levels_real", "levels_gen
 
 # Part of every provenance: incremented whenever the same archive, pipeline and options give other
 # pixels, so that older output is not mistaken for current output.
-RULES = 5
+RULES = 6
 
 
 @dataclass(frozen=True)
