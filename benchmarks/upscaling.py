@@ -5,7 +5,8 @@
 
 Crops at 20x, those with most tissue that do not overlap, are averaged down by the factor and made
 large again: by bicubic enlargement, by `zoomldm upscale`, by what `regression.py` trained (4 x
-only), and, where asked for, by inversion, which takes minutes a crop. Printed are PSNR, SSIM, the
+only), over more than 4 x without the contexts that the pipeline's context network reads, and, where
+asked for, by inversion, which takes minutes a crop. Printed are PSNR, SSIM, the
 perceptual distance of a public network, sharpness over that of the real crop, the F1 of nuclei at
 their places, and the Fréchet distance (of the judge's features) of all squares of 256 px from the
 real ones. The image shows the first crop of each slide: the input, each method, real.
@@ -106,6 +107,10 @@ def main() -> None:
         methods["regression"] = network.to(pipeline.device).enlarged
         print(f"regression: {trained}")
     methods["pyramid"] = lambda small: by_verb(small, factor, pipeline, "pyramid")
+    if pipeline.context_network is not None and factor > FACTOR:
+        bare = load_pipeline(arguments.pipeline, arguments.device)
+        bare.context_network = None
+        methods["pyramid without contexts"] = lambda small: by_verb(small, factor, bare, "pyramid")
     if arguments.inversion:
         methods["inversion"] = lambda small: by_verb(small, factor, pipeline, "inversion")
     real = [crops(path, arguments.crops, side) for path in arguments.slides]

@@ -192,10 +192,10 @@ def _within(quality: float) -> float:
 def _chunk(slide: Slide, tissue: Tissue, base: Base, row: int, col: int) -> np.ndarray:
     """Pixels (h, w, 3) of a chunk, cropped at the slide's edge.
 
-    Scanners' coarse levels are JPEGs made of JPEGs; at 5x they have lost up to half of the colour's
-    variance. Base layers for training are the truth that a denoiser learns, and coarser ones are
-    matched pixel by pixel by what is generated under them, so their tissue is averaged from 20x.
-    (A lossy one at 5x costs the same colour, and the denoiser restores it either way.)
+    Scanners' coarse levels are often JPEGs made of JPEGs, without much of the fine colour. Base
+    layers for training are the truth that a denoiser learns, and coarser ones are matched pixel by
+    pixel by what is generated under them, so their tissue is averaged from 20x. (A lossy one at 5x
+    costs that colour anyway, and the denoiser restores it.)
     """
     out = _stored(slide, tissue, base, row, col)
     if base.level and (base.level > USUAL_LEVEL or is_lossless(base.codec)):

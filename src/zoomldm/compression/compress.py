@@ -44,7 +44,7 @@ class CompressOptions:
         base: label of the base layer's level, or `none`; None takes 5x, or the slide's own level
             if that is coarser.
         base_codec: `avif`, `jpegxl`, `webp`, `jpeg`, or `png`, which is lossless.
-        base_quality: codec quality, 1 to 100; None chooses it, like AVIF's 24 to 60, by `ratio`.
+        base_quality: codec quality, 1 to 100; None chooses it, like AVIF's of 24 to 60 at 5x.
         ratio: target ratio of the slide's file size to the archive's, over 1; the base layer gets
             the bytes that the embeddings leave.
         precision: of the embeddings: `compact` (in a basis computed for the slide, if that takes

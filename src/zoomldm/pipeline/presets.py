@@ -89,6 +89,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "summarizer": {"unpack": 32, "outline_channels": 6},
         "unet": {"kind": "octave", "widths": (80, 96, 160), "outline": True, "blends": 8},
         "embedding_diffusion": {**_CONTEXTS, "width": 256, "heads": 8, "axes": 256},
+        "context_network": {"width": 48, "depth": 1},
         "scheduler": {**SCHEDULE, "prediction_type": "v_prediction"},
     },
     "base": {  # for one GPU; bring your own patch encoder with --encoder
