@@ -271,6 +271,7 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], target: Path) -> bool:
         return False
     try:
         from matplotlib.figure import Figure
+        from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
     except ImportError as error:
         from zoomldm.errors import ConfigError
 
@@ -290,6 +291,9 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], target: Path) -> bool:
                 axis.plot(x, y, "o-", label=" ".join(key), markersize=4)
                 axis.fill_between(x, low, high, alpha=0.12)
         axis.set(title=title, xlabel="bytes a tissue tile", xscale="log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.xaxis.set_major_formatter(ScalarFormatter())
         axis.grid(alpha=0.3)
     handles, labels = figure.axes[4].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=6)
