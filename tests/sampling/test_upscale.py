@@ -9,16 +9,21 @@ import torch
 from PIL import Image
 from tiny import filled_pipeline
 
+import zoomldm
 from zoomldm.archive import open_archive
 from zoomldm.archive.base import halve
 from zoomldm.diffusion.inversion import InversionSettings
 from zoomldm.diffusion.joint import JointSettings
 from zoomldm.errors import ConfigError, PipelineError, TargetError
 from zoomldm.networks.context_network import ContextNetwork
+from zoomldm.networks.lowpass import coarse_planes, enlarged, pooled
 from zoomldm.pipeline import PARTS, ZoomLDMPipeline, load_pipeline
+from zoomldm.pixels import to_signed
 from zoomldm.sampling.output import Levels
 from zoomldm.sampling.upscale import UpscaleOptions, upscale
 from zoomldm.sampling.upscaler import ImagePyramid, Upscaler, with_means, write_image
+
+DEMO = Path(zoomldm.__file__).parent / "weights" / "demo.zldm"
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +156,24 @@ def test_a_context_network_reads_contexts_off_the_image(
     assert not upscale(image, tmp_path / "d.png", UpscaleOptions(2.0), pipeline=reading).contexts
     reading.save_pretrained(str(tmp_path / "p"))
     assert load_pipeline(str(tmp_path / "p")).digest() == reading.digest()
+
+
+def test_the_demos_context_network_reads_contexts_off_held_out_tissue() -> None:
+    pipeline = load_pipeline("demo", "cpu")
+    network = pipeline.context_network
+    with open_archive(DEMO) as archive:
+        places = np.argwhere(archive.mask)[::40].tolist()
+        assert archive.base is not None
+        pixels = np.stack([archive.base.read(64 * c, 64 * r, 64, 64) for r, c in places])
+        grids = torch.from_numpy(np.stack([archive.grid(0, r, c) for r, c in places]))
+    level, noise = torch.zeros(len(places), dtype=torch.long), torch.full((len(places),), 0.05)
+    parents = enlarged(pooled(coarse_planes(to_signed(pixels))))
+    with torch.no_grad():
+        wanted = network.standardised(pipeline.context(grids, 0))
+        found = network.predict(pipeline.vae.from_planes(parents), level, noise)
+    error = (found - wanted).square().mean()
+    assert error < 0.6 * wanted.square().mean()  # of training's mean context
+    assert error < 0.7 * (found.roll(1, 0) - wanted).square().mean()  # of another place's
 
 
 def test_refused(image: Path, tmp_path: Path, octaves) -> None:
