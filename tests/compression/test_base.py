@@ -68,12 +68,12 @@ class TestQuality:
 
 
 class GreyLevels:
-    """A slide whose coarse levels have lost their colour; its second row of tiles is damaged."""
+    """A slide whose coarse levels have lost their colour; one tile is damaged."""
 
     size = 2500, 1400
 
     def read(self, level: int, x: int, y: int, w: int, h: int) -> np.ndarray:
-        if not level and y == 256:
+        if not level and y == 256 and x <= 512 < x + w:
             raise SlideReadError("damaged")
         return np.full((h, w, 3), 90 if level else (200, 0, 100), np.uint8)
 
@@ -97,7 +97,8 @@ class TestPixels:
             for x in range(0, width, 256):
                 chunk = _chunk(slide, Tissue(mask, 0, 8), base, y // 256, x // 256)
                 found[y : y + 256, x : x + 256] = chunk
-        fine = mask & (np.arange(6) != 1)[:, None] & averaged
+        fine = mask & averaged
+        fine[1, 2] = False
         side = 256 >> level
         fine = fine.repeat(side, 0).repeat(side, 1)[:height, :width]
         fine[slide.size[1] >> level :] = fine[:, slide.size[0] >> level :] = False  # partly outside

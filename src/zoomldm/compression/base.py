@@ -215,11 +215,15 @@ def _average_tissue(
         for start, n in zip((y, x), out.shape[:2], strict=True)
     )
     for r in rows:
-        for start, stop in _runs(mask[r, cols.start : cols.stop]):
-            first, count = cols.start + start, stop - start
+        spans = [(cols.start + a, b - a) for a, b in _runs(mask[r, cols.start : cols.stop])]
+        while spans:
+            first, count = spans.pop()
             try:
                 fine = slide.read(0, first * TILE, r * TILE, count * TILE, TILE)
             except SlideReadError:
+                if count > 1:  # down to the tile that can't be read
+                    half = count // 2
+                    spans += [(first, half), (first + half, count - half)]
                 continue
             top, left = r * side - y, first * side - x
             box = np.s_[top : min(top + side, high), left : min(left + count * side, wide)]
