@@ -25,7 +25,7 @@ def upscale(
         int | None,
         typer.Option(
             help="Denoiser evaluations per patch.",
-            show_default="3, or 6 for images coarser than 5x",
+            show_default="3, or 6 for images coarser than 2.5x",
         ),
     ] = None,
     batch: Batch = None,
