@@ -5,11 +5,14 @@
 
 Parts are the JSON files beside the pages, one of a slide or of a slide's level; of rates also the
 `.rows.json` of a run that was broken off. The sheets of fidelity lie beside them. TEXT is what the
-page says it was printed by.
+page says it was printed by. Sections of an earlier page that this one would not have (what is said
+of the figures, figures of another kind) stay where they were: before its first section, or at its
+end. Read them again: their figures are the earlier ones.
 """
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +56,16 @@ def join_rates(paths: list[Path], page: Path, command: str) -> None:
     write_rates(rows, list(seen.values()), page, command)
 
 
+def written_by_hand(before: str, after: str) -> str:
+    """A page (Markdown) with the sections (`## ...`) that only an earlier one has."""
+    (_, *old), (head, *new) = (re.split(r"^(?=## )", page, flags=re.M) for page in (before, after))
+    names = {part.splitlines()[0] for part in new}
+    first = next((i for i, part in enumerate(old) if part.splitlines()[0] in names), len(old))
+    kept = [(i < first, part) for i, part in enumerate(old) if part.splitlines()[0] not in names]
+    parts = [head, *(p for leads, p in kept if leads), *new, *(p for leads, p in kept if not leads)]
+    return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
+
+
 def main() -> None:
     """Write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -62,7 +75,9 @@ def main() -> None:
     given = parser.parse_args()
     fidelity = "slides" in json.loads(given.parts[0].read_text())
     join = join_fidelity if fidelity else join_rates
+    before = given.page.read_text() if given.page.is_file() else ""
     join(given.parts, given.page, given.command)
+    given.page.write_text(written_by_hand(before, given.page.read_text()))
 
 
 if __name__ == "__main__":

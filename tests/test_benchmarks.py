@@ -39,3 +39,13 @@ def test_imports_of_a_benchmark_exist(script: Path) -> None:
             for name in wanted:
                 if not hasattr(module, name):
                     importlib.import_module(f"{node.module}.{name}")
+
+
+def test_joining_pages_keeps_what_was_written_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    joined = importlib.import_module("join_pages").written_by_hand
+    before = "# A\n\nby x\n\n## Said\n\ntext\n\n## B\n\n1\n\n## Other\n\n### Part\n"
+    after = "# A\n\nby y\n\n## B\n\n2\n"
+    wanted = "# A\n\nby y\n\n## Said\n\ntext\n\n## B\n\n2\n\n## Other\n\n### Part\n"
+    assert joined(before, after) == wanted
+    assert joined("", after) == joined(after, after) == after
