@@ -97,6 +97,8 @@ def main() -> None:
     print(Scores.HEAD)
     scores.show("last prediction", steps, pair[1])
     scores.show("recombined", steps, both(pair))
+    if vae.restores:
+        scores.show("first, restored", 1, pair[0], expected=True)
     if not given.full:
         return
     for cuts in ((0.25, 0.25), (0.35, 0.35), (0.5, 0.35), (0.5, 0.5), (0.65, 0.35)):

@@ -7,8 +7,9 @@ Samplers: DDIM and DPM-Solver++ 2M (Lu et al. 2022; `decompress` takes three eva
 even log-SNR) at even log-SNR and at even timesteps, DDIM with eta 1 (ancestral). Prints Fréchet
 distance and retrieval by public features, the latents' fine detail over the real one's and its
 correlation with it, their mean squared error in units of latents, and PSNR. Latents are the last
-prediction's; what archives show is recombined from it and the first (`recombining.py`). Choose
-steps on slides of training cases, not on others.
+prediction's, and the first one's as the decoder restores it, which is what archives show; without
+such a decoder they show what `recombining.py` makes of both. Choose steps on slides of training
+cases, not on others.
 """
 
 import argparse
@@ -119,13 +120,22 @@ class Scores:
         self.real = self.judge(patches.real)
         self.wanted = fine(self.pipeline.vae.to_planes(patches.true).luma)
 
-    def show(self, name: str, count: int, latents: Tensor) -> None:
-        """Print the row of latents that took so many evaluations."""
-        patches, images = self.patches, []
+    @torch.no_grad()
+    def show(self, name: str, count: int, latents: Tensor, expected: bool = False) -> None:
+        """Print the row of latents that took so many evaluations.
+
+        Expected ones are restored if the decoder has learned to; their detail, its correlation and
+        error are those of the restored latents.
+        """
+        patches, vae = self.patches, self.pipeline.vae
+        images, shown = [], []
         for i in range(0, len(latents), 8):
-            part = slice(i, i + 8)
-            images.append(self.pipeline.decode_latents(latents[part], 0, patches.detail[part]))
-        pixels = to_pixels(torch.cat(images))
+            part, noise = latents[i : i + 8], patches.detail[i : i + 8]
+            flags = torch.full((len(part),), float(expected), device=part.device)
+            details, texture = vae.details(part, noise, None, flags)
+            shown.append(part + texture)
+            images.append(vae.assembled(shown[-1], details))
+        pixels, latents = to_pixels(torch.cat(images)), torch.cat(shown)
         a, b = scaled(self.real, self.judge(pixels))
         nearest = ((b[:, None] - a[None]) ** 2).sum(-1).argmin(1)
         detail = fine(self.pipeline.vae.to_planes(latents).luma)
@@ -192,6 +202,8 @@ def main() -> None:
     print(Scores.HEAD)
     scores.show("the slide's own", 0, patches.true)
     scores.show("the base layer's", 0, patches.hint)
+    if pipeline.vae.restores:
+        scores.show("restored", 1, patches.sample((LAST,), "2m")[0], expected=True)
     for name, times, solver, eta in runs:
         if given.only and not name.endswith(tuple(given.only)):
             continue

@@ -94,7 +94,7 @@ class Trainer:
         shape = (len(latents), int(self.vae.config["noise_channels"]), *latents.shape[2:])
         noise = torch.randn(shape, device=self.device)
         with self.amp():
-            details = self.vae.details(latents, noise, levels)
+            details, _ = self.vae.details(latents, noise, levels)
         return self.vae.assembled(latents, details.float())
 
     def step(
@@ -217,6 +217,8 @@ def main() -> None:
         print(f"{time.monotonic() - began:6.0f} s  {text}", flush=True)
 
     pipeline = load_pipeline(args.pipeline)
+    if pipeline.vae.texture is not None:
+        raise SystemExit("this pipeline's decoder restores and would forget how; see restoring.py")
     pipeline = pipeline.to(device)
     slides = read_packed(args.packed, device, 16, args.names)
     say(f"{len(slides)} slides read")

@@ -1,5 +1,7 @@
 """Low-pass latents: a linear map that is known exactly, and a decoder that is local."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -12,6 +14,7 @@ from zoomldm.networks.lowpass import (
     fold,
     planes_image,
     pooled,
+    restoring,
     unfold,
 )
 
@@ -115,17 +118,63 @@ def test_noise_and_level_count(vae: LowPassAutoencoder) -> None:
     assert (vae.decode(latents, level=torch.tensor([3, 3])) - plain).abs().max() > 1e-4
 
 
-@pytest.mark.parametrize("smooth", [None, 2])
-def test_decoding_depends_on_no_more_than_the_halo(
-    vae: LowPassAutoencoder, smooth: int | None
+@pytest.fixture
+def restorer(vae: LowPassAutoencoder) -> LowPassAutoencoder:
+    return restoring(vae).eval().requires_grad_(False)
+
+
+def test_expected_latents_get_the_texture_that_they_lack(
+    vae: LowPassAutoencoder, restorer: LowPassAutoencoder
 ) -> None:
+    latents, expected = vae.encode(picture()), torch.tensor([0, 1])
+    before = vae.decode(latents)
+    assert not restorer.restores  # it has not learned to
+    assert restoring(restorer) is restorer
+    torch.testing.assert_close(restorer.decode(latents, expected=expected), before)
+    assert restorer.texture is not None
+    torch.nn.init.normal_(restorer.texture.weight, std=0.1)
+    assert restorer.restores and not vae.restores
+    image = restorer.decode(latents, expected=expected)
+    torch.testing.assert_close(image[0], before[0])
+    torch.testing.assert_close(restorer.decode(latents), before)
+    _, texture = restorer.details(latents, expected=expected)
+    assert not texture[0].any() and texture[1].std() > 0.01
+    assert not texture[:, 0].any()  # what is coarser than a cell stays as given
+    small = planes_image(vae.to_planes(latents + texture))
+    torch.testing.assert_close(F.avg_pool2d(image, 4), small, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("smooth", "restores"), [(None, False), (2, False), (2, True)])
+def test_decoding_depends_on_no_more_than_the_halo(
+    vae: LowPassAutoencoder, restorer: LowPassAutoencoder, smooth: int | None, restores: bool
+) -> None:
+    if restores:
+        vae = restorer
+        assert vae.texture is not None
+        torch.nn.init.normal_(vae.texture.weight, std=0.1)
     vae.register_to_config(smooth=smooth)
     side, halo = 40, vae.halo
     a = torch.randn(1, 6, side, side, generator=torch.Generator().manual_seed(1))
     b = a.clone()
     b[..., halo + 2 :] = 0  # far to the right of the first two columns of cells
     near = slice(0, 16)
+    ones = torch.ones(1)
+    first, second = (vae.decode(x, expected=ones) for x in (a, b))
+    torch.testing.assert_close(first[..., near], second[..., near], atol=1e-5, rtol=0)
+    assert (first[..., -16:] - second[..., -16:]).abs().max() > 1e-3
+
+
+def test_a_restorer_is_written_and_read(restorer: LowPassAutoencoder, tmp_path: Path) -> None:
+    assert restorer.texture is not None and restorer.mark is not None
+    torch.nn.init.normal_(restorer.texture.weight, std=0.1)
+    torch.nn.init.normal_(restorer.mark)
+    restorer.half().save_pretrained(tmp_path)
+    again = LowPassAutoencoder.from_pretrained(tmp_path).eval()
+    assert again.restores
+    latents, ones = again.encode(picture()), torch.ones(2)
     torch.testing.assert_close(
-        vae.decode(a)[..., near], vae.decode(b)[..., near], atol=1e-5, rtol=0
+        again.decode(latents, expected=ones),
+        restorer.float().decode(latents, expected=ones),
+        atol=1e-3,
+        rtol=1e-3,
     )
-    assert (vae.decode(a)[..., -16:] - vae.decode(b)[..., -16:]).abs().max() > 1e-3

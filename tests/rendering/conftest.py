@@ -32,6 +32,7 @@ def make(tmp_path: Path, pipeline: ZoomLDMPipeline) -> Make:
         name: str = "slide.zldm",
         base: int | None = None,
         codec: str = "avif",
+        quality: int = 40,
     ) -> Path:
         rng = np.random.default_rng(width * height)
         rows, cols = grid_shape(width, height)
@@ -75,7 +76,7 @@ def make(tmp_path: Path, pipeline: ZoomLDMPipeline) -> Make:
             overview=picture,
             base=layer,
             base_codec=codec,
-            base_quality=None if codec == "png" else 40,
+            base_quality=None if codec == "png" else quality,
         )
         return path
 

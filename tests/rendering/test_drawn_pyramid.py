@@ -13,7 +13,7 @@ from zoomldm.archive import open_archive
 from zoomldm.caching import Recent
 from zoomldm.errors import PipelineError
 from zoomldm.geometry.levels import COUNT
-from zoomldm.networks.lowpass import pooled
+from zoomldm.networks.lowpass import pooled, restoring
 from zoomldm.networks.octave_denoiser import BASE
 from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline
 from zoomldm.rendering import RenderOptions, latents
@@ -258,3 +258,46 @@ def test_a_lossless_base_layer_is_the_latents(make: Make, pipeline: ZoomLDMPipel
         grey = (fine.mean(2) - stored.mean(2))[8:-8, 8:-8]
         assert np.abs(grey).mean() < 1
         assert pyramid.cost.windows == 0
+
+
+@pytest.mark.parametrize(
+    ("base", "codec", "quality", "asked", "steps", "expected"),
+    [
+        (2, "avif", 40, {}, 1, 1),
+        (1, "avif", 40, {}, 1, 1),
+        (2, "avif", 40, {"steps": 1}, 1, 1),
+        (2, "avif", 40, {"steps": 3}, 3, 0),  # recombined, with a texture of its own
+        (2, "avif", 40, {"start": 500}, 3, 0),  # no mean of what is possible
+        (2, "avif", 40, {"guidance": 2.0, "steps": 1}, 1, 0),
+        (2, "avif", 80, {}, 3, 0),  # hardly anything was lost
+        (1, "avif", 85, {}, 3, 0),  # nothing that counts at 5x
+        (3, "avif", 40, {}, 3, 0),
+        (2, "png", 40, {}, 3, 0),
+        (None, "", 40, {}, 6, 0),
+        (None, "", 40, {"steps": 1}, 1, 0),
+    ],
+)
+def test_a_decoder_that_restores_is_given_the_first_prediction(
+    make: Make,
+    monkeypatch,
+    base: int | None,
+    codec: str,
+    quality: int,
+    asked: dict[str, float],
+    steps: int,
+    expected: int,
+) -> None:
+    pipeline = filled_pipeline("tiny-octaves")
+    pipeline.vae = vae = restoring(pipeline.vae).eval().requires_grad_(False)
+    path = make(300, 300, base=base, codec=codec, quality=quality, overview=None)
+    with open_archive(path) as archive:
+        assert Pyramid(archive, pipeline).options.steps != 1  # it has not learned to
+        assert vae.texture is not None
+        torch.nn.init.normal_(vae.texture.weight, std=0.1)
+        given = []
+        decode = vae.decode
+        monkeypatch.setattr(vae, "decode", lambda *a, **k: given.append(k) or decode(*a, **k))
+        pyramid = Pyramid(archive, pipeline, RenderOptions(**asked))  # type: ignore[arg-type]
+        whole(pyramid, 0)
+    assert pyramid.options.steps == pyramid.provenance()["steps"] == steps
+    assert {float(k["expected"]) for k in given} == {float(expected)}

@@ -177,9 +177,11 @@ def test_adversaries_see_the_real_image_as_it_is_where_the_low_image_is_of_anoth
     low = F.avg_pool2d(other, 4)
     seen = []
 
-    def watched(images: Tensor, maps: list[Tensor], lows: Tensor) -> dict[str, list[Tensor]]:
+    def watched(
+        images: Tensor, maps: list[Tensor], lows: Tensor, restored: Tensor | None
+    ) -> dict[str, list[Tensor]]:
         seen.append((images, lows))
-        return DecoderAdversary.forward(objective.adversary, images, maps, lows)
+        return DecoderAdversary.forward(objective.adversary, images, maps, lows, restored)
 
     monkeypatch.setattr(objective.adversary, "forward", watched)
     objective(other.clone().requires_grad_(), real, low, torch.tensor([0.0, 1.0, 0.0, 0.3]))
@@ -189,3 +191,55 @@ def test_adversaries_see_the_real_image_as_it_is_where_the_low_image_is_of_anoth
         torch.testing.assert_close(images[4 + i], real[i] if apart else expected[i])
         torch.testing.assert_close(lows[4 + i], F.avg_pool2d(real[i], 4) if apart else low[i])
     torch.testing.assert_close(lows[:4], low)
+
+
+def test_restored_images_are_compared_with_the_real_ones_whatever_was_given(
+    objective: DecoderObjective, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = pictures(2)
+    low = F.avg_pool2d(real, 4) * 0.5  # a mean: of less contrast
+    seen = []
+
+    def watched(
+        images: Tensor, maps: list[Tensor], lows: Tensor, restored: Tensor | None
+    ) -> dict[str, list[Tensor]]:
+        seen.append((images, lows))
+        return DecoderAdversary.forward(objective.adversary, images, maps, lows, restored)
+
+    monkeypatch.setattr(objective.adversary, "forward", watched)
+    restored = torch.tensor([True, False, True, False])
+    decoded = real.clone().requires_grad_()
+    push = objective(decoded, real, low, torch.ones(4), restored=restored)
+    images, lows = seen[0]
+    expected = moved(real, low)
+    for i, free in enumerate(restored):
+        torch.testing.assert_close(images[4 + i], real[i] if free else expected[i])
+    torch.testing.assert_close(lows, torch.cat([low, low]))
+    every = objective(decoded, real, low, torch.ones(4), restored=torch.ones(4).bool())
+    assert every.parts["pixels"] == 0 and every.parts["maps"] == 0 and push.parts["pixels"] > 0
+    softer = moved(real, low).requires_grad_()  # what is coarser than 4 px counts as well
+    wrong = objective(softer, real, low, torch.ones(4), restored=torch.ones(4).bool())
+    assert wrong.parts["pixels"] > 0.3 * (softer - real).abs().mean()
+
+
+def test_a_decoder_is_judged_by_what_it_chooses(objective: DecoderObjective) -> None:
+    """Where it restores, by details of 16 px; where it does not, by those of 4 px."""
+    objective.adversary.eval()  # spectral norms stay as they are
+    real = pictures(2)
+    shifted = real + F.interpolate(torch.randn(4, 3, 16, 16) * 0.1, scale_factor=4)
+    restored = torch.tensor([True, False, True, False])
+    low = F.avg_pool2d(real, 4)
+    logits = [objective.adversary(x, maps(real), low, restored) for x in (real, shifted)]
+    for a, b in zip(*(x["details"] for x in logits), strict=True):
+        off = (a - b).abs().amax((1, 2, 3))
+        assert off[restored].min() > 10 * off[~restored].max()
+    plain = objective.adversary(real, maps(real), low)["details"]
+    for a, b in zip(plain, logits[0]["details"], strict=True):
+        torch.testing.assert_close(a[~restored], b[~restored])
+
+
+def test_details_of_larger_blocks() -> None:
+    image = torch.rand(1, 3, 32, 32)
+    for block in (4, 16):
+        assert F.avg_pool2d(detail(image, block), block).abs().max() < 1e-6
+    torch.testing.assert_close(detail(detail(image, 16), 4), detail(image))

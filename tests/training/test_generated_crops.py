@@ -10,6 +10,7 @@ from zoomldm.archive.base import halve
 from zoomldm.data.crops import PatchCrops
 from zoomldm.data.slide_patches import SlidePatches
 from zoomldm.errors import ConfigError, PipelineError
+from zoomldm.networks.lowpass import restoring
 from zoomldm.pipeline import build_pipeline
 from zoomldm.training.generated_crops import GeneratedCrops
 
@@ -32,6 +33,8 @@ def test_fraction_place_and_repetition(patches, pipeline):
     source = GeneratedCrops(patches, pipeline, PatchCrops(patches), 0.75)
     crops = source.draw(np.random.default_rng(1), 8, 144)
     assert crops.images.shape == (8, 144, 144, 3) and crops.low.shape == (8, 36, 36, 3)
+    assert len(source.times) == 3
+    assert crops.made is not None and crops.made.tolist() == [True] * 6 + [False] * 2
     exact = np.stack([halve(image, 2) for image in crops.images])
     off = np.abs(exact.astype(int) - crops.low).mean((1, 2, 3))
     assert (off[:6] > 0.2).all() and (off[6:] == 0).all()
@@ -42,6 +45,12 @@ def test_fraction_place_and_repetition(patches, pipeline):
         assert here > moved + 0.2
     again = source.draw(np.random.default_rng(1), 8, 144)
     assert (again.low == crops.low).all() and (again.images == crops.images).all()
+
+
+def test_a_decoder_that_restores_learns_from_first_predictions(patches):
+    pipeline = build_pipeline("tiny-octaves")
+    pipeline.vae = restoring(pipeline.vae)
+    assert GeneratedCrops(patches, pipeline, PatchCrops(patches), 0.5).times == (999,)
 
 
 def test_without_a_denoiser_of_octaves(patches):

@@ -1,6 +1,10 @@
 """From slides to a pipeline of octaves: compress for training, train both stages, render."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +14,7 @@ from tiny import filled_pipeline
 from training.calls import train_stage
 from zoomldm.archive import open_archive
 from zoomldm.compression.compress import CompressOptions, compress
-from zoomldm.errors import ArchiveError, PipelineError
+from zoomldm.errors import ArchiveError, ConfigError, PipelineError
 from zoomldm.pipeline import load_pipeline
 from zoomldm.rendering.opening import open_renderer
 
@@ -46,6 +50,30 @@ def test_slides_to_pipeline(tmp_path: Path) -> None:
     with open_archive(archives / "s0.zldm") as archive:
         pixels = open_renderer(archive, pipeline).read(0, 300, 300, 256, 256)
     assert pixels.std() > 5
+    again: dict[str, Any] = {"pipeline": decoder.pipeline, "finetune": True}
+    with pytest.raises(ConfigError, match="restores=true needs latents"):
+        train_stage(
+            "autoencoder",
+            "tiny-octaves",
+            slides,
+            tmp_path / "none",
+            changes=changes | {"restores": True},
+            **again,
+        )
+    second = train_stage(
+        "autoencoder",
+        "tiny-octaves",
+        slides,
+        tmp_path / "second",
+        changes=changes | {"made": 0.5, "restores": True},
+        **again,
+    )
+    compress(slides / "s0.tif", tmp_path / "s0.zldm", pipeline=str(second.pipeline))
+    command = [sys.executable, "-m", "zoomldm", "decompress", str(tmp_path / "s0.zldm"), "--json"]
+    command += ["-o", str(tmp_path / "s0.png"), "--pipeline", str(second.pipeline)]
+    command += ["--region", "300,300,256,256", "--level", "20x"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["steps"] == 1  # its decoder restores
 
 
 def test_training_needs_a_lossless_base_layer(tmp_path: Path) -> None:

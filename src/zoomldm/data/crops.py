@@ -23,11 +23,13 @@ class Crops:
         images: (n, S, S, 3) uint8.
         low: (n, S / 4, S / 4, 3) uint8.
         levels: (n,) level of each crop.
+        made: (n,) whether a denoiser made the low image; None for nowhere.
     """
 
     images: NDArray[np.uint8]
     low: NDArray[np.uint8]
     levels: NDArray[np.int64]
+    made: NDArray[np.bool_] | None = None
 
 
 class CropSource(Protocol):

@@ -14,6 +14,7 @@ CPU_BATCH = 1
 GPU_BATCH = 32
 METHODS = ("auto", "pyramid", "blended", "cascade")
 STEPS_GENERATED = 6  # of the pyramid without a real image at FEW_UNDER's level or finer
+STEPS_RESTORED = 1  # of the pyramid where the decoder restores what a prediction lacks
 FEW_UNDER = 3  # 2.5x
 # steps, guidance, start
 DEFAULTS: dict[str, tuple[int, float, int]] = {
@@ -30,8 +31,9 @@ class RenderOptions:
     Attributes:
         seed: seed of the noise, 0 or more.
         steps: for the pyramid, evaluations of the denoiser per window; for the cascade, steps of
-            the whole schedule, of which only those from `start` on are taken. None means 3 (6
-            without a base layer at 2.5x or finer) and 20.
+            the whole schedule, of which only those from `start` on are taken. None means 20 for
+            the cascade and 3 for the pyramid, but 1 where the decoder restores what a prediction
+            lacks and 6 without a base layer at 2.5x or finer.
         guidance: scale of classifier-free guidance; 1 is off. None means 1 for the pyramid and
             1.5 for the cascade.
         start: for the pyramid, the first timestep, sampled from the denoiser's linear head; for
@@ -79,17 +81,17 @@ class RenderOptions:
             raise ConfigError(f"method {self.method!r}; expected {', '.join(METHODS)}")
 
     def resolved(
-        self, method: Literal["pyramid", "blended", "cascade"], generates: bool = False
+        self, method: Literal["pyramid", "blended", "cascade"], pyramid_steps: int | None = None
     ) -> "ResolvedOptions":
         """These options with None replaced by the method's own defaults.
 
         Args:
             method: rendering method.
-            generates: whether octaves are generated for want of a base layer at 2.5x or finer.
+            pyramid_steps: the pyramid's default if it isn't that of DEFAULTS.
         """
         steps, guidance, start = DEFAULTS[method]
-        if method == "pyramid" and generates:
-            steps = STEPS_GENERATED
+        if method == "pyramid":
+            steps = pyramid_steps or steps
         return ResolvedOptions(
             seed=self.seed,
             steps=steps if self.steps is None else self.steps,

@@ -6,7 +6,7 @@ can be pooled, shifted and blended like pixels.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -113,9 +113,16 @@ class LowPassAutoencoder(ModelMixin, ConfigMixin):
 
     `decode` enlarges the low-pass image and adds details, which a network without spatial
     normalisation computes from latents and noise. It then sets the mean of every 4 x 4 px to the
-    latents' value: the averaged image equals that of its latents by construction. Correcting each
+    latents' value: the averaged image equals that of its latents (and of the texture that it adds
+    to them, see below) by construction. Correcting each
     block on its own would show as squares of 4 px, so nearly all of the correction is added
     smoothly before.
+
+    A denoiser's first prediction is the mean of the possible latents, and has less texture than
+    any of them. A decoder that `restores` adds to such latents what they lack before it decodes
+    them, as single-image super-resolution does (Ledig et al. 2017): the same at every place with
+    the same surroundings, so that neighbouring windows can't differ. Means of luminance over a cell
+    (8 x 8 px) stay as given.
 
     Args:
         latent_channels: 6.
@@ -127,6 +134,7 @@ class LowPassAutoencoder(ModelMixin, ConfigMixin):
             of `noise_channels`, 4 and 16 for each, so that noise stays a map of cells.
         smooth: how often the means are corrected bicubically before they are corrected per block;
             None for never.
+        restores: whether it adds texture to expected latents; see above.
     """
 
     factor = CELL
@@ -143,6 +151,7 @@ class LowPassAutoencoder(ModelMixin, ConfigMixin):
         levels: int = 8,
         fine_noise: tuple[int, int] = (0, 0),
         smooth: int | None = None,
+        restores: bool | None = None,
     ) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(BANDS))
@@ -171,14 +180,24 @@ class LowPassAutoencoder(ModelMixin, ConfigMixin):
         for grain in (self.grain1, self.grain2):
             if grain is not None:
                 nn.init.zeros_(grain.weight)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
+        self.mark = nn.Parameter(torch.zeros(a)) if restores else None  # of expected latents
+        self.texture = nn.Conv2d(a, latent_channels - 1, 3, padding=1) if restores else None
+        for layer in (self.leave, self.texture):
+            if layer is not None:
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    @property
+    def restores(self) -> bool:
+        """Whether it adds texture to expected latents: once it has been trained to."""
+        return self.texture is not None and bool(self.texture.weight.any())
 
     @property
     def halo(self) -> int:
         """Cells around a window that influence its pixels, rounded up."""
         coarse, middle, fine = self.config["depths"]
-        return math.ceil(1 + coarse + middle / 2 + fine / 4 + 1 + (self.config["smooth"] or 0))
+        around = 1 + coarse + middle / 2 + fine / 4 + 1 + (self.config["smooth"] or 0)
+        return math.ceil(around + (self.texture is not None))
 
     def fit(self, mean: Tensor, std: Tensor) -> None:
         """Set the bands' scaling from their mean and std over training patches, (24,)."""
@@ -211,7 +230,11 @@ class LowPassAutoencoder(ModelMixin, ConfigMixin):
         return self.from_planes(self.planes(images))
 
     def decode(
-        self, latents: Tensor, noise: Tensor | None = None, level: Tensor | None = None
+        self,
+        latents: Tensor,
+        noise: Tensor | None = None,
+        level: Tensor | None = None,
+        expected: Tensor | None = None,
     ) -> Tensor:
         """Latents to images.
 
@@ -220,12 +243,15 @@ class LowPassAutoencoder(ModelMixin, ConfigMixin):
             noise: (B, noise_channels, h, w) standard normal, selects among the details that the
                 latents leave open; None for zeros.
             level: (B,) level of each; None for 20x.
+            expected: (B,) 1 where the latents are the mean of the possible ones, whose missing
+                texture is added, else 0; None for zeros. Without effect unless it `restores`.
 
         Returns:
             (B, 3, 8 h, 8 w), about [-1, 1], not clamped; averaged over 4 x 4 it equals the image
-            of the latents' planes.
+            of the latents' planes, with their texture where they are expected ones.
         """
-        return self.assembled(latents, self.details(latents, noise, level))
+        details, texture = self.details(latents, noise, level, expected)
+        return self.assembled(latents + texture, details)
 
     def assembled(self, latents: Tensor, details: Tensor) -> Tensor:
         """Image of latents plus details (B, 3, 8 h, 8 w), corrected to keep the latents' means."""
@@ -237,9 +263,18 @@ class LowPassAutoencoder(ModelMixin, ConfigMixin):
         return image + F.interpolate(missing, scale_factor=4, mode="nearest")
 
     def details(
-        self, latents: Tensor, noise: Tensor | None = None, level: Tensor | None = None
-    ) -> Tensor:
-        """The network's part of `decode`, which `assembled` turns into an image."""
+        self,
+        latents: Tensor,
+        noise: Tensor | None = None,
+        level: Tensor | None = None,
+        expected: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The network's part of `decode`.
+
+        Returns:
+            Details (B, 3, 8 h, 8 w), and the texture that latents lack, (B, 6, h, w), 0 in the
+            first channel; `assembled` makes an image of them.
+        """
         b, _, h, w = latents.shape
         if noise is None:
             noise = latents.new_zeros(b, int(self.config["noise_channels"]), h, w)
@@ -247,14 +282,33 @@ class LowPassAutoencoder(ModelMixin, ConfigMixin):
             level = torch.zeros(b, dtype=torch.long, device=latents.device)
         own, middle, fine = noise.split(self.noises, 1)
         x = self.enter(torch.cat([latents, own], 1)) + self.level(level)[:, :, None, None]
-        x = F.pixel_shuffle(self.up1(self.coarse(x)), 2)
+        if expected is not None and self.mark is not None and self.texture is not None:
+            factor = expected.to(x).view(-1, 1, 1, 1)
+            x = self.coarse(x + factor * self.mark.view(1, -1, 1, 1))
+            texture = F.pad(factor * self.texture(x), (0, 0, 0, 0, 1, 0))
+        else:
+            x, texture = self.coarse(x), torch.zeros_like(latents)
+        x = F.pixel_shuffle(self.up1(x), 2)
         if self.grain1 is not None:
             x = x + self.grain1(F.pixel_shuffle(middle, 2))
         x = F.pixel_shuffle(self.up2(self.middle(x)), 2)
         if self.grain2 is not None:
             x = x + self.grain2(F.pixel_shuffle(fine, 4))
-        return F.pixel_shuffle(self.leave(self.fine(x)), 2)
+        return F.pixel_shuffle(self.leave(self.fine(x)), 2), texture
 
     def forward(self, images: Tensor) -> Tensor:
         """Round trip of images (B, 3, H, W)."""
         return self.decode(self.encode(images))
+
+
+def restoring(vae: LowPassAutoencoder) -> LowPassAutoencoder:
+    """A copy of an autoencoder that can learn to restore; itself if it can already."""
+    if vae.texture is not None:
+        return vae
+    settings: dict[str, Any] = {k: v for k, v in vae.config.items() if not k.startswith("_")}
+    settings["restores"] = True
+    found = LowPassAutoencoder(**settings)
+    lacking, unknown = found.load_state_dict(vae.state_dict(), strict=False)
+    assert not unknown and all(k == "mark" or k.startswith("texture.") for k in lacking)
+    nn.Module.to(found, vae.mean.device)
+    return found

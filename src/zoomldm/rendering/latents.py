@@ -44,7 +44,20 @@ from zoomldm.pixels import to_signed
 from zoomldm.rendering.render_cache import RenderCache
 
 RESTORED = 3  # lossy base layers fewer levels than this above 5x have their codec's loss removed
+RESTORABLE = 2  # coarsest level (5x) of a base layer that latents of 20x come from
+LACKING = 0.35  # least codec's loss at which decoders learn to restore (AVIF of 65 at 5x)
 COARSEST_ALONE = 4  # level whose latents are generated from their context if there is no base layer
+
+
+def is_restorable(archive: Archive) -> bool:
+    """Whether latents of 20x come from a slide's own base layer that lacks texture."""
+    base = archive.base
+    return (
+        base is not None
+        and base.level <= RESTORABLE
+        and archive.manifest.generated is None
+        and codec_loss(base.codec, base.quality, base.level) >= LACKING
+    )
 
 
 class Latents:

@@ -14,7 +14,13 @@ from zoomldm.archive.base import halve
 from zoomldm.caching import Recent
 from zoomldm.diffusion.noise import noise
 from zoomldm.errors import PipelineError
-from zoomldm.generation.options import FEW_UNDER, RenderOptions
+from zoomldm.generation.octaves import LAST
+from zoomldm.generation.options import (
+    FEW_UNDER,
+    STEPS_GENERATED,
+    STEPS_RESTORED,
+    RenderOptions,
+)
 from zoomldm.generation.windows import CELL, SIDE, keys_over, windows_over
 from zoomldm.generation.workers import side_by_side
 from zoomldm.geometry.lattice import Window
@@ -24,7 +30,7 @@ from zoomldm.networks.octave_denoiser import OctaveDenoiser
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pipeline.compatibility import check_encoder, check_generated
 from zoomldm.pixels import to_pixels
-from zoomldm.rendering.latents import Latents
+from zoomldm.rendering.latents import Latents, is_restorable
 from zoomldm.rendering.real import RealLevels
 from zoomldm.rendering.render_cache import RenderCache
 from zoomldm.rendering.renderer import RULES, Cost, PatchCount, edits_of
@@ -43,7 +49,8 @@ class Pyramid:
     images *are* latents: those of level k - 2. A base layer at level b is the latents of level
     b - 2 except for its codec's loss, which the denoiser removes. Finer latents are generated
     octave by octave, each averaging down to its parent exactly. Levels from b on are the stored
-    pixels.
+    pixels. Under a lossy base layer at 5x or finer the latents of 20x are the mean of the possible
+    ones if the decoder restores: it adds the texture that they lack.
 
     Without a base layer the latents of 1.25x are generated from noise under their context, in
     which a token stands for 2 x 2 tiles, and coarser images are averages: the layout is known
@@ -90,7 +97,13 @@ class Pyramid:
         self.archive, self.pipeline = archive, pipeline
         base = archive.base
         generates = base is None or base.level > FEW_UNDER or archive.manifest.generated is not None
-        self.options = (options or RenderOptions()).resolved("pyramid", generates)
+        given = options or RenderOptions()
+        # otherwise a prediction is no mean
+        plain = given.start in (None, LAST) and given.guidance in (None, 1)
+        restores = plain and pipeline.vae.restores and is_restorable(archive)
+        steps = STEPS_GENERATED if generates else STEPS_RESTORED if restores else None
+        self.options = given.resolved("pyramid", steps)
+        self._expected = float(restores and self.options.steps == STEPS_RESTORED)
         self._real = RealLevels(archive)
         self.cache = cache or RenderCache(Recent(256 << 20))
         self._lock = threading.RLock()
@@ -310,7 +323,9 @@ class Pyramid:
                 (int(self._vae.config["noise_channels"]), latents.shape[2], latents.shape[3]),
             )
             with self.options.autocast(device):
-                image = self._vae.decode(latents, torch.from_numpy(detail)[None].to(device))
+                given = torch.from_numpy(detail)[None].to(device)
+                expected = torch.full((1,), self._expected, device=device)
+                image = self._vae.decode(latents, given, expected=expected)
             if not torch.isfinite(image).all():
                 raise PipelineError(
                     "the decoder gave numbers that are not finite; its weights are damaged or "

@@ -11,9 +11,14 @@ GAIN = 8.0  # details of tissue have a standard deviation of about a tenth
 LOW = 4  # side in px of what one value of the low image covers
 
 
-def detail(image: Tensor) -> Tensor:
-    """An image (B, 3, H, W), sides multiples of 4, without the means of its 4 x 4 px blocks."""
-    return image - F.interpolate(F.avg_pool2d(image, LOW), scale_factor=LOW, mode="nearest")
+def detail(image: Tensor, block: int = LOW) -> Tensor:
+    """An image (B, 3, H, W) without the means of its square blocks.
+
+    Args:
+        image: sides are multiples of `block`.
+        block: their side in px.
+    """
+    return image - F.interpolate(F.avg_pool2d(image, block), scale_factor=block, mode="nearest")
 
 
 def moved(image: Tensor, low: Tensor) -> Tensor:

@@ -100,6 +100,11 @@ class DecoderConfig(LargeConfig):
         description="fraction of the crops whose latents the pipeline's denoiser made from a "
         "stored base layer; with --finetune",
     )
+    restores: bool = Field(
+        False,
+        description="teach the decoder to restore the denoiser's first prediction; archives are "
+        "then rendered with one evaluation; with made",
+    )
     adversary: float = Field(
         1.0,
         ge=0,

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from zoomldm.networks.lowpass import CELL
 from zoomldm.training.adversaries import (
+    LOW,
     DetailDiscriminator,
     FeatureDiscriminator,
     detail,
@@ -27,6 +28,7 @@ LOSSES: tuple[str, ...] = ("pixels", "maps", "statistics", "details", "features"
 ADVERSARIES: tuple[str, ...] = ("details", "features")
 PLACES = 4  # maps that are compared position by position, down to 1/16 of the side
 STRIDES = (4, 8, 16, 32)  # of the maps that a discriminator sees: all but the first
+RESTORED_BLOCK = 16  # px; where latents are restored, means of such blocks are not judged
 KEEP = 0.9  # decay of the moving averages at each measurement
 
 
@@ -108,7 +110,11 @@ class DecoderAdversary(ModelMixin, ConfigMixin):
         self.register_buffer("told", torch.full((len(ADVERSARIES),), 2.0))
 
     def forward(
-        self, image: Tensor, maps: Sequence[Tensor], low: Tensor
+        self,
+        image: Tensor,
+        maps: Sequence[Tensor],
+        low: Tensor,
+        restored: Tensor | None = None,
     ) -> dict[str, list[Tensor]]:
         """Logits of each discriminator, high for real images.
 
@@ -116,8 +122,14 @@ class DecoderAdversary(ModelMixin, ConfigMixin):
             image: (B, 3, H, W) signed, sides multiples of 32.
             maps: maps of the image; empty without features.
             low: (B, 3, H / 4, W / 4).
+            restored: (B,) whether the means of 4 x 4 px are the decoder's choice; those of 16 x 16
+                px are still left out.
         """
-        found = {"details": self.details(detail(image), low)}
+        shown = detail(image)
+        if restored is not None:  # details of larger blocks have more contrast
+            wide = detail(image, RESTORED_BLOCK) * (LOW / RESTORED_BLOCK) ** 0.5
+            shown = torch.where(restored.view(-1, 1, 1, 1), wide, shown)
+        found = {"details": self.details(shown, low)}
         if self.features is not None:
             scaled = self.scales.scaled(maps[1 : 1 + len(self.features.strides)], 1)
             found["features"] = self.features(scaled, low)
@@ -142,6 +154,7 @@ class DecoderObjective:
 
     Images are compared with the real ones adjusted to the decoded low image; statistics with
     the real ones themselves, so that details compensate for what a denoiser's low image lacks.
+    Images whose low image the decoder has restored are compared with the real ones alone.
 
     Args:
         adversary: discriminators and scales.
@@ -169,6 +182,7 @@ class DecoderObjective:
         agree: Tensor,
         rise: float = 1.0,
         measure: bool = True,
+        restored: Tensor | None = None,
     ) -> Push:
         """Compare decoded images with real ones.
 
@@ -181,23 +195,28 @@ class DecoderObjective:
                 the real image as it is, since its details don't lie where the low image has them.
             rise: factor on the weights of the adversaries' losses, 0 to 1.
             measure: whether to measure the losses' gradients, which takes a few backward passes.
+            restored: (B,) whether the decoder restored the low image, so that its means are its
+                own choice; None if it did nowhere.
         """
         with torch.no_grad():
             apart = (agree == 0).view(-1, 1, 1, 1)
-            target = torch.where(apart, real, moved(real, low))
+            free = apart if restored is None else apart | restored.view(-1, 1, 1, 1)
+            target = torch.where(free, real, moved(real, low))
             own = torch.where(apart, F.avg_pool2d(real, real.shape[-1] // low.shape[-1]), low)
             wanted, like = self._maps_of(target, real)
         shown = self.features(decoded) if self.features is not None else []
         rivals = any(self.weights[name] for name in ADVERSARIES)
         lows = torch.cat([low, own])
-        hinges = self._hinges(decoded, shown, target, wanted, lows) if rivals else {}
+        hinges = self._hinges(decoded, shown, target, wanted, lows, restored) if rivals else {}
         error = detail(decoded) - detail(target)
-        parts = {"pixels": (agree.view(-1, 1, 1, 1) * error.abs()).mean() + 20 * phase_loss(error)}
+        whole = error if restored is None else torch.where(free, decoded - target, error)
+        pixels = (agree.view(-1, 1, 1, 1) * whole.abs()).mean()
+        parts = {"pixels": pixels + 20 * phase_loss(error)}
         if shown:
             parts["maps"] = (agree * map_loss(shown[:PLACES], wanted[:PLACES])).mean()
             parts["statistics"] = self.adversary.scales.statistics_loss(shown, like).mean()
         if rivals and rise:
-            parts |= self._fooled(decoded, shown, low)
+            parts |= self._fooled(decoded, shown, low, restored)
         if measure:
             self.adversary.balance.measure(parts, decoded)
         weights: dict[str, float | Tensor] = dict(self.weights)
@@ -223,9 +242,11 @@ class DecoderObjective:
         target: Tensor,
         wanted: list[Tensor],
         lows: Tensor,
+        restored: Tensor | None,
     ) -> dict[str, Tensor]:
+        both = None if restored is None else torch.cat([restored, restored])
         maps = [torch.cat([a.detach(), b]) for a, b in zip(shown, wanted, strict=True)]
-        logits = self.adversary(torch.cat([decoded.detach(), target]), maps, lows)
+        logits = self.adversary(torch.cat([decoded.detach(), target]), maps, lows, both)
         found = {k: torch.stack([hinge(*x.chunk(2)) for x in v]).mean() for k, v in logits.items()}
         if self.adversary.training:
             for i, name in enumerate(ADVERSARIES):
@@ -233,8 +254,10 @@ class DecoderObjective:
                     self.adversary.told[i].lerp_(found[name].detach().nan_to_num(2.0), 0.02)
         return found
 
-    def _fooled(self, decoded: Tensor, shown: list[Tensor], low: Tensor) -> dict[str, Tensor]:
+    def _fooled(
+        self, decoded: Tensor, shown: list[Tensor], low: Tensor, restored: Tensor | None
+    ) -> dict[str, Tensor]:
         frozen = {k: v.detach() for k, v in self.adversary.named_parameters()}
         frozen |= dict(self.adversary.named_buffers())
-        logits = functional_call(self.adversary, frozen, (decoded, shown, low))
+        logits = functional_call(self.adversary, frozen, (decoded, shown, low, restored))
         return {k: -torch.stack([x.mean() for x in v]).mean() for k, v in logits.items()}

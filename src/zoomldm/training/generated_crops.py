@@ -12,7 +12,7 @@ from zoomldm.data.crops import BLOCK, Crops, CropSource
 from zoomldm.data.slide_patches import SlidePatches
 from zoomldm.errors import ConfigError, PipelineError
 from zoomldm.generation.octaves import Known, codec_loss, make_planes, octave_times
-from zoomldm.generation.options import DEFAULTS
+from zoomldm.generation.options import DEFAULTS, STEPS_RESTORED
 from zoomldm.geometry.levels import TILE
 from zoomldm.geometry.orientation import TURNS, turn_array
 from zoomldm.networks.lowpass import coarse_planes, planes_image
@@ -29,7 +29,8 @@ class GeneratedCrops:
     """Crops at 20x, a fraction of them with a generated low image; the rest from another source.
 
     A tile goes through the codec at 5x as a base layer; the denoiser removes the codec's loss,
-    conditioned on the tile's embedding; its output is the low image of a few crops of the tile.
+    conditioned on the tile's embedding; its output is the low image of a few crops of the tile. For
+    a decoder that learns to restore that is the first prediction, the mean of the possible ones.
     No state is kept between draws, so that a resumed run draws the same crops.
 
     Args:
@@ -55,7 +56,8 @@ class GeneratedCrops:
         self.places = patches.at_level(0)
         if not len(self.places):
             raise ConfigError("there are no patches at 20x, which low images are generated from")
-        self.times = octave_times(pipeline.unet.alphas, DEFAULTS["pyramid"][0])
+        steps = DEFAULTS["pyramid"][0] if pipeline.vae.texture is None else STEPS_RESTORED
+        self.times = octave_times(pipeline.unet.alphas, steps)
         self.vae = deepcopy(pipeline.vae)  # the trained one may move to another device
 
     def draw(self, rng: np.random.Generator, count: int, side: int) -> Crops:
@@ -70,6 +72,7 @@ class GeneratedCrops:
             np.concatenate([p.images for p in parts]),
             np.concatenate([p.low for p in parts]),
             np.concatenate([p.levels for p in parts]),
+            np.arange(count) < generated_count,
         )
 
     def _generated(self, rng: np.random.Generator, count: int, side: int) -> Crops:

@@ -9,7 +9,7 @@ import torch
 from zoomldm.archive.base import halve
 from zoomldm.data.crops import Crops, PatchCrops
 from zoomldm.data.slide_patches import SlidePatches
-from zoomldm.networks.lowpass import LowPassAutoencoder
+from zoomldm.networks.lowpass import LowPassAutoencoder, restoring
 from zoomldm.training.perceptual import perceptual_features
 from zoomldm.training.stages.lowpass_decoder import AGREE, LowPassDecoderStage, fit_bands
 
@@ -62,16 +62,74 @@ def test_the_adversary_begins_after_its_warmup(vae: LowPassAutoencoder) -> None:
     assert int(stage.discriminator.seen) == 4
 
 
-def test_what_a_denoiser_made_is_told_by_its_low_image(vae: LowPassAutoencoder) -> None:
-    stage = LowPassDecoderStage(vae, Stripes(), adversary=0)
-    batch = stage.batch(np.random.default_rng(0), 3)
-    batch["spread"] = torch.tensor([0.0, 0.1, 0.0])
-    batch["low"][2] += 0.05
+class HalfMade(Stripes):
+    """Every second crop has a low image of less contrast, as a denoiser makes it."""
+
+    def draw(self, rng: np.random.Generator, count: int, side: int) -> Crops:
+        crops = super().draw(rng, count, side)
+        made = np.arange(count) % 2 == 1
+        low = np.where(made[:, None, None, None], crops.low // 2 + 64, crops.low)
+        return Crops(crops.images, low.astype(np.uint8), crops.levels, made)
+
+
+def test_what_a_denoiser_made_is_restored(vae: LowPassAutoencoder) -> None:
+    stage = LowPassDecoderStage(restoring(vae), HalfMade(), adversary=0)
+    batch = stage.batch(np.random.default_rng(0), 16)
+    made = torch.arange(16) % 2 == 1
+    assert (batch["made"] == made).all()
+    assert batch["spread"].any() and not batch["spread"][made].any()  # no noise on a mean
+    seen, given = [], []
+    original, decode = stage.objective, stage.vae.decode
+    stage.objective = lambda *rest: seen.append(rest) or original(*rest)  # type: ignore
+    stage.vae.decode = lambda *rest: given.append(rest) or decode(*rest)  # type: ignore
+    stage(batch)["loss"].backward()
+    torch.testing.assert_close(seen[0][3], torch.where(batch["spread"] > 0, AGREE["noisy"], 1.0))
+    assert (seen[0][6] == made).all() and (given[0][3].bool() == made).all()
+    assert stage.vae.texture is not None and stage.vae.mark is not None
+    assert stage.vae.texture.weight.grad is not None and stage.vae.texture.weight.grad.any()
+
+
+def test_without_restoring_positions_of_what_a_denoiser_made_count_less(
+    vae: LowPassAutoencoder,
+) -> None:
+    stage = LowPassDecoderStage(vae, HalfMade(), adversary=0)
+    batch = stage.batch(np.random.default_rng(0), 16)
+    assert batch["spread"][batch["made"]].any()
     seen = []
     original = stage.objective
-    stage.objective = lambda *given: seen.append(given[3]) or original(*given)  # type: ignore
+    stage.objective = lambda *rest: seen.append(rest) or original(*rest)  # type: ignore
     stage(batch)
-    torch.testing.assert_close(seen[0], torch.tensor([1.0, AGREE["noisy"], AGREE["made"]]))
+    exact = torch.where(batch["spread"] > 0, AGREE["noisy"], 1.0)
+    torch.testing.assert_close(seen[0][3], torch.where(batch["made"], AGREE["made"], exact))
+    assert seen[0][6] is None
+
+
+def test_without_made_crops_nothing_is_restored(vae: LowPassAutoencoder) -> None:
+    """Yet every weight has a gradient, which training on several GPUs asks for."""
+    for network, restored in ((vae, None), (restoring(vae), False)):
+        stage = LowPassDecoderStage(network, Stripes(), adversary=0)
+        seen = []
+        original = stage.objective
+        stage.objective = lambda *r, s=seen, f=original: s.append(r) or f(*r)  # type: ignore
+        stage(stage.batch(np.random.default_rng(0), 2))["loss"].backward()
+        found = seen[0][6]
+        assert found is None if restored is None else not found.any()
+        assert all(p.grad is not None for p in network.parameters())
+
+
+def test_it_learns_to_restore(vae: LowPassAutoencoder) -> None:
+    stage = LowPassDecoderStage(restoring(vae), HalfMade(), adversary=0)
+    optimiser = torch.optim.AdamW(stage.vae.parameters(), 3e-3)
+    losses = []
+    for step in range(40):
+        loss = stage(stage.batch(np.random.default_rng(step), 4))["pixels"]
+        push = stage(stage.batch(np.random.default_rng(step), 4))["loss"]
+        optimiser.zero_grad()
+        push.backward()
+        optimiser.step()
+        losses.append(float(loss))
+    assert stage.vae.restores
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
 
 
 def test_crops_of_patches(tmp_path: Path) -> None:

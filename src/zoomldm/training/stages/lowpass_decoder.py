@@ -7,7 +7,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoomldm.data.crops import Crops, CropSource, PatchCrops
-from zoomldm.networks.lowpass import CELL, LowPassAutoencoder, coarse_planes, planes_image
+from zoomldm.errors import ConfigError
+from zoomldm.networks.lowpass import (
+    CELL,
+    LowPassAutoencoder,
+    coarse_planes,
+    planes_image,
+    restoring,
+)
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pixels import to_pixels, to_signed
 from zoomldm.training.assembly import start_frozen_network
@@ -17,10 +24,9 @@ from zoomldm.training.generated_crops import GeneratedCrops
 from zoomldm.training.perceptual import LiteFeatures, perceptual_features
 from zoomldm.training.stage import Data, Kinds, Stage, Start
 
-CROP = 144  # side of the decoded crops in pixels
-BORDER = 8  # pixels on each side left out of the loss: they lack a neighbourhood
-INNER = slice(BORDER, -BORDER)
-APART = 0.01  # distance of a low image from the real one's means beyond which a denoiser made it
+INNER = 128  # side in px of what is compared of a crop
+BORDER = 8  # px on each side left out: they lack a neighbourhood, ...
+WIDE_BORDER = 40  # ... which texture depends on from farther away than details
 RISE = 500  # steps over which the weights of the adversaries' losses rise
 NOISY = 0.3  # fraction of the crops whose latents carry noise
 STRONGEST = 0.2  # largest standard deviation of that noise
@@ -45,7 +51,8 @@ def fit_bands(
 class LowPassDecoderStage(Stage):
     """Decoding of images from latents, by `DecoderObjective`; the discriminators have a warm-up.
 
-    The latents are those of real images or, where the crops say so, a denoiser's output.
+    The latents are those of real images or, where the crops say so, a denoiser's output. A decoder
+    that `restores` learns to add the texture that its first prediction lacks.
 
     Args:
         autoencoder: its decoder is trained; its bands are scaled already.
@@ -70,7 +77,15 @@ class LowPassDecoderStage(Stage):
     @classmethod
     def start(cls, start: Start) -> ZoomLDMPipeline:
         """Contexts stay valid, and so do the networks that sample them."""
-        return start_frozen_network(start, "vae", keep=("embedding_diffusion", "context_network"))
+        keep = ("embedding_diffusion", "context_network")
+        pipeline = start_frozen_network(start, "vae", keep=keep)
+        if isinstance(start.config, DecoderConfig) and start.config.restores:
+            if not start.config.made:
+                raise ConfigError(
+                    "restores=true needs latents that a denoiser made; set made=0.75, say"
+                )
+            pipeline.vae = restoring(pipeline.vae)
+        return pipeline
 
     @classmethod
     def from_data(cls, base: ZoomLDMPipeline | None, start: Start, data: Data) -> Stage:
@@ -86,8 +101,9 @@ class LowPassDecoderStage(Stage):
                 GeneratedCrops(held_out, base, other, config.made) if held_out and other else None
             )
         stage = cls(base.vae, crops, other, perceptual_features(), config.adversary)
-        some = PatchCrops(patches).draw(np.random.default_rng([config.seed, 2]), FITTED, CROP)
-        stage.objective.fit(to_signed(some.images)[..., INNER, INNER], 8)
+        rng = np.random.default_rng([config.seed, 2])
+        some = PatchCrops(patches).draw(rng, FITTED, stage.side)
+        stage.objective.fit(to_signed(some.images)[..., stage.inner, stage.inner], 8)
         return stage
 
     @classmethod
@@ -109,6 +125,8 @@ class LowPassDecoderStage(Stage):
     ) -> None:
         super().__init__()
         self.vae = autoencoder.requires_grad_(True)
+        self.border = BORDER if autoencoder.texture is None else WIDE_BORDER
+        self.side, self.inner = INNER + 2 * self.border, slice(self.border, -self.border)
         channels = features.channels if features is not None else ()
         self.discriminator = discriminator or DecoderAdversary(channels)
         weights = LOSS_WEIGHTS | {"details": adversary, "features": adversary}
@@ -137,11 +155,13 @@ class LowPassDecoderStage(Stage):
 
     def blank(self, size: int) -> dict[str, Tensor]:
         """See `Stage.blank`."""
-        cells, channels = CROP // CELL, int(self.vae.config["noise_channels"])
+        side, cells = self.side, self.side // CELL
+        channels = int(self.vae.config["noise_channels"])
         return {
-            "images": torch.empty(size, 3, CROP, CROP),
-            "low": torch.empty(size, 3, CROP // 4, CROP // 4),
+            "images": torch.empty(size, 3, side, side),
+            "low": torch.empty(size, 3, side // 4, side // 4),
             "levels": torch.zeros(size, dtype=torch.long),
+            "made": torch.zeros(size, dtype=torch.bool),
             "spread": torch.empty(size),
             "spoil": torch.empty(size, 6, cells, cells),
             "noise": torch.empty(size, channels, cells, cells),
@@ -149,16 +169,20 @@ class LowPassDecoderStage(Stage):
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
         """Crops with their low images, the decoder's noise and the noise of the latents."""
-        crops = self.crops.draw(rng, size, CROP)
+        crops = self.crops.draw(rng, size, self.side)
         return self._items(crops, rng)
 
     def _items(self, crops: Crops, rng: np.random.Generator) -> dict[str, Tensor]:
         n, cells = len(crops.images), crops.images.shape[1] // CELL
         spread = np.where(rng.random(n) < NOISY, rng.uniform(0, STRONGEST, n), 0)
+        made = np.zeros(n, bool) if crops.made is None else crops.made
+        if self.vae.texture is not None:
+            spread[made] = 0
         return {
             "images": to_signed(crops.images),
             "low": to_signed(crops.low),
             "levels": torch.from_numpy(crops.levels),
+            "made": torch.from_numpy(made),
             "spread": torch.from_numpy(spread.astype(np.float32)),
             "spoil": torch.from_numpy(rng.standard_normal((n, 6, cells, cells), np.float32)),
             "noise": torch.from_numpy(
@@ -185,18 +209,25 @@ class LowPassDecoderStage(Stage):
         low, real = batch["low"], batch["images"]
         latents = self.vae.from_planes(coarse_planes(low))
         latents = latents + batch["spread"].view(-1, 1, 1, 1) * batch["spoil"]
-        decoded = self.vae.decode(latents, batch["noise"], batch["levels"]).float()
+        decoded = self._decoded(latents, batch)
         with torch.no_grad():
             seen = planes_image(self.vae.to_planes(latents)).float()
-            # Exact low images equal the real ones' means up to rounding.
-            apart = (low - F.avg_pool2d(real, 4)).abs().mean((1, 2, 3)) > APART
             agree = torch.where(
                 batch["spread"] > 0, AGREE["noisy"], torch.ones_like(batch["spread"])
             )
-            agree = torch.where(apart, AGREE["made"], agree)
-        small = slice(BORDER // 4, -BORDER // 4)
-        decoded, real = decoded[..., INNER, INNER], real[..., INNER, INNER]
-        return self.objective(decoded, real, seen[..., small, small], agree, rise, measure)
+            if self.vae.texture is None:
+                agree = torch.where(batch["made"], AGREE["made"], agree)
+        small = slice(self.border // 4, -self.border // 4)
+        decoded, real = (x[..., self.inner, self.inner] for x in (decoded, real))
+        restored = None if self.vae.texture is None else batch["made"]
+        return self.objective(
+            decoded, real, seen[..., small, small], agree, rise, measure, restored
+        )
+
+    def _decoded(self, latents: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Images of latents, restored where a denoiser made them and the decoder learns to."""
+        made = batch["made"].to(latents)
+        return self.vae.decode(latents, batch["noise"], batch["levels"], made).float()
 
     @torch.no_grad()
     def held_out(self) -> dict[str, float]:
@@ -254,7 +285,7 @@ class LowPassDecoderStage(Stage):
         for i in range(0, count, 4):
             part = {k: v[i : i + 4].to(device) for k, v in batch.items() if k != "shift"}
             latents = self.vae.from_planes(coarse_planes(part["low"]))
-            out.append(self.vae.decode(latents, part["noise"], part["levels"]).float())
+            out.append(self._decoded(latents, part))
         return torch.cat(out).clamp(-1, 1).cpu(), batch["images"], crops.levels
 
     def images(self) -> np.ndarray:
