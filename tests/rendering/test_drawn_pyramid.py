@@ -17,6 +17,7 @@ from zoomldm.networks.lowpass import pooled, restoring
 from zoomldm.networks.octave_denoiser import BASE
 from zoomldm.pipeline import ZoomLDMPipeline, build_pipeline
 from zoomldm.rendering import RenderOptions, latents
+from zoomldm.rendering import pyramid as module
 from zoomldm.rendering.opening import open_renderer
 from zoomldm.rendering.pyramid import Pyramid
 from zoomldm.rendering.render_cache import RenderCache
@@ -173,6 +174,7 @@ import numpy as np
 from zoomldm.archive import open_archive
 from zoomldm.pipeline import load_pipeline
 from zoomldm.rendering import RenderOptions, latents
+from zoomldm.rendering import pyramid as module
 from zoomldm.rendering.opening import open_renderer
 pipeline = load_pipeline({str(tmp_path / "pipeline")!r})
 with open_archive({str(path)!r}) as archive:
@@ -301,3 +303,17 @@ def test_a_decoder_that_restores_is_given_the_first_prediction(
         whole(pyramid, 0)
     assert pyramid.options.steps == pyramid.provenance()["steps"] == steps
     assert {float(k["expected"]) for k in given} == {float(expected)}
+
+
+def test_texture_has_no_borders_where_tiles_end(make: Make, monkeypatch) -> None:
+    """Tiles are decoded with all of the surroundings that texture depends on."""
+    pipeline = filled_pipeline("tiny-octaves")
+    pipeline.vae = vae = restoring(pipeline.vae).eval().requires_grad_(False)
+    assert vae.texture is not None
+    torch.nn.init.normal_(vae.texture.weight, std=0.3)
+    images = []
+    with open_archive(make(600, 600, base=2, overview=None)) as archive:
+        for halo in (16, 2):
+            monkeypatch.setattr(module, "HALO", halo)
+            images.append(whole(Pyramid(archive, pipeline), 0).astype(int))
+    assert np.abs(images[0] - images[1]).max() <= 1

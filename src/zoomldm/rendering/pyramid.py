@@ -35,7 +35,7 @@ from zoomldm.rendering.real import RealLevels
 from zoomldm.rendering.render_cache import RenderCache
 from zoomldm.rendering.renderer import RULES, Cost, PatchCount, edits_of
 
-HALO = 8  # cells around a tile that its decoding depends on
+HALO = 8  # cells around a tile that its details depend on noticeably; texture needs all of them
 NEAR = 1  # tiles around tissue that are decoded; farther ones are the enlarged latents
 EDGE = 4  # pixels around a region that its chroma interpolation depends on
 DETAIL = -1  # "step" of the noise that the decoder reads
@@ -104,6 +104,8 @@ class Pyramid:
         steps = STEPS_GENERATED if generates else STEPS_RESTORED if restores else None
         self.options = given.resolved("pyramid", steps)
         self._expected = float(restores and self.options.steps == STEPS_RESTORED)
+        whole = pipeline.vae.halo
+        self._halo = max(HALO, whole + whole % 2) if self._expected else HALO  # blocks are 2 cells
         self._real = RealLevels(archive)
         self.cache = cache or RenderCache(Recent(256 << 20))
         self._lock = threading.RLock()
@@ -192,7 +194,7 @@ class Pyramid:
                 for k, w in windows.items()
                 if min(max(k - 2, 0), top) == level and k < self._real.first
             ]
-            reach = HALO * CELL if level == 0 else EDGE
+            reach = self._halo * CELL if level == 0 else EDGE
             spans = [] if needed is None else [needed]
             for k, (x, y, w, h) in own:
                 whole = TILE >> k if k < 2 else 1  # decoding works on whole tiles
@@ -284,7 +286,7 @@ class Pyramid:
     def _generate_missing(
         self, places: list[tuple[int, int]]
     ) -> dict[tuple[int, int], NDArray[np.uint8]]:
-        edge = HALO * CELL
+        edge = self._halo * CELL
         reach, counts = SIDE + 2 * edge, self.latents.counts(0)
         corners = {(row, col): (row * SIDE - edge, col * SIDE - edge) for row, col in places}
         keys = {k for place in corners.values() for k in keys_over(*place, reach, reach, counts)}
@@ -318,8 +320,8 @@ class Pyramid:
                 self.options.seed,
                 0,
                 DETAIL,
-                row * side - HALO,
-                col * side - HALO,
+                row * side - self._halo,
+                col * side - self._halo,
                 (int(self._vae.config["noise_channels"]), latents.shape[2], latents.shape[3]),
             )
             with self.options.autocast(device):
@@ -335,5 +337,5 @@ class Pyramid:
             image = torch.nn.functional.interpolate(
                 planes_image(planes), scale_factor=4, mode="bicubic", align_corners=False
             )
-        edge = HALO * CELL * 4
+        edge = self._halo * CELL * 4
         return to_pixels(image[..., edge:-edge, edge:-edge])[0]
