@@ -29,6 +29,7 @@ from zoomldm.geometry.orientation import TURNS
 from zoomldm.geometry.withheld import is_withheld
 from zoomldm.networks.lowpass import coarse_planes, enlarged, planes_image, pooled
 from zoomldm.networks.octave_denoiser import BASE
+from zoomldm.networks.precision import full_precision
 from zoomldm.pipeline import ZoomLDMPipeline
 from zoomldm.pixels import to_signed
 
@@ -147,6 +148,22 @@ class Pictures:
         looks = draw_looks(count, self.rng, self.device)
         return looks.of(to_signed(torch.stack(crops))), torch.tensor(levels, device=self.device)
 
+    def pairs(self, tiles: Tensor, looks: Looks, low: Tensor) -> tuple[Tensor, Tensor]:
+        """Signed crops (n, 3, side, side) of tiles (n,) and low images (n, 3, side / 4, side / 4).
+
+        Args:
+            tiles: numbers of tiles.
+            looks: of each.
+            low: (n, 3, 64, 64), whole low images that look so.
+        """
+        images, side, crops, lows = looks.of(to_signed(self.tiles[tiles])), self.side, [], []
+        starts = self.numbers.integers(0, (TILE - side) // 16 + 1, (len(tiles), 2)) * 16
+        for i, (y, x) in enumerate(starts.tolist()):
+            crops.append(images[i, :, y : y + side, x : x + side])
+            y, x = y // 4, x // 4
+            lows.append(low[i, :, y : y + side // 4, x : x + side // 4].float())
+        return torch.stack(crops), torch.stack(lows)
+
 
 def padded_pyramid(slide: PackedSlide) -> list[Tensor]:
     """Mosaics (h, w, 3) uint8 of all levels, with 256 px of background around each.
@@ -198,7 +215,12 @@ def _starts(slide: PackedSlide, level: int) -> list[tuple[int, int]]:
 
 
 def make_lows(
-    pipeline: ZoomLDMPipeline, tiles: Tensor, stored: Tensor, quality: int, noise: Tensor
+    pipeline: ZoomLDMPipeline,
+    tiles: Tensor,
+    stored: Tensor,
+    quality: int,
+    noise: Tensor,
+    steps: int = STEPS,
 ) -> Tensor:
     """Denoise coded low images: (n, 3, 64, 64) signed.
 
@@ -208,14 +230,18 @@ def make_lows(
         stored: (n, 3, 64, 64) signed, the codec's output.
         quality: quality of the codec.
         noise: (n, 6, 32, 32) standard normal.
+        steps: evaluations of the denoiser; 1 for the first prediction.
     """
     vae = pipeline.vae
     embeddings = pipeline.patch_encoder(tiles.add(1).div(2)).float()
-    context = pipeline.context(embeddings[:, None, None], 0)
-    hint = vae.from_planes(coarse_planes(stored))
+    context = pipeline.context(embeddings[:, None, None], 0).float()
+    times = octave_times(pipeline.unet.alphas, steps)
+    with full_precision(noise.device):
+        hint = vae.from_planes(coarse_planes(stored))
     known = Known(0, context, BASE, hint, codec_loss("avif", quality))
-    times = octave_times(pipeline.unet.alphas, STEPS)
-    return planes_image(make_planes(pipeline.unet, vae, known, noise, times))
+    planes = make_planes(pipeline.unet, vae, known, noise, times)
+    with full_precision(noise.device):
+        return planes_image(planes)
 
 
 @torch.no_grad()
@@ -347,17 +373,10 @@ class GeneratedPool:
 
         Agreement (n,) is 0 if the low image is of another place than the crop.
         """
-        side, numbers = self.pictures.side, self.pictures.numbers
-        rows = torch.from_numpy(numbers.integers(0, self.filled, count)).to(self.low.device)
-        images = self.looks.part(rows).of(to_signed(self.pictures.tiles[self.tile[rows]]))
-        low = self.low[rows].float()
-        starts = numbers.integers(0, (TILE - side) // 16 + 1, (count, 2)) * 16
-        crops, lows = [], []
-        for i, (y, x) in enumerate(starts.tolist()):
-            crops.append(images[i, :, y : y + side, x : x + side])
-            y, x = y // 4, x // 4
-            lows.append(low[i, :, y : y + side // 4, x : x + side // 4])
-        return torch.stack(crops), torch.stack(lows), self.agree[rows]
+        rows = torch.from_numpy(self.pictures.numbers.integers(0, self.filled, count))
+        rows = rows.to(self.low.device)
+        images, low = self.pictures.pairs(self.tile[rows], self.looks.part(rows), self.low[rows])
+        return images, low, self.agree[rows]
 
 
 def chunks(count: int, size: int) -> Iterator[slice]:

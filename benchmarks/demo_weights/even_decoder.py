@@ -204,11 +204,11 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    squares = draw(sorted(args.archives), args.slides, args.out / "lows", args.pipeline)
     old = load_pipeline(args.pipeline, "cpu").vae
     assert isinstance(old, LowPassAutoencoder)
     if old.texture is not None:
         raise SystemExit("this decoder restores and would forget how; see restoring.py")
+    squares = draw(sorted(args.archives), args.slides, args.out / "lows", args.pipeline)
     old.eval().requires_grad_(False)
     settings = {k: v for k, v in old.config.items() if not k.startswith("_")}
     new = LowPassAutoencoder(**settings | {"smooth": args.smooth})

@@ -22,20 +22,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from decoder_data import QUALITIES, TILE, Looks, Pictures, coded_tile, draw_looks
+from decoder_data import QUALITIES, Looks, Pictures, coded_tile, draw_looks, make_lows
 from even_decoder import line_steps
 from packed import read_packed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoomldm.generation.octaves import LAST, Known, codec_loss, make_planes
-from zoomldm.networks.lowpass import (
-    LowPassAutoencoder,
-    coarse_planes,
-    planes_image,
-    restoring,
-)
-from zoomldm.networks.octave_denoiser import BASE
+from zoomldm.networks.lowpass import LowPassAutoencoder, coarse_planes, restoring
 from zoomldm.pipeline import ZoomLDMPipeline, load_pipeline
 from zoomldm.pixels import to_signed
 from zoomldm.training.decoder_objective import LOSSES, DecoderAdversary, DecoderObjective
@@ -107,21 +100,17 @@ class Expected:
     @torch.no_grad()
     def refresh(self) -> None:
         """Predict CHUNK items anew."""
-        numbers, vae = self.pictures.numbers, self.pipeline.vae
+        numbers = self.pictures.numbers
         which = int(numbers.integers(len(QUALITIES)))
         tile = torch.from_numpy(numbers.integers(0, len(self.pictures.tiles), CHUNK))
         looks = draw_looks(CHUNK, self.pictures.rng, self.device)
         images = looks.of(to_signed(self.pictures.tiles[tile.to(self.device)]))
         stored = looks.of(to_signed(self.coded[which, tile].to(self.device)))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.fast):
-            embeddings = self.pipeline.patch_encoder(images.add(1).div(2)).float()
-            context = self.pipeline.context(embeddings[:, None, None], 0).float()
-            hint = vae.from_planes(coarse_planes(stored)).float()
-            known = Known(0, context, BASE, hint, codec_loss("avif", QUALITIES[which]))
-            noise = torch.randn(hint.shape, device=self.device)
-            planes = make_planes(self.pipeline.unet, vae, known, noise, (LAST,))
+        noise = torch.randn(CHUNK, *self.pipeline.latent_shape, device=self.device)
         rows = slice(self.next, self.next + CHUNK)
-        self.low[rows] = planes_image(type(planes)(*(p.float() for p in planes))).half()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.fast):
+            low = make_lows(self.pipeline, images, stored, QUALITIES[which], noise, steps=1)
+        self.low[rows] = low.half()
         self.tile[rows] = tile.to(self.device)
         self.looks.orientations[rows], self.looks.gains[rows] = looks.orientations, looks.gains
         self.looks.offsets[rows] = looks.offsets
@@ -129,17 +118,9 @@ class Expected:
 
     def draw(self, count: int) -> tuple[Tensor, Tensor]:
         """Signed crops (n, 3, side, side) and first predictions (n, 3, side / 4, side / 4)."""
-        side, numbers = self.pictures.side, self.pictures.numbers
-        rows = torch.from_numpy(numbers.integers(0, self.size, count))
+        rows = torch.from_numpy(self.pictures.numbers.integers(0, self.size, count))
         rows = rows.to(self.device)
-        images = self.looks.part(rows).of(to_signed(self.pictures.tiles[self.tile[rows]]))
-        low, crops, lows = self.low[rows].float(), [], []
-        starts = numbers.integers(0, (TILE - side) // 16 + 1, (count, 2)) * 16
-        for i, (y, x) in enumerate(starts.tolist()):
-            crops.append(images[i, :, y : y + side, x : x + side])
-            y, x, small = y // 4, x // 4, side // 4
-            lows.append(low[i, :, y : y + small, x : x + small])
-        return torch.stack(crops), torch.stack(lows)
+        return self.pictures.pairs(self.tile[rows], self.looks.part(rows), self.low[rows])
 
 
 class Training:

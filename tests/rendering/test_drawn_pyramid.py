@@ -174,7 +174,6 @@ import numpy as np
 from zoomldm.archive import open_archive
 from zoomldm.pipeline import load_pipeline
 from zoomldm.rendering import RenderOptions, latents
-from zoomldm.rendering import pyramid as module
 from zoomldm.rendering.opening import open_renderer
 pipeline = load_pipeline({str(tmp_path / "pipeline")!r})
 with open_archive({str(path)!r}) as archive:

@@ -42,6 +42,21 @@ def objective() -> DecoderObjective:
     return objective
 
 
+def watch(
+    adversary: DecoderAdversary, monkeypatch: pytest.MonkeyPatch
+) -> list[tuple[Tensor, Tensor]]:
+    """Images and low images that an adversary is shown from now on, call by call."""
+    seen = []
+    forward = adversary.forward
+
+    def watched(images: Tensor, maps: list[Tensor], lows: Tensor, *rest: Tensor | None):
+        seen.append((images, lows))
+        return forward(images, maps, lows, *rest)
+
+    monkeypatch.setattr(adversary, "forward", watched)
+    return seen
+
+
 def test_statistics_prefer_other_grain_to_none_and_places_do_not() -> None:
     scales = MapScales(CHANNELS)
     real = pictures(0)
@@ -175,15 +190,7 @@ def test_adversaries_see_the_real_image_as_it_is_where_the_low_image_is_of_anoth
 ) -> None:
     real, other = pictures(2), pictures(3)
     low = F.avg_pool2d(other, 4)
-    seen = []
-
-    def watched(
-        images: Tensor, maps: list[Tensor], lows: Tensor, restored: Tensor | None
-    ) -> dict[str, list[Tensor]]:
-        seen.append((images, lows))
-        return DecoderAdversary.forward(objective.adversary, images, maps, lows, restored)
-
-    monkeypatch.setattr(objective.adversary, "forward", watched)
+    seen = watch(objective.adversary, monkeypatch)
     objective(other.clone().requires_grad_(), real, low, torch.tensor([0.0, 1.0, 0.0, 0.3]))
     images, lows = seen[0]
     expected = moved(real, low)
@@ -198,15 +205,7 @@ def test_restored_images_are_compared_with_the_real_ones_whatever_was_given(
 ) -> None:
     real = pictures(2)
     low = F.avg_pool2d(real, 4) * 0.5  # a mean: of less contrast
-    seen = []
-
-    def watched(
-        images: Tensor, maps: list[Tensor], lows: Tensor, restored: Tensor | None
-    ) -> dict[str, list[Tensor]]:
-        seen.append((images, lows))
-        return DecoderAdversary.forward(objective.adversary, images, maps, lows, restored)
-
-    monkeypatch.setattr(objective.adversary, "forward", watched)
+    seen = watch(objective.adversary, monkeypatch)
     restored = torch.tensor([True, False, True, False])
     decoded = real.clone().requires_grad_()
     push = objective(decoded, real, low, torch.ones(4), restored=restored)

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -50,24 +49,29 @@ def test_slides_to_pipeline(tmp_path: Path) -> None:
     with open_archive(archives / "s0.zldm") as archive:
         pixels = open_renderer(archive, pipeline).read(0, 300, 300, 256, 256)
     assert pixels.std() > 5
-    again: dict[str, Any] = {"pipeline": decoder.pipeline, "finetune": True}
-    with pytest.raises(ConfigError, match="restores=true needs latents"):
-        train_stage(
-            "autoencoder",
-            "tiny-octaves",
-            slides,
-            tmp_path / "none",
-            changes=changes | {"restores": True},
-            **again,
-        )
     second = train_stage(
         "autoencoder",
         "tiny-octaves",
         slides,
         tmp_path / "second",
         changes=changes | {"made": 0.5, "restores": True},
-        **again,
+        pipeline=decoder.pipeline,
+        finetune=True,
     )
+    for base, wrong in (
+        (decoder.pipeline, changes | {"restores": True}),
+        (second.pipeline, changes),
+    ):
+        with pytest.raises(ConfigError, match="needs latents that a denoiser made"):
+            train_stage(
+                "autoencoder",
+                "tiny-octaves",
+                slides,
+                tmp_path / "none",
+                changes=wrong,
+                pipeline=base,
+                finetune=True,
+            )
     compress(slides / "s0.tif", tmp_path / "s0.zldm", pipeline=str(second.pipeline))
     command = [sys.executable, "-m", "zoomldm", "decompress", str(tmp_path / "s0.zldm"), "--json"]
     command += ["-o", str(tmp_path / "s0.png"), "--pipeline", str(second.pipeline)]

@@ -114,9 +114,8 @@ class LowPassAutoencoder(ModelMixin, ConfigMixin):
     `decode` enlarges the low-pass image and adds details, which a network without spatial
     normalisation computes from latents and noise. It then sets the mean of every 4 x 4 px to the
     latents' value: the averaged image equals that of its latents (and of the texture that it adds
-    to them, see below) by construction. Correcting each
-    block on its own would show as squares of 4 px, so nearly all of the correction is added
-    smoothly before.
+    to them, see below) by construction. Correcting each block on its own would show as squares of
+    4 px, so nearly all of the correction is added smoothly before.
 
     A denoiser's first prediction is the mean of the possible latents, and has less texture than
     any of them. A decoder that `restores` adds to such latents what they lack before it decodes

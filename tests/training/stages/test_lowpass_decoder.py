@@ -122,12 +122,11 @@ def test_it_learns_to_restore(vae: LowPassAutoencoder) -> None:
     optimiser = torch.optim.AdamW(stage.vae.parameters(), 3e-3)
     losses = []
     for step in range(40):
-        loss = stage(stage.batch(np.random.default_rng(step), 4))["pixels"]
-        push = stage(stage.batch(np.random.default_rng(step), 4))["loss"]
+        parts = stage(stage.batch(np.random.default_rng(step), 4))
         optimiser.zero_grad()
-        push.backward()
+        parts["loss"].backward()
         optimiser.step()
-        losses.append(float(loss))
+        losses.append(float(parts["pixels"]))
     assert stage.vae.restores
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
 

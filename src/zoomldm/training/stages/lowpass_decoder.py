@@ -79,12 +79,14 @@ class LowPassDecoderStage(Stage):
         """Contexts stay valid, and so do the networks that sample them."""
         keep = ("embedding_diffusion", "context_network")
         pipeline = start_frozen_network(start, "vae", keep=keep)
-        if isinstance(start.config, DecoderConfig) and start.config.restores:
-            if not start.config.made:
-                raise ConfigError(
-                    "restores=true needs latents that a denoiser made; set made=0.75, say"
-                )
+        assert isinstance(start.config, DecoderConfig)
+        if start.config.restores:
             pipeline.vae = restoring(pipeline.vae)
+        if pipeline.vae.texture is not None and not start.config.made:
+            raise ConfigError(
+                "a decoder that restores needs latents that a denoiser made, or it forgets how; "
+                "set made=0.75, say"
+            )
         return pipeline
 
     @classmethod
